@@ -12,7 +12,8 @@ use crate::reward::Reward;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A process started (first start or resume). `policy` is the version of the newest durable checkpoint, `step`
-    /// the step that produced it. Everything in flight under an older epoch is issued again.
+    /// the step that produced it; every generator samples from it. Everything in flight under an older epoch is
+    /// issued again. An epoch that is not newer than the last one changes nothing.
     Started { epoch: Epoch, policy: PolicyVersion, step: StepId },
     /// Time passed; expires leases.
     Tick,
@@ -27,8 +28,9 @@ pub enum Event {
     /// The learner finished a step; `applied` is false when a non-finite loss or gradient was skipped. The policy
     /// version rises either way, and a checkpoint for it is durable.
     Trained { step: StepId, policy: PolicyVersion, applied: bool },
-    /// The learner died or failed before the step was durable; the same step is issued again (bounded).
-    TrainFaulted { step: StepId, code: String },
+    /// The learner died or failed before the step was durable; the same step is issued again (bounded). `attempt` is
+    /// the command's, so that a duplicate report counts once.
+    TrainFaulted { step: StepId, attempt: Attempt, code: String },
     /// Every generator samples from `policy` now.
     Adopted { policy: PolicyVersion },
     /// Ctrl-C, a time limit, or an operator: start nothing new; drop what is in flight as `Stopped`.
@@ -42,6 +44,9 @@ pub enum Judgement {
     Admitted,
     /// Ends without execution, scored.
     Scored(Reward),
+    /// Ends without execution and without a score: the reward configuration drops such answers (for example one
+    /// without the delimiter). It leaves its group like a masked member.
+    Unscored,
 }
 
 /// What we may do.
@@ -54,8 +59,10 @@ pub enum Command {
     /// The result is no longer wanted: stop the work if that is easy.
     Cancel { rollout: RolloutId, attempt: Attempt },
     /// Update the policy. Issued with all members' rewards known; the shell flushes the journal first, so that a
-    /// step can never be durable in a checkpoint and unknown to the journal.
-    Train { step: StepId, groups: Vec<TrainGroup> },
+    /// step can never be durable in a checkpoint and unknown to the journal. The same step may be issued again, with
+    /// the same members and a higher attempt: a learner that is computing it goes on, one that has made it durable
+    /// answers `Trained` again. A step is never issued with other members.
+    Train { step: StepId, attempt: Attempt, groups: Vec<TrainGroup> },
     /// Generators take this version over, between tokens.
     Adopt { policy: PolicyVersion },
     /// A rollout ended, exactly once.
@@ -91,6 +98,8 @@ pub enum DropReason {
     ZeroVariance,
     /// Retries of an infrastructure fault were used up.
     Faulted,
+    /// The reward configuration gives such an answer no score.
+    Unscored,
     /// Too few members of its group survived.
     GroupTooSmall,
     /// The run was stopped.

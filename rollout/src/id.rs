@@ -35,7 +35,8 @@ number_id!(
     PolicyVersion(u64)
 );
 number_id!(
-    /// The n-th try at a stage of one rollout; results of older attempts change nothing.
+    /// The n-th piece of work issued for one rollout (or for one training step); the first is 1 and every command,
+    /// also one for the next stage, takes the next number. Results of older attempts change nothing.
     Attempt(u32)
 );
 number_id!(
