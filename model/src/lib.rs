@@ -1,1 +1,25 @@
-//! model
+//! model: the policy network in burn, its tokenizer and chat template, generation, losses, the optimizer step, and weights in
+//! and out. It knows nothing of rewards, tasks or actors; it never looks at a clock.
+//!
+//! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders),
+//! `tokenizer` and `chat` (text to tokens and back).
+
+pub mod config;
+pub mod error;
+pub mod network;
+
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use network::{KvCache, Transformer};
+
+/// The CPU backend for inference. Single precision.
+pub type CpuInner = burn::backend::Flex;
+/// The CPU backend for training.
+pub type Cpu = burn::backend::Autodiff<CpuInner>;
+
+/// The CUDA backend for inference; the libraries are loaded at run time.
+#[cfg(feature = "cuda")]
+pub type GpuInner = burn::backend::Cuda<f32, i32>;
+/// The CUDA backend for training.
+#[cfg(feature = "cuda")]
+pub type Gpu = burn::backend::Autodiff<GpuInner>;
