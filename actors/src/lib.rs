@@ -1,1 +1,7 @@
-//! actors
+//! actors: the shells around the pure core. Each takes one kind of command and returns one kind of event; which event
+//! leads to which command is decided in `rollout::machine`, never here.
+//!
+//! Reading order: `wiring` (the graph), `orchestrator`, `generator`, `judge`, `executor`, `learner`, `store`, `run`.
+
+pub mod codec;
+pub mod store;

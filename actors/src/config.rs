@@ -1,0 +1,325 @@
+//! The run file: `cluster.toml` as a type. Strict (every slip is one clear error), layered (built-in default, then
+//! `-c FILE`.., then `--set key=value`), and it remembers who set what, so that a key without effect is an error.
+//!
+//! The built-in default is the documented `cluster.toml` at the root of the checkout, compiled in.
+
+mod check;
+mod keys;
+mod layers;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::errors::UserError;
+
+pub use keys::{KEYS, Key, Kind};
+pub use layers::{Origin, Settings};
+
+/// The text of the built-in default.
+pub const DEFAULT_TOML: &str = include_str!("../../cluster.toml");
+
+/// All keys of the run file; the meaning of each is its comment in `cluster.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub run: Run,
+    pub model: ModelSec,
+    pub tasks: Tasks,
+    pub sft: Sft,
+    pub sampling: Sampling,
+    pub rollout: Rollout,
+    pub reward: Reward,
+    pub learner: Learner,
+    pub generator: Generator,
+    pub executor: Executor,
+    pub eval: Eval,
+    pub python: Python,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub seed: u64,
+    pub dir: PathBuf,
+    pub steps: u64,
+    /// Seconds, 0 = no limit.
+    pub time_limit_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    Cpu,
+    Cuda,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSec {
+    /// Empty: the embedded policy. See [`ModelSec::folder`].
+    pub dir: PathBuf,
+    pub device: Device,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub ff: usize,
+    pub vocab: usize,
+}
+
+impl ModelSec {
+    /// The user's own Hugging Face folder, if one is set.
+    pub fn folder(&self) -> Option<&Path> {
+        set_path(&self.dir)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tasks {
+    /// Empty: the tasks that ship with Troupe. See [`Tasks::folder`].
+    pub dir: PathBuf,
+}
+
+impl Tasks {
+    /// The user's own task folder, if one is set.
+    pub fn folder(&self) -> Option<&Path> {
+        set_path(&self.dir)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sft {
+    pub enabled: bool,
+    /// Empty: the examples that ship with Troupe. See [`Sft::folder`].
+    pub examples: PathBuf,
+    pub epochs: usize,
+    pub batch: usize,
+    pub lr: f64,
+    pub warmup_steps: usize,
+    pub weight_decay: f64,
+    pub grad_clip: f64,
+}
+
+impl Sft {
+    /// The user's own example folder, if one is set.
+    pub fn folder(&self) -> Option<&Path> {
+        set_path(&self.examples)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    pub temperature: f64,
+    pub top_k: usize,
+    pub top_p: f64,
+    pub min_p: f64,
+    pub max_new_tokens: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CurriculumKind {
+    Uniform,
+    Frontier,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollout {
+    pub group_size: usize,
+    pub groups_per_step: usize,
+    pub staleness_max: u64,
+    pub credits: usize,
+    pub retries: u32,
+    pub curriculum: CurriculumKind,
+    pub drop_zero_variance: bool,
+    pub sample_deadline_s: u64,
+    pub judge_deadline_s: u64,
+    pub execute_deadline_s: u64,
+    pub train_deadline_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardMode {
+    Hrd,
+    Uniform,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanFallback {
+    Correctness,
+    Zero,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdvNorm {
+    Center,
+    Std,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StdEstimator {
+    Unbiased,
+    Population,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    GroupMean,
+    LeaveOneOut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LenNormKind {
+    PerClass,
+    Sequence,
+    TokenMean,
+    Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingDelimiter {
+    Zero,
+    Drop,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reward {
+    pub alpha: f64,
+    pub mode: RewardMode,
+    pub uniform_beta: f64,
+    /// 0 = no cap.
+    pub speed_clip: f64,
+    pub plan_fallback: PlanFallback,
+    pub adv_norm: AdvNorm,
+    pub std_estimator: StdEstimator,
+    pub baseline: Baseline,
+    pub len_norm: LenNormKind,
+    pub len_norm_constant: usize,
+    pub missing_delimiter: MissingDelimiter,
+    pub zero_advantages: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Learner {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub grad_clip: f64,
+    pub clip_low: f64,
+    pub clip_high: f64,
+    pub kl_coef: f64,
+    pub epochs: usize,
+    pub micro_batch: usize,
+    pub keep_checkpoints: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generator {
+    pub max_batch: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Executor {
+    pub workers: usize,
+    pub compile_timeout_ms: u64,
+    pub run_timeout_ms: u64,
+    pub memory_mb: u64,
+    pub max_processes: u64,
+    pub reuse_verdicts: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    pub samples: usize,
+    pub enabled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Python {
+    /// Empty: Troupe makes an environment. See [`Python::path`].
+    pub interpreter: PathBuf,
+}
+
+impl Python {
+    /// The user's own interpreter, if one is set.
+    pub fn path(&self) -> Option<&Path> {
+        set_path(&self.interpreter)
+    }
+}
+
+fn set_path(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+impl Config {
+    /// The built-in default.
+    pub fn builtin() -> Result<Config, UserError> {
+        Config::load(&[], &[])
+    }
+
+    /// Default, then each file, then each `key=value`; the later wins.
+    pub fn load(files: &[PathBuf], sets: &[String]) -> Result<Config, UserError> {
+        let mut settings = Settings::builtin()?;
+        for file in files {
+            let text = std::fs::read_to_string(file).map_err(|e| UserError::io("read the run file", file, &e))?;
+            settings.add_text(&text, |line| Origin::File { path: file.clone(), line })?;
+        }
+        for set in sets {
+            settings.add_set(set)?;
+        }
+        settings.resolve()
+    }
+
+    /// The resolved configuration that a run stored of itself. Every key is present and none is held to be "set by
+    /// the user", so a key without effect is fine here.
+    pub fn from_resolved(text: &str, origin: &Path) -> Result<Config, UserError> {
+        let mut settings = Settings::builtin()?;
+        settings.add_text(text, |line| Origin::Resolved { path: origin.to_path_buf(), line })?;
+        settings.resolve()
+    }
+
+    /// The resolved configuration as TOML, every key present; [`Config::from_resolved`] reads it back.
+    pub fn to_toml(&self) -> String {
+        // Plain structs of numbers, texts and flags: every one of them has a TOML form (a test covers all keys).
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// Every path made absolute, so that `troupe resume` works from any folder.
+    pub fn with_absolute_paths(mut self, current_dir: &Path) -> Config {
+        for path in [
+            &mut self.run.dir,
+            &mut self.model.dir,
+            &mut self.tasks.dir,
+            &mut self.sft.examples,
+            &mut self.python.interpreter,
+        ] {
+            if !path.as_os_str().is_empty() {
+                *path = current_dir.join(&*path);
+            }
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Every key of the run file with the values it takes. A test holds this list, `cluster.toml` and `Config` equal.
+
+/// The values that a key takes; the bounds are inclusive unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Flag,
+    /// A path or text; may be empty.
+    Text,
+    /// A path or text; not empty.
+    FullText,
+    Choice(&'static [&'static str]),
+    /// A whole number.
+    Whole {
+        min: i64,
+        max: i64,
+    },
+    /// A real number.
+    Real {
+        min: f64,
+        max: f64,
+        /// The lower bound itself is not allowed.
+        above: bool,
+        /// The upper bound itself is not allowed.
+        below: bool,
+    },
+}
+
+/// One key: `path` is `section.name`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Key {
+    pub path: &'static str,
+    pub kind: Kind,
+}
+
+impl Key {
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(s, _)| s)
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, n)| n)
+    }
+}
+
+/// The largest whole number that TOML holds.
+const MAX: i64 = i64::MAX;
+/// A count of things that take memory: beyond it, it is a slip.
+const COUNT: i64 = 1_000_000;
+
+const fn key(path: &'static str, kind: Kind) -> Key {
+    Key { path, kind }
+}
+
+const fn whole(min: i64, max: i64) -> Kind {
+    Kind::Whole { min, max }
+}
+
+const fn real(min: f64, max: f64) -> Kind {
+    Kind::Real { min, max, above: false, below: false }
+}
+
+/// Above `min`, up to `max`.
+const fn above(min: f64, max: f64) -> Kind {
+    Kind::Real { min, max, above: true, below: false }
+}
+
+/// From `min`, below `max`.
+const fn below(min: f64, max: f64) -> Kind {
+    Kind::Real { min, max, above: false, below: true }
+}
+
+/// In the order of `cluster.toml`.
+pub const KEYS: &[Key] = &[
+    key("run.seed", whole(0, MAX)),
+    key("run.dir", Kind::FullText),
+    key("run.steps", whole(0, MAX)),
+    key("run.time_limit_s", whole(0, MAX)),
+    key("model.dir", Kind::Text),
+    key("model.device", Kind::Choice(&["cpu", "cuda"])),
+    key("model.hidden", whole(2, COUNT)),
+    key("model.layers", whole(1, 1000)),
+    key("model.heads", whole(1, 10_000)),
+    key("model.kv_heads", whole(1, 10_000)),
+    key("model.ff", whole(1, COUNT)),
+    key("model.vocab", whole(300, COUNT)),
+    key("tasks.dir", Kind::Text),
+    key("sft.enabled", Kind::Flag),
+    key("sft.examples", Kind::Text),
+    key("sft.epochs", whole(1, COUNT)),
+    key("sft.batch", whole(1, COUNT)),
+    key("sft.lr", above(0.0, 10.0)),
+    key("sft.warmup_steps", whole(0, COUNT)),
+    key("sft.weight_decay", real(0.0, 10.0)),
+    key("sft.grad_clip", above(0.0, f64::MAX)),
+    key("sampling.temperature", above(0.0, 100.0)),
+    key("sampling.top_k", whole(0, COUNT)),
+    key("sampling.top_p", above(0.0, 1.0)),
+    key("sampling.min_p", below(0.0, 1.0)),
+    key("sampling.max_new_tokens", whole(1, COUNT)),
+    key("rollout.group_size", whole(2, COUNT)),
+    key("rollout.groups_per_step", whole(1, COUNT)),
+    key("rollout.staleness_max", whole(0, COUNT)),
+    key("rollout.credits", whole(2, COUNT)),
+    key("rollout.retries", whole(0, 1000)),
+    key("rollout.curriculum", Kind::Choice(&["uniform", "frontier"])),
+    key("rollout.drop_zero_variance", Kind::Flag),
+    key("rollout.sample_deadline_s", whole(1, COUNT)),
+    key("rollout.judge_deadline_s", whole(1, COUNT)),
+    key("rollout.execute_deadline_s", whole(1, COUNT)),
+    key("rollout.train_deadline_s", whole(1, COUNT)),
+    key("reward.alpha", real(0.0, 1000.0)),
+    key("reward.mode", Kind::Choice(&["hrd", "uniform"])),
+    key("reward.uniform_beta", real(0.0, 1.0)),
+    key("reward.speed_clip", real(0.0, f64::MAX)),
+    key("reward.plan_fallback", Kind::Choice(&["correctness", "zero"])),
+    key("reward.adv_norm", Kind::Choice(&["center", "std"])),
+    key("reward.std_estimator", Kind::Choice(&["unbiased", "population"])),
+    key("reward.baseline", Kind::Choice(&["group_mean", "leave_one_out"])),
+    key("reward.len_norm", Kind::Choice(&["per_class", "sequence", "token_mean", "constant"])),
+    key("reward.len_norm_constant", whole(1, COUNT)),
+    key("reward.missing_delimiter", Kind::Choice(&["zero", "drop"])),
+    key("reward.zero_advantages", Kind::Flag),
+    key("learner.lr", above(0.0, 10.0)),
+    key("learner.beta1", below(0.0, 1.0)),
+    key("learner.beta2", below(0.0, 1.0)),
+    key("learner.eps", above(0.0, 1.0)),
+    key("learner.weight_decay", real(0.0, 10.0)),
+    key("learner.grad_clip", above(0.0, f64::MAX)),
+    key("learner.clip_low", Kind::Real { min: 0.0, max: 1.0, above: true, below: true }),
+    key("learner.clip_high", above(0.0, 100.0)),
+    key("learner.kl_coef", real(0.0, 1000.0)),
+    key("learner.epochs", whole(1, 1000)),
+    key("learner.micro_batch", whole(1, COUNT)),
+    key("learner.keep_checkpoints", whole(0, COUNT)),
+    key("generator.max_batch", whole(1, COUNT)),
+    key("executor.workers", whole(1, 1024)),
+    key("executor.compile_timeout_ms", whole(100, 86_400_000)),
+    key("executor.run_timeout_ms", whole(100, 86_400_000)),
+    key("executor.memory_mb", whole(512, 16_000_000)),
+    key("executor.max_processes", whole(1, COUNT)),
+    key("executor.reuse_verdicts", Kind::Flag),
+    key("eval.enabled", Kind::Flag),
+    key("eval.samples", whole(1, COUNT)),
+    key("python.interpreter", Kind::Text),
+];
+
+/// The sections, in order, each once.
+pub fn sections() -> Vec<&'static str> {
+    let mut all: Vec<&'static str> = KEYS.iter().map(Key::section).collect();
+    all.dedup();
+    all
+}
+
+impl Kind {
+    /// What a value must be, for an error text.
+    pub fn expected(&self) -> String {
+        match *self {
+            Kind::Flag => "true or false".into(),
+            Kind::Text => "text in quotes".into(),
+            Kind::FullText => "text in quotes, not empty".into(),
+            Kind::Choice(all) => format!("one of {}", quoted(all)),
+            Kind::Whole { min, max: MAX } => format!("a whole number, at least {min}"),
+            Kind::Whole { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Real { min, max, above, below } => {
+                let low = if above { format!("above {min}") } else { format!("at least {min}") };
+                let high = match (max == f64::MAX, below) {
+                    (true, _) => String::new(),
+                    (false, true) => format!(" and below {max}"),
+                    (false, false) => format!(" and at most {max}"),
+                };
+                format!("a number {low}{high}")
+            }
+        }
+    }
+
+    /// Whether `value` is of this kind and within its bounds.
+    pub fn accepts(&self, value: &toml::Value) -> bool {
+        match (self, value) {
+            (Kind::Flag, toml::Value::Boolean(_)) | (Kind::Text, toml::Value::String(_)) => true,
+            (Kind::FullText, toml::Value::String(s)) => !s.is_empty(),
+            (Kind::Choice(all), toml::Value::String(s)) => all.contains(&s.as_str()),
+            (Kind::Whole { min, max }, toml::Value::Integer(n)) => (min..=max).contains(&n),
+            (Kind::Real { .. }, toml::Value::Integer(n)) => self.in_bounds(*n as f64),
+            (Kind::Real { .. }, toml::Value::Float(x)) => self.in_bounds(*x),
+            _ => false,
+        }
+    }
+
+    fn in_bounds(&self, x: f64) -> bool {
+        match *self {
+            Kind::Real { min, max, above, below } => {
+                x.is_finite() && (x > min || (x == min && !above)) && (x < max || (x == max && !below))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `"a", "b"`.
+pub fn quoted(words: &[&str]) -> String {
+    words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ")
+}

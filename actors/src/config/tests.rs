@@ -1,0 +1,176 @@
+//! Tests of the run file: the three lists agree, layers win in order, every kind of slip is one clear error.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn error(toml: &str) -> UserError {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, "my.toml", toml);
+    Config::load(&[path], &[]).unwrap_err()
+}
+
+fn set_error(set: &str) -> UserError {
+    Config::load(&[], &[set.to_string()]).unwrap_err()
+}
+
+/// All of where, found, expected and hint hold the given texts.
+fn assert_parts(e: &UserError, what: &str, place: &str, found: &str, expected: &str, hint: &str) {
+    assert!(e.what.contains(what), "what: {e}");
+    for (part, text) in [(&e.place, place), (&e.found, found), (&e.expected, expected), (&e.hint, hint)] {
+        assert!(part.as_deref().unwrap_or("").contains(text), "`{text}` is missing in:\n{e}");
+    }
+}
+
+#[test]
+fn the_key_list_the_type_and_cluster_toml_are_equal() {
+    let listed: BTreeSet<String> = KEYS.iter().map(|k| k.path.to_string()).collect();
+    assert_eq!(listed.len(), KEYS.len(), "a key is listed twice");
+    let flatten = |text: &str| -> BTreeSet<String> {
+        let table: toml::Table = text.parse().unwrap();
+        table.iter().flat_map(|(s, keys)| keys.as_table().unwrap().keys().map(move |k| format!("{s}.{k}"))).collect()
+    };
+    assert_eq!(flatten(DEFAULT_TOML), listed, "cluster.toml against KEYS");
+    assert_eq!(flatten(&Config::builtin().unwrap().to_toml()), listed, "Config against KEYS");
+}
+
+#[test]
+fn cluster_toml_deserialises_directly_and_equals_the_built_in_default() {
+    let direct: Config = toml::from_str(DEFAULT_TOML).unwrap();
+    assert_eq!(direct, Config::builtin().unwrap());
+}
+
+#[test]
+fn every_key_in_cluster_toml_has_its_own_comment() {
+    // Above it or behind it.
+    let mut above = false;
+    let mut bare = Vec::new();
+    for line in DEFAULT_TOML.lines() {
+        let is_key = line.contains(" = ") && !line.starts_with('#');
+        if is_key && !above && !line.contains(" # ") {
+            bare.push(line);
+        }
+        above = line.starts_with('#');
+    }
+    assert!(bare.is_empty(), "keys without a comment: {bare:#?}");
+}
+
+#[test]
+fn the_resolved_configuration_reads_back_even_with_idle_keys() {
+    let mut config = Config::builtin().unwrap();
+    config.run.seed = 77;
+    config.learner.lr = 0.125;
+    let back = Config::from_resolved(&config.to_toml(), Path::new("run/config.toml")).unwrap();
+    assert_eq!(back, config);
+}
+
+#[test]
+fn later_layers_win() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = file(&dir, "1.toml", "[run]\nseed = 2\nsteps = 5\n[learner]\nlr = 1\n");
+    let two = file(&dir, "2.toml", "run.seed = 3\n");
+    let config = Config::load(&[one.clone(), two.clone()], &[]).unwrap();
+    assert_eq!((config.run.seed, config.run.steps, config.learner.lr), (3, 5, 1.0));
+    let config = Config::load(&[two, one.clone()], &[]).unwrap();
+    assert_eq!(config.run.seed, 2);
+    let config = Config::load(&[one], &["run.seed = 9".into(), "staleness_max=0".into()]).unwrap();
+    assert_eq!((config.run.seed, config.rollout.staleness_max), (9, 0));
+}
+
+#[test]
+fn set_takes_texts_with_and_without_quotes() {
+    let config = Config::load(&[], &["tasks.dir=/a b/c".into(), "run.dir=\"x\"".into(), "mode=uniform".into()]).unwrap();
+    assert_eq!(config.tasks.dir, PathBuf::from("/a b/c"));
+    assert_eq!(config.run.dir, PathBuf::from("x"));
+    assert_eq!(config.reward.mode, RewardMode::Uniform);
+}
+
+#[test]
+fn an_unknown_key_names_file_line_and_the_nearest_key() {
+    let e = error("[run]\nseed = 1\n\n[rollout]\ngroup_sise = 4\n");
+    assert_parts(&e, "rollout.group_sise", "my.toml, line 5", "group_sise", "`group_size`", "did you mean `group_size`");
+    let e = error("[rollouts]\ngroup_size = 4\n");
+    assert_parts(&e, "section `rollouts`", "my.toml, line 1", "rollouts", "`rollout`", "did you mean `rollout`");
+    let e = error("[learner]\nstaleness_max = 0\n");
+    assert_parts(&e, "learner.staleness_max", "line 2", "staleness_max", "`lr`", "a key of [rollout]");
+    assert_parts(&error("seed = 3\n"), "section `seed`", "line 1", "seed", "`run`", "");
+    let e = set_error("rollout.credit=3");
+    assert_parts(&e, "rollout.credit", "--set rollout.credit=3", "credit", "`credits`", "did you mean `credits`");
+    assert_parts(&set_error("stalenes_max=3"), "stalenes_max", "--set", "", "", "did you mean `staleness_max`");
+    assert_parts(&set_error("lr=3"), "several sections", "--set lr=3", "lr", "`sft.lr`, `learner.lr`", "section");
+    assert_parts(&set_error("lr"), "needs a key and a value", "--set lr", "lr", "section.key=value", "");
+}
+
+#[test]
+fn a_wrong_type_or_range_names_what_was_expected() {
+    let e = error("[rollout]\n# comment\ngroup_size = \"8\"\n");
+    assert_parts(&e, "rollout.group_size", "my.toml, line 3", "\"8\" (a text)", "whole number", "without quotes");
+    let e = error("[rollout]\ngroup_size = 1\n");
+    assert_parts(&e, "rollout.group_size", "line 2", "1 (a whole number)", "from 2", "");
+    let e = error("[rollout]\ngroup_size = 2.5\n");
+    assert_parts(&e, "rollout.group_size", "line 2", "2.5 (a number with a fraction)", "a whole number", "");
+    let e = error("[sampling]\ntemperature = 0\n");
+    assert_parts(&e, "sampling.temperature", "line 2", "0", "above 0", "");
+    let e = error("[reward]\nmode = \"hdr\"\n");
+    assert_parts(&e, "reward.mode", "line 2", "\"hdr\"", "\"hrd\", \"uniform\"", "did you mean \"hrd\"");
+    assert_parts(&error("[run]\ndir = \"\"\n"), "run.dir", "line 2", "\"\"", "not empty", "");
+    assert_parts(&error("[run]\nseed = -1\n"), "run.seed", "line 2", "-1", "at least 0", "");
+    assert_parts(&error("[run]\nseed = 99999999999999999999\n"), "run.seed", "line 2", "999", "whole number", "");
+    assert_parts(&error("[learner]\nlr = nan\n"), "learner.lr", "line 2", "nan", "above 0", "");
+    assert_parts(&error("[run]\nseed = [1]\n"), "run.seed", "line 2", "(a list)", "whole number", "");
+    assert_parts(&set_error("run.seed=abc"), "run.seed", "--set run.seed=abc", "abc", "whole number", "");
+    assert_parts(&set_error("run.seed="), "run.seed", "--set run.seed=", "nothing", "whole number", "");
+    assert_parts(&set_error("eval.enabled=yes"), "eval.enabled", "--set", "yes", "true or false", "");
+}
+
+#[test]
+fn broken_toml_and_a_missing_file_are_clear() {
+    let e = error("[run]\nseed = 1\ndir = runs\n");
+    assert_parts(&e, "not valid TOML", "my.toml, line 3", "dir = runs", "", "quotes");
+    let e = error("run = 3\n");
+    assert_parts(&e, "`run` is a section", "line 1", "run = ..", "[run]", "");
+    let e = Config::load(&[PathBuf::from("/nowhere/my.toml")], &[]).unwrap_err();
+    assert_parts(&e, "cannot read the run file", "/nowhere/my.toml", "No such file", "", "check the path");
+}
+
+#[test]
+fn a_key_without_effect_is_an_error_only_when_the_user_set_it() {
+    let cases = [
+        ("[reward]\nuniform_beta = 0.5\n", "reward.uniform_beta", "reward.mode = \"uniform\""),
+        ("[reward]\nstd_estimator = \"population\"\n", "reward.std_estimator", "adv_norm = \"std\""),
+        ("[reward]\nlen_norm_constant = 9\n", "reward.len_norm_constant", "len_norm = \"constant\""),
+        ("[model]\ndir = \"m\"\nhidden = 64\n", "model.hidden", "model.dir = \"\""),
+        ("[sft]\nenabled = false\nlr = 0.1\n", "sft.lr", "sft.enabled = true"),
+        ("[eval]\nenabled = false\nsamples = 2\n", "eval.samples", "eval.enabled = true"),
+    ];
+    for (text, key, condition) in cases {
+        assert_parts(&error(text), key, "my.toml, line", key, condition, "remove");
+    }
+    // The same keys are fine at their default, and where they count.
+    let fine = ["reward.mode=uniform".to_string(), "reward.uniform_beta=0.5".to_string(), "model.dir=m".to_string()];
+    assert!(Config::load(&[], &fine).is_ok());
+}
+
+#[test]
+fn keys_that_do_not_fit_together_are_errors() {
+    assert_parts(&set_error("model.heads=5"), "heads", "--set model.heads=5", "model.hidden = 192", "even", "160");
+    assert_parts(&set_error("kv_heads=4"), "key-value heads", "--set kv_heads=4", "kv_heads = 4", "multiple", "1");
+    assert_parts(&set_error("credits=4"), "no group", "--set credits=4", "credits = 4", "group_size", "credits = 192");
+    if !cfg!(feature = "cuda") {
+        let e = set_error("device=cuda");
+        assert_parts(&e, "without CUDA", "--set device=cuda", "\"cuda\"", "\"cpu\"", "--features cuda");
+    }
+}
+
+#[test]
+fn paths_become_absolute_but_empty_ones_stay_empty() {
+    let config = Config::builtin().unwrap().with_absolute_paths(Path::new("/here"));
+    assert_eq!(config.run.dir, PathBuf::from("/here/runs"));
+    assert_eq!(config.model.folder(), None);
+}
