@@ -5,3 +5,7 @@
 
 pub mod codec;
 pub mod store;
+
+// The command line's side.
+pub mod config;
+pub mod errors;
