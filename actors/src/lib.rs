@@ -9,3 +9,6 @@ pub mod store;
 // The command line's side.
 pub mod config;
 pub mod errors;
+pub mod config;
+pub mod errors;
+pub mod observe;

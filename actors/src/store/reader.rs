@@ -1,0 +1,299 @@
+//! Reading a store, while a run writes it or after: never takes a lock that the writer waits for.
+
+use std::path::Path;
+
+use rollout::completion::{Completion, Finish, PolicySpan};
+use rollout::event::Event;
+use rollout::id::{StepId, TaskId};
+use rollout::outcome::{ExecReport, Ruling};
+use rollout::reward::{Advantage, Reward};
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+
+use super::pack::{unpack_f32s, unpack_u32s};
+use super::rows::{PhaseTag, StepRow};
+use super::{StoreError, schema};
+use crate::codec;
+
+/// A read-only view of one run.
+pub struct Reader {
+    connection: Connection,
+}
+
+/// One rollout without its long columns: what a list shows. Absent fields are not known yet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RolloutSummary {
+    pub id: u64,
+    pub phase: PhaseTag,
+    pub group: u64,
+    pub task: TaskId,
+    /// `sampling`, `sampled`, `judged`, `executed`, `scored` or `ended`.
+    pub state: String,
+    pub attempt: u32,
+    pub policy_oldest: Option<u64>,
+    pub policy_newest: Option<u64>,
+    pub finish: Option<String>,
+    pub n_tokens: Option<u64>,
+    pub plan_tokens: Option<u32>,
+    /// `Outcome::verdict`.
+    pub verdict: Option<String>,
+    pub reward_plan: Option<f64>,
+    pub reward_code: Option<f64>,
+    pub adv_plan: Option<f64>,
+    pub adv_code: Option<f64>,
+    /// `trained`, `evaluated`, or why it was dropped.
+    pub ending: Option<String>,
+    pub step: Option<u64>,
+    /// Milliseconds since the Unix epoch.
+    pub sampled_at: Option<u64>,
+    pub ended_at: Option<u64>,
+}
+
+/// One rollout with everything the store has of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RolloutDetail {
+    #[serde(flatten)]
+    pub summary: RolloutSummary,
+    pub seed: u64,
+    pub prompt: Option<String>,
+    /// `None` while it is being sampled, or when it never was.
+    pub completion: Option<Completion>,
+    pub ruling: Option<Ruling>,
+    pub report: Option<ExecReport>,
+}
+
+impl RolloutDetail {
+    pub fn reward(&self) -> Option<Reward> {
+        Some(Reward { plan: self.summary.reward_plan?, code: self.summary.reward_code? })
+    }
+
+    pub fn advantage(&self) -> Option<Advantage> {
+        Some(Advantage { plan: self.summary.adv_plan?, code: self.summary.adv_code? })
+    }
+}
+
+/// One journalled event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalEntry {
+    pub seq: u64,
+    /// The run's own clock, milliseconds of RL.
+    pub now_ms: u64,
+    pub event: Event,
+}
+
+/// The machine as it was after the event `seq`.
+#[derive(Clone, Debug)]
+pub struct SnapshotRow {
+    pub seq: u64,
+    pub step: StepId,
+    pub machine: Vec<u8>,
+}
+
+/// One fault, as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FaultEntry {
+    pub rollout: Option<u64>,
+    pub attempt: Option<u32>,
+    pub code: String,
+    pub message: String,
+    pub at: u64,
+}
+
+const SUMMARY: &str = "id, phase, grp, task, state, attempt, policy_oldest, policy_newest, finish, n_tokens, plan_tokens,
+ verdict, reward_plan, reward_code, adv_plan, adv_code, ending, step, sampled_at, ended_at";
+
+impl Reader {
+    /// Opens the store of a run directory.
+    pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
+        Ok(Reader { connection: schema::open_reader(&super::path(run_dir))? })
+    }
+
+    /// A value of the `meta` table (`docs/store.md` lists the keys).
+    pub fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    /// Calls `visit` with every rollout in id order until it returns false.
+    pub fn each_summary(&self, mut visit: impl FnMut(RolloutSummary) -> bool) -> Result<(), StoreError> {
+        let sql = format!("SELECT {SUMMARY} FROM rollouts WHERE phase IS NOT NULL ORDER BY id");
+        let mut statement = self.connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if !visit(summary(row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn rollout(&self, id: u64) -> Result<Option<RolloutDetail>, StoreError> {
+        Ok(self.details("id = ?1", &[&(id as i64)])?.into_iter().next())
+    }
+
+    /// Rollouts of a phase that have no ending yet, in id order.
+    pub fn open_rollouts(&self, phase: PhaseTag) -> Result<Vec<RolloutDetail>, StoreError> {
+        self.details("phase = ?1 AND ending IS NULL", &[&phase.as_str()])
+    }
+
+    fn details(
+        &self,
+        condition: &str,
+        values: &[&dyn rusqlite::ToSql],
+    ) -> Result<Vec<RolloutDetail>, StoreError> {
+        let sql = format!(
+            "SELECT {SUMMARY}, seed, spans, answer, rollouts.tokens, logprobs, ruling, report, prompt_text, prompt_tokens
+             FROM rollouts LEFT JOIN (SELECT task AS prompt_task, text AS prompt_text, tokens AS prompt_tokens FROM prompts)
+             ON prompt_task = task WHERE phase IS NOT NULL AND {condition} ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(values)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(detail(row)?);
+        }
+        Ok(found)
+    }
+
+    /// Journalled events after `seq`, in order.
+    pub fn journal_after(&self, seq: u64) -> Result<Vec<JournalEntry>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT seq_first, events FROM journal WHERE seq_last > ?1 ORDER BY seq_first")?;
+        let mut rows = statement.query([seq as i64])?;
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next()? {
+            let first: i64 = row.get(0)?;
+            let events: Vec<(u64, Event)> = codec::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
+            for (offset, (now_ms, event)) in events.into_iter().enumerate() {
+                let at = first as u64 + offset as u64;
+                if at > seq {
+                    entries.push(JournalEntry { seq: at, now_ms, event });
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The newest snapshot of the machine.
+    pub fn snapshot(&self) -> Result<Option<SnapshotRow>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT seq, step, machine FROM snapshots ORDER BY seq DESC LIMIT 1")?;
+        Ok(statement
+            .query_row([], |row| {
+                Ok(SnapshotRow {
+                    seq: row.get::<_, i64>(0)? as u64,
+                    step: StepId(row.get::<_, i64>(1)? as u64),
+                    machine: row.get(2)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// All optimizer steps, in order.
+    pub fn steps(&self) -> Result<Vec<StepRow>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT step, policy, applied, report, batch, at FROM steps ORDER BY step")?;
+        let mut rows = statement.query([])?;
+        let mut steps = Vec::new();
+        while let Some(row) = rows.next()? {
+            steps.push(StepRow {
+                step: StepId(row.get::<_, i64>(0)? as u64),
+                policy: rollout::id::PolicyVersion(row.get::<_, i64>(1)? as u64),
+                applied: row.get(2)?,
+                report: serde_json::from_str(&row.get::<_, String>(3)?)?,
+                batch: serde_json::from_str(&row.get::<_, String>(4)?)?,
+                at_ms: row.get::<_, i64>(5)? as u64,
+            });
+        }
+        Ok(steps)
+    }
+
+    /// Faults of ours, oldest first.
+    pub fn faults(&self) -> Result<Vec<FaultEntry>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT rollout, attempt, code, message, at FROM faults ORDER BY id")?;
+        let rows = statement.query_map([], |row| {
+            Ok(FaultEntry {
+                rollout: row.get::<_, Option<i64>>(0)?.map(|v| v as u64),
+                attempt: row.get(1)?,
+                code: row.get(2)?,
+                message: row.get(3)?,
+                at: row.get::<_, i64>(4)? as u64,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Finished answers of an evaluation phase: id, task, verified correct.
+    pub fn evaluated(&self, phase: PhaseTag) -> Result<Vec<(u64, TaskId, bool)>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, task, verdict = 'passed' FROM rollouts WHERE phase = ?1 AND ending = 'evaluated' ORDER BY id",
+        )?;
+        let rows = statement
+            .query_map([phase.as_str()], |row| Ok((row.get::<_, i64>(0)? as u64, TaskId(row.get(1)?), row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Rollouts of a phase by ending (`in_flight` for those without one).
+    pub fn endings(&self, phase: PhaseTag) -> Result<std::collections::BTreeMap<String, u64>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT coalesce(ending, 'in_flight'), count(*) FROM rollouts WHERE phase = ?1 GROUP BY 1",
+        )?;
+        let rows = statement.query_map([phase.as_str()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+fn summary(row: &Row<'_>) -> Result<RolloutSummary, StoreError> {
+    let phase: String = row.get(1)?;
+    let number = |column: usize| row.get::<_, Option<i64>>(column).map(|v| v.map(|v| v as u64));
+    Ok(RolloutSummary {
+        id: row.get::<_, i64>(0)? as u64,
+        phase: PhaseTag::parse(&phase).ok_or_else(|| StoreError::Incomplete(format!("a known phase: {phase}")))?,
+        group: row.get::<_, i64>(2)? as u64,
+        task: TaskId(row.get(3)?),
+        state: row.get(4)?,
+        attempt: row.get(5)?,
+        policy_oldest: number(6)?,
+        policy_newest: number(7)?,
+        finish: row.get(8)?,
+        n_tokens: number(9)?,
+        plan_tokens: row.get(10)?,
+        verdict: row.get(11)?,
+        reward_plan: row.get(12)?,
+        reward_code: row.get(13)?,
+        adv_plan: row.get(14)?,
+        adv_code: row.get(15)?,
+        ending: row.get(16)?,
+        step: number(17)?,
+        sampled_at: number(18)?,
+        ended_at: number(19)?,
+    })
+}
+
+fn detail(row: &Row<'_>) -> Result<RolloutDetail, StoreError> {
+    let summary = summary(row)?;
+    let json = |column: usize| row.get::<_, Option<String>>(column);
+    let blob = |column: usize| row.get::<_, Option<Vec<u8>>>(column);
+    let completion = match (json(21)?, json(22)?, blob(23)?, blob(24)?) {
+        (Some(spans), Some(text), Some(tokens), Some(logprobs)) => Some(Completion {
+            prompt_tokens: blob(28)?.map_or(Ok(Vec::new()), |packed| unpack_u32s(&packed))?,
+            tokens: unpack_u32s(&tokens)?,
+            logprobs: unpack_f32s(&logprobs)?,
+            spans: serde_json::from_str::<Vec<PolicySpan>>(&spans)?,
+            finish: if summary.finish.as_deref() == Some("stop") { Finish::Stop } else { Finish::Length },
+            text,
+            plan_tokens: summary.plan_tokens,
+        }),
+        _ => None,
+    };
+    Ok(RolloutDetail {
+        seed: row.get::<_, i64>(20)? as u64,
+        prompt: row.get(27)?,
+        completion,
+        ruling: json(25)?.map(|t| serde_json::from_str(&t)).transpose()?,
+        report: json(26)?.map(|t| serde_json::from_str(&t)).transpose()?,
+        summary,
+    })
+}

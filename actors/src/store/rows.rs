@@ -1,0 +1,124 @@
+//! What is sent to the store: plain owned records, each named by what it has become.
+
+use std::sync::Arc;
+
+use rollout::completion::Completion;
+use rollout::event::{Ending, Event};
+use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
+use rollout::outcome::{ExecReport, Ruling};
+use rollout::reward::{Advantage, Reward};
+use serde::{Deserialize, Serialize};
+
+/// Which part of a run a rollout belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseTag {
+    EvalBefore,
+    Train,
+    EvalAfter,
+}
+
+impl PhaseTag {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PhaseTag::EvalBefore => "eval_before",
+            PhaseTag::Train => "train",
+            PhaseTag::EvalAfter => "eval_after",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<PhaseTag> {
+        [PhaseTag::EvalBefore, PhaseTag::Train, PhaseTag::EvalAfter].into_iter().find(|p| p.as_str() == text)
+    }
+}
+
+/// One change of one rollout's row. Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug)]
+pub enum RowPatch {
+    /// A generator was asked for it.
+    Issued { phase: PhaseTag, group: GroupId, task: Arc<TaskId>, seed: u64, attempt: Attempt },
+    Sampled { completion: Arc<Completion>, at_ms: u64 },
+    Judged { ruling: Arc<Ruling> },
+    /// The executor's report, or for a rejected answer nothing but the reward.
+    Executed { report: Arc<ExecReport> },
+    Scored { reward: Reward },
+    Credited { advantage: Advantage },
+    Ended { ending: EndingRow, at_ms: u64 },
+}
+
+/// `Ending`, and the endings that only evaluation phases have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndingRow {
+    Train(Ending),
+    /// An evaluation answer that has its verdict.
+    Evaluated,
+    /// An evaluation answer whose retries were used up by faults of ours: not counted.
+    EvalFaulted,
+}
+
+impl EndingRow {
+    /// `trained`, `evaluated`, or the drop reason in snake case.
+    pub fn as_str(&self) -> &'static str {
+        use rollout::event::DropReason;
+        match self {
+            EndingRow::Train(Ending::Trained(_)) => "trained",
+            EndingRow::Train(Ending::Dropped(reason)) => match reason {
+                DropReason::Stale => "stale",
+                DropReason::ZeroVariance => "zero_variance",
+                DropReason::Faulted => "faulted",
+                DropReason::Unscored => "unscored",
+                DropReason::GroupTooSmall => "group_too_small",
+                DropReason::Stopped => "stopped",
+                DropReason::LearnerFailed => "learner_failed",
+            },
+            EndingRow::Evaluated => "evaluated",
+            EndingRow::EvalFaulted => "faulted",
+        }
+    }
+
+    pub fn step(&self) -> Option<StepId> {
+        match self {
+            EndingRow::Train(Ending::Trained(step)) => Some(*step),
+            _ => None,
+        }
+    }
+}
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    pub step: StepId,
+    pub policy: PolicyVersion,
+    /// False when a non-finite loss or gradient was skipped.
+    pub applied: bool,
+    /// The learner's report (losses, ratios, entropies) as JSON.
+    pub report: serde_json::Value,
+    /// What the batch was made of: rollouts, mean rewards, staleness, verdicts.
+    pub batch: serde_json::Value,
+    pub at_ms: u64,
+}
+
+/// A fault of ours that happened to a rollout, an actor or a step: counted, never scored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultRow {
+    pub rollout: Option<RolloutId>,
+    pub attempt: Option<Attempt>,
+    pub code: String,
+    pub message: String,
+    pub at_ms: u64,
+}
+
+/// One operation. Operations sent together are written together.
+#[derive(Debug)]
+pub enum Op {
+    Meta { key: &'static str, value: String },
+    /// The rendered prompt of one task: rollouts refer to it by task.
+    Prompt { task: TaskId, text: String, tokens: Vec<u32> },
+    /// An event the machine was given, at the run's own clock (milliseconds of RL).
+    Journal { now_ms: u64, event: Event },
+    /// The machine after every event journalled so far.
+    Snapshot { step: StepId, machine: Vec<u8> },
+    Row { rollout: RolloutId, patch: RowPatch },
+    Step(Box<StepRow>),
+    Fault(FaultRow),
+}

@@ -1,0 +1,84 @@
+//! The tables, and opening the file with the settings both sides rely on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::StoreError;
+
+/// Rises with every change of the tables; a store of another format is refused, never guessed at.
+pub const FORMAT: u32 = 1;
+
+/// How long a statement waits for another process's lock. Only a checkpoint or a foreign writer can hold one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS journal (seq_first INTEGER PRIMARY KEY, seq_last INTEGER NOT NULL, events BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (seq INTEGER PRIMARY KEY, step INTEGER NOT NULL, machine BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS prompts (task TEXT PRIMARY KEY, text TEXT NOT NULL, tokens BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rollouts (
+  id INTEGER PRIMARY KEY,
+  phase TEXT, grp INTEGER, task TEXT, seed INTEGER, state TEXT, attempt INTEGER,
+  policy_oldest INTEGER, policy_newest INTEGER, spans TEXT,
+  answer TEXT, finish TEXT, n_tokens INTEGER, plan_tokens INTEGER, tokens BLOB, logprobs BLOB,
+  ruling TEXT, verdict TEXT, report TEXT,
+  reward_plan REAL, reward_code REAL, adv_plan REAL, adv_code REAL,
+  ending TEXT, step INTEGER, sampled_at INTEGER, ended_at INTEGER
+);
+CREATE INDEX IF NOT EXISTS rollouts_open ON rollouts (phase) WHERE ending IS NULL;
+CREATE TABLE IF NOT EXISTS steps (
+  step INTEGER PRIMARY KEY, policy INTEGER NOT NULL, applied INTEGER NOT NULL,
+  report TEXT NOT NULL, batch TEXT NOT NULL, at INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS faults (
+  id INTEGER PRIMARY KEY, rollout INTEGER, attempt INTEGER, code TEXT NOT NULL, message TEXT NOT NULL, at INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS metrics (step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (step, name)) WITHOUT ROWID;
+";
+
+/// Opens (or makes) the file for its one writer.
+pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, StoreError> {
+    let open = |source| StoreError::Open { path: path.to_path_buf(), source };
+    let connection = Connection::open(path).map_err(open)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
+    // Readers never block the writer, nor the writer them. A commit survives the death of this process; the fsync
+    // that also survives a power cut is made at each barrier (writer.rs).
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(open)?;
+    if let Some(pages) = max_pages {
+        connection.pragma_update(None, "max_page_count", pages).map_err(open)?;
+    }
+    connection.execute_batch(TABLES).map_err(open)?;
+    let format: Option<String> =
+        connection.query_row("SELECT (SELECT value FROM meta WHERE key = 'format')", [], |row| row.get(0))?;
+    match format {
+        None => {
+            connection.execute("INSERT INTO meta (key, value) VALUES ('format', ?1)", [FORMAT.to_string()])?;
+        }
+        Some(found) => check_format(path, found)?,
+    }
+    Ok(connection)
+}
+
+/// Opens the file for reading, while a run writes it or after.
+pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    if !path.is_file() {
+        return Err(StoreError::Missing(path.parent().unwrap_or(path).to_path_buf()));
+    }
+    let open = |source| StoreError::Open { path: path.to_path_buf(), source };
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
+    let found: String =
+        connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).map_err(open)?;
+    check_format(path, found)?;
+    Ok(connection)
+}
+
+fn check_format(path: &Path, found: String) -> Result<(), StoreError> {
+    if found == FORMAT.to_string() {
+        return Ok(());
+    }
+    Err(StoreError::Format { path: path.to_path_buf(), found, expected: FORMAT })
+}

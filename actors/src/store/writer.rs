@@ -1,0 +1,238 @@
+//! The store's one writer: an owned thread behind a bounded channel.
+//!
+//! Batches are merged into one transaction, committed every `flush_ms` or `flush_ops` operations, or at a barrier.
+//! The first error (a full disk, say) ends writing for good: nothing half-written stays, later batches are refused,
+//! and the run is told once. A barrier also makes everything before it survive a power cut (fsync).
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
+use rusqlite::Connection;
+
+use super::StoreError;
+use super::rows::Op;
+use super::schema;
+use transaction::Pending;
+
+#[path = "transaction.rs"]
+mod transaction;
+
+/// Settings of one writer.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Folder of `run.sqlite` and `metrics.jsonl`.
+    pub run_dir: PathBuf,
+    /// Longest time an operation waits before it is committed, milliseconds.
+    pub flush_ms: u64,
+    /// Operations that force a commit.
+    pub flush_ops: usize,
+    /// Batches that fit in the channel before the sender waits.
+    pub channel_batches: usize,
+    /// Longest time a sender waits for a full channel, milliseconds.
+    pub send_deadline_ms: u64,
+    /// Upper limit of the file in SQLite pages (4 KiB); `None` is the disk's own limit.
+    pub max_pages: Option<u32>,
+}
+
+impl StoreConfig {
+    pub fn new(run_dir: PathBuf) -> StoreConfig {
+        StoreConfig {
+            run_dir,
+            flush_ms: 100,
+            flush_ops: 8192,
+            channel_batches: 256,
+            send_deadline_ms: 60_000,
+            max_pages: None,
+        }
+    }
+}
+
+/// Called on the writer's thread when everything sent before the barrier is durable, or never will be.
+pub type Ack = Box<dyn FnOnce(Result<(), String>) + Send>;
+/// Called once, on the writer's thread, when writing failed for good.
+pub type OnFailure = Box<dyn Fn(&StoreError) + Send>;
+
+enum Message {
+    Batch(Vec<Op>),
+    Barrier(Ack),
+    Stop,
+}
+
+/// Owns the thread; dropping it commits what was sent and ends the thread.
+pub struct Writer {
+    handle: StoreHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sends to the writer; cheap to clone.
+#[derive(Clone)]
+pub struct StoreHandle {
+    sender: Sender<Message>,
+    failure: Arc<OnceLock<String>>,
+    send_deadline: Duration,
+}
+
+impl Writer {
+    /// Opens the file (making it if it is not there) and starts the thread.
+    pub fn start(config: StoreConfig, on_failure: OnFailure) -> Result<Writer, StoreError> {
+        let connection = schema::open_writer(&super::path(&config.run_dir), config.max_pages)?;
+        let pending = Pending::new(&connection)?;
+        let (sender, receiver) = bounded(config.channel_batches);
+        let failure = Arc::new(OnceLock::new());
+        let handle = StoreHandle {
+            sender,
+            failure: failure.clone(),
+            send_deadline: Duration::from_millis(config.send_deadline_ms),
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || Loop { connection, pending, config, receiver, failure, on_failure }.run())
+            .map_err(|source| StoreError::Io { path: "store-writer thread".into(), source })?;
+        Ok(Writer { handle, thread: Some(thread) })
+    }
+
+    pub fn handle(&self) -> StoreHandle {
+        self.handle.clone()
+    }
+
+    /// Commits what was sent and ends the thread; the first failure of the run, if there was one.
+    pub fn stop(mut self) -> Result<(), StoreError> {
+        self.join();
+        self.handle.check()
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.handle.sender.send_timeout(Message::Stop, self.handle.send_deadline);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl StoreHandle {
+    /// The reason why writing ended, if it did.
+    pub fn check(&self) -> Result<(), StoreError> {
+        match self.failure.get() {
+            Some(reason) => Err(StoreError::WriterGone(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes `ops` together. Waits (bounded) only when the channel is full: a slow disk slows the run down here.
+    pub fn send(&self, ops: Vec<Op>) -> Result<(), StoreError> {
+        if ops.is_empty() {
+            return self.check();
+        }
+        self.post(Message::Batch(ops))
+    }
+
+    /// Calls `ack` once everything sent so far is durable.
+    pub fn barrier(&self, ack: Ack) -> Result<(), StoreError> {
+        self.post(Message::Barrier(ack))
+    }
+
+    /// Waits until everything sent so far is durable.
+    pub fn flush(&self, deadline: Duration) -> Result<(), StoreError> {
+        let (done, wait) = bounded(1);
+        self.barrier(Box::new(move |result| {
+            let _ = done.send(result);
+        }))?;
+        match wait.recv_timeout(deadline) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(StoreError::WriterGone(reason)),
+            Err(_) => Err(StoreError::Stuck(deadline.as_millis() as u64)),
+        }
+    }
+
+    fn post(&self, message: Message) -> Result<(), StoreError> {
+        self.check()?;
+        match self.sender.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(message)) => match self.sender.send_timeout(message, self.send_deadline) {
+                Ok(()) => Ok(()),
+                Err(SendTimeoutError::Timeout(_)) => Err(StoreError::Stuck(self.send_deadline.as_millis() as u64)),
+                Err(SendTimeoutError::Disconnected(_)) => Err(StoreError::WriterGone("its thread ended".into())),
+            },
+            Err(TrySendError::Disconnected(_)) => Err(StoreError::WriterGone("its thread ended".into())),
+        }
+    }
+}
+
+struct Loop {
+    connection: Connection,
+    pending: Pending,
+    config: StoreConfig,
+    receiver: Receiver<Message>,
+    failure: Arc<OnceLock<String>>,
+    on_failure: OnFailure,
+}
+
+impl Loop {
+    fn run(mut self) {
+        let period = Duration::from_millis(self.config.flush_ms);
+        let mut flush_at: Option<Instant> = None;
+        loop {
+            let wait = flush_at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+            match self.receiver.recv_timeout(wait) {
+                Ok(Message::Batch(ops)) => {
+                    if self.failure.get().is_some() {
+                        continue;
+                    }
+                    flush_at.get_or_insert_with(|| Instant::now() + period);
+                    self.pending.add(ops);
+                    if self.pending.len() >= self.config.flush_ops {
+                        self.commit(false);
+                        flush_at = None;
+                    }
+                }
+                Ok(Message::Barrier(ack)) => {
+                    self.commit(true);
+                    flush_at = None;
+                    ack(self.failure.get().map_or(Ok(()), |reason| Err(reason.clone())));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.commit(false);
+                    flush_at = None;
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.commit(true);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, durable: bool) {
+        if self.failure.get().is_some() {
+            return;
+        }
+        let result = self.pending.commit(&mut self.connection, durable).and_then(|lines| self.append_metrics(&lines));
+        if let Err(error) = result {
+            let _ = self.failure.set(error.to_string());
+            (self.on_failure)(&error);
+        }
+    }
+
+    fn append_metrics(&self, lines: &str) -> Result<(), StoreError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = self.config.run_dir.join(super::METRICS_FILE);
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .map_err(|source| StoreError::Io { path, source })
+    }
+}
