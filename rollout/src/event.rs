@@ -53,20 +53,44 @@ pub enum Judgement {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Sample one answer. `seed` depends on the run seed and the rollout id only, never on timing.
-    Sample { rollout: RolloutId, attempt: Attempt, group: GroupId, task: TaskId, seed: u64 },
-    Judge { rollout: RolloutId, attempt: Attempt },
-    Execute { rollout: RolloutId, attempt: Attempt },
+    Sample {
+        rollout: RolloutId,
+        attempt: Attempt,
+        group: GroupId,
+        task: TaskId,
+        seed: u64,
+    },
+    Judge {
+        rollout: RolloutId,
+        attempt: Attempt,
+    },
+    Execute {
+        rollout: RolloutId,
+        attempt: Attempt,
+    },
     /// The result is no longer wanted: stop the work if that is easy.
-    Cancel { rollout: RolloutId, attempt: Attempt },
+    Cancel {
+        rollout: RolloutId,
+        attempt: Attempt,
+    },
     /// Update the policy. Issued with all members' rewards known; the shell flushes the journal first, so that a
     /// step can never be durable in a checkpoint and unknown to the journal. The same step may be issued again, with
     /// the same members and a higher attempt: a learner that is computing it goes on, one that has made it durable
     /// answers `Trained` again. A step is never issued with other members.
-    Train { step: StepId, attempt: Attempt, groups: Vec<TrainGroup> },
+    Train {
+        step: StepId,
+        attempt: Attempt,
+        groups: Vec<TrainGroup>,
+    },
     /// Generators take this version over, between tokens.
-    Adopt { policy: PolicyVersion },
+    Adopt {
+        policy: PolicyVersion,
+    },
     /// A rollout ended, exactly once.
-    End { rollout: RolloutId, ending: Ending },
+    End {
+        rollout: RolloutId,
+        ending: Ending,
+    },
     /// Nothing is in flight and nothing will start: the run is over.
     Finish,
 }

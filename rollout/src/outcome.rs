@@ -71,19 +71,40 @@ pub enum Phase {
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Outcome {
     /// No single candidate could be extracted, or it is not Python.
-    Unparsed { reason: String },
+    Unparsed {
+        reason: String,
+    },
     /// A static layer rejected it (see the findings).
-    Rejected { reason: String },
-    CompileError { message: String },
+    Rejected {
+        reason: String,
+    },
+    CompileError {
+        message: String,
+    },
     /// Raised, exited, aborted or was killed by a signal while running.
-    Crashed { phase: Phase, message: String },
-    OutOfMemory { phase: Phase, message: String },
-    TimedOut { phase: Phase, limit_ms: u64 },
-    WrongAnswer { message: String },
+    Crashed {
+        phase: Phase,
+        message: String,
+    },
+    OutOfMemory {
+        phase: Phase,
+        message: String,
+    },
+    TimedOut {
+        phase: Phase,
+        limit_ms: u64,
+    },
+    WrongAnswer {
+        message: String,
+    },
     /// A timing that no machine can reach.
-    Implausible { message: String },
+    Implausible {
+        message: String,
+    },
     /// Correct. `speedup` is reference time / candidate time; `None` where nothing was timed.
-    Passed { speedup: Option<f64> },
+    Passed {
+        speedup: Option<f64>,
+    },
 }
 
 impl Outcome {
