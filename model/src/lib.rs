@@ -4,13 +4,25 @@
 //! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders),
 //! `tokenizer` and `chat` (text to tokens and back).
 
+pub mod bpe;
+pub mod chat;
 pub mod config;
 pub mod error;
+mod hf_config;
+pub mod load;
 pub mod network;
+pub mod save;
+pub mod tokenizer;
+mod weights;
 
+pub use bpe::train_bpe;
+pub use chat::Message;
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub use load::{Loaded, load_hf, load_weights};
 pub use network::{KvCache, Transformer};
+pub use save::save_hf;
+pub use tokenizer::Tokenizer;
 
 /// The CPU backend for inference. Single precision.
 pub type CpuInner = burn::backend::Flex;

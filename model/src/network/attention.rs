@@ -27,7 +27,13 @@ impl<B: Backend> Attention<B> {
     /// - x: `[batch * seq, hidden]`
     /// - mask: `[batch or 1, 1, seq, seq]`, true = may not attend
     /// - returns `[batch * seq, hidden]`
-    pub fn forward(&self, x: Tensor<B, 2>, batch: usize, rotation: &Rotation<B>, mask: &Tensor<B, 4, Bool>) -> Tensor<B, 2> {
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        batch: usize,
+        rotation: &Rotation<B>,
+        mask: &Tensor<B, 4, Bool>,
+    ) -> Tensor<B, 2> {
         let (q, k, v) = self.project(x, batch, rotation);
         self.attend(q, k, v, mask)
     }
@@ -47,7 +53,12 @@ impl<B: Backend> Attention<B> {
     }
 
     /// `[batch * seq, hidden]` to q `[batch, kv_heads, group * seq, head_dim]`, k and v `[batch, kv_heads, seq, head_dim]`.
-    fn project(&self, x: Tensor<B, 2>, batch: usize, rotation: &Rotation<B>) -> (Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>) {
+    fn project(
+        &self,
+        x: Tensor<B, 2>,
+        batch: usize,
+        rotation: &Rotation<B>,
+    ) -> (Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>) {
         let [rows, _] = x.dims();
         let (seq, dim) = (rows / batch, self.head_dim);
         let (heads, kv, group) = (self.heads, self.kv_heads, self.heads / self.kv_heads);

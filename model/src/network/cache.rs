@@ -213,7 +213,8 @@ impl<B: Backend> KvCache<B> {
             self.row_capacity = rows.max(old_rows * 2);
         }
         if columns > old_columns {
-            self.column_capacity = columns.div_ceil(COLUMNS_STEP).max(old_columns / COLUMNS_STEP * 3 / 2) * COLUMNS_STEP;
+            self.column_capacity =
+                columns.div_ceil(COLUMNS_STEP).max(old_columns / COLUMNS_STEP * 3 / 2) * COLUMNS_STEP;
         }
         let (kv, dim) = (self.kv_heads, self.head_dim);
         let shape = [self.row_capacity, kv, self.column_capacity, dim];

@@ -23,7 +23,12 @@ impl ModelConfig {
             .map(|_| Layer {
                 attention_norm: RmsNorm::ones(d, self.rms_norm_eps, device),
                 attention: Attention {
-                    qkv: source.linear([d, (self.num_heads + 2 * self.num_kv_heads) * hd], STD, self.qkv_bias(), device),
+                    qkv: source.linear(
+                        [d, (self.num_heads + 2 * self.num_kv_heads) * hd],
+                        STD,
+                        self.qkv_bias(),
+                        device,
+                    ),
                     output: source.linear([self.num_heads * hd, d], residual, self.o_bias(), device),
                     q_norm: self.qk_norm().then(|| RmsNorm::ones(hd, self.rms_norm_eps, device)),
                     k_norm: self.qk_norm().then(|| RmsNorm::ones(hd, self.rms_norm_eps, device)),
@@ -42,7 +47,8 @@ impl ModelConfig {
             embed,
             layers,
             norm: RmsNorm::ones(d, self.rms_norm_eps, device),
-            head: (!self.tie_word_embeddings).then(|| Param::from_tensor(source.tensor([d, self.vocab_size], STD, device))),
+            head: (!self.tie_word_embeddings)
+                .then(|| Param::from_tensor(source.tensor([d, self.vocab_size], STD, device))),
             rope: Rope::new(self),
         }
     }

@@ -43,7 +43,14 @@ impl Rope {
                 };
                 (base.iter().map(|f| bands.scale(*f)).collect(), 1.0)
             }
-            Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, original_max_position, truncate }) => {
+            Some(RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                original_max_position,
+                truncate,
+            }) => {
                 let ramp = YarnRamp::new(dim, theta, *beta_fast, *beta_slow, *original_max_position, *truncate);
                 let factor = f64::from(*factor);
                 let mixed = base.iter().enumerate().map(|(i, f)| ramp.mix(i, *f, factor)).collect();

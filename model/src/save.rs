@@ -1,0 +1,152 @@
+//! A Hugging Face folder out: transformers loads it. The folder appears whole or not at all.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::tensor::{Tensor, backend::Backend};
+use serde_json::json;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::hf_config;
+use crate::network::{Linear, Transformer};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{self, Named};
+
+/// Writes config, weights (f32) and tokenizer into a temporary folder beside `dir`, then renames it. A folder that is
+/// already there is replaced.
+pub fn save_hf<B: Backend>(
+    dir: &Path,
+    config: &ModelConfig,
+    network: &Transformer<B>,
+    tokenizer: &Tokenizer,
+) -> Result<(), ModelError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(ModelError::io("create", parent))?;
+    let staging = Staging::new(dir)?;
+    weights::write(&staging.path.join("model.safetensors"), named_tensors(config, network))?;
+    write_json(&staging.path.join("config.json"), &hf_config::write(config))?;
+    let generation = json!({"eos_token_id": config.eos_token_ids, "bos_token_id": config.bos_token_id,
+        "pad_token_id": config.pad_token_id, "do_sample": true});
+    write_json(&staging.path.join("generation_config.json"), &generation)?;
+    tokenizer.save(&staging.path)?;
+    staging.sync()?;
+    staging.publish(dir)?;
+    sync_file(parent)
+}
+
+/// Every tensor under its Hugging Face name, in that library's layout.
+pub fn named_tensors<B: Backend>(config: &ModelConfig, network: &Transformer<B>) -> Vec<Named> {
+    let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let ff = config.intermediate_size;
+    let mut out =
+        vec![plain("model.embed_tokens.weight", &network.embed), plain("model.norm.weight", &network.norm.weight)];
+    for (i, layer) in network.layers.iter().enumerate() {
+        let name = |part: &str| format!("model.layers.{i}.{part}");
+        out.push(plain(&name("input_layernorm.weight"), &layer.attention_norm.weight));
+        out.push(plain(&name("post_attention_layernorm.weight"), &layer.mlp_norm.weight));
+        let projections = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        split(&mut out, &name("self_attn"), &projections, &layer.attention.qkv);
+        split(&mut out, &name("self_attn"), &[("o_proj", config.hidden_size)], &layer.attention.output);
+        split(&mut out, &name("mlp"), &[("gate_proj", ff), ("up_proj", ff)], &layer.mlp.gate_up);
+        split(&mut out, &name("mlp"), &[("down_proj", config.hidden_size)], &layer.mlp.down);
+        if let Some(norm) = &layer.attention.q_norm {
+            out.push(plain(&name("self_attn.q_norm.weight"), &norm.weight));
+        }
+        if let Some(norm) = &layer.attention.k_norm {
+            out.push(plain(&name("self_attn.k_norm.weight"), &norm.weight));
+        }
+    }
+    if let Some(head) = &network.head {
+        let (shape, values) = read(&head.val().transpose());
+        out.push(Named { name: "lm_head.weight".into(), shape, values });
+    }
+    out
+}
+
+fn read<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> (Vec<usize>, Vec<f32>) {
+    let data = tensor.to_data();
+    (data.shape.to_vec(), data.iter::<f32>().collect())
+}
+
+fn plain<B: Backend, const D: usize>(name: &str, param: &Param<Tensor<B, D>>) -> Named {
+    let (shape, values) = read(&param.val());
+    Named { name: name.to_string(), shape, values }
+}
+
+/// The projections that lie side by side in one linear layer, one by one, `[out, in]` each.
+fn split<B: Backend>(out: &mut Vec<Named>, prefix: &str, parts: &[(&str, usize)], linear: &Linear<B>) {
+    let (shape, rows) = read(&linear.weight.val().transpose());
+    let input = shape[1];
+    let bias = linear.bias.as_ref().map(|bias| read(&bias.val()).1);
+    let mut start = 0;
+    for &(part, width) in parts {
+        let values = rows[start * input..(start + width) * input].to_vec();
+        out.push(Named { name: format!("{prefix}.{part}.weight"), shape: vec![width, input], values });
+        if let Some(bias) = &bias {
+            let values = bias[start..start + width].to_vec();
+            out.push(Named { name: format!("{prefix}.{part}.bias"), shape: vec![width], values });
+        }
+        start += width;
+    }
+}
+
+/// A folder that vanishes unless it is published.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    fn new(dir: &Path) -> Result<Self, ModelError> {
+        let path = beside(dir, "new");
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(ModelError::io("remove", &path))?;
+        }
+        std::fs::create_dir(&path).map_err(ModelError::io("create", &path))?;
+        Ok(Self { path })
+    }
+
+    /// Contents on disk before the folder gets its name.
+    fn sync(&self) -> Result<(), ModelError> {
+        let entries = std::fs::read_dir(&self.path).map_err(ModelError::io("read", &self.path))?;
+        for entry in entries {
+            sync_file(&entry.map_err(ModelError::io("read", &self.path))?.path())?;
+        }
+        sync_file(&self.path)
+    }
+
+    fn publish(&self, dir: &Path) -> Result<(), ModelError> {
+        if !dir.exists() {
+            return std::fs::rename(&self.path, dir).map_err(ModelError::io("rename to", dir));
+        }
+        let old = beside(dir, "old");
+        if old.exists() {
+            std::fs::remove_dir_all(&old).map_err(ModelError::io("remove", &old))?;
+        }
+        std::fs::rename(dir, &old).map_err(ModelError::io("move away", dir))?;
+        std::fs::rename(&self.path, dir).map_err(ModelError::io("rename to", dir))?;
+        std::fs::remove_dir_all(&old).map_err(ModelError::io("remove", &old))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// `<parent>/.<name>.<process>.<tag>`: on the same file system, out of the way, not another process's.
+fn beside(dir: &Path, tag: &str) -> PathBuf {
+    let name = dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    dir.with_file_name(format!(".{name}.{}.{tag}", std::process::id()))
+}
+
+fn sync_file(path: &Path) -> Result<(), ModelError> {
+    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(ModelError::io("sync", path))
+}
+
+pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), ModelError> {
+    let mut text = format!("{value:#}");
+    text.push('\n');
+    std::fs::write(path, text).map_err(ModelError::io("write", path))
+}
