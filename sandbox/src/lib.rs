@@ -1,1 +1,17 @@
-//! sandbox
+//! `sandbox`: runs hostile kernel candidates in supervised Python processes and says what became of them.
+//!
+//! A trusted referee knows the expected outputs; a zygote forks one confined child per candidate; Rust supervises both
+//! and every wait has a deadline. `docs/sandbox.md` draws the picture.
+
+pub mod doctor;
+pub mod executor;
+pub mod fault;
+mod frames;
+mod harness;
+pub mod pyenv;
+mod referee;
+mod trial;
+mod zygote;
+
+pub use fault::faults;
+pub use harness::protocol_digest;

@@ -1,0 +1,102 @@
+"""A Triton driver with no GPU behind it: kernels are compiled for sm_90 for real, launches are logged, not executed.
+
+Every launch is specialised and compiled through the bundled ptxas and checked against the limits of an H100.
+"""
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime.errors import OutOfResources
+
+ARCH = 90
+LIMITS = {
+    "max_shared_mem": 232448, "max_num_regs": 65536, "multiprocessor_count": 132, "warpSize": 32,
+    "sm_clock_rate": 1980000, "mem_clock_rate": 2619000, "mem_bus_width": 5120,
+}
+MAX_THREADS = 1024
+MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_LOGGED = 256
+
+launches = []
+count = 0
+
+
+class _Utils:
+    def get_device_properties(self, device):
+        return dict(LIMITS)
+
+    def load_binary(self, name, kernel, shared, device):
+        return 1, 1, 0, 0, MAX_THREADS
+
+    def unload_module(self, module):
+        pass
+
+
+class _Launcher:
+    def __init__(self, src, metadata):
+        self.name = metadata.name
+
+    def __call__(self, x, y, z, *_):
+        global count
+        grid = (int(x), int(y), int(z))
+        for axis, (n, limit) in enumerate(zip(grid, MAX_GRID)):
+            if n > limit:
+                raise OutOfResources(n, limit, f"grid axis {axis}")
+            if n < 0:
+                raise ValueError(f"negative grid {grid}")
+        # An empty grid launches nothing on a device.
+        if 0 in grid:
+            return
+        count += 1
+        if len(launches) < MAX_LOGGED:
+            launches.append([self.name, list(grid)])
+
+
+class StandIn(DriverBase):
+    def __init__(self):
+        self.utils = _Utils()
+        self.launcher_cls = _Launcher
+
+    @classmethod
+    def is_active(cls):
+        return True
+
+    def map_python_to_cpp_type(self, ty):
+        return "void*"
+
+    def get_current_target(self):
+        return GPUTarget("cuda", ARCH, 32)
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+    def get_current_device(self):
+        return 0
+
+    def set_current_device(self, device):
+        pass
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_device_capability(self, device=0):
+        return ARCH // 10, ARCH % 10
+
+    def get_benchmarker(self):
+        def bench(fn, quantiles=None, **_):
+            fn()
+            return [1.0] * len(quantiles) if quantiles else 1.0
+        return bench
+
+    def get_device_interface(self):
+        return torch.cuda
+
+    def get_empty_cache_for_benchmark(self):
+        return torch.empty(1024, dtype=torch.int32)
+
+    def clear_cache(self, cache):
+        cache.zero_()
+
+
+def install():
+    import triton
+    triton.runtime.driver.set_active(StandIn())

@@ -1,0 +1,256 @@
+//! The executor's door: a task and a candidate in, a report or a fault out.
+//!
+//! It owns a referee and a zygote, starts them again after a fault, and evaluates one candidate at a time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
+use rollout::task::TaskSpec;
+use tokio::sync::Mutex;
+
+use crate::fault::{PROTOCOL, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
+use crate::harness;
+use crate::referee::{Compared, Referee};
+use crate::trial::{self, Ending, Left, ms_since};
+use crate::zygote::Zygote;
+
+/// Limits on one candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From the fork until the candidate's module is imported, milliseconds.
+    pub import_ms: u64,
+    /// Building `ModelNew` and compiling every kernel it launches, milliseconds.
+    pub compile_ms: u64,
+    /// All checked forwards in the interpreter, milliseconds.
+    pub run_ms: u64,
+    /// Memory a candidate's process may take besides the libraries it shares, bytes.
+    pub memory_bytes: u64,
+    /// Processes and threads a candidate may have (not enforced for the superuser by every kernel).
+    pub max_processes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { import_ms: 10_000, compile_ms: 20_000, run_ms: 20_000, memory_bytes: 2 << 30, max_processes: 64 }
+    }
+}
+
+/// What an executor needs to start.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// An interpreter with torch and Triton (`pyenv::ensure`).
+    pub python: PathBuf,
+    /// A directory for private directories of candidates; each is removed when its evaluation ends.
+    pub scratch: PathBuf,
+    pub limits: Limits,
+    /// Inputs are drawn from it. It never reaches a candidate's process.
+    pub secret: [u8; 32],
+}
+
+/// Evaluates candidates, one at a time.
+pub struct Executor {
+    config: ExecutorConfig,
+    state: Mutex<State>,
+}
+
+struct State {
+    harness: tempfile::TempDir,
+    referee: Option<Referee>,
+    zygote: Option<Zygote>,
+    /// True while an evaluation runs: found true at the next one, it was dropped half way.
+    dirty: bool,
+    /// Candidates under which the zygote died, by digest.
+    suspects: HashMap<String, u32>,
+}
+
+/// A zygote that dies twice under one candidate, with a good one passing in between, was not unlucky.
+const DEATHS_TO_BLAME: u32 = 2;
+const MAX_SUSPECTS: usize = 1024;
+
+impl Executor {
+    /// Starts both Python processes and waits until they are ready.
+    pub async fn start(config: ExecutorConfig) -> Result<Executor, Fault> {
+        let shown = config.scratch.display().to_string();
+        let scratch = |e: std::io::Error| fault(SCRATCH, format!("{shown} cannot be used: {e}"));
+        std::fs::create_dir_all(&config.scratch).map_err(scratch)?;
+        let harness =
+            tempfile::Builder::new().prefix("harness-").tempdir_in(&config.scratch).map_err(scratch)?;
+        harness::unpack(harness.path()).map_err(scratch)?;
+        let mut state =
+            State { harness, referee: None, zygote: None, dirty: false, suspects: HashMap::new() };
+        state.ready(&config).await?;
+        Ok(Executor { config, state: Mutex::new(state) })
+    }
+
+    /// What became of `candidate` on `task`. Every wait inside has a deadline. Dropping the future is safe: the next
+    /// evaluation starts with fresh processes.
+    pub async fn evaluate(&self, task: &TaskSpec, candidate: &Candidate) -> Result<ExecReport, Fault> {
+        let mut state = self.state.lock().await;
+        if state.dirty {
+            state.reset().await;
+        }
+        state.dirty = true;
+        let result = state.evaluate(&self.config, task, candidate).await;
+        state.dirty = false;
+        result
+    }
+
+    /// Process ids of the zygote and the referee, for tests that kill them and for `doctor`.
+    pub async fn pids(&self) -> [Option<u32>; 2] {
+        let state = self.state.lock().await;
+        [state.zygote.as_ref().and_then(Zygote::pid), state.referee.as_ref().and_then(Referee::pid)]
+    }
+
+    /// Ends both processes and removes the harness.
+    pub async fn shutdown(self) {
+        self.state.into_inner().reset().await;
+    }
+}
+
+impl State {
+    /// Both processes, started where they are missing or dead.
+    async fn ready(&mut self, config: &ExecutorConfig) -> Result<(&mut Zygote, &mut Referee), Fault> {
+        if self.zygote.as_mut().is_some_and(|z| !z.is_alive()) {
+            self.zygote = None;
+        }
+        if self.referee.as_mut().is_some_and(|r| !r.is_alive()) {
+            self.referee = None;
+        }
+        let dir = self.harness.path();
+        let (zygote, referee) = tokio::try_join!(
+            async {
+                match self.zygote.take() {
+                    Some(z) => Ok(z),
+                    None => Zygote::start(&config.python, dir).await,
+                }
+            },
+            async {
+                match self.referee.take() {
+                    Some(r) => Ok(r),
+                    None => Referee::start(&config.python, dir, &config.secret).await,
+                }
+            },
+        )?;
+        Ok((self.zygote.insert(zygote), self.referee.insert(referee)))
+    }
+
+    async fn reset(&mut self) {
+        if let Some(zygote) = self.zygote.take() {
+            zygote.stop().await;
+        }
+        if let Some(referee) = self.referee.take() {
+            referee.stop().await;
+        }
+    }
+
+    async fn evaluate(
+        &mut self,
+        config: &ExecutorConfig,
+        task: &TaskSpec,
+        candidate: &Candidate,
+    ) -> Result<ExecReport, Fault> {
+        let began = Instant::now();
+        let result = self.attempt(config, task, candidate, began).await;
+        match result {
+            Err(f) if f.code == ZYGOTE_LOST => {
+                if let Some(zygote) = self.zygote.take() {
+                    zygote.stop().await;
+                }
+                self.blame(config, candidate, f, began).await
+            }
+            Err(f) if [STRAYS, PROTOCOL].contains(&f.code.as_str()) => {
+                self.reset().await;
+                Err(f)
+            }
+            other => other,
+        }
+    }
+
+    /// The zygote died under this candidate. The first time that is ours; when it happens again although a good
+    /// candidate passes, it is the candidate's doing.
+    async fn blame(
+        &mut self,
+        config: &ExecutorConfig,
+        candidate: &Candidate,
+        lost: Fault,
+        began: Instant,
+    ) -> Result<ExecReport, Fault> {
+        if self.suspects.len() >= MAX_SUSPECTS {
+            self.suspects.clear();
+        }
+        let deaths = self.suspects.entry(candidate.digest.0.clone()).or_insert(0);
+        *deaths += 1;
+        if *deaths < DEATHS_TO_BLAME {
+            return Err(lost);
+        }
+        let (task, good) = crate::doctor::known_good();
+        match self.attempt(config, &task, &good, Instant::now()).await {
+            Ok(report) if report.outcome.is_correct() => {
+                let message = "the process that supervises it died under it, twice".to_owned();
+                Ok(report_of(Outcome::Crashed { phase: Phase::Import, message }, None, None, began))
+            }
+            _ => Err(lost),
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        config: &ExecutorConfig,
+        task: &TaskSpec,
+        candidate: &Candidate,
+        began: Instant,
+    ) -> Result<ExecReport, Fault> {
+        let (zygote, referee) = self.ready(config).await?;
+        let prepared = referee.prepare(&task.id.0, &candidate.digest.0, &task.source).await?;
+        for note in &prepared.notes {
+            tracing::debug!(task = %task.id, note, "about this task's draws");
+        }
+        let home = trial::home(&config.scratch)?;
+        let mut left = trial::run(zygote, &prepared, candidate, &config.limits, home.path()).await?;
+        left.phase_ms.insert("reference".into(), prepared.ms);
+        if let Err(e) = home.close() {
+            tracing::warn!("a candidate's directory was not removed: {e}");
+        }
+        let ending = std::mem::replace(&mut left.ending, Ending::Outcome(Outcome::Passed { speedup: None }));
+        match ending {
+            Ending::Outcome(outcome) => Ok(report_of(outcome, Some(left), None, began)),
+            Ending::Outputs { draws, blob } => {
+                let compared = referee.compare(&draws, &blob).await?;
+                if compared.wrong.is_ok() && compared.kernelbench_1e2.is_none() {
+                    return Err(fault(PROTOCOL, "the referee gave half a verdict"));
+                }
+                let outcome = match &compared.wrong {
+                    Err(reason) => Outcome::Crashed {
+                        phase: Phase::Run,
+                        message: format!("its result does not describe tensors: {reason}"),
+                    },
+                    Ok(Some(message)) => Outcome::WrongAnswer { message: message.clone() },
+                    Ok(None) => Outcome::Passed { speedup: None },
+                };
+                Ok(report_of(outcome, Some(left), Some(compared), began))
+            }
+        }
+    }
+}
+
+fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, began: Instant) -> ExecReport {
+    let (launches, mut phase_ms, log_tail) =
+        left.map(|l| (l.launches, l.phase_ms, l.log)).unwrap_or_default();
+    if let Some(c) = &compared {
+        phase_ms.insert("compare".into(), c.ms);
+    }
+    phase_ms.insert("total".into(), ms_since(began));
+    ExecReport {
+        outcome,
+        launches,
+        phase_ms,
+        kernelbench_1e2: compared.as_ref().and_then(|c| c.kernelbench_1e2),
+        kernelbench_1e4: compared.as_ref().and_then(|c| c.kernelbench_1e4),
+        max_abs_error: compared.as_ref().and_then(|c| c.max_abs_error),
+        log_tail,
+        protocol: harness::protocol_digest(),
+        reused: false,
+    }
+}

@@ -1,0 +1,1 @@
+//! The Python environment: found, or made once in the cache folder.

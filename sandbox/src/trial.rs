@@ -1,0 +1,271 @@
+//! One candidate's life: a job in a memory file, a forked child, a deadline per phase, frames until the end.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rollout::outcome::{Candidate, Fault, Launch, Outcome, Phase};
+use rustix::fs::MemfdFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde_json::{Value, json};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
+
+use crate::executor::Limits;
+use crate::fault::{SCRATCH, SYSTEM, fault};
+use crate::frames::{FrameError, FrameLimits, encode_head, read_frame};
+use crate::referee::Prepared;
+use crate::zygote::{Ended, Tail, Zygote};
+
+/// Frames of an honest child: started, imported, compiled, outputs. A forger gets as many and no more.
+const MAX_FRAMES: usize = 8;
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+/// Launches kept of one candidate.
+const MAX_LAUNCHES: usize = 256;
+/// A wrong dtype may make an answer up to eight times as large; anything larger is not an answer.
+const MAX_BLOB_FACTOR: u64 = 8;
+/// For reading what a finished child still has in its pipes.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a child left behind.
+pub(crate) struct Left {
+    pub ending: Ending,
+    pub launches: Vec<Launch>,
+    pub phase_ms: BTreeMap<String, f64>,
+    pub log: String,
+}
+
+/// How it went: outputs to compare, or an outcome already.
+pub(crate) enum Ending {
+    Outputs { draws: Value, blob: Vec<u8> },
+    Outcome(Outcome),
+}
+
+/// Which phase the child is in and how the phases went.
+struct Progress {
+    phase: Phase,
+    entered: Instant,
+    launches: Vec<Launch>,
+    ms: BTreeMap<String, f64>,
+}
+
+impl Progress {
+    fn enter(&mut self, phase: Phase) {
+        self.ms.insert(name(self.phase).into(), ms_since(self.entered));
+        self.phase = phase;
+        self.entered = Instant::now();
+    }
+}
+
+pub(crate) fn ms_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Import => "import",
+        Phase::Compile => "compile",
+        Phase::Run => "run",
+    }
+}
+
+fn limit_ms(limits: &Limits, phase: Phase) -> u64 {
+    match phase {
+        Phase::Import => limits.import_ms,
+        Phase::Compile => limits.compile_ms,
+        Phase::Run => limits.run_ms,
+    }
+}
+
+/// Runs `candidate` on `prepared` in a child of `zygote`, with `home` as its private directory.
+pub(crate) async fn run(
+    zygote: &mut Zygote,
+    prepared: &Prepared,
+    candidate: &Candidate,
+    limits: &Limits,
+    home: &Path,
+) -> Result<Left, Fault> {
+    let system = |e: std::io::Error| fault(SYSTEM, e);
+    let job = job_file(candidate, prepared).map_err(system)?;
+    let (result_read, result_write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system(e.into()))?;
+    let (log_read, log_write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system(e.into()))?;
+    let result = Receiver::from_owned_fd(result_read).map_err(system)?;
+    let log = Receiver::from_owned_fd(log_read).map_err(system)?;
+    let all_ms = limits.import_ms + limits.compile_ms + limits.run_ms;
+    let wire_limits = json!({
+        "memory_bytes": limits.memory_bytes,
+        "max_processes": limits.max_processes,
+        "cpu_s": all_ms.div_ceil(1000) + 1,
+    });
+    let forked = Instant::now();
+    let id = zygote.fork(home, wire_limits, [job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
+    drop((job, result_write, log_write));
+    let log = Tail::drain(log);
+    let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
+    let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
+    let mut progress = Progress { phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
+    let ending = follow(zygote, id, &mut frames, limits, &mut progress).await?;
+    let current = progress.phase;
+    progress.enter(current);
+    let ended = zygote.end(id).await?;
+    progress.ms.insert("child_cpu".into(), ended.cpu_ms);
+    let ending = match ending {
+        Some(ending) => ending,
+        None => Ending::Outcome(obituary(&ended, progress.phase)),
+    };
+    let log = log.text();
+    Ok(Left { ending, launches: progress.launches, phase_ms: progress.ms, log })
+}
+
+/// `u64 source length | source | frame`, in memory that has no name.
+fn job_file(candidate: &Candidate, prepared: &Prepared) -> std::io::Result<std::fs::File> {
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("job", MemfdFlags::CLOEXEC)?);
+    file.write_all(&(candidate.source.len() as u64).to_le_bytes())?;
+    file.write_all(candidate.source.as_bytes())?;
+    file.write_all(&encode_head(&prepared.job, prepared.blob.len()))?;
+    file.write_all(&prepared.blob)?;
+    Ok(file)
+}
+
+type Read = Result<crate::frames::Frame, FrameError>;
+
+/// Reads frames in a task until the stream ends, breaks, or says more than it may.
+fn read_all(mut from: Receiver, limits: FrameLimits) -> mpsc::Receiver<Read> {
+    let (to, frames) = mpsc::channel(1);
+    tokio::spawn(async move {
+        for _ in 0..MAX_FRAMES {
+            let frame = read_frame(&mut from, limits).await;
+            let last = frame.is_err();
+            if to.send(frame).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    frames
+}
+
+/// Follows the child through its phases. `None`: it ended without saying how.
+async fn follow(
+    zygote: &mut Zygote,
+    id: u64,
+    frames: &mut mpsc::Receiver<Read>,
+    limits: &Limits,
+    progress: &mut Progress,
+) -> Result<Option<Ending>, Fault> {
+    let mut deadline = Deadline::now() + Duration::from_millis(limits.import_ms);
+    let mut gone = false;
+    loop {
+        let next = if gone {
+            // It is dead: what it wrote is in the pipe, unless something it started still holds the other end.
+            timeout(DRAIN, frames.recv()).await.unwrap_or(None)
+        } else {
+            tokio::select! {
+                biased;
+                frame = timeout_at(deadline, frames.recv()) => match frame {
+                    Ok(frame) => frame,
+                    Err(_) => {
+                        let limit_ms = limit_ms(limits, progress.phase);
+                        return Ok(Some(Ending::Outcome(Outcome::TimedOut { phase: progress.phase, limit_ms })));
+                    }
+                },
+                exited = zygote.exited(id) => {
+                    exited?;
+                    gone = true;
+                    continue;
+                }
+            }
+        };
+        let frame = match next {
+            Some(Ok(frame)) => frame,
+            Some(Err(FrameError::End)) if gone => return Ok(None),
+            Some(Err(FrameError::End)) => {
+                // The pipe is closed and the process may be about to end: its status says how.
+                let wait = deadline.min(Deadline::now() + DRAIN);
+                match timeout_at(wait, zygote.exited(id)).await {
+                    Ok(exited) => exited?,
+                    Err(_) => return Ok(Some(crashed(progress.phase, "it closed its result channel"))),
+                }
+                return Ok(None);
+            }
+            Some(Err(e)) => {
+                return Ok(Some(crashed(progress.phase, format!("its result channel carries something else: {e}"))));
+            }
+            None if gone => return Ok(None),
+            None => return Ok(Some(crashed(progress.phase, "it said too much on its result channel"))),
+        };
+        let header = frame.header;
+        match header["event"].as_str() {
+            Some("started") => {
+                progress.ms.insert("fork".into(), ms_since(progress.entered));
+            }
+            Some("imported") if progress.phase == Phase::Import => {
+                progress.enter(Phase::Compile);
+                deadline = Deadline::now() + Duration::from_millis(limits.compile_ms);
+            }
+            Some("compiled") if progress.phase == Phase::Compile => {
+                progress.launches = launches(&header["launches"]);
+                progress.enter(Phase::Run);
+                deadline = Deadline::now() + Duration::from_millis(limits.run_ms);
+            }
+            Some("outputs") if progress.phase == Phase::Run => {
+                let draws = header["draws"].clone();
+                return Ok(Some(Ending::Outputs { draws, blob: frame.blob }));
+            }
+            Some("failed") => return Ok(Some(Ending::Outcome(failure(&header, progress.phase)))),
+            _ => return Ok(Some(crashed(progress.phase, "its result channel carries something else"))),
+        }
+    }
+}
+
+fn crashed(phase: Phase, message: impl Into<String>) -> Ending {
+    Ending::Outcome(Outcome::Crashed { phase, message: message.into() })
+}
+
+/// The outcome of a child that reported its own failure.
+fn failure(header: &Value, phase: Phase) -> Outcome {
+    let message: String = header["message"].as_str().unwrap_or("no message").chars().take(4000).collect();
+    match header["kind"].as_str() {
+        Some("no_launch") => Outcome::Rejected { reason: message },
+        Some("compile") if phase != Phase::Run => Outcome::CompileError { message },
+        Some("memory") => Outcome::OutOfMemory { phase, message },
+        _ => Outcome::Crashed { phase, message },
+    }
+}
+
+/// The outcome of a child that said nothing before it ended.
+fn obituary(ended: &Ended, phase: Phase) -> Outcome {
+    match (ended.signal, ended.code) {
+        // Nobody of ours sent it: the kernel does when memory runs out.
+        (Some(9), _) if ended.itself => {
+            Outcome::OutOfMemory { phase, message: "killed by the system, most likely for its memory".into() }
+        }
+        (Some(24), _) => Outcome::Crashed { phase, message: "it used up its processor time".into() },
+        (Some(signal), _) => Outcome::Crashed { phase, message: format!("it was ended by signal {signal}") },
+        (None, Some(code)) => {
+            Outcome::Crashed { phase, message: format!("it exited with code {code} and returned no outputs") }
+        }
+        (None, None) => Outcome::Crashed { phase, message: "it vanished without a status".into() },
+    }
+}
+
+fn launches(list: &Value) -> Vec<Launch> {
+    let Some(list) = list.as_array() else { return Vec::new() };
+    let one = |entry: &Value| {
+        let kernel = entry[0].as_str()?.chars().take(200).collect();
+        let axis = |i: usize| entry[1][i].as_u64().and_then(|n| u32::try_from(n).ok());
+        Some(Launch { kernel, grid: [axis(0)?, axis(1)?, axis(2)?] })
+    };
+    list.iter().take(MAX_LAUNCHES).filter_map(one).collect()
+}
+
+/// A private directory that is gone when dropped.
+pub(crate) fn home(scratch: &Path) -> Result<tempfile::TempDir, Fault> {
+    let shown = scratch.display();
+    tempfile::Builder::new()
+        .prefix("trial-")
+        .tempdir_in(scratch)
+        .map_err(|e| fault(SCRATCH, format!("no directory can be made in {shown}: {e}")))
+}

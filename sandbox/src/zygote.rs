@@ -1,0 +1,232 @@
+//! The zygote's process: forks one confined child per candidate, and ends it with everything it started.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rollout::outcome::Fault;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use tokio::net::UnixDatagram;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::fault::{PROTOCOL, SPAWN, STRAYS, SYSTEM, ZYGOTE_LOST, ZYGOTE_START, fault};
+
+/// Importing torch and Triton and compiling one kernel, on a busy machine.
+const START: Duration = Duration::from_secs(180);
+/// A fork, or a kill with everything reaped. Both take milliseconds.
+const CONTROL: Duration = Duration::from_secs(20);
+const MESSAGE_BYTES: usize = 1 << 16;
+const TAIL_BYTES: usize = 8 << 10;
+
+/// The last bytes of a stream, drained while its writer runs so that the writer never blocks.
+#[derive(Clone)]
+pub(crate) struct Tail(Arc<Mutex<Vec<u8>>>);
+
+impl Tail {
+    /// Drains `from` in a task until it ends.
+    pub fn drain(mut from: impl AsyncRead + Unpin + Send + 'static) -> Tail {
+        let tail = Tail(Arc::default());
+        let kept = tail.clone();
+        tokio::spawn(async move {
+            let mut block = vec![0u8; 64 << 10];
+            while let Ok(n @ 1..) = from.read(&mut block).await {
+                kept.push(&block[..n]);
+            }
+        });
+        tail
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        kept.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
+        let extra = kept.len().saturating_sub(TAIL_BYTES);
+        kept.drain(..extra);
+    }
+
+    /// What was kept, as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(|e| e.into_inner())).trim().to_owned()
+    }
+}
+
+/// A Python process with an empty environment, isolated from user site-packages and the working directory.
+pub(crate) fn python(interpreter: &Path, script: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(interpreter);
+    command.args(["-I", "-B"]).arg(script).current_dir(dir).env_clear().kill_on_drop(true);
+    for name in ["PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("OMP_NUM_THREADS", "1").env("MKL_NUM_THREADS", "1").env("HOME", dir).env("TMPDIR", dir);
+    command
+}
+
+pub(crate) struct Zygote {
+    child: Child,
+    /// A sequenced-packet socket; tokio's datagram type drives any socket that keeps message borders.
+    control: UnixDatagram,
+    log: Tail,
+    next: u64,
+}
+
+/// How a child had ended, and what it used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Before we asked for it.
+    pub itself: bool,
+    pub signal: Option<i64>,
+    pub code: Option<i64>,
+    pub cpu_ms: f64,
+}
+
+impl Zygote {
+    pub async fn start(interpreter: &Path, harness: &Path) -> Result<Self, Fault> {
+        let system = |e: rustix::io::Errno| fault(SYSTEM, format!("no control socket: {e}"));
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(system)?;
+        rustix::io::ioctl_fionbio(&theirs, false).map_err(system)?;
+        let mut command = python(interpreter, &harness.join("zygote.py"), harness);
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(|e| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display())))?;
+        drop(command);
+        let Some(err) = child.stderr.take() else { return Err(fault(SPAWN, "no pipe to the zygote")) };
+        let control = UnixDatagram::from_std(ours.into()).map_err(|e| fault(SYSTEM, e))?;
+        let mut zygote = Zygote { child, control, log: Tail::drain(err), next: 0 };
+        let ready = timeout(START, zygote.receive()).await;
+        match ready {
+            Ok(Ok(message)) if message["event"] == "ready" => {
+                tracing::debug!(%message, "the zygote is ready");
+                Ok(zygote)
+            }
+            Ok(Ok(message)) => Err(fault(PROTOCOL, format!("the zygote began with {message}"))),
+            Ok(Err(e)) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(fault(ZYGOTE_START, format!("the zygote ended while it started ({e}): {}", zygote.log.text())))
+            }
+            Err(_) => Err(fault(ZYGOTE_START, format!("the zygote was not ready within {} s", START.as_secs()))),
+        }
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Forks a child that gets these descriptors: the job, the result pipe, the log pipe. Returns its number.
+    pub async fn fork(&mut self, home: &Path, limits: Value, fds: [BorrowedFd<'_>; 3]) -> Result<u64, Fault> {
+        self.next += 1;
+        let message = json!({"op": "fork", "id": self.next, "home": home, "limits": limits});
+        self.send(&message, &fds).await?;
+        match timeout(CONTROL, self.receive()).await {
+            Ok(Ok(m)) if m["event"] == "forked" => Ok(self.next),
+            Ok(Ok(m)) if m["event"] == "refused" => Err(fault(SYSTEM, m["message"].as_str().unwrap_or("no fork"))),
+            Ok(Ok(m)) => Err(fault(PROTOCOL, format!("the zygote answered a fork with {m}"))),
+            Ok(Err(e)) => Err(self.lost(e).await),
+            Err(_) => Err(fault(ZYGOTE_LOST, "the zygote did not fork")),
+        }
+    }
+
+    /// Waits until the child ended by itself. Cancel-safe.
+    pub async fn exited(&mut self, id: u64) -> Result<(), Fault> {
+        loop {
+            match self.receive().await {
+                Ok(m) if m["event"] == "exited" && m["id"] == id => return Ok(()),
+                Ok(_) => {}
+                Err(e) => return Err(self.lost(e).await),
+            }
+        }
+    }
+
+    /// Ends the child with everything it started. After this none of its processes runs.
+    pub async fn end(&mut self, id: u64) -> Result<Ended, Fault> {
+        self.send(&json!({"op": "end", "id": id}), &[]).await?;
+        let answer = timeout(CONTROL, async {
+            loop {
+                match self.receive().await {
+                    Ok(m) if m["event"] == "ended" && m["id"] == id => return Ok(m),
+                    Ok(_) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        })
+        .await;
+        let m = match answer {
+            Ok(Ok(m)) => m,
+            Ok(Err(e)) => return Err(self.lost(e).await),
+            Err(_) => return Err(fault(ZYGOTE_LOST, "the zygote did not end its child")),
+        };
+        if m["clean"] == false {
+            return Err(fault(STRAYS, "processes of a candidate could not be ended"));
+        }
+        Ok(Ended {
+            itself: m["itself"].as_bool().unwrap_or(false),
+            signal: m["signal"].as_i64(),
+            code: m["code"].as_i64(),
+            cpu_ms: m["cpu_ms"].as_f64().unwrap_or(0.0),
+        })
+    }
+
+    async fn lost(&mut self, e: io::Error) -> Fault {
+        let _ = self.child.start_kill();
+        let status = timeout(Duration::from_secs(5), self.child.wait()).await;
+        let status = status.ok().and_then(Result::ok).map(|s| s.to_string()).unwrap_or_else(|| "no status".into());
+        fault(ZYGOTE_LOST, format!("the zygote was lost ({e}, {status}): {}", self.log.text()))
+    }
+
+    async fn send(&mut self, message: &Value, fds: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+        let bytes = message.to_string();
+        let sent = self.control.async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+                return Err(io::Error::other("too many descriptors"));
+            }
+            Ok(sendmsg(self.control.as_fd(), &[IoSlice::new(bytes.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?)
+        });
+        match timeout(CONTROL, sent).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(self.lost(e).await),
+            Err(_) => Err(fault(ZYGOTE_LOST, "the zygote does not read")),
+        }
+    }
+
+    async fn receive(&mut self) -> io::Result<Value> {
+        self.control
+            .async_io(Interest::READABLE, || {
+                let mut bytes = vec![0u8; MESSAGE_BYTES];
+                let mut none = RecvAncillaryBuffer::default();
+                let got = recvmsg(
+                    self.control.as_fd(),
+                    &mut [IoSliceMut::new(&mut bytes)],
+                    &mut none,
+                    RecvFlags::CMSG_CLOEXEC,
+                )?;
+                if got.bytes == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                Ok(serde_json::from_slice(&bytes[..got.bytes])?)
+            })
+            .await
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it, and with it every child.
+    pub async fn stop(mut self) {
+        let _ = self.child.start_kill();
+        let _ = timeout(Duration::from_secs(5), self.child.wait()).await;
+    }
+}
