@@ -1,0 +1,1 @@
+"""The generator of the shipped tasks: vocabulary (ops), kernel skeletons, families, splits."""

@@ -1,0 +1,23 @@
+# tags: reduction
+import torch
+import torch.nn as nn
+
+M = 8
+N = 16
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.linalg.vector_norm(x, ord=2)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,24 @@
+# tags: matmul
+import torch
+import torch.nn as nn
+
+M = 32
+N = 32
+K = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x, y.t())
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K), torch.randn(N, K)]
+
+
+def get_init_inputs():
+    return []

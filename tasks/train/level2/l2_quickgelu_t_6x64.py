@@ -1,0 +1,24 @@
+# tags: transpose, fused, activation
+import torch
+import torch.nn as nn
+
+M = 6
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * torch.sigmoid(1.7 * x)
+        x = x.t().contiguous()
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []
