@@ -290,6 +290,15 @@ impl Config {
         settings.resolve()
     }
 
+    /// As [`Config::load`]; without a file, `cluster.toml` of the present folder is taken if there is one.
+    pub fn load_here(files: &[PathBuf], sets: &[String]) -> Result<Config, UserError> {
+        let here = Path::new("cluster.toml");
+        match files {
+            [] if here.is_file() => Config::load(&[here.to_path_buf()], sets),
+            files => Config::load(files, sets),
+        }
+    }
+
     /// The resolved configuration that a run stored of itself. Every key is present and none is held to be "set by
     /// the user", so a key without effect is fine here.
     pub fn from_resolved(text: &str, origin: &Path) -> Result<Config, UserError> {

@@ -52,7 +52,7 @@ const EFFECTS: &[Effect] = &[
 pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     for effect in EFFECTS {
         for key in effect.keys {
-            let origin = settings.origin(key).filter(|o| o.is_user());
+            let origin = settings.asked(key);
             if let (Some(origin), false) = (origin, (effect.holds)(config)) {
                 return Err(UserError::new(format!("`{key}` has no effect in this configuration"))
                     .at(origin)

@@ -1,6 +1,6 @@
 //! Layers of settings: each key's value and who set it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use toml::Value;
@@ -46,6 +46,8 @@ impl std::fmt::Display for Origin {
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     values: BTreeMap<&'static str, (Value, Origin)>,
+    /// Sections that a file holds with every key: copies of the documented default, `(file, section)`.
+    whole: BTreeSet<(PathBuf, &'static str)>,
 }
 
 impl Settings {
@@ -54,6 +56,21 @@ impl Settings {
         let mut settings = Settings::default();
         settings.add_text(DEFAULT_TOML, |line| Origin::Default { line })?;
         Ok(settings)
+    }
+
+    /// Who asked for this key's value in this very command. A key that stands at its default in a section that a file
+    /// copied whole from `cluster.toml` was not asked for.
+    pub fn asked(&self, path: &str) -> Option<&Origin> {
+        let (value, origin) = self.values.get(path).filter(|(_, o)| o.is_user())?;
+        if let Origin::File { path: file, .. } = origin {
+            let section = path.split_once('.').map_or("", |(s, _)| s);
+            let copied = self.whole.iter().any(|(f, s)| f == file && *s == section);
+            let default = Settings::builtin().ok().and_then(|d| d.values.get(path).map(|(v, _)| v.clone()));
+            if copied && default.as_ref() == Some(value) {
+                return None;
+            }
+        }
+        Some(origin)
     }
 
     /// Who set this key; `None` for a key that does not exist.
@@ -87,6 +104,7 @@ impl Settings {
                     .expected(format!("[{section}]"))
                     .hint("write the keys of the section below its name in brackets"));
             };
+            self.note_whole(&section, keys.len(), &place);
             for (name, value) in keys {
                 let place = origin(line_of(name.span().start));
                 let path = format!("{section}.{}", name.get_ref());
@@ -99,6 +117,13 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    fn note_whole(&mut self, section: &str, keys: usize, place: &Origin) {
+        let all = KEYS.iter().filter(|k| k.section() == section);
+        if let (Origin::File { path, .. }, true) = (place, all.clone().count() == keys) {
+            self.whole.extend(all.map(|k| (path.clone(), k.section())));
+        }
     }
 
     /// Lays one `key=value` over the present settings. The section may be left out where the name is unique.

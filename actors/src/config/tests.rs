@@ -85,7 +85,8 @@ fn later_layers_win() {
 
 #[test]
 fn set_takes_texts_with_and_without_quotes() {
-    let config = Config::load(&[], &["tasks.dir=/a b/c".into(), "run.dir=\"x\"".into(), "mode=uniform".into()]).unwrap();
+    let config =
+        Config::load(&[], &["tasks.dir=/a b/c".into(), "run.dir=\"x\"".into(), "mode=uniform".into()]).unwrap();
     assert_eq!(config.tasks.dir, PathBuf::from("/a b/c"));
     assert_eq!(config.run.dir, PathBuf::from("x"));
     assert_eq!(config.reward.mode, RewardMode::Uniform);
@@ -94,7 +95,14 @@ fn set_takes_texts_with_and_without_quotes() {
 #[test]
 fn an_unknown_key_names_file_line_and_the_nearest_key() {
     let e = error("[run]\nseed = 1\n\n[rollout]\ngroup_sise = 4\n");
-    assert_parts(&e, "rollout.group_sise", "my.toml, line 5", "group_sise", "`group_size`", "did you mean `group_size`");
+    assert_parts(
+        &e,
+        "rollout.group_sise",
+        "my.toml, line 5",
+        "group_sise",
+        "`group_size`",
+        "did you mean `group_size`",
+    );
     let e = error("[rollouts]\ngroup_size = 4\n");
     assert_parts(&e, "section `rollouts`", "my.toml, line 1", "rollouts", "`rollout`", "did you mean `rollout`");
     let e = error("[learner]\nstaleness_max = 0\n");
@@ -155,6 +163,20 @@ fn a_key_without_effect_is_an_error_only_when_the_user_set_it() {
     // The same keys are fine at their default, and where they count.
     let fine = ["reward.mode=uniform".to_string(), "reward.uniform_beta=0.5".to_string(), "model.dir=m".to_string()];
     assert!(Config::load(&[], &fine).is_ok());
+}
+
+#[test]
+fn a_whole_copy_of_cluster_toml_is_a_valid_file_until_an_idle_key_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = file(&dir, "copy.toml", DEFAULT_TOML);
+    assert_eq!(Config::load(std::slice::from_ref(&copy), &[]).unwrap(), Config::builtin().unwrap());
+    let changed = file(&dir, "changed.toml", &DEFAULT_TOML.replace("uniform_beta = 0.3", "uniform_beta = 0.4"));
+    let e = Config::load(&[changed], &[]).unwrap_err();
+    assert_parts(&e, "reward.uniform_beta", "changed.toml, line", "uniform_beta", "mode", "remove");
+    // Stating the default alone, or on the command line, is still asking for it.
+    assert!(error("[reward]\nuniform_beta = 0.3\n").what.contains("no effect"));
+    let e = Config::load(&[copy], &["uniform_beta=0.3".into()]).unwrap_err();
+    assert!(e.what.contains("no effect"));
 }
 
 #[test]
