@@ -6,9 +6,10 @@
 pub mod codec;
 pub mod store;
 
+pub mod observe;
+
 // The command line's side.
 pub mod config;
 pub mod errors;
-pub mod config;
-pub mod errors;
-pub mod observe;
+pub mod prompt;
+pub mod tasks;
