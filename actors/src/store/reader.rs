@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use rollout::completion::{Completion, Finish, PolicySpan};
-use rollout::event::Event;
 use rollout::id::{StepId, TaskId};
+use rollout::journal::{Record, Snapshot};
 use rollout::outcome::{ExecReport, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -70,23 +70,6 @@ impl RolloutDetail {
     pub fn advantage(&self) -> Option<Advantage> {
         Some(Advantage { plan: self.summary.adv_plan?, code: self.summary.adv_code? })
     }
-}
-
-/// One journalled event.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JournalEntry {
-    pub seq: u64,
-    /// The run's own clock, milliseconds of RL.
-    pub now_ms: u64,
-    pub event: Event,
-}
-
-/// The machine as it was after the event `seq`.
-#[derive(Clone, Debug)]
-pub struct SnapshotRow {
-    pub seq: u64,
-    pub step: StepId,
-    pub machine: Vec<u8>,
 }
 
 /// One fault, as stored.
@@ -155,39 +138,25 @@ impl Reader {
         Ok(found)
     }
 
-    /// Journalled events after `seq`, in order.
-    pub fn journal_after(&self, seq: u64) -> Result<Vec<JournalEntry>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT seq_first, events FROM journal WHERE seq_last > ?1 ORDER BY seq_first")?;
+    /// Journalled events from `seq` on, in order.
+    pub fn journal_from(&self, seq: u64) -> Result<Vec<Record>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT events FROM journal WHERE seq_last >= ?1 ORDER BY seq_first")?;
         let mut rows = statement.query([seq as i64])?;
-        let mut entries = Vec::new();
+        let mut records = Vec::new();
         while let Some(row) = rows.next()? {
-            let first: i64 = row.get(0)?;
-            let events: Vec<(u64, Event)> = codec::decode(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
-            for (offset, (now_ms, event)) in events.into_iter().enumerate() {
-                let at = first as u64 + offset as u64;
-                if at > seq {
-                    entries.push(JournalEntry { seq: at, now_ms, event });
-                }
-            }
+            let events: Vec<Record> = codec::decode(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
+            records.extend(events.into_iter().filter(|record| record.seq >= seq));
         }
-        Ok(entries)
+        Ok(records)
     }
 
     /// The newest snapshot of the machine.
-    pub fn snapshot(&self) -> Result<Option<SnapshotRow>, StoreError> {
+    pub fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
         let mut statement =
-            self.connection.prepare_cached("SELECT seq, step, machine FROM snapshots ORDER BY seq DESC LIMIT 1")?;
-        Ok(statement
-            .query_row([], |row| {
-                Ok(SnapshotRow {
-                    seq: row.get::<_, i64>(0)? as u64,
-                    step: StepId(row.get::<_, i64>(1)? as u64),
-                    machine: row.get(2)?,
-                })
-            })
-            .optional()?)
+            self.connection.prepare_cached("SELECT machine FROM snapshots ORDER BY next_seq DESC LIMIT 1")?;
+        let machine: Option<Vec<u8>> = statement.query_row([], |row| row.get(0)).optional()?;
+        Ok(machine.map(|bytes| codec::decode(&bytes)).transpose()?)
     }
 
     /// All optimizer steps, in order.
@@ -228,7 +197,7 @@ impl Reader {
     /// Finished answers of an evaluation phase: id, task, verified correct.
     pub fn evaluated(&self, phase: PhaseTag) -> Result<Vec<(u64, TaskId, bool)>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT id, task, verdict = 'passed' FROM rollouts WHERE phase = ?1 AND ending = 'evaluated' ORDER BY id",
+            "SELECT id, task, coalesce(verdict, '') = 'passed' FROM rollouts WHERE phase = ?1 AND ending = 'evaluated' ORDER BY id",
         )?;
         let rows = statement
             .query_map([phase.as_str()], |row| Ok((row.get::<_, i64>(0)? as u64, TaskId(row.get(1)?), row.get(2)?)))?;

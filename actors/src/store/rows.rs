@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use rollout::completion::Completion;
-use rollout::event::{Ending, Event};
+use rollout::event::Ending;
 use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
+use rollout::journal::Record;
 use rollout::outcome::{ExecReport, Ruling};
 use rollout::reward::{Advantage, Reward};
 use serde::{Deserialize, Serialize};
@@ -114,10 +115,10 @@ pub enum Op {
     Meta { key: &'static str, value: String },
     /// The rendered prompt of one task: rollouts refer to it by task.
     Prompt { task: TaskId, text: String, tokens: Vec<u32> },
-    /// An event the machine was given, at the run's own clock (milliseconds of RL).
-    Journal { now_ms: u64, event: Event },
-    /// The machine after every event journalled so far.
-    Snapshot { step: StepId, machine: Vec<u8> },
+    /// An event the machine was given.
+    Journal(Record),
+    /// `rollout::journal::Snapshot`, encoded: the machine before the event `next_seq`.
+    Snapshot { next_seq: u64, machine: Vec<u8> },
     Row { rollout: RolloutId, patch: RowPatch },
     Step(Box<StepRow>),
     Fault(FaultRow),

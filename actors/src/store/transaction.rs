@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rollout::completion::Completion;
-use rollout::event::Event;
-use rollout::id::{Attempt, GroupId, StepId, TaskId};
+use rollout::id::{Attempt, GroupId, TaskId};
+use rollout::journal::Record;
 use rollout::outcome::{ExecReport, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, params};
@@ -62,27 +62,25 @@ struct Row {
 
 pub struct Pending {
     packer: Packer,
-    next_seq: i64,
+    barriers: u64,
     ops: usize,
-    journal: Vec<(u64, Event)>,
+    journal: Vec<Record>,
     rows: HashMap<u64, Row>,
     order: Vec<u64>,
     meta: Vec<(&'static str, String)>,
     prompts: Vec<(TaskId, String, Vec<u32>)>,
-    /// With how many events of `journal` the snapshot was taken after.
-    snapshot: Option<(StepId, Vec<u8>, usize)>,
+    snapshot: Option<(u64, Vec<u8>)>,
     steps: Vec<StepRow>,
     faults: Vec<FaultRow>,
 }
 
 impl Pending {
-    pub fn new(connection: &Connection) -> Result<Pending, StoreError> {
-        let last: i64 = connection.query_row("SELECT coalesce(max(seq_last), 0) FROM journal", [], |row| row.get(0))?;
+    pub fn new() -> Result<Pending, StoreError> {
         let packer =
             Packer::new().map_err(|source| StoreError::Io { path: "the zstd context".into(), source })?;
         Ok(Pending {
             packer,
-            next_seq: last + 1,
+            barriers: 0,
             ops: 0,
             journal: Vec::new(),
             rows: HashMap::new(),
@@ -106,8 +104,8 @@ impl Pending {
             match op {
                 Op::Meta { key, value } => self.meta.push((key, value)),
                 Op::Prompt { task, text, tokens } => self.prompts.push((task, text, tokens)),
-                Op::Journal { now_ms, event } => self.journal.push((now_ms, event)),
-                Op::Snapshot { step, machine } => self.snapshot = Some((step, machine, self.journal.len())),
+                Op::Journal(record) => self.journal.push(record),
+                Op::Snapshot { next_seq, machine } => self.snapshot = Some((next_seq, machine)),
                 Op::Row { rollout, patch } => self.patch(rollout.0, patch),
                 Op::Step(row) => self.steps.push(*row),
                 Op::Fault(row) => self.faults.push(row),
@@ -146,9 +144,9 @@ impl Pending {
         let tx = connection.transaction()?;
         if durable {
             // An empty transaction would not touch, and so not sync, the log.
-            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('last_barrier_seq', ?1)", [
-                (self.next_seq - 1 + self.journal.len() as i64).to_string(),
-            ])?;
+            self.barriers += 1;
+            tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('barriers', ?1)")?
+                .execute([self.barriers.to_string()])?;
         }
         for (key, value) in self.meta.drain(..) {
             tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
@@ -158,22 +156,20 @@ impl Pending {
             tx.prepare_cached("INSERT OR REPLACE INTO prompts (task, text, tokens) VALUES (?1, ?2, ?3)")?
                 .execute(params![task.0, text, tokens])?;
         }
-        if !self.journal.is_empty() {
-            let last = self.next_seq + self.journal.len() as i64 - 1;
+        if let (Some(first), Some(last)) = (self.journal.first(), self.journal.last()) {
             tx.prepare_cached("INSERT INTO journal (seq_first, seq_last, events) VALUES (?1, ?2, ?3)")?
-                .execute(params![self.next_seq, last, codec::encode(&self.journal)?])?;
+                .execute(params![first.seq as i64, last.seq as i64, codec::encode(&self.journal)?])?;
         }
-        if let Some((step, machine, after)) = self.snapshot.take() {
-            let seq = self.next_seq - 1 + after as i64;
-            tx.prepare_cached("INSERT OR REPLACE INTO snapshots (seq, step, machine) VALUES (?1, ?2, ?3)")?
-                .execute(params![seq, step.0 as i64, machine])?;
+        self.journal.clear();
+        if let Some((next_seq, machine)) = self.snapshot.take() {
+            tx.prepare_cached("INSERT OR REPLACE INTO snapshots (next_seq, machine) VALUES (?1, ?2)")?
+                .execute(params![next_seq as i64, machine])?;
             tx.prepare_cached(
-                "DELETE FROM snapshots WHERE seq NOT IN (SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?1)",
+                "DELETE FROM snapshots WHERE next_seq NOT IN
+                 (SELECT next_seq FROM snapshots ORDER BY next_seq DESC LIMIT ?1)",
             )?
             .execute([SNAPSHOTS_KEPT])?;
         }
-        self.next_seq += self.journal.len() as i64;
-        self.journal.clear();
         {
             let mut upsert = tx.prepare_cached(UPSERT)?;
             self.order.sort_unstable();

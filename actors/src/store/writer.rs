@@ -80,7 +80,7 @@ impl Writer {
     /// Opens the file (making it if it is not there) and starts the thread.
     pub fn start(config: StoreConfig, on_failure: OnFailure) -> Result<Writer, StoreError> {
         let connection = schema::open_writer(&super::path(&config.run_dir), config.max_pages)?;
-        let pending = Pending::new(&connection)?;
+        let pending = Pending::new()?;
         let (sender, receiver) = bounded(config.channel_batches);
         let failure = Arc::new(OnceLock::new());
         let handle = StoreHandle {

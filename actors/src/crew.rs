@@ -1,0 +1,123 @@
+//! The three kinds of heavy work behind the actors, as traits: sampling, verifying, training. The real ones are in
+//! `policy` and `executor`; `bench` and the tests bring their own. An actor restarts its work from its factory here.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use model::learner::TrainSample;
+use rollout::completion::Completion;
+use rollout::id::{Attempt, Digest, PolicyVersion, RolloutId, StepId};
+use rollout::outcome::{Candidate, ExecReport, Fault};
+use rollout::task::TaskSpec;
+
+/// A policy's weights, opaque on their way from the learner to the generator (a network in this process's memory).
+pub type Weights = Arc<dyn Any + Send + Sync>;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A task's rendered prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub text: String,
+    pub tokens: Vec<u32>,
+}
+
+/// A task with what every actor needs of it, shared.
+#[derive(Debug)]
+pub struct TaskEntry {
+    pub spec: Arc<TaskSpec>,
+    pub id: Arc<rollout::id::TaskId>,
+    pub prompt: Arc<Prompt>,
+}
+
+/// "Sample one answer."
+#[derive(Clone, Debug)]
+pub struct SampleJob {
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    pub task: Arc<TaskEntry>,
+    pub seed: u64,
+}
+
+/// One answer, sampled.
+#[derive(Clone, Debug)]
+pub struct SampledItem {
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    pub completion: Arc<Completion>,
+}
+
+/// Draws answers. Lives on the generator's thread; never waits for anything but computation.
+pub trait Sampler {
+    fn admit(&mut self, job: SampleJob) -> Result<(), Fault>;
+    /// Forgets the rollout if it is still here.
+    fn cancel(&mut self, rollout: RolloutId);
+    /// Continues under these weights from the next token on.
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault>;
+    /// True while a call of `step` has something to do.
+    fn busy(&self) -> bool;
+    /// One token for every active answer; those that ended.
+    fn step(&mut self) -> Result<Vec<SampledItem>, Fault>;
+}
+
+/// Compiles and runs candidates, one at a time. Dropping it ends its processes.
+pub trait Verifier: Send {
+    fn verify<'a>(
+        &'a mut self,
+        task: &'a TaskSpec,
+        candidate: &'a Candidate,
+    ) -> BoxFuture<'a, Result<ExecReport, Fault>>;
+}
+
+/// One optimizer step to take.
+#[derive(Clone, Debug)]
+pub struct TrainJob {
+    pub step: StepId,
+    pub attempt: Attempt,
+    pub samples: Vec<TrainSample>,
+}
+
+/// A step is durable: its checkpoint is on the disk.
+#[derive(Clone)]
+pub struct TrainedItem {
+    pub step: StepId,
+    pub policy: PolicyVersion,
+    pub applied: bool,
+    /// The learner's report, flat.
+    pub report: serde_json::Value,
+    pub digest: Digest,
+    pub weights: Weights,
+}
+
+/// Why a step was not taken.
+#[derive(Clone, Debug)]
+pub struct TrainError {
+    pub fault: Fault,
+    /// Trying again cannot help (a full disk): the run ends, resumable.
+    pub fatal: bool,
+}
+
+/// Updates the policy. Lives on the learner's thread.
+pub trait Trainer {
+    /// The newest durable step, if any was taken.
+    fn newest(&self) -> Option<TrainedItem>;
+    /// Takes the step and makes it durable before it returns.
+    fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError>;
+}
+
+/// Called on the generator's thread.
+pub type SamplerFactory = Arc<dyn Fn(Weights, PolicyVersion) -> Result<Box<dyn Sampler>, Fault> + Send + Sync>;
+/// Called on the learner's thread; reads the newest durable checkpoint.
+pub type TrainerFactory = Arc<dyn Fn() -> Result<Box<dyn Trainer>, Fault> + Send + Sync>;
+/// Called in the executor's task with its number.
+pub type VerifierFactory = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<Box<dyn Verifier>, Fault>> + Send + Sync>;
+
+/// All factories of a run.
+#[derive(Clone)]
+pub struct Crew {
+    pub sampler: SamplerFactory,
+    pub trainer: TrainerFactory,
+    pub verifier: VerifierFactory,
+}

@@ -1,0 +1,508 @@
+//! The orchestrator's bookkeeping: payloads of rollouts in flight, events in, outbox out. No messages, no `async`.
+//!
+//! An event and what follows from it are collected as one batch for the store; the batch is sent before the outbox is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use reward::score::{Scored, score};
+use rollout::completion::Completion;
+use rollout::event::{Command, Event, Judgement, TrainGroup};
+use rollout::id::{Attempt, GroupId, RolloutId, StepId, TaskId};
+use rollout::machine::{RunPhase as MachinePhase, StopCause};
+use rollout::outcome::{Fault, Outcome, Ruling};
+use rollout::reward::Reward;
+
+use crate::batch;
+use crate::crew::{SampleJob, SampledItem, TaskEntry, TrainJob, TrainedItem};
+use crate::driver::{Decision, Driver, PhaseSpec, done_key, run_phase};
+use crate::executor::{ExecJob, ExecutedItem};
+use crate::generator::Adoption;
+use crate::judge::{JudgeJob, JudgedItem};
+use crate::meters::Meters;
+use crate::observe::{Observer, Progress};
+use crate::orchestrator::{RunEnd, StopReason};
+use crate::store::rows::{EndingRow, FaultRow, Op, PhaseTag, RowPatch, StepRow};
+use crate::store::{StoreError, StoreHandle};
+use crate::supervise::{self, LEARNER_FAILED, fault};
+
+/// Where a rollout's work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Sample,
+    Judge,
+    Execute,
+    /// With nobody: scored, or just restored.
+    Rest,
+}
+
+struct Flight {
+    group: GroupId,
+    task: Arc<TaskEntry>,
+    attempt: Attempt,
+    stage: Stage,
+    completion: Option<Arc<Completion>>,
+    ruling: Option<Arc<Ruling>>,
+    correct: bool,
+}
+
+/// What leaves after the store has the batch.
+#[derive(Default)]
+pub struct Outbox {
+    pub adopt: Option<Adoption>,
+    pub unsample: Vec<RolloutId>,
+    pub samples: Vec<SampleJob>,
+    pub judges: Vec<JudgeJob>,
+    pub unexecute: Vec<RolloutId>,
+    pub executes: Vec<ExecJob>,
+    /// The journal must be durable before this step is trained.
+    pub barrier: Option<(StepId, Attempt)>,
+    pub train: Option<Box<TrainJob>>,
+}
+
+pub struct Flow {
+    tasks: HashMap<TaskId, Arc<TaskEntry>>,
+    phases: VecDeque<PhaseSpec>,
+    store: StoreHandle,
+    observer: Arc<dyn Observer>,
+    reward: reward::RewardConfig,
+    time_limit_ms: u64,
+
+    driver: Driver,
+    phase: PhaseTag,
+    /// The present phase's clock: milliseconds, counted on over epochs in RL.
+    clock: (Instant, u64),
+    flights: HashMap<RolloutId, Flight>,
+    newest: Adoption,
+    /// The step that waits for its barrier.
+    undurable: Option<Box<TrainJob>>,
+    /// The step the learner has, and what its batch is made of.
+    training: Option<(StepId, Attempt)>,
+    about: serde_json::Map<String, serde_json::Value>,
+    stopped: Option<StopReason>,
+    end: Option<RunEnd>,
+    ops: Vec<Op>,
+    outbox: Outbox,
+    meters: Meters,
+}
+
+impl Flow {
+    pub fn new(
+        tasks: Vec<Arc<TaskEntry>>,
+        phases: Vec<PhaseSpec>,
+        store: StoreHandle,
+        observer: Arc<dyn Observer>,
+        reward: reward::RewardConfig,
+        start: Adoption,
+        time_limit_ms: u64,
+    ) -> Flow {
+        Flow {
+            tasks: tasks.into_iter().map(|entry| (entry.spec.id.clone(), entry)).collect(),
+            phases: phases.into(),
+            store,
+            observer,
+            reward,
+            time_limit_ms,
+            driver: Driver::Idle,
+            phase: PhaseTag::EvalBefore,
+            clock: (Instant::now(), 0),
+            flights: HashMap::new(),
+            newest: start,
+            undurable: None,
+            training: None,
+            about: serde_json::Map::new(),
+            stopped: None,
+            end: None,
+            ops: Vec::new(),
+            outbox: Outbox::default(),
+            meters: Meters::default(),
+        }
+    }
+
+    /// Starts the next phase, or ends the run.
+    pub fn next_phase(&mut self) {
+        let Some(spec) = self.phases.pop_front() else {
+            self.driver = Driver::Idle;
+            self.end = Some(RunEnd::Completed);
+            return;
+        };
+        self.phase = spec.tag();
+        self.flights.clear();
+        self.observer.on(Progress::Phase(run_phase(self.phase)));
+        match spec {
+            PhaseSpec::Eval { plan, done, correct } => {
+                self.clock = (Instant::now(), 0);
+                self.meters.start_eval(plan.total(), done, correct);
+                // The last version of RL need not have been announced.
+                self.announce_newest();
+                self.driver = Driver::Eval(plan);
+                self.event(Event::Tick);
+            }
+            PhaseSpec::Rl { snapshot, epoch, policy, step, clock_ms, restored } => {
+                self.clock = (Instant::now(), clock_ms);
+                self.meters.start_rl();
+                for row in restored {
+                    self.restore(row);
+                }
+                self.driver = Driver::Rl(snapshot);
+                self.event(Event::Started { epoch, policy, step });
+            }
+        }
+    }
+
+    fn restore(&mut self, row: crate::store::reader::RolloutDetail) {
+        let Some(task) = self.tasks.get(&row.summary.task).cloned() else { return };
+        let flight = Flight {
+            group: GroupId(row.summary.group),
+            task,
+            attempt: Attempt(row.summary.attempt),
+            stage: Stage::Rest,
+            completion: row.completion.map(Arc::new),
+            ruling: row.ruling.map(Arc::new),
+            correct: row.report.is_some_and(|r| r.outcome.is_correct()),
+        };
+        self.flights.insert(RolloutId(row.summary.id), flight);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.1 + self.clock.0.elapsed().as_millis() as u64
+    }
+
+    /// Hands one event to the driver and collects what follows.
+    pub fn event(&mut self, event: Event) {
+        let now_ms = self.now_ms();
+        let (record, decisions) = self.driver.on(now_ms, event);
+        if let Some(record) = record {
+            self.ops.push(Op::Journal(record));
+        }
+        for decision in decisions {
+            match decision {
+                Decision::Do(command) => self.obey(command),
+                Decision::End { rollout, ending } => self.ended(rollout, ending),
+                Decision::Finish => self.phase_over(),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Sample { rollout, attempt, group, task, seed } => {
+                let Some(task) = self.tasks.get(&task).cloned() else { return };
+                self.ops.push(Op::Row {
+                    rollout,
+                    patch: RowPatch::Issued { phase: self.phase, group, task: task.id.clone(), seed, attempt },
+                });
+                let flight = Flight {
+                    group,
+                    task: task.clone(),
+                    attempt,
+                    stage: Stage::Sample,
+                    completion: None,
+                    ruling: None,
+                    correct: false,
+                };
+                self.flights.insert(rollout, flight);
+                self.outbox.samples.push(SampleJob { rollout, attempt, task, seed });
+            }
+            Command::Judge { rollout, attempt } => {
+                let Some(flight) = self.flights.get_mut(&rollout) else { return };
+                let Some(completion) = flight.completion.clone() else { return };
+                (flight.attempt, flight.stage) = (attempt, Stage::Judge);
+                self.outbox.judges.push(JudgeJob { rollout, attempt, task: flight.task.spec.clone(), completion });
+            }
+            Command::Execute { rollout, attempt } => {
+                let Some(flight) = self.flights.get_mut(&rollout) else { return };
+                let Some(ruling) = flight.ruling.clone() else { return };
+                (flight.attempt, flight.stage) = (attempt, Stage::Execute);
+                self.outbox.executes.push(ExecJob { rollout, attempt, task: flight.task.spec.clone(), ruling });
+            }
+            Command::Cancel { rollout, .. } => match self.flights.get(&rollout).map(|f| f.stage) {
+                Some(Stage::Sample) => self.outbox.unsample.push(rollout),
+                Some(Stage::Execute) => self.outbox.unexecute.push(rollout),
+                _ => {}
+            },
+            Command::Train { step, attempt, groups } => self.train(step, attempt, &groups),
+            Command::Adopt { .. } => self.announce_newest(),
+            // The driver turned these into decisions.
+            Command::End { .. } | Command::Finish => {}
+        }
+    }
+
+    fn train(&mut self, step: StepId, attempt: Attempt, groups: &[TrainGroup]) {
+        let credited = batch::credit(
+            groups,
+            |id| self.flights.get(&id).and_then(|f| f.completion.clone()),
+            self.newest.policy,
+            &self.reward,
+        );
+        let credited = match credited {
+            Ok(credited) => credited,
+            Err(rollout) => {
+                let lost = fault(LEARNER_FAILED, format!("rollout {rollout} of step {step} has no answer"));
+                self.end = Some(RunEnd::Failed { fault: lost, disk_full: false });
+                return;
+            }
+        };
+        for (rollout, advantage) in credited.advantages {
+            self.ops.push(Op::Row { rollout, patch: RowPatch::Credited { advantage } });
+        }
+        if let Driver::Rl(snapshot) = &self.driver {
+            match crate::codec::encode(&**snapshot) {
+                Ok(machine) => self.ops.push(Op::Snapshot { next_seq: snapshot.next_seq, machine }),
+                Err(error) => tracing::warn!(%error, "the machine's snapshot was not stored; the journal is enough"),
+            }
+        }
+        self.about = credited.about;
+        self.training = Some((step, attempt));
+        self.undurable = Some(Box::new(TrainJob { step, attempt, samples: credited.samples }));
+        self.outbox.barrier = Some((step, attempt));
+    }
+
+    /// The barrier before a step has passed: the learner may have it.
+    pub fn durable(&mut self, step: StepId, attempt: Attempt, ok: bool) {
+        let waited = self.undurable.as_ref().is_some_and(|job| job.step == step && job.attempt == attempt);
+        if ok && waited {
+            self.outbox.train = self.undurable.take();
+        }
+    }
+
+    pub fn sampled(&mut self, item: SampledItem) {
+        let Some(flight) = self.current(item.rollout, item.attempt, Stage::Sample) else { return };
+        flight.stage = Stage::Rest;
+        flight.completion = Some(item.completion.clone());
+        let tokens = item.completion.tokens.len();
+        let oldest = item.completion.oldest_policy().unwrap_or(self.newest.policy);
+        self.meters.sampled(tokens);
+        let patch = RowPatch::Sampled { completion: item.completion, at_ms: wall_ms() };
+        self.ops.push(Op::Row { rollout: item.rollout, patch });
+        let (rollout, attempt) = (item.rollout, item.attempt);
+        self.event(Event::Sampled { rollout, attempt, oldest, tokens: tokens as u32 });
+    }
+
+    pub fn judged(&mut self, item: JudgedItem) {
+        let (reward, in_rl) = (self.reward, self.driver.is_rl());
+        let Some(flight) = self.current(item.rollout, item.attempt, Stage::Judge) else { return };
+        flight.stage = Stage::Rest;
+        flight.ruling = Some(item.ruling.clone());
+        let has_delimiter = flight.completion.as_ref().is_some_and(|c| c.plan_tokens.is_some());
+        let scored = match &*item.ruling {
+            Ruling::Reject { outcome, .. } => Some(score(outcome, has_delimiter, &reward)),
+            // Whatever the verdict would be, the reward is known. An evaluation wants the verdict.
+            Ruling::Admit { .. } if in_rl && !has_delimiter => {
+                Some(score(&Outcome::Passed { speedup: None }, false, &reward))
+            }
+            Ruling::Admit { .. } => None,
+        };
+        self.ops.push(Op::Row { rollout: item.rollout, patch: RowPatch::Judged { ruling: item.ruling } });
+        let ruling = match scored {
+            None => Judgement::Admitted,
+            Some(Scored::Reward(reward)) => Judgement::Scored(self.scored(item.rollout, reward)),
+            Some(Scored::Drop) => Judgement::Unscored,
+        };
+        self.event(Event::Judged { rollout: item.rollout, attempt: item.attempt, ruling });
+    }
+
+    pub fn executed(&mut self, item: ExecutedItem) {
+        let reward = self.reward;
+        let report = match item.result {
+            Ok(report) => report,
+            Err(fault) => return self.faulted(item.rollout, item.attempt, Stage::Execute, fault),
+        };
+        let Some(flight) = self.current(item.rollout, item.attempt, Stage::Execute) else { return };
+        flight.stage = Stage::Rest;
+        flight.correct = report.outcome.is_correct();
+        let has_delimiter = flight.completion.as_ref().is_some_and(|c| c.plan_tokens.is_some());
+        // `Drop` happens in an evaluation only, where the verdict counts and not the reward.
+        let reward = score(&report.outcome, has_delimiter, &reward).reward().unwrap_or(Reward { plan: 0.0, code: 0.0 });
+        self.ops.push(Op::Row { rollout: item.rollout, patch: RowPatch::Executed { report } });
+        let reward = self.scored(item.rollout, reward);
+        self.event(Event::Executed { rollout: item.rollout, attempt: item.attempt, reward });
+    }
+
+    fn scored(&mut self, rollout: RolloutId, reward: Reward) -> Reward {
+        self.meters.scored(reward);
+        self.ops.push(Op::Row { rollout, patch: RowPatch::Scored { reward } });
+        reward
+    }
+
+    pub fn faulted(&mut self, rollout: RolloutId, attempt: Attempt, stage: Stage, fault: Fault) {
+        if self.current(rollout, attempt, stage).is_none() {
+            return;
+        }
+        self.note_fault(Some((rollout, attempt)), &fault);
+        self.event(Event::Faulted { rollout, attempt, code: fault.code });
+    }
+
+    /// An actor died with everything it held.
+    pub fn stage_lost(&mut self, stage: Stage, fault: &Fault) {
+        let mut held: Vec<(RolloutId, Attempt)> =
+            self.flights.iter().filter(|(_, f)| f.stage == stage).map(|(id, f)| (*id, f.attempt)).collect();
+        held.sort_unstable();
+        for (rollout, attempt) in held {
+            self.event(Event::Faulted { rollout, attempt, code: fault.code.clone() });
+        }
+    }
+
+    pub fn learner_lost(&mut self, fault: &Fault) {
+        // A step that still waits for its barrier was not with the learner.
+        if let Some((step, attempt)) = self.training.filter(|_| self.undurable.is_none()) {
+            self.event(Event::TrainFaulted { step, attempt, code: fault.code.clone() });
+        }
+    }
+
+    pub fn train_failed(&mut self, step: StepId, attempt: Attempt, fault: Fault) {
+        self.note_fault(None, &fault);
+        self.event(Event::TrainFaulted { step, attempt, code: fault.code });
+    }
+
+    pub fn trained(&mut self, item: TrainedItem) {
+        if item.policy <= self.newest.policy {
+            // Sent again for a repeated command; the machine may have missed it after a resume.
+            self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
+            return;
+        }
+        self.newest = Adoption { weights: item.weights, policy: item.policy };
+        self.training = None;
+        let mut about = std::mem::take(&mut self.about);
+        self.meters.close_step(&mut about);
+        let row = StepRow {
+            step: item.step,
+            policy: item.policy,
+            applied: item.applied,
+            report: item.report,
+            batch: serde_json::Value::Object(about),
+            at_ms: wall_ms(),
+        };
+        self.ops.push(Op::Step(Box::new(row.clone())));
+        self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
+        if !item.applied {
+            let message = format!("step {}: non-finite loss or gradient, skipped", item.step);
+            self.observer.on(Progress::Fault { code: LEARNER_FAILED.into(), message });
+        }
+        self.observer.on(Progress::Step(Box::new(row)));
+    }
+
+    pub fn tick(&mut self) {
+        self.event(Event::Tick);
+        if self.driver.is_rl()
+            && self.stopped.is_none()
+            && self.time_limit_ms > 0
+            && self.now_ms() >= self.time_limit_ms
+        {
+            self.stop(StopReason::TimeLimit);
+        }
+        match &self.driver {
+            Driver::Rl(snapshot) => {
+                let live = self.meters.live(&snapshot.machine.view(), self.training.is_some());
+                self.observer.on(Progress::Live(live));
+            }
+            Driver::Eval(_) => self.observer.on(self.meters.eval(run_phase(self.phase))),
+            Driver::Idle => {}
+        }
+    }
+
+    pub fn stop(&mut self, reason: StopReason) {
+        if self.stopped == Some(StopReason::User) {
+            return;
+        }
+        self.stopped = Some(reason);
+        self.observer.on(Progress::Stopping { after: self.training.map_or(StepId(0), |(step, _)| step) });
+        match self.driver {
+            Driver::Idle => self.phase_end = Some(Err(RunEnd::Stopped)),
+            _ => self.event(Event::StopRequested),
+        }
+    }
+
+    fn ended(&mut self, rollout: RolloutId, ending: EndingRow) {
+        self.ops.push(Op::Row { rollout, patch: RowPatch::Ended { ending, at_ms: wall_ms() } });
+        if let Some(flight) = self.flights.remove(&rollout) {
+            self.meters.ended(ending, flight.correct);
+            match flight.stage {
+                Stage::Sample => self.outbox.unsample.push(rollout),
+                Stage::Execute => self.outbox.unexecute.push(rollout),
+                Stage::Judge | Stage::Rest => {}
+            }
+        }
+    }
+
+    fn phase_over(&mut self) {
+        let cause = match &self.driver {
+            Driver::Rl(snapshot) => match snapshot.machine.phase() {
+                MachinePhase::Finished(cause) => Some(cause),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Driver::Eval(_) = self.driver {
+            self.observer.on(self.meters.eval(run_phase(self.phase)));
+        }
+        let failed = match cause {
+            Some(StopCause::LearnerFailed) => Some("the learner gave up too many steps in a row"),
+            Some(StopCause::GroupsLost) => Some("too many groups in a row were lost to faults of the infrastructure"),
+            Some(StopCause::CannotProceed) => Some("the machine cannot proceed with these settings"),
+            _ => None,
+        };
+        if let Some(why) = failed {
+            let fault = fault(supervise::LEARNER_FAILED, why);
+            self.end = Some(RunEnd::Failed { fault, disk_full: false });
+        } else if self.stopped == Some(StopReason::User) {
+            self.end = Some(RunEnd::Stopped);
+        } else {
+            self.stopped = None;
+            self.ops.push(Op::Meta { key: done_key(self.phase), value: wall_ms().to_string() });
+            // The next phase begins in the same breath, so that no message meets an idle driver.
+            self.next_phase();
+        }
+    }
+
+    fn current(&mut self, rollout: RolloutId, attempt: Attempt, stage: Stage) -> Option<&mut Flight> {
+        self.flights.get_mut(&rollout).filter(|f| f.attempt == attempt && f.stage == stage)
+    }
+
+    pub fn note_fault(&mut self, rollout: Option<(RolloutId, Attempt)>, fault: &Fault) {
+        self.meters.fault();
+        self.ops.push(Op::Fault(FaultRow {
+            rollout: rollout.map(|(id, _)| id),
+            attempt: rollout.map(|(_, attempt)| attempt),
+            code: fault.code.clone(),
+            message: fault.message.clone(),
+            at_ms: wall_ms(),
+        }));
+        self.observer.on(Progress::Fault { code: fault.code.clone(), message: fault.message.clone() });
+    }
+
+    pub fn announce_newest(&mut self) {
+        self.outbox.adopt = Some(self.newest());
+    }
+
+    pub fn newest(&self) -> Adoption {
+        Adoption { weights: self.newest.weights.clone(), policy: self.newest.policy }
+    }
+
+    /// True from the RL phase on.
+    pub fn wants_learner(&self) -> bool {
+        self.driver.is_rl()
+    }
+
+    pub fn store(&self) -> &StoreHandle {
+        &self.store
+    }
+
+    pub fn flush_store(&mut self) -> Result<(), StoreError> {
+        self.store.send(std::mem::take(&mut self.ops))
+    }
+
+    pub fn take_outbox(&mut self) -> Outbox {
+        std::mem::take(&mut self.outbox)
+    }
+
+    pub fn take_end(&mut self) -> Option<RunEnd> {
+        self.end.take()
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

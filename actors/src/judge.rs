@@ -1,0 +1,100 @@
+//! The judge: turns answers into rulings with the static layers (`reward::judge`). Owns one thread.
+//!
+//! Killed by: a panic of the thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rollout::completion::Completion;
+use rollout::id::{Attempt, RolloutId};
+use rollout::outcome::Ruling;
+use rollout::task::TaskSpec;
+
+use crate::generator::panic_text;
+use crate::orchestrator::OrchestratorMsg;
+
+/// Rulings per message back: a long batch does not hold the first ones up.
+const CHUNK: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct JudgeJob {
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    pub task: Arc<TaskSpec>,
+    pub completion: Arc<Completion>,
+}
+
+#[derive(Clone, Debug)]
+pub struct JudgedItem {
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    pub ruling: Arc<Ruling>,
+}
+
+#[derive(Debug)]
+pub enum JudgeMsg {
+    Judge(Vec<JudgeJob>),
+    /// From the thread: it ended by itself.
+    ThreadEnded(String),
+}
+
+pub struct JudgeArgs {
+    pub out: ActorRef<OrchestratorMsg>,
+    /// Batches that fit in the channel. The orchestrator's credits keep it from filling.
+    pub batches: usize,
+}
+
+pub struct JudgeState {
+    batches: Sender<Vec<JudgeJob>>,
+}
+
+pub struct Judge;
+
+impl Actor for Judge {
+    type Msg = JudgeMsg;
+    type State = JudgeState;
+    type Arguments = JudgeArgs;
+
+    async fn pre_start(&self, myself: ActorRef<JudgeMsg>, args: JudgeArgs) -> Result<JudgeState, ActorProcessingErr> {
+        let (batches, receiver) = bounded(args.batches);
+        std::thread::Builder::new().name("judge".into()).spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&receiver, &args.out))) {
+                let _ = myself.cast(JudgeMsg::ThreadEnded(panic_text(panic.as_ref())));
+            }
+        })?;
+        Ok(JudgeState { batches })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<JudgeMsg>,
+        message: JudgeMsg,
+        state: &mut JudgeState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JudgeMsg::Judge(jobs) => {
+                state.batches.try_send(jobs).map_err(|e| ActorProcessingErr::from(e.to_string()))
+            }
+            JudgeMsg::ThreadEnded(reason) => Err(reason.into()),
+        }
+    }
+}
+
+/// The thread: returns when the actor is gone.
+fn work(batches: &Receiver<Vec<JudgeJob>>, out: &ActorRef<OrchestratorMsg>) {
+    while let Ok(jobs) = batches.recv() {
+        for chunk in jobs.chunks(CHUNK) {
+            let items = chunk
+                .iter()
+                .map(|job| JudgedItem {
+                    rollout: job.rollout,
+                    attempt: job.attempt,
+                    ruling: Arc::new(reward::judge(&job.completion.text, &job.task)),
+                })
+                .collect();
+            let _ = out.cast(OrchestratorMsg::Judged(items));
+        }
+    }
+}

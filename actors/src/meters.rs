@@ -1,0 +1,122 @@
+//! Counts for whoever watches, and for the step's row; nothing here feeds back into the run.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rollout::machine::View;
+use rollout::reward::Reward;
+use serde_json::{Map, Value, json};
+
+use crate::observe::{Live, Progress, RunPhase};
+use crate::store::rows::EndingRow;
+
+/// Rates are over this window.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Answers in `recent_correct`.
+const RECENT: usize = 256;
+
+#[derive(Default)]
+pub struct Meters {
+    eval: (u64, u64, u64),
+    faults: u64,
+    tokens: u64,
+    scored: u64,
+    /// (when, tokens, scored) about once a second.
+    marks: VecDeque<(Instant, u64, u64)>,
+    recent: VecDeque<bool>,
+    recent_correct: usize,
+    /// Since the last step closed: answers scored, their summed rewards.
+    step: (u64, f64, f64),
+}
+
+impl Meters {
+    pub fn start_eval(&mut self, total: u64, done: u64, correct: u64) {
+        self.eval = (total, done, correct);
+    }
+
+    pub fn start_rl(&mut self) {
+        *self = Meters { faults: self.faults, ..Meters::default() };
+    }
+
+    pub fn sampled(&mut self, tokens: usize) {
+        self.tokens += tokens as u64;
+    }
+
+    pub fn scored(&mut self, reward: Reward) {
+        self.scored += 1;
+        self.step = (self.step.0 + 1, self.step.1 + reward.plan, self.step.2 + reward.code);
+        let correct = reward.code > 0.0;
+        self.recent.push_back(correct);
+        self.recent_correct += usize::from(correct);
+        if self.recent.len() > RECENT {
+            self.recent_correct -= usize::from(self.recent.pop_front() == Some(true));
+        }
+    }
+
+    pub fn ended(&mut self, ending: EndingRow, correct: bool) {
+        if ending == EndingRow::Evaluated {
+            self.eval.1 += 1;
+            self.eval.2 += u64::from(correct);
+        }
+    }
+
+    pub fn fault(&mut self) {
+        self.faults += 1;
+    }
+
+    /// Adds what was scored since the last step: all answers, whether their group was trained on or not.
+    pub fn close_step(&mut self, about: &mut Map<String, Value>) {
+        let (count, plan, code) = std::mem::take(&mut self.step);
+        about.insert("scored".into(), json!(count));
+        if count > 0 {
+            about.insert("scored_reward_plan".into(), json!(plan / count as f64));
+            about.insert("scored_reward_code".into(), json!(code / count as f64));
+        }
+        about.insert("faults".into(), json!(self.faults));
+    }
+
+    pub fn eval(&self, phase: RunPhase) -> Progress {
+        let (total, done, correct) = self.eval;
+        Progress::Eval { phase, done, total, correct }
+    }
+
+    pub fn live(&mut self, view: &View, training: bool) -> Live {
+        let now = Instant::now();
+        self.marks.push_back((now, self.tokens, self.scored));
+        while self.marks.len() > 2 && self.marks.front().is_some_and(|(at, ..)| now.duration_since(*at) > WINDOW) {
+            self.marks.pop_front();
+        }
+        let (tokens_per_s, scored_per_s) = match self.marks.front() {
+            Some((at, tokens, scored)) if now > *at => {
+                let seconds = now.duration_since(*at).as_secs_f64();
+                ((self.tokens - tokens) as f64 / seconds, (self.scored - scored) as f64 / seconds)
+            }
+            _ => (0.0, 0.0),
+        };
+        Live {
+            sampling: view.sampling,
+            judging: view.judging,
+            executing: view.executing,
+            waiting: view.scored + view.ready + view.training,
+            credits_in_use: view.credits_in_use,
+            credits: view.credits,
+            trained: view.ledger.trained,
+            dropped: view.ledger.dropped_total(),
+            steps_done: view.step.0,
+            steps_total: view.steps,
+            policy: view.policy,
+            tokens_per_s,
+            scored_per_s,
+            recent_correct: (!self.recent.is_empty())
+                .then(|| self.recent_correct as f64 / self.recent.len() as f64),
+            zero_variance_rate: (view.groups.completed > 0).then_some(view.groups.zero_variance_rate),
+            groups_ready: view.groups.ready,
+            training,
+            staleness: view.batches.last().map_or_else(Vec::new, |b| {
+                let oldest = b.staleness.keys().max().copied().unwrap_or(0);
+                (0..=oldest).map(|lag| b.staleness.get(&lag).copied().unwrap_or(0)).collect()
+            }),
+            faults: self.faults,
+        }
+    }
+}

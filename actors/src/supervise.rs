@@ -1,0 +1,123 @@
+//! What happens when an actor dies: the table of `docs/supervision.md`, as code, and the runtime's fault codes.
+
+use std::time::{Duration, Instant};
+
+use rollout::outcome::Fault;
+
+/// The kinds of actors below the orchestrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    Generator,
+    Judge,
+    /// The executors' pool; it supervises the executors itself, by the same table.
+    Pool,
+    Executor,
+    Learner,
+}
+
+/// What the supervisor does about a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Start a new one; what it held is reported as faulted with this code.
+    Restart { code: &'static str },
+    /// It keeps dying: end the run, resumable, with this code.
+    EndRun { code: &'static str },
+}
+
+/// A generator died.
+pub const GENERATOR_LOST: &str = "F101";
+/// The judge died.
+pub const JUDGE_LOST: &str = "F102";
+/// An executor died, was killed, or its worker could not be started.
+pub const EXECUTOR_LOST: &str = "F103";
+/// The learner died.
+pub const LEARNER_LOST: &str = "F104";
+/// The store cannot be written.
+pub const STORE_FAILED: &str = "F105";
+/// A checkpoint cannot be written or read.
+pub const CHECKPOINT: &str = "F106";
+/// An evaluation passed its deadline.
+pub const EXECUTOR_DEADLINE: &str = "F107";
+/// The generator cannot sample this rollout.
+pub const GENERATOR_REFUSED: &str = "F108";
+/// The orchestrator died.
+pub const ORCHESTRATOR_LOST: &str = "F109";
+/// A stage of an evaluation passed its deadline.
+pub const STAGE_DEADLINE: &str = "F110";
+/// The learner could not take a step.
+pub const LEARNER_FAILED: &str = "F111";
+
+macro_rules! pages {
+    ($($code:literal),*) => {
+        &[$(($code, include_str!(concat!("../../docs/faults/", $code, ".md")))),*]
+    };
+}
+
+/// The runtime's fault codes with their pages; `sandbox::faults` has the executor's.
+pub fn faults() -> &'static [(&'static str, &'static str)] {
+    pages!("F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111")
+}
+
+pub fn fault(code: &str, message: impl std::fmt::Display) -> Fault {
+    Fault { code: code.to_string(), message: message.to_string() }
+}
+
+/// Deaths of one role within `WINDOW` that are answered with a restart.
+pub const RESTARTS: usize = 5;
+pub const WINDOW: Duration = Duration::from_secs(600);
+
+/// Counts deaths of one actor and looks its fate up.
+#[derive(Debug)]
+pub struct Deaths {
+    role: Role,
+    recent: Vec<Instant>,
+}
+
+impl Deaths {
+    pub fn new(role: Role) -> Deaths {
+        Deaths { role, recent: Vec::new() }
+    }
+
+    pub fn on_death(&mut self, now: Instant) -> Verdict {
+        self.recent.retain(|at| now.duration_since(*at) < WINDOW);
+        self.recent.push(now);
+        let code = code(self.role);
+        if self.recent.len() > RESTARTS { Verdict::EndRun { code } } else { Verdict::Restart { code } }
+    }
+}
+
+/// The fault code of what a dead actor held.
+pub fn code(role: Role) -> &'static str {
+    match role {
+        Role::Generator => GENERATOR_LOST,
+        Role::Judge => JUDGE_LOST,
+        Role::Pool | Role::Executor => EXECUTOR_LOST,
+        Role::Learner => LEARNER_LOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sixth_death_in_ten_minutes_ends_the_run_and_old_deaths_are_forgotten() {
+        let mut deaths = Deaths::new(Role::Generator);
+        let start = Instant::now();
+        for n in 0..RESTARTS {
+            let at = start + Duration::from_secs(n as u64);
+            assert_eq!(deaths.on_death(at), Verdict::Restart { code: GENERATOR_LOST });
+        }
+        assert_eq!(deaths.on_death(start + Duration::from_secs(9)), Verdict::EndRun { code: GENERATOR_LOST });
+        let later = start + WINDOW + Duration::from_secs(10);
+        assert_eq!(deaths.on_death(later), Verdict::Restart { code: GENERATOR_LOST });
+    }
+
+    #[test]
+    fn every_page_starts_with_its_code_and_says_what_to_do() {
+        for (code, page) in faults() {
+            assert!(page.starts_with(&format!("# {code}: ")), "{code}");
+            assert!(page.contains("## What to do"), "{code}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Who is connected to whom, and how much fits on each edge. Mailboxes are unbounded; credits bound what is in them.
+//!
+//! ```text
+//!                 credits (rollout.credits) bound everything below
+//!   +--------------------------------------------------------------------------------------------+
+//!   | orchestrator (machine, payloads of rollouts in flight)                                      |
+//!   +--+----------------+-----------------+-------------------------+-----------------------+----+
+//!      | Sample, Adopt  | Judge           | Execute                 | Train                 | batches of ops
+//!      v                v                 v                         v                       v
+//!   generator         judge             pool ----- 1 job each --> executor x workers     store writer (thread)
+//!      | orders:        | batches:        | queue: credits          | mpsc: 1               | channel: 256 batches
+//!      | 2*credits+64   | 2*credits+64    |                         v                       v
+//!      v                v                 |                       zygote, referee         run.sqlite (WAL)
+//!   thread: engine    thread: lint        +--> verdicts: 100,000  (Python processes)      metrics.jsonl
+//!                                      learner
+//!                                         | jobs: 8
+//!                                         v
+//!                                      thread: optimizer, checkpoints
+//! ```
+//!
+//! Results come back to the orchestrator as messages (`Sampled`, `Judged`, `Executed`, `Trained`, `Adopted`,
+//! `Durable`). The orchestrator is the supervisor of generator, judge, pool and learner; the pool of its executors.
+
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::crew::Crew;
+use crate::generator::{Adoption, Generator, GeneratorArgs, GeneratorMsg};
+use crate::judge::{Judge, JudgeArgs, JudgeMsg};
+use crate::learner::{Learner, LearnerArgs, LearnerMsg, Pen};
+use crate::orchestrator::OrchestratorMsg;
+use crate::pool::{Pool, PoolArgs, PoolMsg};
+
+/// Verdicts remembered in one run (a few hundred bytes each).
+const VERDICTS_MAX: usize = 100_000;
+
+/// Sizes and limits of the graph.
+#[derive(Clone, Debug)]
+pub struct Capacities {
+    /// Rollouts in flight at once.
+    pub credits: usize,
+    pub executors: u32,
+    /// One evaluation's limit.
+    pub execute_deadline: Duration,
+    /// One training step's limit; a new learner also waits this long for an old one's thread.
+    pub train_deadline: Duration,
+    pub reuse_verdicts: bool,
+}
+
+impl Capacities {
+    /// Messages to a thread: every rollout may be ordered and cancelled once, and a few more for weights.
+    fn orders(&self) -> usize {
+        2 * self.credits + 64
+    }
+}
+
+type Spawned<M> = Result<ActorRef<M>, ActorProcessingErr>;
+
+pub async fn spawn_generator(
+    crew: &Crew,
+    capacities: &Capacities,
+    start: Adoption,
+    out: &ActorRef<OrchestratorMsg>,
+) -> Spawned<GeneratorMsg> {
+    let args =
+        GeneratorArgs { factory: crew.sampler.clone(), start, out: out.clone(), orders: capacities.orders() };
+    Ok(Generator::spawn_linked(None, Generator, args, out.get_cell()).await?.0)
+}
+
+pub async fn spawn_judge(capacities: &Capacities, out: &ActorRef<OrchestratorMsg>) -> Spawned<JudgeMsg> {
+    let args = JudgeArgs { out: out.clone(), batches: capacities.orders() };
+    Ok(Judge::spawn_linked(None, Judge, args, out.get_cell()).await?.0)
+}
+
+pub async fn spawn_pool(
+    crew: &Crew,
+    capacities: &Capacities,
+    out: &ActorRef<OrchestratorMsg>,
+) -> Spawned<PoolMsg> {
+    let args = PoolArgs {
+        factory: crew.verifier.clone(),
+        workers: capacities.executors,
+        deadline: capacities.execute_deadline,
+        reuse_verdicts: capacities.reuse_verdicts,
+        verdicts_max: VERDICTS_MAX,
+        out: out.clone(),
+    };
+    Ok(Pool::spawn_linked(None, Pool, args, out.get_cell()).await?.0)
+}
+
+pub async fn spawn_learner(
+    crew: &Crew,
+    capacities: &Capacities,
+    pen: &Pen,
+    out: &ActorRef<OrchestratorMsg>,
+) -> Spawned<LearnerMsg> {
+    let args = LearnerArgs {
+        factory: crew.trainer.clone(),
+        out: out.clone(),
+        pen: pen.clone(),
+        pen_deadline: capacities.train_deadline,
+    };
+    Ok(Learner::spawn_linked(None, Learner, args, out.get_cell()).await?.0)
+}
