@@ -2,13 +2,12 @@
 
 Everything this process says is the candidate's word: Rust bounds it, the referee looks only at the output bytes.
 """
-import copy
 import importlib.util
+import json
 import mmap
 import os
 import struct
 import sys
-import tempfile
 import time
 import traceback
 
@@ -41,7 +40,6 @@ def read_job(fd):
     at = 8 + source_len
     source = bytes(data[8:at]).decode()
     (head_len,) = struct.unpack("<I", data[at: at + 4])
-    import json
     header = json.loads(bytes(data[at + 4: at + 4 + head_len]))
     return source, header, data[at + 4 + head_len + 8:]
 
@@ -124,9 +122,11 @@ def describe(error):
     return "failed", tail("".join(traceback.format_exception(error, limit=-4)))
 
 
-def run(source, job, blob, result):
+def run(job_fd, result):
     """Sends one frame per phase and the outputs last. A failure is a frame too; a crash is the end of the pipe."""
     began = time.perf_counter()
+    source, job, blob = read_job(job_fd)
+    os.close(job_fd)
 
     def say(header, blob=b""):
         frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3}, blob)

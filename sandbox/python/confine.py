@@ -3,9 +3,14 @@ import ctypes
 import os
 import resource
 import signal
+import tempfile
 
 libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
+PAGE = os.sysconf("SC_PAGESIZE")
+# Far above the ids that systems give away.
+SPARE_UID = 1_900_000_000
+SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 
@@ -20,8 +25,10 @@ def address_space():
     return tuple(int(sizes[k].split()[0]) << 10 for k in ("VmSize", "VmData"))
 
 
-def limits(wanted, base):
-    """Hard limits. `memory_bytes` is on top of what the imported libraries already take (`base`)."""
+def limits(wanted, base, own_count):
+    """Hard limits. `memory_bytes` is on top of what the imported libraries already take (`base`). The kernel counts
+    processes per user: where candidates share ours (`own_count` is false) that limit would hit us, so it is left to
+    the zygote's watch."""
     space, data = base
     memory = int(wanted["memory_bytes"])
 
@@ -37,7 +44,54 @@ def limits(wanted, base):
     cap(resource.RLIMIT_FSIZE, 256 << 20)
     cap(resource.RLIMIT_NOFILE, 256)
     cap(resource.RLIMIT_CPU, int(wanted["cpu_s"]))
-    cap(resource.RLIMIT_NPROC, int(wanted["max_processes"]))
+    if own_count:
+        cap(resource.RLIMIT_NPROC, int(wanted["max_processes"]))
+
+
+def anonymous(pid):
+    """Resident anonymous memory of a process in bytes; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as f:
+            _, resident, shared = f.read().split()[:3]
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * PAGE
+
+
+def spare_uid(readable):
+    """For the superuser: a user id that owns nothing and can still read Python. None: candidates keep our user."""
+    if os.geteuid() != 0:
+        return None
+    for uid in (SPARE_UID + os.getppid() % 10000, 65534):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                become(uid)
+                if all(os.access(p, os.R_OK | os.X_OK) for p in readable if os.path.isdir(p)):
+                    code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(pid, 0)[1] == 0:
+            return uid
+    return None
+
+
+def become(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def unprivileged(uid):
+    """No capability, and another user where there is one to spare."""
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
+    if uid is not None:
+        become(uid)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    libc.syscall(SYS_CAPSET, header, (ctypes.c_uint32 * 6)())
+    prctl(PR_SET_DUMPABLE, 1)
 
 
 def descriptors(null, log, keep):
@@ -62,6 +116,8 @@ def environment(home):
         "TORCH_EXTENSIONS_DIR": os.path.join(home, "extensions"), "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     })
+    # The zygote has used temporary files already, and Python remembers where.
+    tempfile.tempdir = home
     os.chdir(home)
 
 

@@ -1,11 +1,21 @@
-"""Runs one tiny kernel through compiler and interpreter in the zygote, so that no fork pays for first use."""
+"""Imports everything a candidate may need and runs one tiny kernel through compiler and interpreter, so that no fork
+pays for first use."""
 import os
 import tempfile
 
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
+
+import numpy
 import torch
 import triton
 import triton.language as tl
+import triton.language.extra.cuda.libdevice
 
+torch.set_num_threads(1)
+
+import child
+import interp
 import standin
 
 
@@ -18,12 +28,14 @@ def _warm(x, out, n, BLOCK: tl.constexpr):
 
 
 def up():
-    """Target, ptxas path and version, dialects, LLVM: all cached in this process afterwards."""
+    """Target, ptxas path and version, dialects, LLVM: all cached in this process afterwards. Returns the versions and
+    what a child runs."""
     standin.install()
+    interp.prepare()
     with tempfile.TemporaryDirectory() as home:
         os.environ["TRITON_CACHE_DIR"] = home
         x = torch.zeros(64)
         _warm[(1,)](x, torch.empty_like(x), 64, BLOCK=64)
         del os.environ["TRITON_CACHE_DIR"]
-    standin.launches.clear()
-    standin.count = 0
+    standin.reset()
+    return {"torch": torch.__version__, "triton": triton.__version__}, child.run

@@ -1,9 +1,9 @@
-"""The zygote: imports torch and Triton once, has never seen a secret, and forks one child per candidate.
+"""The zygote: imports torch and Triton once, has never seen a secret, and forks one confined child per candidate.
 
-Control messages are JSON datagrams on the socket in descriptor 0:
+Control messages are JSON packets on the socket in descriptor 0:
   in  {"op": "fork", "id", "home", "limits"} with descriptors [job, result, log]
   in  {"op": "end", "id"}
-  out {"event": "ready"} | {"event": "forked", "id", "pid"} | {"event": "exited", "id"} | {"event": "ended", "id", ...}
+  out {"event": "ready"} | {"event": "forked" | "refused", "id"} | {"event": "exited", "id"} | {"event": "ended", "id"}
 """
 import gc
 import json
@@ -16,39 +16,37 @@ import time
 
 HARNESS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HARNESS)
-os.environ.pop("TRITON_INTERPRET", None)
-os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
 
-import torch
-import triton
-
-torch.set_num_threads(1)
-
+import cage
 import confine
-import child
-import interp
-import warm
+import landlock
 
-NULL = os.open(os.devnull, os.O_RDONLY)
+# How often a running candidate's processes and memory are counted.
+WATCH_MS = 50
+KILL_S = 10
 
 
 class Zygote:
-    def __init__(self, control):
-        self.control = control
+    def __init__(self, control, cage_parts, run):
+        self.control, self.parts, self.run = control, cage_parts, run
         self.current = None
+        self.null = os.open(os.devnull, os.O_RDONLY)
+        self.landlock = landlock.abi()
+        self.readable = landlock.readable()
+        self.uid = confine.spare_uid(self.readable)
         self.base = confine.address_space()
+        self.base_anonymous = confine.anonymous("self")
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
 
     def send(self, message):
         self.control.send(json.dumps(message).encode())
 
-    def loop(self):
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        self.send({"event": "ready", "pid": os.getpid(), "torch": torch.__version__, "triton": triton.__version__})
+    def loop(self, versions):
+        self.send({"event": "ready", "cage": self.parts, "landlock": self.landlock, "uid": self.uid, **versions})
         while True:
-            if self.current and self.current["pidfd"] is not None:
-                poll.register(self.current["pidfd"], select.POLLIN)
-            for fd, _ in poll.poll():
+            events = self.poll.poll(WATCH_MS if self.current else None)
+            for fd, _ in events:
                 if fd == self.control.fileno():
                     data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 4)
                     if not data:
@@ -56,104 +54,131 @@ class Zygote:
                         return
                     self.handle(json.loads(data), fds)
                 elif self.current and fd == self.current["pidfd"]:
-                    poll.unregister(fd)
-                    os.close(fd)
-                    self.current["pidfd"] = None
+                    self.poll.unregister(fd)
                     self.send({"event": "exited", "id": self.current["id"]})
+            if self.current and not events:
+                self.watch()
 
     def handle(self, message, fds):
         if message["op"] == "fork":
-            self.fork(message, fds)
+            try:
+                self.fork(message, fds)
+            except OSError as e:
+                self.send({"event": "refused", "id": message["id"], "message": str(e)})
+            finally:
+                for fd in fds:
+                    os.close(fd)
         elif message["op"] == "end":
-            self.end(message["id"])
+            reply = {"event": "ended", "id": message["id"]}
+            if self.current and self.current["id"] == message["id"]:
+                reply.update(self.kill())
+            self.send(reply)
 
     def fork(self, message, fds):
         job, result, log = fds
-        began = time.perf_counter()
+        if self.uid is not None:
+            os.chown(message["home"], self.uid, self.uid)
         pid = os.fork()
         if pid == 0:
             try:
-                in_child(message, job, result, log, self.base)
+                self.in_child(message, job, result, log)
             finally:
                 os._exit(0)
-        for fd in fds:
-            os.close(fd)
-        self.current = {"id": message["id"], "pid": pid, "pidfd": os.pidfd_open(pid)}
-        self.send({"event": "forked", "id": message["id"], "pid": pid, "ms": (time.perf_counter() - began) * 1e3})
+        self.current = {
+            "id": message["id"], "pid": pid, "pidfd": os.pidfd_open(pid), "limits": message["limits"], "over": None}
+        self.poll.register(self.current["pidfd"], select.POLLIN)
+        self.send({"event": "forked", "id": message["id"]})
 
-    def end(self, id):
-        reply = {"event": "ended", "id": id}
-        if self.current and self.current["id"] == id:
-            reply.update(self.kill())
-        self.send(reply)
+    def in_child(self, message, job, result, log):
+        os.setsid()
+        confine.signals()
+        confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
+        confine.descriptors(self.null, log, {job, result})
+        confine.environment(message["home"])
+        confine.unprivileged(self.uid)
+        landlock.restrict(self.landlock, message["home"], self.readable)
+        confine.limits(message["limits"], self.base, bool(self.uid is not None or "user" in self.parts))
+        sys.path.remove(HARNESS)
+        self.run(job, result)
+
+    def watch(self):
+        """Processes and memory of everything below us: limits that the kernel does not keep for a whole tree."""
+        limits = self.current["limits"]
+        pids = self.descendants()
+        if len(pids) > limits["max_processes"]:
+            self.current["over"] = "processes"
+        elif sum(max(0, confine.anonymous(p) - self.base_anonymous) for p in pids) > limits["memory_bytes"]:
+            self.current["over"] = "memory"
+        if self.current["over"]:
+            self.strike()
+
+    def descendants(self):
+        if "proc" in self.parts:
+            return [n for n in os.listdir("/proc") if n.isdigit() and n != "1"]
+        found, queue = [], [str(os.getpid())]
+        while queue:
+            pid = queue.pop()
+            try:
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    with open(f"/proc/{pid}/task/{thread}/children") as f:
+                        children = f.read().split()
+                    found += children
+                    queue += children
+            except OSError:
+                continue
+        return found
+
+    def strike(self):
+        """SIGKILL for every descendant. As pid 1 of an own namespace one call reaches them all at once."""
+        if "pid" in self.parts:
+            targets = [-1]
+        else:
+            targets = [-self.current["pid"], *map(int, self.descendants())]
+        for target in targets:
+            try:
+                os.kill(target, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def kill(self):
         """Ends the child and everything it started; returns how it had ended and what it used."""
-        current, self.current = self.current, None
+        current = self.current
         if current is None:
             return {}
-        pid, status, cpu, left = current["pid"], None, 0.0, 0
-        deadline = time.monotonic() + 5
-        done, code, usage = os.wait4(pid, os.WNOHANG)
+        pid, cpu, strays, deadline = current["pid"], 0.0, 0, time.monotonic() + KILL_S
+        done, status, usage = os.wait4(pid, os.WNOHANG)
         itself = done == pid
         if itself:
-            status, cpu = code, usage.ru_utime + usage.ru_stime
+            cpu = usage.ru_utime + usage.ru_stime
+        clean, pause = True, 0.0002
         while True:
-            # As pid 1 of an own namespace this reaches every descendant at once; otherwise the group, then strays.
-            strike(pid)
+            self.strike()
             try:
                 done, code, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 break
-            if done == pid:
-                status = code
-            elif done:
-                left += 1
             if done:
                 cpu += usage.ru_utime + usage.ru_stime
+                if done == pid:
+                    status = code
+                else:
+                    strays += 1
             elif time.monotonic() > deadline:
+                clean = False
                 break
             else:
-                time.sleep(0.0005)
-        if current["pidfd"] is not None:
-            os.close(current["pidfd"])
-        signalled = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
-        return {"signal": signalled, "code": code, "itself": itself, "cpu_ms": cpu * 1e3,
-                "strays": left, "clean": time.monotonic() <= deadline}
-
-
-def strike(pid):
-    if os.getpid() == 1:
+                time.sleep(pause)
+                pause = min(pause * 2, 0.01)
         try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
+            self.poll.unregister(current["pidfd"])
+        except KeyError:
             pass
-        return
-    for call, target in ((os.killpg, pid), (os.kill, pid)):
-        try:
-            call(target, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-    with open(f"/proc/self/task/{os.getpid()}/children") as f:
-        for stray in f.read().split():
-            try:
-                os.kill(int(stray), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-
-def in_child(message, job, result, log, base):
-    os.setsid()
-    confine.signals()
-    confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
-    confine.descriptors(NULL, log, {job, result})
-    confine.environment(message["home"])
-    source, header, blob = child.read_job(job)
-    os.close(job)
-    confine.limits(message["limits"], base)
-    sys.path.remove(HARNESS)
-    child.run(source, header, blob, result)
+        os.close(current["pidfd"])
+        self.current = None
+        return {
+            "itself": itself, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None, "cpu_ms": cpu * 1e3,
+            "strays": strays, "over": current["over"], "clean": clean}
 
 
 def main():
@@ -161,13 +186,17 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    parts = cage.enter()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
-    interp.prepare()
-    warm.up()
+    # A candidate of the same user must not look into the process that forks the next one.
+    confine.prctl(confine.PR_SET_DUMPABLE, 0)
+
+    import warm
+    versions, run = warm.up()
     gc.collect()
     gc.freeze()
     gc.disable()
-    Zygote(control).loop()
+    Zygote(control, parts, run).loop(versions)
 
 
 if __name__ == "__main__":

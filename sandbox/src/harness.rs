@@ -12,10 +12,12 @@ macro_rules! sources {
 
 /// Every harness file by name.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
+    "cage.py",
     "child.py",
     "confine.py",
     "frames.py",
     "interp.py",
+    "landlock.py",
     "referee.py",
     "shim.py",
     "standin.py",

@@ -18,7 +18,7 @@ use crate::executor::Limits;
 use crate::fault::{SCRATCH, SYSTEM, fault};
 use crate::frames::{FrameError, FrameLimits, encode_head, read_frame};
 use crate::referee::Prepared;
-use crate::zygote::{Ended, Tail, Zygote};
+use crate::zygote::{Ended, Over, Tail, Zygote};
 
 /// Frames of an honest child: started, imported, compiled, outputs. A forger gets as many and no more.
 const MAX_FRAMES: usize = 8;
@@ -112,9 +112,10 @@ pub(crate) async fn run(
     progress.enter(current);
     let ended = zygote.end(id).await?;
     progress.ms.insert("child_cpu".into(), ended.cpu_ms);
-    let ending = match ending {
-        Some(ending) => ending,
-        None => Ending::Outcome(obituary(&ended, progress.phase)),
+    let ending = match (ended.over, ending) {
+        (Some(over), _) => Ending::Outcome(excess(over, limits, progress.phase)),
+        (None, Some(ending)) => ending,
+        (None, None) => Ending::Outcome(obituary(&ended, progress.phase)),
     };
     let log = log.text();
     Ok(Left { ending, launches: progress.launches, phase_ms: progress.ms, log })
@@ -232,6 +233,19 @@ fn failure(header: &Value, phase: Phase) -> Outcome {
         Some("compile") if phase != Phase::Run => Outcome::CompileError { message },
         Some("memory") => Outcome::OutOfMemory { phase, message },
         _ => Outcome::Crashed { phase, message },
+    }
+}
+
+/// The outcome of a child whose tree of processes grew beyond its limits.
+fn excess(over: Over, limits: &Limits, phase: Phase) -> Outcome {
+    match over {
+        Over::Memory => {
+            let message = format!("its processes together took more than {} bytes", limits.memory_bytes);
+            Outcome::OutOfMemory { phase, message }
+        }
+        Over::Processes => {
+            Outcome::Crashed { phase, message: format!("it had more than {} processes", limits.max_processes) }
+        }
     }
 }
 

@@ -88,6 +88,15 @@ pub(crate) struct Ended {
     pub signal: Option<i64>,
     pub code: Option<i64>,
     pub cpu_ms: f64,
+    /// It was ended for having more processes or memory than it may.
+    pub over: Option<Over>,
+}
+
+/// Limits on a candidate's whole tree of processes, kept by the zygote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    Processes,
+    Memory,
 }
 
 impl Zygote {
@@ -174,6 +183,11 @@ impl Zygote {
             signal: m["signal"].as_i64(),
             code: m["code"].as_i64(),
             cpu_ms: m["cpu_ms"].as_f64().unwrap_or(0.0),
+            over: match m["over"].as_str() {
+                Some("processes") => Some(Over::Processes),
+                Some("memory") => Some(Over::Memory),
+                _ => None,
+            },
         })
     }
 
@@ -225,8 +239,13 @@ impl Zygote {
     }
 
     /// Ends it, and with it every child.
-    pub async fn stop(mut self) {
-        let _ = self.child.start_kill();
-        let _ = timeout(Duration::from_secs(5), self.child.wait()).await;
+    pub async fn stop(self) {
+        let Zygote { mut child, control, .. } = self;
+        // The end of the control socket asks it to kill its children and leave; that way all are gone when it is.
+        drop(control);
+        if timeout(Duration::from_secs(2), child.wait()).await.is_err() {
+            let _ = child.start_kill();
+            let _ = timeout(Duration::from_secs(5), child.wait()).await;
+        }
     }
 }
