@@ -28,8 +28,8 @@ pub enum Event {
     /// The learner finished a step; `applied` is false when a non-finite loss or gradient was skipped. The policy
     /// version rises either way, and a checkpoint for it is durable.
     Trained { step: StepId, policy: PolicyVersion, applied: bool },
-    /// The learner died or failed before the step was durable; the same step is issued again (bounded). `attempt` is
-    /// the command's, so that a duplicate report counts once.
+    /// The learner died or failed, and the step is not durable and will not become so by this attempt; the same step is
+    /// issued again (bounded). `attempt` is the command's, so that a duplicate report counts once.
     TrainFaulted { step: StepId, attempt: Attempt, code: String },
     /// Every generator samples from `policy` now.
     Adopted { policy: PolicyVersion },
@@ -91,7 +91,8 @@ pub enum Command {
         rollout: RolloutId,
         ending: Ending,
     },
-    /// Nothing is in flight and nothing will start: the run is over.
+    /// Nothing will start any more: the run is over. Nothing is in flight, unless the learner stayed silent past its
+    /// deadlines: its step is then settled by the next resume.
     Finish,
 }
 

@@ -42,7 +42,7 @@ pub enum RunPhase {
     Running,
     /// Nothing new starts; an outstanding training step is awaited.
     Stopping(StopCause),
-    /// `Finish` was issued. Only a `Started` with a newer epoch (a resume) is listened to.
+    /// `Finish` was issued. In flight is nothing but the step of a learner that stayed silent. Only a `Started` with a newer epoch (a resume) is listened to.
     Finished(StopCause),
 }
 
@@ -55,6 +55,9 @@ pub enum StopCause {
     Requested,
     /// More steps in a row than `retries` were given up.
     LearnerFailed,
+    /// The learner stayed silent past its deadline more than `retries` times. Its step may or may not become durable,
+    /// so its rollouts stay in flight; a resume settles them by the checkpoint it finds.
+    LearnerOverdue,
     /// More groups in a row than `lost_groups_limit` were lost to faults.
     GroupsLost,
     /// `MachineConfig::check` fails: the run could never proceed.
@@ -202,6 +205,9 @@ impl Machine {
         self.sweep(out);
         self.leases.clear();
         self.reissue_rollouts(now_ms, out);
+        if let Some(training) = &mut self.training {
+            training.overdue = 0;
+        }
         self.reissue_training(now_ms, out);
         true
     }
@@ -215,8 +221,8 @@ impl Machine {
         if let Some(training) = &self.training
             && training.deadline_ms <= now_ms
         {
-            let (step, attempt) = (training.step, training.attempt);
-            changed |= self.train_faulted(now_ms, step, attempt, out);
+            self.train_overdue(now_ms, out);
+            changed = true;
         }
         if self.adopt_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
             self.announce(now_ms, out);
@@ -250,8 +256,7 @@ impl Machine {
             }
         }
         if let RunPhase::Stopping(cause) = self.phase
-            && self.training.is_none()
-            && self.rollouts.is_empty()
+            && self.training.as_ref().is_none_or(|training| training.overdue > self.config.retries)
         {
             self.phase = RunPhase::Finished(cause);
             self.adopt_deadline_ms = None;

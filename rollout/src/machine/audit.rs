@@ -40,10 +40,8 @@ impl Machine {
         let training = self.groups.values().filter(|group| group.training).count();
         need(outstanding == training, "the outstanding batch and its groups differ")?;
         match self.phase {
-            RunPhase::Waiting | RunPhase::Finished(_) => {
-                need(self.rollouts.is_empty() && self.training.is_none(), "work outside a run")
-            }
-            RunPhase::Stopping(_) => {
+            RunPhase::Waiting => need(self.rollouts.is_empty() && self.training.is_none(), "work before a run"),
+            RunPhase::Stopping(_) | RunPhase::Finished(_) => {
                 need(self.groups.len() == outstanding, "work besides the last step while stopping")
             }
             RunPhase::Running => Ok(()),

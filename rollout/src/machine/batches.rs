@@ -20,6 +20,8 @@ pub(super) struct Training {
     pub(super) step: StepId,
     pub(super) attempt: Attempt,
     pub(super) faults: u32,
+    /// Deadlines missed since the last resume.
+    pub(super) overdue: u32,
     pub(super) deadline_ms: u64,
     pub(super) groups: Vec<GroupId>,
 }
@@ -70,7 +72,7 @@ impl Machine {
         let step = StepId(self.step.0 + 1);
         let stats = self.batch_stats(step, &groups);
         self.history.batch_cut(stats);
-        self.training = Some(Training { step, attempt: Attempt(0), faults: 0, deadline_ms: 0, groups });
+        self.training = Some(Training { step, attempt: Attempt(0), faults: 0, overdue: 0, deadline_ms: 0, groups });
         self.reissue_training(now_ms, out);
     }
 
@@ -103,7 +105,19 @@ impl Machine {
         true
     }
 
-    /// The learner failed at this attempt: the same step again, or it is given up.
+    /// The learner said nothing in time: the same step again, or the run stops. The step is never given up for that: a
+    /// silent learner may still make it durable.
+    pub(super) fn train_overdue(&mut self, now_ms: u64, out: &mut Vec<Command>) {
+        let Some(training) = &mut self.training else { return };
+        training.overdue += 1;
+        if training.overdue <= self.config.retries {
+            self.reissue_training(now_ms, out);
+        } else if self.phase == RunPhase::Running {
+            self.stop(StopCause::LearnerOverdue, out);
+        }
+    }
+
+    /// The learner failed at this attempt and nothing is durable: the same step again, or it is given up.
     pub(super) fn train_faulted(
         &mut self,
         now_ms: u64,

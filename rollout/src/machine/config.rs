@@ -16,8 +16,8 @@ pub struct MachineConfig {
     pub staleness_max: u64,
     /// Rollouts in flight at once; at least `group_size * groups_per_step`, or no batch would ever be complete.
     pub credits: u32,
-    /// Faults a rollout survives before it is masked; also reissues a training step gets before it is given up, and
-    /// steps in a row that may be given up before the run stops.
+    /// Faults a rollout survives before it is masked; also reissues a training step gets before it is given up,
+    /// steps in a row that may be given up, and deadlines the learner may miss, before the run stops.
     pub retries: u32,
     pub curriculum: CurriculumKind,
     pub drop_zero_variance: bool,
