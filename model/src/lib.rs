@@ -7,11 +7,18 @@
 pub mod bpe;
 pub mod chat;
 pub mod config;
+pub mod engine;
 pub mod error;
+pub mod host;
 mod hf_config;
+pub mod learner;
 pub mod load;
+pub mod loss;
 pub mod network;
+pub mod optim;
+pub mod sampling;
 pub mod save;
+pub mod stats;
 pub mod tokenizer;
 mod weights;
 

@@ -1,0 +1,368 @@
+//! Updates the policy from scored samples: gradients over micro-batches, one AdamW update, weights for the generators.
+//!
+//! The learner knows no algorithm: every token comes with a weight and its class's advantage (`loss`). It owns the network, the
+//! optimizer's moments and the counters; `checkpoint` saves all of them. A step whose loss or gradient is not finite changes
+//! nothing but the count of skipped steps.
+
+mod autodiff;
+mod batch;
+mod host;
+mod publish;
+
+use std::time::Instant;
+
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
+use rollout::id::PolicyVersion;
+use serde::{Deserialize, Serialize};
+
+use crate::host::HostWeights;
+use crate::loss::{LossConfig, Term, TokenInput};
+use crate::network::Transformer;
+use crate::optim::{OptimConfig, Optimizer, global_norm};
+use crate::stats::{SftReport, StepReport, TokenStats};
+use batch::Item;
+pub use publish::{Published, WeightsManifest};
+
+/// One sampled answer with what the objective needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSample {
+    pub prompt: Vec<u32>,
+    pub tokens: Vec<u32>,
+    /// Behaviour log-probs, one per token.
+    pub logprobs: Vec<f32>,
+    /// How many leading tokens belong to the plan; the rest is code.
+    pub plan_tokens: u32,
+    pub plan_advantage: f32,
+    pub code_advantage: f32,
+    /// Factor of each plan token's objective.
+    pub plan_weight: f32,
+    pub code_weight: f32,
+}
+
+/// One example to imitate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SftSample {
+    pub prompt: Vec<u32>,
+    /// The answer, end-of-sequence included.
+    pub tokens: Vec<u32>,
+}
+
+/// How log-probs and gradients are computed. The results agree to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Execution {
+    /// `Host` where the network lies on a CPU backend, else `Autodiff`.
+    #[default]
+    Auto,
+    /// The CPU executor (`host`).
+    Host,
+    /// burn's autodiff, on the network's backend.
+    Autodiff,
+}
+
+/// What a caller can do wrong. The learner is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LearnerError {
+    #[error("the batch is empty")]
+    EmptyBatch,
+    #[error("sample {sample}: {what}")]
+    BadSample { sample: usize, what: String },
+    #[error("kl_coef is set, but there is no reference network")]
+    NoReference,
+}
+
+/// The log-probs (and the like) of one item's tokens.
+#[derive(Clone, Debug, Default)]
+struct Scored {
+    logprobs: Vec<f64>,
+    entropies: Vec<f64>,
+    tops: usize,
+}
+
+impl Scored {
+    fn with_len(len: usize) -> Self {
+        Self { logprobs: vec![0.0; len], entropies: vec![0.0; len], tops: 0 }
+    }
+
+    fn set(&mut self, token: usize, parts: &host::Parts) {
+        self.logprobs[token] = parts.logprob;
+        self.entropies[token] = parts.entropy;
+        self.tops += usize::from(parts.top);
+    }
+}
+
+pub struct Learner<AB: AutodiffBackend> {
+    pub(crate) network: Transformer<AB>,
+    pub(crate) optimizer: Optimizer<AB>,
+    pub(crate) config: OptimConfig,
+    pub(crate) counters: Counters,
+    reference: Option<HostWeights>,
+    execution: Execution,
+    workers: Vec<host::Worker>,
+}
+
+/// What a learner counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Optimizer updates made.
+    pub updates: u64,
+    /// Steps whose loss or gradient was not finite.
+    pub skipped: u64,
+    /// The policy after that many applied or skipped `train_step`s.
+    pub version: PolicyVersion,
+}
+
+impl<AB: AutodiffBackend> Learner<AB> {
+    /// Policy version 0, two threads, no reference network.
+    pub fn new(network: Transformer<AB>, config: OptimConfig) -> Self {
+        let optimizer = Optimizer::new(&config);
+        let workers = (0..2).map(|_| host::Worker::default()).collect();
+        Self { network, optimizer, config, counters: Counters::default(), reference: None, execution: Execution::Auto, workers }
+    }
+
+    /// How to compute. With `threads` the sums of gradients are ordered differently: results agree to rounding.
+    pub fn with_execution(mut self, execution: Execution, threads: usize) -> Self {
+        self.execution = execution;
+        self.workers.resize_with(threads.max(1), host::Worker::default);
+        self
+    }
+
+    /// The network that `kl_coef` holds the policy to (its weights are copied).
+    pub fn set_reference<B: Backend>(&mut self, network: &Transformer<B>) {
+        self.reference = Some(HostWeights::from_network(network));
+    }
+
+    pub fn network(&self) -> &Transformer<AB> {
+        &self.network
+    }
+
+    /// The same weights without autodiff; no element is copied.
+    pub fn inference(&self) -> Transformer<AB::InnerBackend> {
+        self.network.valid()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub fn version(&self) -> PolicyVersion {
+        self.counters.version
+    }
+
+    pub fn config(&self) -> &OptimConfig {
+        &self.config
+    }
+
+    /// The objective of `loss` over a batch, one update per epoch. The policy version grows by one whether or not the step
+    /// could be applied.
+    pub fn train_step(&mut self, samples: &[TrainSample], loss: &LossConfig) -> Result<StepReport, LearnerError> {
+        let started = Instant::now();
+        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        check_train(samples)?;
+        let kl = loss.kl_coef != 0.0;
+        let items: Vec<Item> = samples.iter().map(|s| item(s, loss)).collect();
+        let reference = match (&self.reference, kl) {
+            (None, true) => return Err(LearnerError::NoReference),
+            (Some(w), true) => Some(host::run(w, &items, loss.micro_batch, loss.temperature, None, &mut self.workers).0),
+            _ => None,
+        };
+        let input = |sample: usize, token: usize| {
+            let s = &samples[sample];
+            let plan = token < s.plan_tokens as usize;
+            TokenInput {
+                behaviour: f64::from(s.logprobs[token]),
+                advantage: f64::from(if plan { s.plan_advantage } else { s.code_advantage }),
+                weight: f64::from(if plan { s.plan_weight } else { s.code_weight }),
+                reference: reference.as_ref().map(|r| r[sample].logprobs[token]),
+            }
+        };
+        let objective = |sample: usize, token: usize, logprob: f64| loss.term(&input(sample, token), logprob);
+        let before = (self.network.clone(), self.optimizer.clone(), self.counters);
+        let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
+        report.zero_samples = items.iter().filter(|i| !i.backward).count();
+        let (mut clipped, mut seen) = (0usize, 0usize);
+        for epoch in 0..loss.epochs.max(1) {
+            let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
+            let total = sum_terms(&scored, &objective);
+            let norm = global_norm(&self.network, &grads);
+            if epoch == 0 {
+                report.loss = total;
+                report.grad_norm = norm;
+                describe(samples, &scored, reference.as_deref(), &mut report);
+            }
+            for (i, s) in scored.iter().enumerate() {
+                for (t, logprob) in s.logprobs.iter().enumerate() {
+                    let token = input(i, t);
+                    clipped += usize::from(loss.is_clipped(token.advantage, (logprob - token.behaviour).exp()));
+                    seen += 1;
+                }
+            }
+            if !total.is_finite() || !norm.is_finite() {
+                report.applied = false;
+                break;
+            }
+            report.lr = self.update(grads, norm, loss.grad_clip);
+        }
+        if !report.applied {
+            (self.network, self.optimizer, self.counters) = before;
+            self.counters.skipped += 1;
+        }
+        self.counters.version.0 += 1;
+        report.clip_fraction = if seen == 0 { 0.0 } else { clipped as f64 / seen as f64 };
+        report.step = self.counters.updates;
+        report.seconds = started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// One update of cross-entropy on the answers' tokens (mean over all tokens of the batch).
+    pub fn sft_step(&mut self, samples: &[SftSample], micro_batch: usize) -> Result<SftReport, LearnerError> {
+        let started = Instant::now();
+        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        let items: Vec<Item> =
+            samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: true }).collect();
+        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
+        let share = 1.0 / tokens as f64;
+        let objective = |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share };
+        let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective);
+        let loss = sum_terms(&scored, &objective);
+        let grad_norm = global_norm(&self.network, &grads);
+        let applied = loss.is_finite() && grad_norm.is_finite();
+        let mut lr = 0.0;
+        if applied {
+            lr = self.update(grads, grad_norm, self.config.grad_clip);
+        } else {
+            self.counters.skipped += 1;
+        }
+        let tops: usize = scored.iter().map(|s| s.tops).sum();
+        Ok(SftReport {
+            step: self.counters.updates,
+            loss,
+            grad_norm,
+            applied,
+            lr,
+            samples: samples.len(),
+            tokens,
+            accuracy: tops as f64 * share,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Log-probs of every answer's tokens under the present network, at a temperature; nothing is changed.
+    pub fn score(&mut self, samples: &[SftSample], temperature: f32) -> Result<Vec<Vec<f32>>, LearnerError> {
+        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        let items: Vec<Item> =
+            samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
+        let scored = if self.on_host() {
+            let weights = HostWeights::from_network(&self.network);
+            host::run(&weights, &items, 16, temperature, None, &mut self.workers).0
+        } else {
+            autodiff::run(&self.network, &items, 16, temperature, None).0
+        };
+        Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
+    }
+
+    fn on_host(&self) -> bool {
+        match self.execution {
+            Execution::Host => true,
+            Execution::Autodiff => false,
+            Execution::Auto => {
+                let name = AB::name(&self.network.embed.val().device());
+                name.contains("flex") || name.contains("ndarray")
+            }
+        }
+    }
+
+    fn gradients(
+        &mut self,
+        items: &[Item],
+        micro_batch: usize,
+        temperature: f32,
+        objective: host::Objective,
+    ) -> (Vec<Scored>, GradientsParams) {
+        if !self.on_host() {
+            let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
+            return (scored, grads.unwrap_or_default());
+        }
+        let weights = HostWeights::from_network(&self.network);
+        let (scored, grads) = host::run(&weights, items, micro_batch, temperature, Some(objective), &mut self.workers);
+        let mut params = GradientsParams::new();
+        let device = self.network.embed.val().device();
+        if let Some(mut grads) = grads {
+            grads.for_each_mut(&mut |w| {
+                let data = TensorData::new(std::mem::take(&mut w.data), w.shape.clone());
+                if w.shape.len() == 1 {
+                    params.register(w.id, Tensor::<AB::InnerBackend, 1>::from_data(data, &device));
+                } else {
+                    params.register(w.id, Tensor::<AB::InnerBackend, 2>::from_data(data, &device));
+                }
+            });
+        }
+        (scored, params)
+    }
+
+    /// One optimizer update; returns the learning rate used.
+    fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> f64 {
+        let lr = self.config.lr * self.config.schedule.factor(self.counters.updates);
+        let limit = f64::from(clip);
+        let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
+        self.network = self.optimizer.step(lr, self.network.clone(), grads, scale);
+        self.counters.updates += 1;
+        lr
+    }
+}
+
+fn item<'a>(s: &'a TrainSample, loss: &LossConfig) -> Item<'a> {
+    let zero = |advantage: f32, weight: f32| advantage == 0.0 || weight == 0.0;
+    let no_gradient = zero(s.plan_advantage, s.plan_weight) && zero(s.code_advantage, s.code_weight);
+    Item { prompt: &s.prompt, tokens: &s.tokens, backward: !(loss.skip_zero && no_gradient && loss.kl_coef == 0.0) }
+}
+
+/// In the samples' order, whatever order they were computed in.
+fn sum_terms(scored: &[Scored], objective: host::Objective) -> f64 {
+    let tokens = scored.iter().enumerate().flat_map(|(i, s)| s.logprobs.iter().enumerate().map(move |(t, l)| (i, t, *l)));
+    tokens.map(|(i, t, logprob)| objective(i, t, logprob).loss).sum()
+}
+
+fn describe(samples: &[TrainSample], scored: &[Scored], reference: Option<&[Scored]>, report: &mut StepReport) {
+    let mut stats = TokenStats::default();
+    let mut reference_kl = 0.0;
+    for (i, (sample, s)) in samples.iter().zip(scored).enumerate() {
+        for (t, logprob) in s.logprobs.iter().enumerate() {
+            let plan = t < sample.plan_tokens as usize;
+            stats.push(plan, *logprob, f64::from(sample.logprobs[t]), s.entropies[t]);
+            if let Some(reference) = reference {
+                let gap = reference[i].logprobs[t] - logprob;
+                reference_kl += gap.exp() - gap - 1.0;
+            }
+        }
+    }
+    stats.fill(report);
+    report.reference_kl = if report.tokens == 0 { 0.0 } else { reference_kl / report.tokens as f64 };
+}
+
+fn check<'a>(samples: impl Iterator<Item = (&'a [u32], &'a [u32])>, vocab: usize) -> Result<(), LearnerError> {
+    let mut any = false;
+    for (sample, (prompt, tokens)) in samples.enumerate() {
+        any = true;
+        let bad = |what: String| Err(LearnerError::BadSample { sample, what });
+        if prompt.is_empty() || tokens.is_empty() {
+            return bad(format!("{} prompt tokens and {} answer tokens", prompt.len(), tokens.len()));
+        }
+        if let Some(token) = prompt.iter().chain(tokens).find(|t| **t as usize >= vocab) {
+            return bad(format!("token {token} is not in a vocabulary of {vocab}"));
+        }
+    }
+    if any { Ok(()) } else { Err(LearnerError::EmptyBatch) }
+}
+
+fn check_train(samples: &[TrainSample]) -> Result<(), LearnerError> {
+    for (sample, s) in samples.iter().enumerate() {
+        if s.logprobs.len() != s.tokens.len() {
+            let what = format!("{} log-probs for {} tokens", s.logprobs.len(), s.tokens.len());
+            return Err(LearnerError::BadSample { sample, what });
+        }
+    }
+    Ok(())
+}
