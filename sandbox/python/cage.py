@@ -12,6 +12,7 @@ from confine import PR_SET_PDEATHSIG, libc, prctl
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MS_NOEXEC = 16384, 1 << 18, 2, 4, 8
+MNT_DETACH = 2
 SPACES = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWNS
 
 
@@ -66,6 +67,16 @@ def _private_proc():
         return False
     flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
     return libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0
+
+
+def mount_home(path, uid, size):
+    """An empty directory in memory over `path`, of at most `size` bytes."""
+    options = f"size={size},nr_inodes=65536,mode=0700,uid={uid},gid={uid}".encode()
+    return libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", ctypes.c_ulong(MS_NOSUID | MS_NODEV), options) == 0
+
+
+def unmount_home(path):
+    libc.umount2(os.fsencode(path), MNT_DETACH)
 
 
 def _write(path, text):

@@ -5,10 +5,13 @@ Triton decides at decoration time; its own library (`tl.sum`, `tl.softmax`, ...)
 """
 import math
 import sys
+import types
 
 import numpy as np
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice as stubs
+from triton.language.extra.cuda import libdevice
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction
@@ -17,8 +20,17 @@ _swaps = []
 launches = 0
 
 
+class _Patched:
+    """Stands for a language that is patched already."""
+
+    @staticmethod
+    def restore():
+        pass
+
+
 def prepare():
-    """Finds every `@triton.jit` function of Triton's own library, and parses each once."""
+    """Finds every `@triton.jit` function of Triton's own library, parses each once, and records what Triton's
+    interpreter changes in the language at every single call, so that it can be changed once."""
     twins = {}
     owners = [m for n, m in list(sys.modules.items()) if n.startswith("triton.language") and m is not None]
     for owner in [*owners, tl.tensor]:
@@ -30,8 +42,29 @@ def prepare():
             _swaps.append((owner, name, twins[value]))
     for twin in twins.values():
         twin.rewrite()
+
+    def sees_the_language():
+        pass
+
+    seen = types.FunctionType(sees_the_language.__code__, {"tl": tl, "core": tl.core})
+    scope = interpreter._patch_lang(seen)
+    touched = {(id(owner), name): (owner, name) for owner, name, *_ in scope._changes}
+    patched = [(owner, name, getattr(owner, name)) for owner, name in touched.values()]
+    scope.restore()
+    _swaps.extend(patched)
+    for name, function in vars(libdevice).items():
+        if tl.core.is_builtin(function):
+            bound = _bound(function)
+            _swaps.extend((owner, name, bound) for owner in (libdevice, stubs))
     interpreter.InterpreterBuilder.create_extern_elementwise = _extern
     interpreter.GridExecutor.__call__ = _counted(interpreter.GridExecutor.__call__)
+
+
+def _bound(function):
+    def bound(*args, **kwargs):
+        kwargs["_semantic"] = interpreter.interpreter_semantic
+        return function(*args, **kwargs)
+    return bound
 
 
 def _counted(call):
@@ -48,6 +81,7 @@ def enter():
     triton.knobs.runtime.interpret = True
     for owner, name, twin in _swaps:
         setattr(owner, name, twin)
+    interpreter._patch_lang = lambda fn: _Patched
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])

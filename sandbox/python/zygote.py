@@ -24,6 +24,8 @@ import landlock
 # How often a running candidate's processes and memory are counted.
 WATCH_MS = 50
 KILL_S = 10
+# What a candidate may leave in its private directory, which is memory.
+HOME_BYTES = 256 << 20
 
 
 class Zygote:
@@ -76,8 +78,10 @@ class Zygote:
 
     def fork(self, message, fds):
         job, result, log = fds
-        if self.uid is not None:
-            os.chown(message["home"], self.uid, self.uid)
+        home, uid = message["home"], os.getuid() if self.uid is None else self.uid
+        mounted = "proc" in self.parts and cage.mount_home(home, uid, HOME_BYTES)
+        if not mounted and self.uid is not None:
+            os.chown(home, uid, uid)
         pid = os.fork()
         if pid == 0:
             try:
@@ -85,7 +89,8 @@ class Zygote:
             finally:
                 os._exit(0)
         self.current = {
-            "id": message["id"], "pid": pid, "pidfd": os.pidfd_open(pid), "limits": message["limits"], "over": None}
+            "id": message["id"], "pid": pid, "pidfd": os.pidfd_open(pid), "limits": message["limits"], "over": None,
+            "mounted": home if mounted else None}
         self.poll.register(self.current["pidfd"], select.POLLIN)
         self.send({"event": "forked", "id": message["id"]})
 
@@ -174,6 +179,8 @@ class Zygote:
         except KeyError:
             pass
         os.close(current["pidfd"])
+        if current["mounted"]:
+            cage.unmount_home(current["mounted"])
         self.current = None
         return {
             "itself": itself, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -194,6 +201,7 @@ def main():
     import warm
     versions, run = warm.up()
     gc.collect()
+    confine.large_pages()
     gc.freeze()
     gc.disable()
     Zygote(control, parts, run).loop(versions)
