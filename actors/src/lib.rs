@@ -9,7 +9,9 @@ pub mod store;
 pub mod observe;
 
 // The command line's side.
+pub mod cli;
 pub mod config;
 pub mod errors;
+pub mod progress;
 pub mod prompt;
 pub mod tasks;

@@ -1,0 +1,184 @@
+//! Commands and flags, as `--help` shows them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains a language model to write Triton kernels: every answer is parsed, judged, executed and rewarded.
+#[derive(Debug, Parser)]
+#[command(name = "troupe", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done and good, 1 the answer is no, 2 usage or configuration, 3 a fault of ours, \
+                        130 interrupted."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The main job: an RL run described by `cluster.toml`.
+    #[command(after_help = "Example: troupe run --set run.steps=50 --run-dir runs/first")]
+    Run(RunArgs),
+    /// Continue a run exactly where it stopped.
+    #[command(after_help = "Example: troupe resume runs/first")]
+    Resume(ResumeArgs),
+    /// The warm start alone: supervised fine-tuning on plan-and-code examples. Prints the model's folder.
+    #[command(after_help = "Example: troupe sft --set sft.epochs=10")]
+    Sft(SftArgs),
+    /// One candidate through every layer of the verifier.
+    #[command(after_help = "Example: troupe verify tasks/train/level1/l1_relu_12x100.py answer.md --json")]
+    Verify(VerifyArgs),
+    /// The static layers alone.
+    #[command(after_help = "Example: troupe lint --task task.py candidate.py answer.md")]
+    Lint(LintArgs),
+    /// Look at the rollouts of a run, while it goes on or afterwards.
+    #[command(after_help = "Examples:\n  troupe rollouts runs/first --filter 'verdict = passed and step >= 10'\n  \
+                            troupe rollouts runs/first --show 1234\n\n\
+                            A filter compares fields with =, !=, <, <=, >, >= or ~ (contains), joined by and, or, not and \
+                            parentheses; `none` stands for a value that is not known. Fields: id, phase, group, task, \
+                            level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
+                            verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
+    Rollouts(RolloutsArgs),
+    /// What is missing on this machine.
+    #[command(after_help = "Example: troupe doctor")]
+    Doctor(DoctorArgs),
+    /// The page of a lint rule (K...) or of a fault (F...).
+    #[command(after_help = "Example: troupe explain K001")]
+    Explain(ExplainArgs),
+    /// The figures in the README, reproducible.
+    #[command(after_help = "Example: troupe bench orchestrator")]
+    Bench(BenchArgs),
+}
+
+/// Layers of configuration.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// A run file; may be given several times, the later wins. Without it, `cluster.toml` of the present folder if
+    /// there is one, else the built-in default.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// One key, for example `rollout.staleness_max=0`; may be given several times, wins over files. The section may
+    /// be left out where the key's name is unique.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The run directory itself. Without it, a new one below `run.dir`.
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Print the resolved configuration and the placement, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ResumeArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct SftArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    Cpu,
+    Cuda,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The task: a Python file in KernelBench's format.
+    #[arg(value_name = "TASK.py")]
+    pub task: PathBuf,
+    /// A Python file, or a model's raw answer (`.md`, `.txt`).
+    #[arg(value_name = "CANDIDATE")]
+    pub candidate: PathBuf,
+    /// Where the candidate is executed.
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceArg,
+    /// Leave out the timing. On a CPU nothing is timed anyway.
+    #[arg(long)]
+    pub no_timing: bool,
+    /// Seed of the inputs; without it they are drawn anew each time.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct LintArgs {
+    /// The task the candidates answer; some rules need it.
+    #[arg(long, value_name = "TASK.py")]
+    pub task: Option<PathBuf>,
+    /// Python files, or models' raw answers (`.md`, `.txt`).
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// JSON Lines on stdout, one document a file.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RolloutsArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Only rollouts for which this is true, for example 'task ~ softmax and reward.code = 1'.
+    #[arg(long, value_name = "EXPR", conflicts_with = "show")]
+    pub filter: Option<String>,
+    /// Everything about one rollout: prompt, plan, code, ruling, report, reward.
+    #[arg(long, value_name = "ID")]
+    pub show: Option<u64>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// `K001`, `F001`, ... Without it, all codes with their titles.
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Rollouts per second through the whole actor graph, with stand-ins of zero cost for generator, executor and
+    /// learner.
+    Orchestrator {
+        /// Rollouts to push through.
+        #[arg(long, default_value_t = 200_000)]
+        rollouts: u64,
+        /// One JSON document on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,106 @@
+//! The command line: what a user types becomes a call, an answer becomes text or JSON and an exit code.
+//!
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done and good, 1 done and the answer is "no", 2 usage or
+//! configuration, 3 a fault of ours, 130 interrupted.
+
+mod args;
+mod explain;
+mod filter;
+mod interrupt;
+mod lint;
+mod output;
+mod pyenv;
+mod rollouts;
+mod show;
+mod source;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::errors::UserError;
+
+pub use args::Cli;
+use args::Command;
+
+/// What a command that did its work found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    User(#[from] UserError),
+    /// Ours.
+    #[error("{code}: {message}")]
+    Fault { code: String, message: String },
+    #[error("interrupted")]
+    Interrupted,
+    /// Whoever read our output went away: nothing is wrong.
+    #[error("output closed")]
+    Closed,
+}
+
+impl Failure {
+    fn fault(code: impl Into<String>, message: impl std::fmt::Display) -> Failure {
+        Failure::Fault { code: code.into(), message: message.to_string() }
+    }
+}
+
+impl From<rollout::outcome::Fault> for Failure {
+    fn from(fault: rollout::outcome::Fault) -> Failure {
+        Failure::Fault { code: fault.code, message: fault.message }
+    }
+}
+
+type Done = Result<Answer, Failure>;
+
+/// Parses the arguments of this process and does what they say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let code = match dispatch(cli) {
+        Ok(Answer::Yes) | Err(Failure::Closed) => 0,
+        Ok(Answer::No) => 1,
+        Err(failure) => {
+            output::complain(&failure);
+            match failure {
+                Failure::User(_) => 2,
+                Failure::Interrupted => 130,
+                Failure::Fault { .. } | Failure::Closed => 3,
+            }
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: Cli) -> Done {
+    match cli.command {
+        Command::Verify(args) => verify::verify(args),
+        Command::Lint(args) => lint::lint(args),
+        Command::Rollouts(args) => rollouts::rollouts(args),
+        Command::Explain(args) => explain::explain(args),
+        _ => Ok(Answer::No),
+    }
+}
+
+/// Diagnostics of the libraries, only when asked for with RUST_LOG.
+fn start_log() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}
+
+/// A runtime for the commands that wait for processes.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::fault("F008", format!("no runtime could be started: {e}")))
+}

@@ -1,0 +1,299 @@
+//! `troupe verify`: one candidate through every layer of the verifier.
+
+use reward::judge::judge_candidate;
+use rollout::id::Digest;
+use rollout::outcome::{ExecReport, Fault, Finding, Layers, Outcome, Ruling};
+use rollout::task::TaskSpec;
+use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use serde::Serialize;
+use sha2::Digest as _;
+
+use super::args::{DeviceArg, VerifyArgs};
+use super::lint::finding_text;
+use super::{Answer, Done, Failure, interrupt, output, pyenv, runtime, source};
+use crate::config::Config;
+use crate::errors::UserError;
+use crate::tasks;
+
+/// The document of `--json`.
+#[derive(Debug, Serialize)]
+struct Verified {
+    verdict: &'static str,
+    layers: Layers,
+    speedup: Option<f64>,
+    /// Nothing is timed without a GPU.
+    timing: Option<()>,
+    findings: Vec<Finding>,
+    compat: Compat,
+    fault: Option<Fault>,
+    protocol: Digest,
+    candidate: Option<Digest>,
+}
+
+/// KernelBench's own tolerances.
+#[derive(Debug, Default, Serialize)]
+struct Compat {
+    #[serde(rename = "kernelbench_1e-2")]
+    kernelbench_1e2: Option<bool>,
+    #[serde(rename = "kernelbench_1e-4")]
+    kernelbench_1e4: Option<bool>,
+}
+
+/// What the layers said, before it is printed.
+struct Judged {
+    layers: Layers,
+    findings: Vec<Finding>,
+    /// The candidate's text and digest, when there is one.
+    candidate: Option<rollout::outcome::Candidate>,
+    result: Result<Outcome, Fault>,
+    report: Option<ExecReport>,
+}
+
+pub fn verify(args: VerifyArgs) -> Done {
+    if args.device == DeviceArg::Cuda {
+        return Err(Failure::User(
+            UserError::new("candidates cannot be executed on a GPU yet")
+                .at("--device cuda")
+                .found("no GPU executor in this version of Troupe")
+                .expected("--device cpu")
+                .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter; nothing is timed"),
+        ));
+    }
+    let config = Config::load_here(&args.config.files, &args.config.sets)?;
+    let task = tasks::load_task(&args.task)?;
+    let read = source::read(&args.candidate)?;
+    let ruling = match read.candidate {
+        Ok(candidate) => judge_candidate(candidate, Some(&task)),
+        Err(error) => Ruling::Reject {
+            candidate: None,
+            findings: Vec::new(),
+            outcome: Outcome::Unparsed { reason: error.to_string() },
+        },
+    };
+    let judged = match ruling {
+        Ruling::Reject { candidate, findings, outcome } => {
+            let layers = static_layers(candidate.as_ref(), &task);
+            Judged { layers, findings, candidate, result: Ok(outcome), report: None }
+        }
+        Ruling::Admit { candidate, findings } => {
+            let layers = static_layers(Some(&candidate), &task);
+            let (result, report) = match execute(&config, &task, &candidate, args.seed)? {
+                Ok(report) => (Ok(report.outcome.clone()), Some(report)),
+                Err(fault) => (Err(fault), None),
+            };
+            let seen = result.as_ref().map(Outcome::layers).unwrap_or_default();
+            let layers = Layers { compiled: seen.compiled, correct: seen.correct, ..layers };
+            Judged { layers, findings, candidate: Some(candidate), result, report }
+        }
+    };
+    answer(&args, &task, judged)
+}
+
+/// The layers that need no execution.
+fn static_layers(candidate: Option<&rollout::outcome::Candidate>, task: &TaskSpec) -> Layers {
+    match candidate {
+        None => Layers { extracted: Some(false), ..Layers::default() },
+        Some(candidate) => {
+            let report = reward::lint::lint(&candidate.source, Some(task));
+            // Without a syntax there is nothing whose function could be judged.
+            let functional = report.syntax.then_some(report.functional);
+            Layers { extracted: Some(true), syntax: Some(report.syntax), functional, ..Layers::default() }
+        }
+    }
+}
+
+/// Runs the candidate; the outer error ends the command, the inner one is a fault to be shown as the verdict.
+fn execute(
+    config: &Config,
+    task: &TaskSpec,
+    candidate: &rollout::outcome::Candidate,
+    seed: Option<u64>,
+) -> Result<Result<ExecReport, Fault>, Failure> {
+    let python = pyenv::interpreter(config)?;
+    let temp = std::env::temp_dir();
+    let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
+    let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    let limits = Limits {
+        compile_ms: config.executor.compile_timeout_ms,
+        run_ms: config.executor.run_timeout_ms,
+        memory_bytes: config.executor.memory_mb << 20,
+        max_processes: config.executor.max_processes,
+        ..Limits::default()
+    };
+    let executor = ExecutorConfig { python, scratch: scratch.path().to_path_buf(), limits, secret: secret(seed) };
+    runtime()?.block_on(async {
+        tokio::select! {
+            result = evaluate(executor, task, candidate) => Ok(result),
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+async fn evaluate(
+    config: ExecutorConfig,
+    task: &TaskSpec,
+    candidate: &rollout::outcome::Candidate,
+) -> Result<ExecReport, Fault> {
+    let executor = Executor::start(config).await?;
+    let result = executor.evaluate(task, candidate).await;
+    executor.shutdown().await;
+    result
+}
+
+/// Inputs are drawn from it: the same for the same seed, new each time without one.
+fn secret(seed: Option<u64>) -> [u8; 32] {
+    match seed {
+        None => rand::random(),
+        Some(seed) => sha2::Sha256::digest(format!("troupe verify {seed}").as_bytes()).into(),
+    }
+}
+
+fn answer(args: &VerifyArgs, task: &TaskSpec, judged: Judged) -> Done {
+    let speedup = match &judged.result {
+        Ok(Outcome::Passed { speedup }) => *speedup,
+        _ => None,
+    };
+    let compat = judged.report.as_ref().map_or_else(Compat::default, |r| Compat {
+        kernelbench_1e2: r.kernelbench_1e2,
+        kernelbench_1e4: r.kernelbench_1e4,
+    });
+    let verified = Verified {
+        verdict: judged.result.as_ref().map_or("fault", Outcome::verdict),
+        layers: judged.layers,
+        speedup,
+        timing: None,
+        findings: judged.findings.clone(),
+        compat,
+        fault: judged.result.as_ref().err().cloned(),
+        protocol: judged.report.as_ref().map_or_else(sandbox::protocol_digest, |r| r.protocol.clone()),
+        candidate: judged.candidate.as_ref().map(|c| c.digest.clone()),
+    };
+    if args.json {
+        output::pretty_json(&verified)?;
+    } else {
+        output::line(human(args, task, &judged, &verified))?;
+    }
+    match judged.result {
+        Ok(outcome) if outcome.is_correct() => Ok(Answer::Yes),
+        Ok(_) => Ok(Answer::No),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+fn human(args: &VerifyArgs, task: &TaskSpec, judged: &Judged, verified: &Verified) -> String {
+    let mut out = vec![format!("{} for task {}", args.candidate.display(), task.id)];
+    let layers = [
+        ("extracted", verified.layers.extracted),
+        ("syntax", verified.layers.syntax),
+        ("functional", verified.layers.functional),
+        ("compiled", verified.layers.compiled),
+        ("correct", verified.layers.correct),
+    ];
+    for (name, reached) in layers {
+        let word = match reached {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "not reached",
+        };
+        out.push(format!("  {name:<11} {word}"));
+    }
+    let text = judged.candidate.as_ref().map_or("", |c| c.source.as_str());
+    out.extend(verified.findings.iter().map(|f| finding_text(f, text)));
+    if let Some(report) = &judged.report {
+        out.extend(report_lines(report));
+    }
+    out.push(match &judged.result {
+        Ok(outcome) => verdict_line(outcome),
+        Err(fault) => format!("fault {fault} (ours: says nothing about the candidate)"),
+    });
+    out.join("\n")
+}
+
+/// The executor's report for a reader.
+pub fn report_lines(report: &ExecReport) -> Vec<String> {
+    let mut out = Vec::new();
+    for launch in &report.launches {
+        let [x, y, z] = launch.grid;
+        out.push(format!("  launch      {} on a grid of {x} x {y} x {z}", launch.kernel));
+    }
+    if let Some(error) = report.max_abs_error {
+        out.push(format!("  max error   {error:e} (absolute, over all outputs)"));
+    }
+    let verdict = |ok: Option<bool>| ok.map_or("not compared", |ok| if ok { "passes" } else { "fails" });
+    if report.kernelbench_1e2.is_some() {
+        let (loose, tight) = (verdict(report.kernelbench_1e2), verdict(report.kernelbench_1e4));
+        out.push(format!("  KernelBench {loose} at 1e-2, {tight} at 1e-4"));
+    }
+    if !report.phase_ms.is_empty() {
+        let phases: Vec<String> = report.phase_ms.iter().map(|(p, ms)| format!("{p} {ms:.0} ms")).collect();
+        out.push(format!("  time taken  {}", phases.join(", ")));
+    }
+    if report.reused {
+        out.push("  reused      an identical answer to this task was executed before".to_string());
+    }
+    if !report.log_tail.trim().is_empty() {
+        out.push("  printed by the candidate (not evidence of anything):".to_string());
+        out.extend(report.log_tail.trim_end().lines().map(|l| format!("    | {}", printable(l))));
+    }
+    out
+}
+
+/// A verdict with its reason.
+pub fn verdict_line(outcome: &Outcome) -> String {
+    let name = outcome.verdict();
+    match outcome {
+        Outcome::Unparsed { reason } | Outcome::Rejected { reason } => format!("{name}: {}", printable(reason)),
+        Outcome::CompileError { message } | Outcome::WrongAnswer { message } | Outcome::Implausible { message } => {
+            format!("{name}: {}", printable(message))
+        }
+        Outcome::Crashed { phase, message } | Outcome::OutOfMemory { phase, message } => {
+            format!("{name} while it was in {phase:?}: {}", printable(message))
+        }
+        Outcome::TimedOut { phase, limit_ms } => format!("{name}: {phase:?} took more than {limit_ms} ms"),
+        Outcome::Passed { speedup: Some(x) } => format!("{name}: {x:.2} times as fast as the reference"),
+        Outcome::Passed { speedup: None } => format!("{name} (nothing is timed without a GPU)"),
+    }
+}
+
+/// Text of a candidate for a terminal: control characters that could move its cursor are made visible.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_secret_and_no_seed_a_new_one() {
+        assert_eq!(secret(Some(1)), secret(Some(1)));
+        assert_ne!(secret(Some(1)), secret(Some(2)));
+        assert_ne!(secret(None), secret(None));
+    }
+
+    #[test]
+    fn terminal_escapes_of_a_candidate_are_not_passed_on() {
+        assert_eq!(printable("a\u{1b}[2Jb\tc\n"), "a\u{fffd}[2Jb\tc\n");
+    }
+
+    #[test]
+    fn the_document_has_exactly_the_published_keys_in_order() {
+        let verified = Verified {
+            verdict: "passed",
+            layers: Layers { extracted: Some(true), ..Layers::default() },
+            speedup: None,
+            timing: None,
+            findings: vec![],
+            compat: Compat::default(),
+            fault: None,
+            protocol: Digest("p".into()),
+            candidate: Some(Digest("c".into())),
+        };
+        assert_eq!(
+            serde_json::to_string(&verified).unwrap(),
+            r#"{"verdict":"passed","layers":{"extracted":true,"syntax":null,"functional":null,"compiled":null,"correct":null},"speedup":null,"timing":null,"findings":[],"compat":{"kernelbench_1e-2":null,"kernelbench_1e-4":null},"fault":null,"protocol":"p","candidate":"c"}"#
+        );
+    }
+}
