@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod oracle;
+pub mod shell;
 pub mod world;
 
 /// SplitMix64: a history is repeated from its seed alone.
