@@ -51,9 +51,9 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
         let messages: Vec<Value> = messages
             .iter()
-            .map(|message| Value::from_iter([("role", message.role.as_str()), ("content", message.content.as_str())]))
+            .map(|message| Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())]))
             .collect();
-        let special = Value::from_iter(self.special.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        let special = Value::from_pairs(self.special.iter().map(|(name, text)| (name.as_str(), text.as_str())));
         let own = context! { messages, add_generation_prompt, tools => (), documents => () };
         let template = self.environment.get_template("chat").map_err(template_error)?;
         template.render(context! { ..own, ..special }).map_err(template_error)
