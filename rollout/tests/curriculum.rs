@@ -1,0 +1,102 @@
+//! The curriculum: coverage, preference, and independence of the order of reports.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use rollout::curriculum::{Curriculum, CurriculumKind, TaskIndex};
+use support::world::tasks;
+
+fn draws(curriculum: &mut Curriculum, count: usize) -> BTreeMap<String, u64> {
+    let mut drawn = BTreeMap::new();
+    for _ in 0..count {
+        let (index, task) = curriculum.draw().expect("there are tasks");
+        assert_eq!(curriculum.name(index), Some(&task));
+        *drawn.entry(task.0).or_default() += 1;
+    }
+    drawn
+}
+
+#[test]
+fn uniform_covers_all_tasks_evenly() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Uniform, 7, tasks(20));
+    let drawn = draws(&mut curriculum, 20);
+    assert!(drawn.len() >= 12, "most tasks come before the first comes again twice: {drawn:?}");
+    let drawn = draws(&mut curriculum, 1_980);
+    assert_eq!(drawn.len(), 20);
+    assert!(drawn.values().all(|&count| (90..=110).contains(&count)), "{drawn:?}");
+}
+
+#[test]
+fn the_first_pass_covers_every_task() {
+    for seed in 0..50 {
+        let mut curriculum = Curriculum::new(CurriculumKind::Frontier, seed, tasks(40));
+        let drawn = draws(&mut curriculum, 80);
+        assert_eq!(drawn.len(), 40, "seed {seed}: two passes leave no task out");
+    }
+}
+
+#[test]
+fn frontier_prefers_tasks_solved_sometimes() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Frontier, 7, tasks(3));
+    for _ in 0..5 {
+        curriculum.report(TaskIndex(0), 8, 0); // never
+        curriculum.report(TaskIndex(1), 8, 4); // sometimes
+        curriculum.report(TaskIndex(2), 8, 8); // always
+        curriculum.close_step();
+    }
+    let weights: Vec<f64> = (0..3).filter_map(|n| curriculum.weight(TaskIndex(n))).collect();
+    // p = 1/42, 21/42, 41/42 of 40 answers: 4 p (1 - p) = 0.09297 (floor 0.1), 1, 0.09297.
+    assert_eq!(weights, [0.1, 1.0, 0.1]);
+    let drawn = draws(&mut curriculum, 1_200);
+    let share = |task: &str| drawn[task] as f64 / 1_200.0;
+    assert!((share("task_1") - 10.0 / 12.0).abs() < 0.03, "{drawn:?}");
+    assert!((share("task_0") - 1.0 / 12.0).abs() < 0.02, "{drawn:?}");
+}
+
+#[test]
+fn old_results_fade() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Frontier, 7, tasks(1));
+    for _ in 0..50 {
+        curriculum.report(TaskIndex(0), 8, 0);
+        curriculum.close_step();
+    }
+    assert_eq!(curriculum.weight(TaskIndex(0)), Some(0.1));
+    for _ in 0..6 {
+        curriculum.report(TaskIndex(0), 8, 4);
+        curriculum.close_step();
+    }
+    let weight = curriculum.weight(TaskIndex(0)).expect("a task");
+    assert!(weight > 0.5, "400 old failures weigh more than 24 new successes: {weight}");
+    assert!(curriculum.tasks()[0].answers <= 64);
+}
+
+#[test]
+fn reports_take_effect_when_the_step_closes_and_in_no_order() {
+    let reports = [(0, 8, 1), (1, 8, 7), (0, 6, 6), (2, 8, 4), (1, 3, 0)];
+    let play = |order: &[usize]| {
+        let mut curriculum = Curriculum::new(CurriculumKind::Frontier, 3, tasks(3));
+        let before = curriculum.weight(TaskIndex(0));
+        for &index in order {
+            let (task, answers, solved) = reports[index];
+            curriculum.report(TaskIndex(task), answers, solved);
+        }
+        assert_eq!(curriculum.weight(TaskIndex(0)), before, "nothing changes before the step closes");
+        curriculum.close_step();
+        assert_ne!(curriculum.weight(TaskIndex(1)), before);
+        curriculum
+    };
+    assert_eq!(play(&[0, 1, 2, 3, 4]), play(&[4, 2, 0, 3, 1]));
+}
+
+#[test]
+fn seeds_and_nothing_else_decide() {
+    let play = |seed: u64| {
+        let mut curriculum = Curriculum::new(CurriculumKind::Uniform, seed, tasks(12));
+        (0..36).filter_map(|_| curriculum.draw()).map(|(index, _)| index.0).collect::<Vec<_>>()
+    };
+    assert_eq!(play(1), play(1));
+    assert_ne!(play(1), play(2));
+    assert_ne!(play(1)[..12], play(1)[12..24], "passes differ");
+    assert_eq!(Curriculum::new(CurriculumKind::Uniform, 1, Vec::new()).draw(), None);
+}
