@@ -23,7 +23,8 @@ use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer, global_norm};
 use crate::stats::{SftReport, StepReport, TokenStats};
 use batch::Item;
-pub use publish::{Published, WeightsManifest};
+pub(crate) use publish::hex;
+pub use publish::{Published, WeightsManifest, weights_digest};
 
 /// One sampled answer with what the objective needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 
 pub mod bpe;
 pub mod chat;
+pub mod checkpoint;
 pub mod config;
 pub mod engine;
 pub mod error;

@@ -1,0 +1,262 @@
+//! A learner on disk: weights, AdamW's moments and counters, whole or not at all, and bit for bit the same after loading.
+//!
+//! A checkpoint is a folder with `state.safetensors` (`param/..`, `adam_m/..`, `adam_v/..`, f32) and `manifest.json` (format,
+//! counters, SHA-256 of the other file). It is written beside its place, flushed to the disk, and renamed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{AdamWState, AdaptiveMomentumState};
+use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
+use rollout::id::Digest as HexDigest;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::host::weights::to_vec;
+use crate::learner::{Counters, Learner, hex};
+
+const FORMAT: u32 = 1;
+const STATE: &str = "state.safetensors";
+const MANIFEST: &str = "manifest.json";
+
+/// What `manifest.json` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointManifest {
+    pub format: u32,
+    pub counters: Counters,
+    /// Updates AdamW has counted, for its bias correction; 0 before the first.
+    pub adam_time: u64,
+    /// SHA-256 of `state.safetensors`.
+    pub digest: HexDigest,
+}
+
+/// A checkpoint that could not be written or is not what it says. The learner is unchanged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    #[error("cannot {action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a checkpoint manifest: {source}")]
+    Manifest { path: PathBuf, source: serde_json::Error },
+    #[error("{path} has format {found}, this version reads {FORMAT}")]
+    Format { path: PathBuf, found: u32 },
+    #[error("{path} is damaged: its SHA-256 is {found}, the manifest says {expected}")]
+    Digest { path: PathBuf, found: HexDigest, expected: HexDigest },
+    #[error("{path}: {reason}")]
+    Tensors { path: PathBuf, reason: String },
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
+    let path = path.to_path_buf();
+    move |source| CheckpointError::Io { action, path, source }
+}
+
+impl<AB: AutodiffBackend> Learner<AB> {
+    /// Writes the checkpoint `dir`; one that is already there is replaced.
+    pub fn save_checkpoint(&self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(io("create", parent))?;
+        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let staging = parent.join(format!(".{name}.new-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&staging);
+        std::fs::create_dir(&staging).map_err(io("create", &staging))?;
+        let written = self.write_files(&staging).and_then(|manifest| {
+            publish(&staging, dir)?;
+            sync(parent)?;
+            Ok(manifest)
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_dir_all(&staging);
+        }
+        written
+    }
+
+    fn write_files(&self, staging: &Path) -> Result<CheckpointManifest, CheckpointError> {
+        let (tensors, adam_time) = self.tensors();
+        let path = staging.join(STATE);
+        let views = tensors.iter().map(|t| {
+            let view = TensorView::new(Dtype::F32, t.shape.clone(), &t.bytes);
+            view.map(|view| (t.name.as_str(), view))
+        });
+        let bad = |e: safetensors::SafeTensorError| CheckpointError::Tensors { path: path.clone(), reason: e.to_string() };
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let bytes = safetensors::serialize(views, None).map_err(bad)?;
+        write(&path, &bytes)?;
+        let digest = HexDigest(hex(&Sha256::digest(&bytes)));
+        let manifest = CheckpointManifest { format: FORMAT, counters: self.counters, adam_time, digest };
+        let path = staging.join(MANIFEST);
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        write(&path, &text)?;
+        sync(staging)?;
+        Ok(manifest)
+    }
+
+    /// Replaces weights, moments and counters by those of `dir`. The network must have the same shape.
+    pub fn load_checkpoint(&mut self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
+        let path = dir.join(MANIFEST);
+        let text = std::fs::read(&path).map_err(io("read", &path))?;
+        let manifest: CheckpointManifest =
+            serde_json::from_slice(&text).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        if manifest.format != FORMAT {
+            return Err(CheckpointError::Format { path, found: manifest.format });
+        }
+        let path = dir.join(STATE);
+        let bytes = std::fs::read(&path).map_err(io("read", &path))?;
+        let found = HexDigest(hex(&Sha256::digest(&bytes)));
+        if found != manifest.digest {
+            return Err(CheckpointError::Digest { path, found, expected: manifest.digest });
+        }
+        let bad = |reason: String| CheckpointError::Tensors { path: path.clone(), reason };
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+        let mut stored = HashMap::new();
+        for (name, view) in file.tensors() {
+            let values: Vec<f32> =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            stored.insert(name, (view.shape().to_vec(), values));
+        }
+        let mut load = Load::<AB> { path: Vec::new(), stored, time: manifest.adam_time, state: HashMap::new(), error: None };
+        let network = self.network.clone().map(&mut load);
+        if let Some(reason) = load.error {
+            return Err(bad(reason));
+        }
+        if let Some(name) = load.stored.keys().min() {
+            return Err(bad(format!("tensor `{name}` has no place in this network")));
+        }
+        self.network = network;
+        self.optimizer.state = load.state;
+        self.counters = manifest.counters;
+        Ok(manifest)
+    }
+
+    /// Everything that is saved, and AdamW's time.
+    fn tensors(&self) -> (Vec<Stored>, u64) {
+        let mut save = Save { learner: self, path: Vec::new(), out: Vec::new(), time: 0 };
+        self.network.visit(&mut save);
+        (save.out, save.time)
+    }
+}
+
+struct Stored {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+struct Save<'a, AB: AutodiffBackend> {
+    learner: &'a Learner<AB>,
+    path: Vec<String>,
+    out: Vec<Stored>,
+    time: u64,
+}
+
+impl<AB: AutodiffBackend> Save<'_, AB> {
+    fn push(&mut self, kind: &str, shape: Vec<usize>, data: TensorData) {
+        let bytes = to_vec(data).iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.out.push(Stored { name: format!("{kind}/{}", self.path.join(".")), shape, bytes });
+    }
+}
+
+impl<AB: AutodiffBackend> ModuleVisitor<AB> for Save<'_, AB> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+        let tensor = param.val();
+        let shape = tensor.dims().to_vec();
+        self.push("param", shape.clone(), tensor.into_data());
+        if let Some(state) = self.learner.optimizer.state.get(&param.id) {
+            self.time = state.momentum.time as u64;
+            let (m, v) = (state.momentum.moment_1.to_data(), state.momentum.moment_2.to_data());
+            self.push("adam_m", shape.clone(), m);
+            self.push("adam_v", shape, v);
+        }
+    }
+}
+
+struct Load<AB: AutodiffBackend> {
+    path: Vec<String>,
+    stored: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    time: u64,
+    state: HashMap<ParamId, AdamWState<AB::InnerBackend, 1>>,
+    error: Option<String>,
+}
+
+impl<AB: AutodiffBackend> Load<AB> {
+    /// The stored tensor of this kind at this path, if its shape fits.
+    fn take(&mut self, kind: &str, expected: &[usize]) -> Option<Vec<f32>> {
+        let name = format!("{kind}/{}", self.path.join("."));
+        let (shape, values) = self.stored.remove(&name)?;
+        if shape != expected {
+            self.error.get_or_insert(format!("tensor `{name}` has shape {shape:?}, expected {expected:?}"));
+            return None;
+        }
+        Some(values)
+    }
+}
+
+impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
+        let (id, tensor, mapper) = param.consume();
+        let (shape, device) = (tensor.dims(), tensor.device());
+        let size: usize = shape.iter().product();
+        let Some(values) = self.take("param", &shape) else {
+            let name = self.path.join(".");
+            self.error.get_or_insert(format!("tensor `param/{name}` is missing"));
+            return Param::from_mapped_value(id, tensor, mapper);
+        };
+        if let (Some(m), Some(v)) = (self.take("adam_m", &shape), self.take("adam_v", &shape)) {
+            let flat = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [size]), &device);
+            let momentum =
+                AdaptiveMomentumState { time: self.time as usize, moment_1: flat(m), moment_2: flat(v), max_moment_2: None };
+            self.state.insert(id, AdamWState::new(momentum));
+        }
+        let loaded = Tensor::<AB::InnerBackend, D>::from_data(TensorData::new(values, shape), &device);
+        Param::from_mapped_value(id, Tensor::from_inner(loaded).require_grad(), mapper)
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let mut file = File::create(path).map_err(io("create", path))?;
+    file.write_all(bytes).map_err(io("write", path))?;
+    file.sync_all().map_err(io("flush", path))
+}
+
+fn sync(dir: &Path) -> Result<(), CheckpointError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io("flush", dir))
+}
+
+/// Renames `staging` to `dir`; what was there before is moved aside first and then deleted.
+fn publish(staging: &Path, dir: &Path) -> Result<(), CheckpointError> {
+    let old = staging.with_extension("old");
+    let _ = std::fs::remove_dir_all(&old);
+    let replaced = match std::fs::rename(dir, &old) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(io("replace", dir)(e)),
+    };
+    if let Err(e) = std::fs::rename(staging, dir) {
+        if replaced {
+            let _ = std::fs::rename(&old, dir);
+        }
+        return Err(io("rename to", dir)(e));
+    }
+    let _ = std::fs::remove_dir_all(&old);
+    Ok(())
+}
