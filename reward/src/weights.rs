@@ -79,10 +79,7 @@ pub fn token_weights(group: &[ClassLengths], batch: BatchShape, config: &WeightC
             LenNorm::Constant => 1.0 / (members * f64::from(config.len_norm_constant.max(1))),
         }
     };
-    group
-        .iter()
-        .map(|s| TokenWeights { plan: config.alpha * factor(s.plan, *s), code: factor(s.code, *s) })
-        .collect()
+    group.iter().map(|s| TokenWeights { plan: config.alpha * factor(s.plan, *s), code: factor(s.code, *s) }).collect()
 }
 
 /// Factors of all groups of a batch, and the effective plan : code weight.
@@ -94,8 +91,7 @@ pub fn batch_weights(groups: &[Vec<ClassLengths>], config: &WeightConfig) -> Bat
         plan = (plan.0 + weight.plan * f64::from(sample.plan), plan.1 + u64::from(sample.plan));
         code = (code.0 + weight.code * f64::from(sample.code), code.1 + u64::from(sample.code));
     }
-    let plan_to_code =
-        (plan.1 > 0 && code.1 > 0).then(|| (plan.0 / plan.1 as f64) / (code.0 / code.1 as f64));
+    let plan_to_code = (plan.1 > 0 && code.1 > 0).then(|| (plan.0 / plan.1 as f64) / (code.0 / code.1 as f64));
     BatchWeights { weights, plan_to_code }
 }
 
@@ -114,9 +110,12 @@ mod tests {
     #[test]
     fn alpha_depends_on_the_length_norm() {
         let batch = vec![vec![ClassLengths { plan: 6000, code: 1500 }; 4]; 2];
-        for (norm, ratio) in
-            [(LenNorm::PerClass, 40.0), (LenNorm::Sequence, 10.0), (LenNorm::TokenMean, 10.0), (LenNorm::Constant, 10.0)]
-        {
+        for (norm, ratio) in [
+            (LenNorm::PerClass, 40.0),
+            (LenNorm::Sequence, 10.0),
+            (LenNorm::TokenMean, 10.0),
+            (LenNorm::Constant, 10.0),
+        ] {
             let found = batch_weights(&batch, &config(norm)).plan_to_code.expect("both classes have tokens");
             assert!(close(found, 1.0 / ratio), "{norm:?}: {found}");
         }
@@ -127,7 +126,11 @@ mod tests {
         // s_t = 1 for every token: J is alpha + 1 under per_class, whatever the lengths and the number of groups.
         let batch = vec![
             vec![ClassLengths { plan: 7, code: 3 }, ClassLengths { plan: 1, code: 90 }],
-            vec![ClassLengths { plan: 40, code: 2 }, ClassLengths { plan: 4, code: 4 }, ClassLengths { plan: 5, code: 6 }],
+            vec![
+                ClassLengths { plan: 40, code: 2 },
+                ClassLengths { plan: 4, code: 4 },
+                ClassLengths { plan: 5, code: 6 },
+            ],
         ];
         let sum = |norm: LenNorm| {
             let weights = batch_weights(&batch, &config(norm)).weights;

@@ -49,11 +49,8 @@ fn unbiased_std() {
 
 #[test]
 fn population_std() {
-    let config = RewardConfig {
-        adv_norm: AdvNorm::Std,
-        std_estimator: StdEstimator::Population,
-        ..RewardConfig::default()
-    };
+    let config =
+        RewardConfig { adv_norm: AdvNorm::Std, std_estimator: StdEstimator::Population, ..RewardConfig::default() };
     // sqrt(1.5 / 4) = 0.612372, sqrt(1 / 4) = 0.5
     check(&config, [1.63299, 0.0, -0.81650, -0.81650], [1.0, 1.0, -1.0, -1.0]);
 }

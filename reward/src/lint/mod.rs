@@ -1,20 +1,27 @@
 //! The static layers: is a candidate a Triton implementation, by its syntax tree alone?
+//!
+//! `syntax` parses within limits, `walk` collects facts about the whole file, `engine` runs the candidate on abstract
+//! values, and the rules, one a file, turn facts into findings. To add a rule: a file in `rules`, a line in its list, a
+//! page in `docs/rules`, and fixtures that it must and must not flag in the tests.
 
+pub mod engine;
+pub mod rules;
 pub mod syntax;
+mod tables;
+pub mod walk;
 
 use rollout::outcome::{Finding, Severity};
 use rollout::task::TaskSpec;
 
+pub use rules::{RuleDoc, rules};
+
+use engine::{Inputs, Ran};
+use walk::WholeFile;
+
 /// The code of the rule for text that is not Python.
 pub const SYNTAX: &str = "K001";
-
-/// A rule's page, for `troupe explain`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleDoc {
-    pub code: &'static str,
-    pub title: &'static str,
-    pub page: &'static str,
-}
+/// The code of the rule for a file without kernels.
+const NO_KERNEL: &str = "K002";
 
 /// What the static layers found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,27 +30,42 @@ pub struct LintReport {
     pub syntax: bool,
     /// TritonRL's `func`, as far as it is decidable here: no other rejecting finding.
     pub functional: bool,
-    /// By line, then code.
+    /// Rejecting ones first, then by line and code.
     pub findings: Vec<Finding>,
 }
 
-/// All rules, by code.
-pub fn rules() -> &'static [RuleDoc] {
-    &[]
+/// All that is known of a candidate when the rules look at it.
+pub struct Known<'a> {
+    pub ran: Ran<'a>,
+    pub whole: WholeFile,
 }
 
-/// Lints one candidate's canonical source.
-pub fn lint(source: &str, _task: Option<&TaskSpec>) -> LintReport {
-    match syntax::parse(source) {
-        Ok(_) => LintReport { syntax: true, functional: true, findings: Vec::new() },
+/// Lints one candidate's canonical source. With the task, the linter knows which inputs are tensors.
+pub fn lint(source: &str, task: Option<&TaskSpec>) -> LintReport {
+    let parsed = match syntax::parse(source) {
+        Ok(parsed) => parsed,
         Err(problem) => {
-            let finding = Finding {
-                code: SYNTAX.to_owned(),
-                severity: Severity::Reject,
-                line: problem.line,
-                message: problem.message,
-            };
-            LintReport { syntax: false, functional: false, findings: vec![finding] }
+            let finding = rules::finding(SYNTAX, Severity::Reject, problem.line, problem.message);
+            return LintReport { syntax: false, functional: false, findings: vec![finding] };
         }
+    };
+    let lines = syntax::Lines::new(source);
+    let body = &parsed.syntax().body;
+    let inputs = Inputs { tensors: task.and_then(|t| engine::task_inputs(&t.source)) };
+    let mut known = Known { ran: engine::run(body, &lines, &inputs), whole: walk::walk(body, &lines) };
+    let mut findings = Vec::new();
+    for rule in rules::RULES {
+        (rule.check)(&mut known, &mut findings);
     }
+    findings.sort_by(|a, b| {
+        b.severity.cmp(&a.severity).then(a.line.cmp(&b.line)).then(a.code.cmp(&b.code)).then(a.message.cmp(&b.message))
+    });
+    findings.dedup();
+    let rejects = |code: Option<bool>| {
+        findings
+            .iter()
+            .filter(|f| f.severity == Severity::Reject)
+            .any(|f| code.is_none_or(|c| c == (f.code == NO_KERNEL)))
+    };
+    LintReport { syntax: !rejects(Some(true)), functional: !rejects(None), findings }
 }

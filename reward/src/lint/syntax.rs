@@ -100,7 +100,11 @@ fn check_depth(source: &str) -> Result<(), SyntaxProblem> {
                 open.clear();
                 (base, depth) = (0, 0);
             }
-            TokenKind::Lpar | TokenKind::Lsqb | TokenKind::Lbrace | TokenKind::FStringStart | TokenKind::TStringStart => {
+            TokenKind::Lpar
+            | TokenKind::Lsqb
+            | TokenKind::Lbrace
+            | TokenKind::FStringStart
+            | TokenKind::TStringStart => {
                 depth += 1;
                 open.push((base, depth));
                 base = depth;

@@ -1,0 +1,222 @@
+//! Binding names, attributes, items and patterns.
+
+use std::rc::Rc;
+
+use ruff_python_ast::{Expr, Pattern, StmtAugAssign};
+
+use super::trace::{Fact, How, Stage};
+use super::value::Value;
+use super::{Engine, Origin};
+
+impl<'a> Engine<'a> {
+    pub(super) fn assign(&mut self, target: &'a Expr, value: Value<'a>) {
+        match target {
+            Expr::Name(n) => self.bind_name(n.id.as_str(), value),
+            Expr::Attribute(a) => {
+                let base = self.eval(&a.value);
+                self.set_attribute(&base, a.attr.id.as_str(), value);
+            }
+            Expr::Subscript(s) => {
+                let base = self.eval(&s.value);
+                self.eval(&s.slice);
+                self.set_item(&s.value, &base, value);
+            }
+            Expr::Tuple(t) => self.unpack(&t.elts, &value),
+            Expr::List(l) => self.unpack(&l.elts, &value),
+            Expr::Starred(s) => {
+                let element = self.element(&value);
+                self.assign(&s.value, Value::Bag(Rc::new(element)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn bind_name(&mut self, name: &'a str, value: Value<'a>) {
+        if self.globals.last().is_some_and(|g| g.contains(name)) {
+            if self.stage == Stage::Forward {
+                let counts = matches!(value, Value::StateScalar);
+                self.note(Fact::Keeps { what: format!("global {name}"), counts });
+            }
+            return self.state.bind_global(name, value);
+        }
+        self.state.bind(name, value);
+    }
+
+    fn unpack(&mut self, targets: &'a [Expr], value: &Value<'a>) {
+        if let Value::List(items) = value {
+            if items.len() == targets.len() && !targets.iter().any(Expr::is_starred_expr) {
+                for (target, item) in targets.iter().zip(items.iter()) {
+                    self.assign(target, item.clone());
+                }
+                return;
+            }
+        }
+        let element = self.element(value);
+        for target in targets {
+            self.assign(target, element.clone());
+        }
+    }
+
+    /// One element of a collection, a row of a tensor, a dimension of a shape.
+    pub(super) fn element(&mut self, value: &Value<'a>) -> Value<'a> {
+        match value {
+            Value::List(items) => match items.split_first() {
+                Some((first, rest)) => rest.iter().fold(first.clone(), |all, v| all.join(v)),
+                None => Value::unknown(),
+            },
+            Value::Bag(item) => (**item).clone(),
+            Value::Shape | Value::Size => Value::Size,
+            Value::Tensor(_) => value.clone(),
+            Value::Union(values) => {
+                let parts: Vec<Value<'a>> = values.iter().map(|v| self.element(v)).collect();
+                parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
+            }
+            Value::StateScalar => Value::StateScalar,
+            v if v.is_scalar() => Value::Scalar,
+            other => Value::Unknown(other.all_tensors()),
+        }
+    }
+
+    pub(super) fn set_attribute(&mut self, base: &Value<'a>, name: &str, value: Value<'a>) {
+        match base {
+            Value::Instance(object, _) => {
+                if self.stage == Stage::Forward {
+                    let counts = matches!(value, Value::StateScalar);
+                    self.note(Fact::Keeps { what: format!("self.{name}"), counts });
+                }
+                if name == "forward" || name == "__class__" || name == "__dict__" {
+                    self.note(Fact::Patch { what: format!("self.{name}") });
+                }
+                self.state.set_field(*object, Rc::from(name), value);
+            }
+            Value::Tensor(ids) => {
+                if name == "data" {
+                    self.compute_on(How::Index("tensor.data = .."), &[base.clone(), value.clone()]);
+                } else if name != "grad" && name != "requires_grad" {
+                    self.note(Fact::Patch { what: format!("an attribute of a tensor: .{name}") });
+                }
+                let _ = ids;
+            }
+            Value::Path(path) => self.note(Fact::Patch { what: format!("{path}.{name}") }),
+            Value::Class(class) => {
+                let class_name = self.classes[*class].name;
+                self.note(Fact::Patch { what: format!("{class_name}.{name}") });
+            }
+            Value::Func(_) | Value::Kernels(_) | Value::Bound(..) => {
+                if self.stage == Stage::Forward {
+                    self.note(Fact::Keeps { what: format!("a function's .{name}"), counts: true });
+                }
+            }
+            Value::NnModule(_) | Value::Super(..) | Value::Attr(..) => {
+                if self.stage == Stage::Forward {
+                    self.note(Fact::Keeps { what: format!(".{name} of a module"), counts: false });
+                }
+            }
+            Value::Union(values) => {
+                for one in values.iter() {
+                    self.set_attribute(one, name, value.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn set_item(&mut self, place: &'a Expr, base: &Value<'a>, value: Value<'a>) {
+        if !base.tensors().is_empty() {
+            return self.compute_on(How::Index("x[..] = .."), &[base.clone(), value]);
+        }
+        if let Value::Path(path) = base {
+            return self.note(Fact::Patch { what: format!("{path}[..]") });
+        }
+        if matches!(base, Value::List(_) | Value::Bag(_) | Value::Union(_)) {
+            let old = self.element(base);
+            let empty = matches!(base, Value::List(items) if items.is_empty());
+            let item = if empty { value } else { old.join(&value) };
+            self.replace_collection(place, Value::Bag(Rc::new(item)));
+        }
+    }
+
+    /// Rebinds the place a collection was read from.
+    pub(super) fn replace_collection(&mut self, place: &'a Expr, collection: Value<'a>) {
+        match place {
+            Expr::Name(n) => {
+                let name = n.id.as_str();
+                let local = self.state.frames.last().is_some_and(|f| f.contains_key(name));
+                if local {
+                    self.state.bind(name, collection);
+                } else if self.state.frames[0].contains_key(name) {
+                    if self.stage == Stage::Forward {
+                        self.note(Fact::Keeps { what: name.to_owned(), counts: false });
+                    }
+                    self.state.bind_global(name, collection);
+                }
+            }
+            Expr::Attribute(a) => {
+                if let Value::Instance(object, _) = self.eval(&a.value) {
+                    if self.stage == Stage::Forward {
+                        self.note(Fact::Keeps { what: format!("self.{}", a.attr.id.as_str()), counts: false });
+                    }
+                    self.state.set_field(object, Rc::from(a.attr.id.as_str()), collection);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn augmented(&mut self, stmt: &'a StmtAugAssign) {
+        let old = self.eval(&stmt.target);
+        let added = self.eval(&stmt.value);
+        let value = self.binary(stmt.op, &old, &added, true);
+        self.assign(&stmt.target, value);
+    }
+
+    pub(super) fn bind_pattern(&mut self, pattern: &'a Pattern, subject: &Value<'a>) {
+        let unknown = Value::Unknown(subject.all_tensors());
+        match pattern {
+            Pattern::MatchAs(p) => {
+                if let Some(inner) = p.pattern.as_deref() {
+                    self.bind_pattern(inner, subject);
+                }
+                if let Some(name) = &p.name {
+                    self.state.bind(name.id.as_str(), subject.clone());
+                }
+            }
+            Pattern::MatchSequence(p) => {
+                let element = self.element(subject);
+                p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &element));
+            }
+            Pattern::MatchOr(p) => p.patterns.iter().for_each(|inner| self.bind_pattern(inner, subject)),
+            Pattern::MatchStar(p) => {
+                if let Some(name) = &p.name {
+                    self.state.bind(name.id.as_str(), unknown);
+                }
+            }
+            Pattern::MatchMapping(p) => p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown)),
+            Pattern::MatchClass(p) => {
+                p.arguments.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown));
+                p.arguments.keywords.iter().for_each(|k| self.bind_pattern(&k.pattern, &unknown));
+            }
+            Pattern::MatchValue(_) | Pattern::MatchSingleton(_) => {}
+        }
+    }
+
+    /// Work on data outside a kernel: noted while forward runs; the result is a tensor.
+    pub(super) fn compute_on(&mut self, how: How, operands: &[Value<'a>]) {
+        if self.stage == Stage::Forward {
+            let data = operands.iter().any(|v| v.all_tensors().iter().any(|id| self.is_data(*id)));
+            self.note(Fact::Compute { how, data });
+        }
+    }
+
+    /// The same, with the result.
+    pub(super) fn compute(&mut self, how: How, operands: &[Value<'a>]) -> Value<'a> {
+        let data = operands.iter().any(|v| v.all_tensors().iter().any(|id| self.is_data(*id)));
+        self.compute_on(how, operands);
+        let origin = match (self.stage, data) {
+            (Stage::Forward, true) => Origin::Compute,
+            (Stage::Forward, false) => Origin::Alloc,
+            _ => Origin::Parameter,
+        };
+        self.fresh(origin)
+    }
+}

@@ -1,0 +1,322 @@
+//! Calls: of the candidate's functions, methods, classes and kernels; everything else goes to the library's tables.
+
+use std::rc::Rc;
+
+use ruff_python_ast::{Arguments, ExprCall};
+
+use super::state::State;
+use super::trace::{Fact, How, Stage};
+use super::value::{Env, Func, Partial, Value};
+use super::{Body, Engine, MAX_CALLS};
+
+/// Evaluated arguments of a call.
+#[derive(Clone, Debug, Default)]
+pub struct Args<'a> {
+    pub positional: Vec<Value<'a>>,
+    pub keywords: Vec<(Option<&'a str>, Value<'a>)>,
+    /// Values of `*args` whose number is not known: join of what any further parameter may be.
+    pub rest: Option<Value<'a>>,
+}
+
+impl<'a> Args<'a> {
+    /// Positional arguments only.
+    pub fn of(positional: Vec<Value<'a>>) -> Self {
+        Args { positional, ..Args::default() }
+    }
+
+    /// Nothing is known of the arguments.
+    pub fn opaque() -> Self {
+        Args { rest: Some(Value::unknown()), ..Args::default() }
+    }
+
+    /// All argument values.
+    pub fn all(&self) -> Vec<Value<'a>> {
+        let keywords = self.keywords.iter().map(|(_, v)| v.clone());
+        self.positional.iter().cloned().chain(keywords).chain(self.rest.clone()).collect()
+    }
+
+    /// By position or name.
+    pub fn get(&self, position: usize, name: &str) -> Option<&Value<'a>> {
+        let named = || self.keywords.iter().find(|(k, _)| *k == Some(name)).map(|(_, v)| v);
+        self.positional.get(position).or_else(named)
+    }
+
+    /// Some argument is or hides a tensor.
+    pub fn has_tensor(&self) -> bool {
+        self.all().iter().any(|v| !v.all_tensors().is_empty())
+    }
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn arguments(&mut self, arguments: &'a Arguments) -> Args<'a> {
+        let mut args = Args::default();
+        for arg in &arguments.args {
+            match arg {
+                ruff_python_ast::Expr::Starred(s) => match self.eval(&s.value) {
+                    Value::List(items) if args.rest.is_none() => args.positional.extend(items.iter().cloned()),
+                    other => {
+                        let item = self.element(&other);
+                        args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
+                    }
+                },
+                other => {
+                    let value = self.eval(other);
+                    match &args.rest {
+                        None => args.positional.push(value),
+                        Some(rest) => args.rest = Some(rest.join(&value)),
+                    }
+                }
+            }
+        }
+        for keyword in &arguments.keywords {
+            let value = self.eval(&keyword.value);
+            match &keyword.arg {
+                Some(name) => args.keywords.push((Some(name.id.as_str()), value)),
+                None => {
+                    let item = self.element(&value);
+                    args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
+                }
+            }
+        }
+        args
+    }
+
+    pub(super) fn call(&mut self, call: &'a ExprCall) -> Value<'a> {
+        let line = self.line;
+        let callee = self.eval(&call.func);
+        let args = self.arguments(&call.arguments);
+        self.line = line;
+        // A method that changes a collection changes the place it was read from.
+        if let (Value::Attr(base, name), ruff_python_ast::Expr::Attribute(place)) = (&callee, &*call.func) {
+            if matches!(**base, Value::List(_) | Value::Bag(_)) {
+                return self.collection_method(&place.value, base, name, &args);
+            }
+        }
+        self.call_value(&callee, args)
+    }
+
+    pub(super) fn call_value(&mut self, callee: &Value<'a>, args: Args<'a>) -> Value<'a> {
+        if !self.step() {
+            return Value::unknown();
+        }
+        match callee {
+            Value::Func(func) => self.call_function(func, None, args),
+            Value::Bound(receiver, func) => self.call_function(func, Some((**receiver).clone()), args),
+            Value::Class(class) => self.instantiate(*class, args),
+            Value::Instance(object, class) => self.call_instance(*object, *class, args),
+            Value::Launcher(kernels) => {
+                self.launch(kernels, &args);
+                Value::Nothing
+            }
+            Value::Kernels(_) => {
+                if args.has_tensor() && self.stage == Stage::Forward {
+                    self.note(Fact::Opaque { what: "a kernel is called without a grid".to_owned() });
+                }
+                Value::unknown()
+            }
+            Value::KernelDecorator => match args.positional.first() {
+                Some(Value::Func(func)) => Value::Kernels(Rc::from([func.id])),
+                Some(kernels @ Value::Kernels(_)) => kernels.clone(),
+                _ => Value::KernelDecorator,
+            },
+            Value::Partial(partial) => {
+                let mut all = Args::of(partial.args.clone());
+                all.keywords.clone_from(&partial.keywords);
+                all.positional.extend(args.positional);
+                all.keywords.extend(args.keywords);
+                all.rest = args.rest;
+                self.call_value(&partial.callee, all)
+            }
+            Value::NnModule(class) => self.call_module(class, &args),
+            Value::List(items) => {
+                // nn.Sequential
+                let mut value = args.positional.first().cloned().unwrap_or(Value::unknown());
+                for item in items.iter() {
+                    value = self.call_value(item, Args::of(vec![value]));
+                }
+                value
+            }
+            Value::Bag(item) => self.call_value(item, args),
+            Value::Attr(base, name) => self.call_attribute(base, name, args),
+            Value::Path(path) => self.call_path(path, args),
+            Value::Union(values) => {
+                let before = self.state.clone();
+                let mut result: Option<Value<'a>> = None;
+                let mut after: Option<State<'a>> = None;
+                for value in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                    self.state = before.clone();
+                    let one = self.call_value(value, args.clone());
+                    result = Some(result.map_or(one.clone(), |r| r.join(&one)));
+                    let done = std::mem::replace(&mut self.state, State::new());
+                    after = Some(match after.take() {
+                        Some(other) => other.join(done),
+                        None => done,
+                    });
+                }
+                self.state = after.unwrap_or(before);
+                result.unwrap_or(Value::unknown())
+            }
+            Value::Tensor(_) => self.opaque("a tensor is called", &args),
+            other if other.is_scalar() => Value::Scalar,
+            _ => self.opaque("a call of something unknown", &args),
+        }
+    }
+
+    /// Reports a call that is not understood when it touches tensors.
+    pub(super) fn opaque(&mut self, what: &str, args: &Args<'a>) -> Value<'a> {
+        let ids =
+            args.all().iter().fold(super::value::no_ids(), |ids, v| super::value::merge_ids(&ids, &v.all_tensors()));
+        if self.stage == Stage::Forward && !ids.is_empty() {
+            self.note(Fact::Opaque { what: what.to_owned() });
+        }
+        Value::Unknown(ids)
+    }
+
+    fn call_module(&mut self, class: &Rc<str>, args: &Args<'a>) -> Value<'a> {
+        if &**class == "torch.nn.Identity" {
+            return args.positional.first().cloned().unwrap_or(Value::unknown());
+        }
+        self.compute(How::Module(class.to_string()), &args.all())
+    }
+
+    fn call_instance(&mut self, object: u32, class: usize, args: Args<'a>) -> Value<'a> {
+        let receiver = Value::Instance(object, class);
+        let is_module = self.descends(class, "torch.nn.Module");
+        let method = match self.member(class, "__call__") {
+            None if is_module => self.state.field(object, "forward").cloned().or_else(|| self.member(class, "forward")),
+            found => found,
+        };
+        match method {
+            Some(Value::Func(func)) => self.call_function(&func, Some(receiver), args),
+            Some(other) => self.call_value(&other, args),
+            None => self.opaque("a call of an object without forward", &args),
+        }
+    }
+
+    /// Runs a function of the candidate; the result joins all its returns.
+    pub(super) fn call_function(&mut self, func: &Func<'a>, receiver: Option<Value<'a>>, args: Args<'a>) -> Value<'a> {
+        if self.returns.len() >= MAX_CALLS {
+            return self.opaque("calls nested too deeply to follow", &args);
+        }
+        let info = self.functions[func.id].clone();
+        let mut positional: Vec<Value<'a>> = receiver.into_iter().collect();
+        positional.extend(args.positional);
+        let args = Args { positional, ..args };
+        let frame = self.bind_parameters(&info.params, args);
+        let line = self.line;
+        // What the function closed over lies under its own names.
+        let outer = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
+        let depth = self.state.frames.len();
+        let mut names = outer;
+        names.extend(frame);
+        let saved = std::mem::take(&mut self.state.frames);
+        self.state.frames.push(Rc::clone(&saved[0]));
+        self.state.frames.push(Rc::new(names));
+        self.returns.push(Vec::new());
+        self.globals.push(Default::default());
+        let loops = std::mem::take(&mut self.loops);
+        let empty = self.state.empty;
+        match info.body {
+            Body::Block(body) => self.block(body),
+            Body::Expr(expr) => {
+                let value = self.eval(expr);
+                self.leave(value);
+            }
+        }
+        if self.state.alive {
+            self.leave(Value::Nothing);
+        }
+        self.loops = loops;
+        self.globals.pop();
+        let mut result: Option<Value<'a>> = None;
+        let mut joined: Option<State<'a>> = None;
+        for (value, state) in self.returns.pop().unwrap_or_default() {
+            result = Some(match result {
+                Some(r) => r.join(&value),
+                None => value,
+            });
+            joined = Some(match joined.take() {
+                Some(other) => other.join(state),
+                None => state,
+            });
+        }
+        self.state =
+            joined.unwrap_or_else(|| State { alive: false, ..std::mem::replace(&mut self.state, State::new()) });
+        // The caller's frames come back; the module's may have changed.
+        let module = self.state.frames.first().cloned();
+        self.state.frames = saved;
+        if let (Some(module), Some(first)) = (module, self.state.frames.first_mut()) {
+            *first = module;
+        }
+        debug_assert_eq!(self.state.frames.len(), depth);
+        self.state.empty = empty;
+        self.line = line;
+        result.unwrap_or(Value::unknown())
+    }
+
+    fn bind_parameters(&mut self, params: &Option<&'a ruff_python_ast::Parameters>, args: Args<'a>) -> Env<'a> {
+        let mut frame = Env::new();
+        let Some(params) = params else {
+            return frame;
+        };
+        let mut positional = args.positional.into_iter();
+        let mut keywords = args.keywords;
+        for (index, parameter) in params.posonlyargs.iter().chain(&params.args).chain(&params.kwonlyargs).enumerate() {
+            let name = parameter.parameter.name.id.as_str();
+            let takes_position = index < params.posonlyargs.len() + params.args.len();
+            let value = if takes_position { positional.next() } else { None };
+            let value = value.or_else(|| {
+                let at = keywords.iter().position(|(k, _)| *k == Some(name))?;
+                Some(keywords.swap_remove(at).1)
+            });
+            let default = parameter.default.as_deref();
+            let value = match (value, &args.rest, default) {
+                (Some(value), _, _) => value,
+                (None, Some(rest), None) => rest.clone(),
+                (None, Some(rest), Some(default)) => self.eval(default).join(rest),
+                (None, None, Some(default)) => {
+                    let value = self.eval(default);
+                    // A default collection lives on between calls.
+                    let collection = matches!(value, Value::List(_) | Value::Bag(_));
+                    if collection && self.stage == Stage::Forward && self.mutable.globals.contains(name) {
+                        self.kept(&value)
+                    } else {
+                        value
+                    }
+                }
+                (None, None, None) => Value::unknown(),
+            };
+            frame.insert(name, value);
+        }
+        if let Some(vararg) = &params.vararg {
+            let mut rest: Vec<Value<'a>> = positional.collect();
+            let value = match args.rest.clone() {
+                None => Value::List(Rc::new(rest)),
+                Some(more) => {
+                    rest.push(more);
+                    Value::Bag(Rc::new(rest.iter().skip(1).fold(rest[0].clone(), |all, v| all.join(v))))
+                }
+            };
+            frame.insert(vararg.name.id.as_str(), value);
+        }
+        if let Some(kwarg) = &params.kwarg {
+            let mut all = args.rest.clone();
+            for (_, value) in keywords {
+                all = Some(all.map_or(value.clone(), |a| a.join(&value)));
+            }
+            frame.insert(kwarg.name.id.as_str(), Value::Bag(Rc::new(all.unwrap_or(Value::unknown()))));
+        }
+        frame
+    }
+
+    /// `functools.partial(f, ..)`
+    pub(super) fn partial(&mut self, args: Args<'a>) -> Value<'a> {
+        let mut positional = args.positional.into_iter();
+        match positional.next() {
+            Some(callee) => {
+                Value::Partial(Rc::new(Partial { callee, args: positional.collect(), keywords: args.keywords }))
+            }
+            None => Value::unknown(),
+        }
+    }
+}

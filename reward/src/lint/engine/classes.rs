@@ -1,0 +1,241 @@
+//! Definitions: functions, kernels, classes, instances and where a member is found.
+
+use std::rc::Rc;
+
+use ruff_python_ast::{Decorator, StmtClassDef, StmtFunctionDef};
+
+use super::call::Args;
+use super::trace::{Fact, Stage};
+use super::value::{ClassId, Env, Func, ObjId, Value};
+use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
+
+/// Longest chain of base classes that is followed.
+const MAX_BASES: usize = 16;
+
+impl<'a> Engine<'a> {
+    pub(super) fn define_function(&mut self, def: &'a StmtFunctionDef) {
+        let name = def.name.id.as_str();
+        for parameter in def.parameters.iter_non_variadic_params() {
+            if let Some(default) = parameter.default.as_deref() {
+                self.eval(default);
+            }
+        }
+        let mut binding = Binding::Plain;
+        let mut value = None;
+        for decorator in def.decorator_list.iter().rev() {
+            match self.decorator(decorator) {
+                Applied::Kernel => value = Some(()),
+                Applied::Binding(kind) => binding = kind,
+                Applied::Transparent => {}
+                Applied::Unknown(what) => {
+                    self.line = self.lines.of(decorator);
+                    self.note(Fact::Decorator { what });
+                }
+            }
+        }
+        let info = FuncInfo {
+            name,
+            params: Some(&def.parameters),
+            body: Body::Block(&def.body),
+            line: self.lines.of(def),
+            binding,
+            node: Some(def),
+            owner: self.owner,
+        };
+        let id = self.function(std::ptr::from_ref(def) as usize, info);
+        let bound = match value {
+            Some(()) => {
+                self.defined.push(id);
+                Value::Kernels(Rc::from([id]))
+            }
+            None => Value::Func(self.close(id)),
+        };
+        self.state.bind(name, bound);
+    }
+
+    fn decorator(&mut self, decorator: &'a Decorator) -> Applied {
+        let value = self.eval(&decorator.expression);
+        let shown = || super::expr::shown(&decorator.expression);
+        match &value {
+            Value::KernelDecorator => Applied::Kernel,
+            Value::Path(path) => match &**path {
+                "triton.jit" | "triton.autotune" | "triton.heuristics" | "triton.JITFunction" => Applied::Kernel,
+                "builtins.staticmethod" => Applied::Binding(Binding::Static),
+                "builtins.classmethod" => Applied::Binding(Binding::Class),
+                "builtins.property" => Applied::Binding(Binding::Property),
+                "torch.no_grad"
+                | "torch.inference_mode"
+                | "torch.enable_grad"
+                | "typing.no_type_check"
+                | "typing.overload"
+                | "typing.final"
+                | "abc.abstractmethod"
+                | "dataclasses.dataclass"
+                | "typing.override"
+                | "torch.autograd.function.once_differentiable"
+                | "functools.wraps" => Applied::Transparent,
+                _ => Applied::Unknown(shown()),
+            },
+            Value::Scalar => Applied::Transparent,
+            Value::Attr(..) => Applied::Transparent,
+            _ => Applied::Unknown(shown()),
+        }
+    }
+
+    pub(super) fn define_class(&mut self, def: &'a StmtClassDef) {
+        let name = def.name.id.as_str();
+        let mut bases = Vec::new();
+        if let Some(arguments) = def.arguments.as_deref() {
+            bases.extend(arguments.args.iter().map(|b| self.eval(b)));
+            for keyword in &arguments.keywords {
+                self.eval(&keyword.value);
+            }
+        }
+        for decorator in &def.decorator_list {
+            if let Applied::Unknown(what) = self.decorator(decorator) {
+                self.line = self.lines.of(decorator);
+                self.note(Fact::Decorator { what });
+            }
+        }
+        let class = self.classes.len();
+        self.classes.push(ClassInfo { name, bases, members: Env::new(), line: self.lines.of(def) });
+        let owner = self.owner.replace(class);
+        self.state.frames.push(Rc::new(Env::new()));
+        self.block(&def.body);
+        let members = if self.state.frames.len() > 1 { self.state.frames.pop() } else { None };
+        self.owner = owner;
+        if let Some(members) = members {
+            let mut members = Rc::unwrap_or_clone(members);
+            // Class scope is not visible from inside methods.
+            for value in members.values_mut() {
+                if let Value::Func(func) = value {
+                    func.closure = if self.state.frames.len() > 1 { self.state.frames.last().cloned() } else { None };
+                }
+            }
+            self.classes[class].members = members;
+        }
+        self.state.bind(name, Value::Class(class));
+    }
+
+    /// A member by name in a class or its bases.
+    pub(super) fn member(&self, class: ClassId, name: &str) -> Option<Value<'a>> {
+        self.find_member(class, name, 0)
+    }
+
+    fn find_member(&self, class: ClassId, name: &str, depth: usize) -> Option<Value<'a>> {
+        let info = self.classes.get(class)?;
+        if let Some(value) = info.members.get(name) {
+            return Some(value.clone());
+        }
+        if depth > MAX_BASES {
+            return None;
+        }
+        info.bases.iter().find_map(|b| match b {
+            Value::Class(base) => self.find_member(*base, name, depth + 1),
+            _ => None,
+        })
+    }
+
+    /// True when the class is, at the end of its chain of bases, this library class.
+    pub(super) fn descends(&self, class: ClassId, path: &str) -> bool {
+        self.library_bases(class, 0).iter().any(|b| b == path)
+    }
+
+    /// Names of library classes among a class's ancestors; `?` for a base that is not understood.
+    pub fn library_bases(&self, class: ClassId, depth: usize) -> Vec<String> {
+        let Some(info) = self.classes.get(class) else {
+            return Vec::new();
+        };
+        if depth > MAX_BASES {
+            return vec!["?".to_owned()];
+        }
+        info.bases
+            .iter()
+            .flat_map(|b| match b {
+                Value::Class(base) => self.library_bases(*base, depth + 1),
+                Value::Path(path) => vec![path.to_string()],
+                _ => vec!["?".to_owned()],
+            })
+            .collect()
+    }
+
+    /// A new object of a candidate's class, its constructor run.
+    pub(super) fn instantiate(&mut self, class: ClassId, args: Args<'a>) -> Value<'a> {
+        if self.classes.get(class).is_some_and(|c| c.name == "Model") {
+            self.note(Fact::Reference { what: "the class Model is instantiated".to_owned() });
+        }
+        let object = self.object(Origin::Instance);
+        let instance = Value::Instance(object, class);
+        match self.member(class, "__init__") {
+            Some(Value::Func(init)) => {
+                self.call_function(&init, Some(instance.clone()), args);
+            }
+            _ => {
+                // A plain record (dataclass, named tuple): its fields are its arguments.
+                let fields: Vec<Rc<str>> = args.keywords.iter().filter_map(|(k, _)| k.map(Rc::from)).collect();
+                for (name, (_, value)) in fields.into_iter().zip(args.keywords) {
+                    self.state.set_field(object, name, value);
+                }
+            }
+        }
+        instance
+    }
+
+    /// Reads `object.name` of a candidate's object.
+    pub(super) fn instance_attribute(&mut self, object: ObjId, class: ClassId, name: &str) -> Value<'a> {
+        if let Some(value) = self.state.field(object, name) {
+            return value.clone();
+        }
+        let receiver = Value::Instance(object, class);
+        if let Some(member) = self.member(class, name) {
+            return self.bind_member(member, receiver, name);
+        }
+        match name {
+            "training" => {
+                self.note(Fact::Mode { what: "self.training".to_owned() });
+                Value::Scalar
+            }
+            "__class__" => Value::Class(class),
+            "saved_tensors" => Value::unknown(),
+            _ if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => {
+                let kept = self.fresh(Origin::Kept);
+                self.state.set_field(object, Rc::from(name), kept.clone());
+                kept
+            }
+            _ => Value::Attr(Rc::new(receiver), Rc::from(name)),
+        }
+    }
+
+    /// A class member seen through an object.
+    pub(super) fn bind_member(&mut self, member: Value<'a>, receiver: Value<'a>, name: &str) -> Value<'a> {
+        match member {
+            Value::Func(func) => match self.functions[func.id].binding {
+                Binding::Plain | Binding::Class => Value::Bound(Rc::new(receiver), func),
+                Binding::Static => Value::Func(func),
+                Binding::Property => self.call_function(&func, Some(receiver), Args::default()),
+            },
+            other if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => self.kept(&other),
+            other => other,
+        }
+    }
+
+    /// `super()` inside a method: the receiver is the first parameter of the running function.
+    pub(super) fn super_of(&mut self, func: Option<&Func<'a>>) -> Value<'a> {
+        let _ = func;
+        let frame = self.state.frames.last();
+        let receiver =
+            frame.and_then(|f| f.get("self").or_else(|| f.values().find(|v| matches!(v, Value::Instance(..)))));
+        match receiver {
+            Some(Value::Instance(object, class)) => Value::Super(*object, *class),
+            _ => Value::unknown(),
+        }
+    }
+}
+
+/// What a decorator does.
+enum Applied {
+    Kernel,
+    Binding(Binding),
+    Transparent,
+    Unknown(String),
+}

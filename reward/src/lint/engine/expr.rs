@@ -1,0 +1,525 @@
+//! Expressions of the abstract interpreter, conditions included.
+
+use std::rc::Rc;
+
+use ruff_python_ast::visitor::{Visitor, walk_expr};
+use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, Operator, UnaryOp};
+
+use super::call::Args;
+use super::state::State;
+use super::stmt::canonical;
+use super::trace::{Fact, How, Stage};
+use super::value::{Func, Value, scalar};
+use super::{Binding, Body, Engine, FuncInfo};
+
+/// What a test decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Condition {
+    pub truth: Option<bool>,
+    /// True only for tensors without elements.
+    pub empty: bool,
+    /// False only for tensors without elements.
+    pub filled_otherwise: bool,
+}
+
+/// Source-like text of a chain of names, for messages.
+pub fn shown(expr: &Expr) -> String {
+    match expr {
+        Expr::Name(n) => n.id.to_string(),
+        Expr::Attribute(a) => format!("{}.{}", shown(&a.value), a.attr.id),
+        Expr::Call(c) => format!("{}(..)", shown(&c.func)),
+        Expr::Subscript(s) => format!("{}[..]", shown(&s.value)),
+        _ => "(..)".to_owned(),
+    }
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn eval(&mut self, expr: &'a Expr) -> Value<'a> {
+        if !self.step() {
+            return Value::unknown();
+        }
+        match expr {
+            Expr::Name(n) => self.name(n.id.as_str()),
+            Expr::Attribute(a) => {
+                let base = self.eval(&a.value);
+                self.attribute(&base, a.attr.id.as_str())
+            }
+            Expr::Call(c) => {
+                self.line = self.lines.of(expr);
+                self.call(c)
+            }
+            Expr::Subscript(s) => self.subscript(s),
+            Expr::NumberLiteral(n) => match &n.value {
+                Number::Int(i) => i.as_u64().and_then(|v| i64::try_from(v).ok()).map_or(Value::Scalar, Value::Int),
+                _ => Value::Scalar,
+            },
+            Expr::StringLiteral(s) => Value::Str(Rc::from(s.value.to_str())),
+            Expr::BooleanLiteral(b) => Value::Bool(b.value),
+            Expr::NoneLiteral(_) => Value::Nothing,
+            Expr::BytesLiteral(_) | Expr::EllipsisLiteral(_) => Value::Scalar,
+            Expr::FString(_) | Expr::TString(_) => {
+                self.children(expr);
+                Value::Scalar
+            }
+            Expr::BinOp(b) => {
+                let left = self.eval(&b.left);
+                let right = self.eval(&b.right);
+                self.line = self.lines.of(expr);
+                self.binary(b.op, &left, &right, false)
+            }
+            Expr::UnaryOp(u) => {
+                let operand = self.eval(&u.operand);
+                self.unary(u.op, &operand)
+            }
+            Expr::Compare(c) => self.compare(c),
+            Expr::BoolOp(b) => self.logic(b.op, &b.values),
+            Expr::If(i) => {
+                let test = self.condition(&i.test);
+                match test.truth {
+                    Some(true) => self.eval(&i.body),
+                    Some(false) => self.eval(&i.orelse),
+                    None => {
+                        let before = self.state.clone();
+                        self.narrow(&i.test, true);
+                        let yes = self.eval(&i.body);
+                        let after = std::mem::replace(&mut self.state, before);
+                        self.narrow(&i.test, false);
+                        let no = self.eval(&i.orelse);
+                        let other = std::mem::replace(&mut self.state, State::new());
+                        self.state = after.join(other);
+                        yes.join(&no)
+                    }
+                }
+            }
+            Expr::Named(n) => {
+                let value = self.eval(&n.value);
+                self.assign(&n.target, value.clone());
+                value
+            }
+            Expr::Lambda(l) => {
+                let info = FuncInfo {
+                    name: "<lambda>",
+                    params: l.parameters.as_deref(),
+                    body: Body::Expr(&l.body),
+                    line: self.lines.of(expr),
+                    binding: Binding::Plain,
+                    node: None,
+                    owner: self.owner,
+                };
+                let id = self.function(std::ptr::from_ref(l) as usize, info);
+                Value::Func(self.close(id))
+            }
+            Expr::Tuple(t) => self.elements(&t.elts),
+            Expr::List(l) => self.elements(&l.elts),
+            Expr::Set(s) => {
+                let items = self.elements(&s.elts);
+                Value::Bag(Rc::new(self.element(&items)))
+            }
+            Expr::Dict(d) => {
+                let mut all: Option<Value<'a>> = None;
+                for item in &d.items {
+                    if let Some(key) = &item.key {
+                        self.eval(key);
+                    }
+                    let value = self.eval(&item.value);
+                    all = Some(all.map_or(value.clone(), |a| a.join(&value)));
+                }
+                match all {
+                    Some(value) => Value::Bag(Rc::new(value)),
+                    None => Value::List(Rc::new(Vec::new())),
+                }
+            }
+            Expr::ListComp(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::SetComp(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::Generator(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::DictComp(c) => {
+                let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
+                parts.push(&c.value);
+                self.comprehension(&c.generators, &parts)
+            }
+            Expr::Starred(s) => {
+                let value = self.eval(&s.value);
+                Value::Bag(Rc::new(self.element(&value)))
+            }
+            Expr::Slice(_) => {
+                self.children(expr);
+                Value::Scalar
+            }
+            Expr::Await(_) | Expr::Yield(_) | Expr::YieldFrom(_) | Expr::IpyEscapeCommand(_) => {
+                self.children(expr);
+                if self.stage == Stage::Forward {
+                    self.note(Fact::Opaque { what: "await or yield".to_owned() });
+                }
+                Value::unknown()
+            }
+        }
+    }
+
+    /// Evaluates the direct parts of an expression for what they do.
+    fn children(&mut self, expr: &'a Expr) {
+        struct Parts<'a>(Vec<&'a Expr>);
+        impl<'a> Visitor<'a> for Parts<'a> {
+            fn visit_expr(&mut self, expr: &'a Expr) {
+                self.0.push(expr);
+            }
+        }
+        let mut parts = Parts(Vec::new());
+        walk_expr(&mut parts, expr);
+        for part in parts.0 {
+            self.eval(part);
+        }
+    }
+
+    fn elements(&mut self, elts: &'a [Expr]) -> Value<'a> {
+        if elts.iter().any(Expr::is_starred_expr) {
+            let mut items = Vec::new();
+            for elt in elts {
+                match elt {
+                    Expr::Starred(s) => match self.eval(&s.value) {
+                        Value::List(inner) => items.extend(inner.iter().cloned()),
+                        other => {
+                            let item = self.element(&other);
+                            let all = items.iter().fold(item, |all, v| all.join(v));
+                            return Value::Bag(Rc::new(all));
+                        }
+                    },
+                    other => items.push(self.eval(other)),
+                }
+            }
+            return Value::List(Rc::new(items));
+        }
+        Value::List(Rc::new(elts.iter().map(|e| self.eval(e)).collect()))
+    }
+
+    fn comprehension(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
+        for generator in generators {
+            let items = self.eval(&generator.iter);
+            let item = self.element(&items);
+            self.assign(&generator.target, item);
+            for test in &generator.ifs {
+                self.condition(test);
+            }
+        }
+        let mut last = Value::unknown();
+        for part in parts {
+            last = self.eval(part);
+        }
+        Value::Bag(Rc::new(last))
+    }
+
+    /// Looks a name up: locals, what the function closed over, the module, builtins.
+    pub(super) fn name(&mut self, name: &'a str) -> Value<'a> {
+        for frame in self.state.frames.iter().rev() {
+            if let Some(value) = frame.get(name) {
+                return value.clone();
+            }
+        }
+        match name {
+            "__name__" => Value::Str(Rc::from("candidate")),
+            "__file__" | "__doc__" => Value::Scalar,
+            "NotImplemented" | "Ellipsis" | "__debug__" => Value::Scalar,
+            "Model" => {
+                self.note(Fact::Reference { what: "the name Model, which the candidate does not define".to_owned() });
+                Value::unknown()
+            }
+            _ => Value::Path(Rc::from(format!("builtins.{name}"))),
+        }
+    }
+
+    /// A dotted name, in its one spelling.
+    pub(super) fn dotted(&self, base: &str, name: &str) -> Value<'a> {
+        Value::Path(Rc::from(canonical(&format!("{base}.{name}"))))
+    }
+
+    pub(super) fn binary(&mut self, op: Operator, a: &Value<'a>, b: &Value<'a>, in_place: bool) -> Value<'a> {
+        if !a.tensors().is_empty() || !b.tensors().is_empty() {
+            let result = self.compute(How::Operator(op.as_str()), &[a.clone(), b.clone()]);
+            return if in_place && !a.tensors().is_empty() { a.join(&result) } else { result };
+        }
+        match (a, b, op) {
+            (Value::Int(x), Value::Int(y), _) => fold(op, *x, *y).map_or(Value::Scalar, Value::Int),
+            (Value::Str(x), Value::Str(y), Operator::Add) if x.len() + y.len() < 4096 => {
+                Value::Str(Rc::from(format!("{x}{y}")))
+            }
+            (Value::List(x), Value::List(y), Operator::Add) => {
+                Value::List(Rc::new(x.iter().chain(y.iter()).cloned().collect()))
+            }
+            (Value::List(x), Value::Int(_), Operator::Mult) => {
+                let items = Value::List(Rc::clone(x));
+                Value::Bag(Rc::new(self.element(&items)))
+            }
+            (Value::List(_) | Value::Bag(_) | Value::Shape, _, _)
+            | (_, Value::List(_) | Value::Bag(_) | Value::Shape, _) => {
+                if matches!(a, Value::Shape) || matches!(b, Value::Shape) {
+                    return Value::Shape;
+                }
+                let (x, y) = (self.element(a), self.element(b));
+                Value::Bag(Rc::new(x.join(&y)))
+            }
+            (Value::Size, Value::Size, Operator::Mult) => Value::Size,
+            (Value::Size, Value::Int(i), Operator::Mult) | (Value::Int(i), Value::Size, Operator::Mult) if *i > 0 => {
+                Value::Size
+            }
+            _ if a.is_scalar() && b.is_scalar() => match scalar(a, b) {
+                Value::StateScalar => Value::StateScalar,
+                _ => Value::Scalar,
+            },
+            _ => {
+                let ids = super::value::merge_ids(&a.all_tensors(), &b.all_tensors());
+                if !ids.is_empty() && self.stage == Stage::Forward {
+                    self.note(Fact::Opaque { what: format!("operator {} on a value of unknown type", op.as_str()) });
+                }
+                if matches!(a, Value::StateScalar) || matches!(b, Value::StateScalar) {
+                    return Value::StateScalar;
+                }
+                if ids.is_empty() { Value::Scalar } else { Value::Unknown(ids) }
+            }
+        }
+    }
+
+    fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
+        if op == UnaryOp::Not {
+            return operand.truth().map_or(Value::Scalar, |t| Value::Bool(!t));
+        }
+        if !operand.tensors().is_empty() {
+            return self.compute(How::Operator(op.as_str()), std::slice::from_ref(operand));
+        }
+        match (op, operand) {
+            (UnaryOp::USub, Value::Int(i)) => i.checked_neg().map_or(Value::Scalar, Value::Int),
+            (_, Value::StateScalar) => Value::StateScalar,
+            (_, Value::Unknown(_)) => operand.clone(),
+            _ => Value::Scalar,
+        }
+    }
+
+    fn compare(&mut self, c: &'a ExprCompare) -> Value<'a> {
+        let mut left = self.eval(&c.left);
+        let mut result: Option<bool> = Some(true);
+        let mut kept = false;
+        for (op, right) in c.ops.iter().zip(&*c.comparators) {
+            let right = self.eval(right);
+            let identity = matches!(op, CmpOp::Is | CmpOp::IsNot | CmpOp::In | CmpOp::NotIn);
+            if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
+                return self.compute(How::Operator(op.as_str()), &[left, right]);
+            }
+            kept |= matches!(left, Value::StateScalar) || matches!(right, Value::StateScalar);
+            result = match (result, decide(*op, &left, &right)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+            left = right;
+        }
+        match result {
+            Some(truth) => Value::Bool(truth),
+            None if kept => Value::StateScalar,
+            None => Value::Scalar,
+        }
+    }
+
+    fn logic(&mut self, op: BoolOp, values: &'a [Expr]) -> Value<'a> {
+        let Some((first, rest)) = values.split_first() else {
+            return Value::unknown();
+        };
+        let mut result = self.eval(first);
+        let mut done: Option<State<'a>> = None;
+        for value in rest {
+            let decided = result.truth();
+            let stops = matches!((op, decided), (BoolOp::And, Some(false)) | (BoolOp::Or, Some(true)));
+            if stops {
+                break;
+            }
+            if decided.is_none() {
+                let here = self.state.clone();
+                done = Some(match done.take() {
+                    Some(other) => other.join(here),
+                    None => here,
+                });
+            }
+            let next = self.eval(value);
+            result = if decided.is_some() { next } else { result.join(&next) };
+        }
+        if let Some(short) = done {
+            let long = std::mem::replace(&mut self.state, State::new());
+            self.state = long.join(short);
+        }
+        result
+    }
+
+    /// Evaluates a test.
+    pub(super) fn condition(&mut self, test: &'a Expr) -> Condition {
+        let value = self.eval(test);
+        if self.stage == Stage::Forward && matches!(value, Value::StateScalar) {
+            self.note(Fact::StateBranch);
+        }
+        let mut condition = Condition { truth: value.truth(), ..Condition::default() };
+        let (empty, filled) = self.emptiness(test);
+        condition.empty = empty;
+        condition.filled_otherwise = filled;
+        condition
+    }
+
+    /// (true only for empty tensors, false only for empty tensors)
+    fn emptiness(&mut self, test: &'a Expr) -> (bool, bool) {
+        match test {
+            Expr::UnaryOp(u) if u.op == UnaryOp::Not => {
+                let (empty, filled) = self.emptiness(&u.operand);
+                (filled, empty)
+            }
+            Expr::BoolOp(b) => {
+                let parts: Vec<(bool, bool)> = b.values.iter().map(|v| self.emptiness(v)).collect();
+                match b.op {
+                    BoolOp::Or => (parts.iter().all(|p| p.0), false),
+                    BoolOp::And => (parts.iter().any(|p| p.0), parts.iter().all(|p| p.1)),
+                }
+            }
+            Expr::Compare(c) if c.ops.len() == 1 => {
+                let (left, right) = (self.quiet(&c.left), self.quiet(&c.comparators[0]));
+                match (&left, &c.ops[0], &right) {
+                    (Value::Size, CmpOp::Eq, Value::Int(0)) | (Value::Int(0), CmpOp::Eq, Value::Size) => (true, false),
+                    (Value::Size, CmpOp::LtE, Value::Int(0)) | (Value::Size, CmpOp::Lt, Value::Int(1)) => (true, false),
+                    (Value::Size, CmpOp::Gt | CmpOp::NotEq, Value::Int(0)) => (false, true),
+                    (Value::Int(0), CmpOp::Lt | CmpOp::NotEq, Value::Size) => (false, true),
+                    _ => (false, false),
+                }
+            }
+            Expr::Call(_) | Expr::Name(_) | Expr::Attribute(_) | Expr::Subscript(_) => {
+                (false, matches!(self.quiet(test), Value::Size))
+            }
+            _ => (false, false),
+        }
+    }
+
+    /// Evaluates again without writing facts.
+    fn quiet(&mut self, expr: &'a Expr) -> Value<'a> {
+        let (count, state) = (self.seen.len(), self.state.clone());
+        let value = self.eval(expr);
+        for seen in self.seen.drain(count..) {
+            self.known.remove(&seen);
+        }
+        self.state = state;
+        value
+    }
+
+    /// What `x is None` and the like say about a name on one side of a branch.
+    pub(super) fn narrow(&mut self, test: &'a Expr, holds: bool) {
+        match test {
+            Expr::UnaryOp(u) if u.op == UnaryOp::Not => self.narrow(&u.operand, !holds),
+            Expr::BoolOp(b) if (b.op == BoolOp::And) == holds => {
+                b.values.iter().for_each(|v| self.narrow(v, holds));
+            }
+            Expr::Compare(c) if c.ops.len() == 1 && c.comparators[0].is_none_literal_expr() => {
+                let none = match c.ops[0] {
+                    CmpOp::Is | CmpOp::Eq => holds,
+                    CmpOp::IsNot | CmpOp::NotEq => !holds,
+                    _ => return,
+                };
+                self.refine(&c.left, none);
+            }
+            Expr::Name(_) | Expr::Attribute(_) if holds => self.refine(test, false),
+            _ => {}
+        }
+    }
+
+    fn refine(&mut self, place: &'a Expr, none: bool) {
+        let value = self.quiet(place);
+        let Value::Union(values) = &value else {
+            return;
+        };
+        let keep: Vec<Value<'a>> = values.iter().filter(|v| matches!(v, Value::Nothing) == none).cloned().collect();
+        let Some((first, rest)) = keep.split_first() else {
+            return;
+        };
+        let refined = rest.iter().fold(first.clone(), |all, v| all.join(v));
+        match place {
+            Expr::Name(n) if self.state.frames.last().is_some_and(|f| f.contains_key(n.id.as_str())) => {
+                self.state.bind(n.id.as_str(), refined);
+            }
+            Expr::Attribute(a) => {
+                if let Value::Instance(object, _) = self.quiet(&a.value) {
+                    self.state.set_field(object, Rc::from(a.attr.id.as_str()), refined);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `range(0)`, `range(5, 5)`.
+    pub(super) fn is_empty_range(&mut self, iter: &'a Expr) -> bool {
+        let Expr::Call(call) = iter else {
+            return false;
+        };
+        if !matches!(&*call.func, Expr::Name(n) if n.id.as_str() == "range") {
+            return false;
+        }
+        let bounds: Vec<Value<'a>> = call.arguments.args.iter().map(|a| self.quiet(a)).collect();
+        match bounds.as_slice() {
+            [Value::Int(end)] => *end <= 0,
+            [Value::Int(start), Value::Int(end)] => end <= start,
+            _ => false,
+        }
+    }
+
+    /// Calls a value with one unknown argument, for what its body does (a grid function).
+    pub(super) fn probe(&mut self, func: &Func<'a>) -> Value<'a> {
+        self.call_function(func, None, Args::of(vec![Value::Bag(Rc::new(Value::Scalar))]))
+    }
+}
+
+fn fold(op: Operator, x: i64, y: i64) -> Option<i64> {
+    match op {
+        Operator::Add => x.checked_add(y),
+        Operator::Sub => x.checked_sub(y),
+        Operator::Mult => x.checked_mul(y),
+        Operator::FloorDiv => x.checked_div_euclid(y),
+        Operator::Mod => x.checked_rem_euclid(y),
+        Operator::Pow => u32::try_from(y).ok().and_then(|y| x.checked_pow(y)),
+        Operator::LShift => u32::try_from(y).ok().filter(|y| *y < 62).and_then(|y| x.checked_mul(1 << y)),
+        Operator::RShift => u32::try_from(y).ok().map(|y| x >> y.min(63)),
+        Operator::BitAnd => Some(x & y),
+        Operator::BitOr => Some(x | y),
+        Operator::BitXor => Some(x ^ y),
+        Operator::Div | Operator::MatMult => None,
+    }
+}
+
+fn decide(op: CmpOp, left: &Value<'_>, right: &Value<'_>) -> Option<bool> {
+    let is_none = |v: &Value<'_>| match v {
+        Value::Nothing => Some(true),
+        Value::Union(_) | Value::Unknown(_) | Value::Scalar | Value::StateScalar => None,
+        _ => Some(false),
+    };
+    match op {
+        CmpOp::Is | CmpOp::IsNot => {
+            let same = match (left, right) {
+                (value, Value::Nothing) | (Value::Nothing, value) => is_none(value)?,
+                (Value::Bool(a), Value::Bool(b)) => a == b,
+                _ => return None,
+            };
+            Some(same == (op == CmpOp::Is))
+        }
+        CmpOp::In | CmpOp::NotIn => None,
+        _ => match (left, right) {
+            (Value::Int(a), Value::Int(b)) => Some(ordered(op, a.cmp(b))),
+            (Value::Str(a), Value::Str(b)) => Some(ordered(op, a.cmp(b))),
+            // A size is never negative.
+            (Value::Size, Value::Int(b)) if *b < 0 || (*b == 0 && op == CmpOp::Lt) => match op {
+                CmpOp::Lt | CmpOp::LtE | CmpOp::Eq => Some(false),
+                _ => Some(true),
+            },
+            (Value::Size, Value::Int(0)) if op == CmpOp::GtE => Some(true),
+            _ => None,
+        },
+    }
+}
+
+fn ordered(op: CmpOp, order: std::cmp::Ordering) -> bool {
+    match op {
+        CmpOp::Eq => order.is_eq(),
+        CmpOp::NotEq => order.is_ne(),
+        CmpOp::Lt => order.is_lt(),
+        CmpOp::LtE => order.is_le(),
+        CmpOp::Gt => order.is_gt(),
+        _ => order.is_ge(),
+    }
+}

@@ -1,0 +1,96 @@
+//! Kernel launches: which arguments a kernel writes, and whether it writes data.
+
+use std::collections::BTreeMap;
+
+use super::Engine;
+use super::call::Args;
+use super::state::Written;
+use super::trace::Fact;
+use super::value::{FuncId, ObjId, Value};
+
+/// How many programs a grid holds, as far as it is known.
+pub(super) enum GridSize {
+    /// A dimension is zero.
+    Nothing,
+    Some,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn grid_size(&mut self, grid: &Value<'a>) -> GridSize {
+        let grid = match grid {
+            Value::Func(func) => self.probe(&func.clone()),
+            Value::Bound(receiver, func) => {
+                let args = Args::of(vec![Value::Bag(std::rc::Rc::new(Value::Scalar))]);
+                self.call_function(&func.clone(), Some((**receiver).clone()), args)
+            }
+            other => other.clone(),
+        };
+        let zero = |v: &Value<'a>| matches!(v, Value::Int(i) if *i <= 0);
+        match &grid {
+            Value::List(dims) if dims.iter().any(zero) => GridSize::Nothing,
+            value if zero(value) => GridSize::Nothing,
+            _ => GridSize::Some,
+        }
+    }
+
+    /// A launch of one of these kernels.
+    pub(super) fn launch(&mut self, kernels: &[FuncId], args: &Args<'a>) {
+        if kernels.is_empty() {
+            return;
+        }
+        self.note(Fact::Launch { kernels: kernels.to_vec() });
+        let mut all: Option<BTreeMap<ObjId, Written>> = None;
+        for kernel in kernels {
+            let one = self.written_by(*kernel, args);
+            all = Some(match all.take() {
+                None => one,
+                // Only what each of the possible kernels writes is certain.
+                Some(mut before) => {
+                    before.retain(|id, written| match one.get(id) {
+                        Some(other) => {
+                            *written = (*written).min(*other);
+                            true
+                        }
+                        None => false,
+                    });
+                    before
+                }
+            });
+        }
+        for (id, written) in all.unwrap_or_default() {
+            let old = self.state.written(id);
+            self.state.set_written(id, old.max(written));
+        }
+    }
+
+    fn written_by(&mut self, kernel: FuncId, args: &Args<'a>) -> BTreeMap<ObjId, Written> {
+        let facts = self.kernel_facts(kernel);
+        let mut written = BTreeMap::new();
+        let argument = |index: usize, name: &str| args.get(index, name).or(args.rest.as_ref());
+        let mut loads_data = false;
+        for (index, parameter) in facts.parameters.iter().enumerate() {
+            if facts.loads & (1 << index) == 0 {
+                continue;
+            }
+            if let Some(value) = argument(index, parameter) {
+                let ids = value.all_tensors();
+                loads_data |= ids.iter().any(|id| self.is_data(*id));
+                // Something that is not understood may well be data.
+                loads_data |= matches!(value, Value::Unknown(_) | Value::Attr(..));
+            }
+        }
+        for (index, parameter) in facts.parameters.iter().enumerate() {
+            if facts.stores & (1 << index) == 0 {
+                continue;
+            }
+            let data = loads_data && facts.stores_data & (1 << index) != 0;
+            let how = if data { Written::Data } else { Written::Constant };
+            if let Some(value) = argument(index, parameter) {
+                for id in value.all_tensors().iter() {
+                    written.insert(*id, how);
+                }
+            }
+        }
+        written
+    }
+}

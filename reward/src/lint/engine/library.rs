@@ -1,0 +1,366 @@
+//! Calls that leave the candidate: torch, triton, builtins, and methods of tensors, modules and collections.
+
+use std::rc::Rc;
+
+use ruff_python_ast::Expr;
+
+use super::call::Args;
+use super::state::Written;
+use super::trace::{Fact, How, Stage};
+use super::value::Value;
+use super::{Engine, Origin};
+use crate::lint::tables::{
+    COMPUTE_BUILTINS, Method, QUIET_BUILTINS, TorchCall, clearly_tensor_method, method, torch_call,
+};
+
+impl<'a> Engine<'a> {
+    pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
+        let (root, rest) = path.split_once('.').unwrap_or((path, ""));
+        match root {
+            "builtins" => self.call_builtin(rest, args),
+            "torch" => self.call_torch(path, rest, args),
+            "triton" => self.call_triton(path, rest, args),
+            "functools" if rest == "partial" => self.partial(args),
+            "functools" if matches!(rest, "wraps" | "update_wrapper") => Value::path("functools.wraps"),
+            "functools" if matches!(rest, "lru_cache" | "cache" | "cached_property") => Value::unknown(),
+            "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
+            "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
+            "itertools" | "collections" => {
+                let all = args.all();
+                let items: Vec<Value<'a>> = all.iter().map(|v| self.element(v)).collect();
+                Value::Bag(Rc::new(
+                    items.iter().skip(1).fold(items.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v)),
+                ))
+            }
+            _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
+            _ => Value::Scalar,
+        }
+    }
+
+    fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
+        let first = args.positional.first().cloned();
+        match (name, &first) {
+            ("super", _) => match (args.positional.get(1), &first) {
+                (Some(Value::Instance(object, _)), Some(Value::Class(class))) => Value::Super(*object, *class),
+                _ => self.super_of(None),
+            },
+            ("getattr", Some(base)) => match args.positional.get(1) {
+                Some(Value::Str(name)) => {
+                    let found = self.attribute(base, name);
+                    match args.positional.get(2) {
+                        Some(default) if matches!(found, Value::Attr(..)) => found.join(default),
+                        _ => found,
+                    }
+                }
+                _ => self.opaque("getattr with a computed name", &args),
+            },
+            ("setattr", Some(base)) => match (args.positional.get(1), args.positional.get(2)) {
+                (Some(Value::Str(name)), Some(value)) => {
+                    self.set_attribute(base, name, value.clone());
+                    Value::Nothing
+                }
+                _ => {
+                    self.note(Fact::Patch { what: "setattr with a computed name".to_owned() });
+                    Value::Nothing
+                }
+            },
+            ("len", Some(Value::Tensor(_))) => Value::Size,
+            ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
+            ("int", Some(Value::Size)) => Value::Size,
+            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
+            ("tuple" | "list" | "dict" | "set", None) => Value::List(Rc::new(Vec::new())),
+            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
+                let item = self.element(value);
+                if name == "next" { item } else { Value::Bag(Rc::new(item)) }
+            }
+            ("enumerate", Some(value)) => {
+                let item = self.element(value);
+                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item]))))
+            }
+            ("zip", Some(_)) => {
+                let items: Vec<Value<'a>> = args.positional.iter().map(|v| self.element(v)).collect();
+                Value::Bag(Rc::new(Value::List(Rc::new(items))))
+            }
+            ("dict", Some(_)) => Value::Bag(Rc::new(Value::Unknown(args.positional[0].all_tensors()))),
+            ("type", Some(Value::Instance(_, class))) => Value::Class(*class),
+            _ if COMPUTE_BUILTINS.contains(&name) => {
+                if args.has_tensor() {
+                    self.compute(How::Function(format!("builtins.{name}")), &args.all())
+                } else if args.all().iter().any(|v| matches!(v, Value::StateScalar)) {
+                    Value::StateScalar
+                } else {
+                    Value::Scalar
+                }
+            }
+            _ if QUIET_BUILTINS.contains(&name) => Value::Scalar,
+            _ if args.has_tensor() => self.opaque(&format!("a call of {name}, which is not defined here"), &args),
+            _ => Value::unknown(),
+        }
+    }
+
+    fn call_torch(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
+        let first = args.positional.first().cloned();
+        match rest {
+            "nn.Parameter" | "nn.Buffer" | "nn.UninitializedParameter" => return self.parameter(),
+            "nn.ModuleList" | "nn.ParameterList" => {
+                return match first {
+                    Some(list @ (Value::List(_) | Value::Bag(_))) => list,
+                    _ => Value::Bag(Rc::new(Value::unknown())),
+                };
+            }
+            "nn.Sequential" if args.rest.is_none() => return Value::List(Rc::new(args.positional)),
+            "nn.Sequential" => return Value::Bag(Rc::new(args.rest.unwrap_or(Value::unknown()))),
+            "nn.ModuleDict" | "nn.ParameterDict" => {
+                return first.unwrap_or(Value::Bag(Rc::new(Value::unknown())));
+            }
+            "nn.Module.__init__" => return Value::Nothing,
+            _ => {}
+        }
+        if let Some(name) = rest.strip_prefix("nn.init.") {
+            let _ = name;
+            return first.unwrap_or(Value::Nothing);
+        }
+        if let (Some(name), Some(tensor)) = (rest.strip_prefix("Tensor."), &first) {
+            let args = Args { positional: args.positional[1..].to_vec(), ..args };
+            return self.tensor_method(tensor, name, args);
+        }
+        match torch_call(rest) {
+            TorchCall::Alloc => {
+                if matches!(rest, "tensor" | "as_tensor" | "Tensor" | "scalar_tensor") && args.has_tensor() {
+                    return self.compute(How::Function(path.to_owned()), &args.all());
+                }
+                self.fresh(Origin::Alloc)
+            }
+            TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
+                Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => value,
+                Some(value) => Value::Unknown(value.all_tensors()),
+                None => Value::unknown(),
+            },
+            TorchCall::Copy => self.copy_of(&first.unwrap_or(Value::unknown())),
+            TorchCall::Scalar => Value::Scalar,
+            TorchCall::Mode => {
+                self.note(Fact::Mode { what: path.to_owned() });
+                Value::Scalar
+            }
+            TorchCall::Module => Value::NnModule(Rc::from(path)),
+            TorchCall::Compute => self.compute(How::Function(path.to_owned()), &args.all()),
+        }
+    }
+
+    fn call_triton(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
+        let first = args.positional.first().cloned();
+        match rest {
+            "jit" | "autotune" | "heuristics" | "JITFunction" => match first {
+                Some(Value::Func(func)) => Value::Kernels(Rc::from([func.id])),
+                Some(kernels @ Value::Kernels(_)) => kernels,
+                _ => Value::KernelDecorator,
+            },
+            _ if rest.contains("TensorDescriptor") => first.unwrap_or(Value::unknown()),
+            _ if rest.starts_with("ops.") || rest.starts_with("testing.") => {
+                if args.has_tensor() {
+                    return self.compute(How::Function(path.to_owned()), &args.all());
+                }
+                Value::Scalar
+            }
+            _ if args.has_tensor() => self.opaque(&format!("{path} is given a tensor"), &args),
+            _ => Value::Scalar,
+        }
+    }
+
+    pub(super) fn call_attribute(&mut self, base: &Rc<Value<'a>>, name: &str, args: Args<'a>) -> Value<'a> {
+        match &**base {
+            Value::Tensor(_) => self.tensor_method(base, name, args),
+            Value::NnModule(class) => match name {
+                "forward" | "__call__" | "_call_impl" | "_conv_forward" => {
+                    self.compute(How::Module(class.to_string()), &args.all())
+                }
+                "parameters" | "named_parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
+                _ => (**base).clone(),
+            },
+            Value::Instance(..) => self.module_method(base, name, args),
+            Value::Super(..) => match name {
+                "forward" | "__call__" => {
+                    self.note(Fact::Reference { what: format!("super().{name}") });
+                    Value::Unknown(
+                        args.all()
+                            .iter()
+                            .fold(super::value::no_ids(), |ids, v| super::value::merge_ids(&ids, &v.all_tensors())),
+                    )
+                }
+                _ if name.starts_with("__") || !args.has_tensor() => Value::Nothing,
+                "register_buffer" | "register_parameter" => Value::Nothing,
+                _ => self.opaque(&format!("super().{name}"), &args),
+            },
+            Value::Class(class) if name == "apply" => self.autograd(*class, args),
+            Value::Kernels(kernels) => match name {
+                "run" => {
+                    self.launch(&Rc::clone(kernels), &args);
+                    Value::Nothing
+                }
+                "__getitem__" => Value::Launcher(Rc::clone(kernels)),
+                _ => self.opaque(&format!("kernel.{name}"), &args),
+            },
+            Value::Func(_) | Value::Bound(..) | Value::Launcher(_) if name == "__call__" => {
+                self.call_value(&Rc::clone(base), args)
+            }
+            Value::Shape if name == "numel" => Value::Size,
+            Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
+            v if v.is_scalar() => Value::Scalar,
+            Value::Unknown(ids) => {
+                const CONTEXT: &[&str] =
+                    &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
+                if CONTEXT.contains(&name) {
+                    return Value::Nothing;
+                }
+                if clearly_tensor_method(name) && self.stage == Stage::Forward {
+                    let mut all = args.all();
+                    all.push(Value::Unknown(ids.clone()));
+                    return self.compute(How::Method(name.to_owned()), &all);
+                }
+                let mut all = args;
+                all.positional.push(Value::Unknown(ids.clone()));
+                self.opaque(&format!("a call of .{name} on a value of unknown type"), &all)
+            }
+            _ => self.opaque(&format!("a call of .{name}"), &args),
+        }
+    }
+
+    fn tensor_method(&mut self, base: &Value<'a>, name: &str, args: Args<'a>) -> Value<'a> {
+        match method(name) {
+            Method::Size => Value::Size,
+            Method::Shape if args.positional.is_empty() && args.keywords.is_empty() => Value::Shape,
+            Method::Shape => Value::Size,
+            Method::Scalar => Value::Scalar,
+            Method::View => {
+                let host = |v: &Value<'a>| matches!(v, Value::Str(s) if s.starts_with("cpu") || s.starts_with("meta"));
+                if name == "to" && args.all().iter().any(host) {
+                    self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
+                }
+                base.clone()
+            }
+            Method::Copy => self.copy_of(base),
+            Method::Alloc => self.fresh(Origin::Alloc),
+            Method::Fill => {
+                let data = args.has_tensor() || base.tensors().iter().any(|id| self.is_data(*id));
+                if data && self.stage == Stage::Forward {
+                    let mut all = args.all();
+                    all.push(base.clone());
+                    self.compute_on(How::Method(name.to_owned()), &all);
+                }
+                for id in base.tensors().iter() {
+                    self.state.set_written(*id, Written::No);
+                }
+                base.clone()
+            }
+            Method::Host => {
+                self.note(Fact::Host { what: format!(".{name}()"), reject: name != "data_ptr" });
+                match name {
+                    "cpu" | "share_memory_" => base.clone(),
+                    "data_ptr" => Value::Scalar,
+                    _ => Value::Unknown(base.tensors()),
+                }
+            }
+            Method::Item => {
+                self.note(Fact::Host { what: ".item()".to_owned(), reject: false });
+                Value::Scalar
+            }
+            Method::Compute => {
+                let mut all = vec![base.clone()];
+                all.extend(args.all());
+                let result = self.compute(How::Method(name.to_owned()), &all);
+                if name.ends_with('_') { base.join(&result) } else { result }
+            }
+        }
+    }
+
+    fn copy_of(&mut self, value: &Value<'a>) -> Value<'a> {
+        let data = value.all_tensors().iter().any(|id| self.is_data(*id));
+        self.fresh(if data { Origin::Copy } else { Origin::Alloc })
+    }
+
+    /// Methods that `nn.Module` gives to a candidate's class.
+    fn module_method(&mut self, base: &Rc<Value<'a>>, name: &str, args: Args<'a>) -> Value<'a> {
+        let Value::Instance(object, _) = **base else {
+            return Value::unknown();
+        };
+        match name {
+            "register_buffer" | "register_parameter" | "add_module" | "register_module" => {
+                if let (Some(Value::Str(name)), Some(value)) = (args.get(0, "name"), args.get(1, "tensor")) {
+                    let value = match value {
+                        Value::Tensor(_) | Value::Unknown(_) => self.parameter(),
+                        other => other.clone(),
+                    };
+                    self.state.set_field(object, Rc::clone(name), value);
+                }
+                Value::Nothing
+            }
+            "parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
+            "named_parameters" | "named_buffers" => {
+                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.parameter()]))))
+            }
+            "get_parameter" | "get_buffer" => self.parameter(),
+            "to" | "cuda" | "half" | "float" | "double" | "bfloat16" | "eval" | "train" | "requires_grad_" => {
+                (**base).clone()
+            }
+            "__call__" | "_call_impl" => self.call_value(&Rc::clone(base), args),
+            _ => self.opaque(&format!("self.{name}"), &args),
+        }
+    }
+
+    /// `Function.apply(..)`: runs the candidate's own forward; backward is not on the path.
+    fn autograd(&mut self, class: usize, args: Args<'a>) -> Value<'a> {
+        let Some(Value::Func(func)) = self.member(class, "forward") else {
+            return self.opaque("apply", &args);
+        };
+        let context = self.object(Origin::Instance);
+        let context = Value::Instance(context, class);
+        let receiver = if self.member(class, "setup_context").is_some() { None } else { Some(context) };
+        self.call_function(&func, receiver, args)
+    }
+
+    pub(super) fn collection_method(
+        &mut self,
+        place: &'a Expr,
+        base: &Rc<Value<'a>>,
+        name: &str,
+        args: &Args<'a>,
+    ) -> Value<'a> {
+        let (result, changed) = self.collection(base, name, args);
+        if let Some(collection) = changed {
+            self.replace_collection(place, collection);
+        }
+        result
+    }
+
+    /// A method of a list, dict or set: its result, and what the collection becomes.
+    fn collection(&mut self, base: &Rc<Value<'a>>, name: &str, args: &Args<'a>) -> (Value<'a>, Option<Value<'a>>) {
+        let empty = matches!(&**base, Value::List(items) if items.is_empty());
+        let item = self.element(base);
+        let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };
+        let last = args.all().last().cloned();
+        match (name, last) {
+            ("append" | "add" | "insert" | "appendleft", Some(value)) => {
+                (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))
+            }
+            ("setdefault", Some(value)) => {
+                let both = with(&value);
+                (both.clone(), Some(Value::Bag(Rc::new(both))))
+            }
+            ("extend" | "update", Some(value)) => {
+                let more = self.element(&value);
+                (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
+            }
+            ("get", _) => {
+                let default = args.positional.get(1).cloned().unwrap_or(Value::Nothing);
+                (if empty { default } else { item.join(&default) }, None)
+            }
+            ("items", _) => (Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item])))), None),
+            ("values" | "copy", _) => (Value::Bag(Rc::new(item)), None),
+            ("keys", _) => (Value::Bag(Rc::new(Value::Scalar)), None),
+            ("pop" | "popitem" | "popleft", _) => (item, None),
+            ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
+            ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
+            _ => (Value::Scalar, None),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! An abstract interpreter for candidates: runs the module, `ModelNew.__init__` and `ModelNew.forward` on abstract values
+//! and writes down what it saw. The rules judge; this only follows.
+//!
+//! Paths are joined after branches; a tensor counts as written by a kernel only when it is on every path. Loops are
+//! taken to run at least once. Calls of the candidate's own functions and classes are followed, with bounded depth and
+//! a step budget, so any text ends in bounded time.
+
+mod assign;
+mod attribute;
+mod call;
+mod classes;
+mod expr;
+pub mod kernel;
+mod launch;
+mod library;
+mod outputs;
+mod prepass;
+pub mod state;
+mod stmt;
+mod task;
+pub use stmt::canonical;
+pub use task::task_inputs;
+pub mod trace;
+pub mod value;
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use ruff_python_ast::{Expr, Parameters, Stmt, StmtFunctionDef};
+
+use super::syntax::Lines;
+use kernel::KernelFacts;
+use prepass::Mutable;
+use state::{State, Written};
+use trace::{Fact, Seen, Stage};
+use value::{ClassId, Env, Func, FuncId, ObjId, Value};
+
+/// Most nested calls that are followed.
+const MAX_CALLS: usize = 24;
+/// Most statements and expressions visited for one candidate.
+const BUDGET: u32 = 60_000;
+
+/// Where a tensor came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An argument of forward.
+    Input,
+    Parameter,
+    /// torch.empty and the like, from constants alone.
+    Alloc,
+    /// A clone of data.
+    Copy,
+    /// The result of compute outside a kernel: already reported.
+    Compute,
+    /// From an earlier call of forward.
+    Kept,
+    /// An object of a candidate's class.
+    Instance,
+}
+
+/// Code that can be called.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    Block(&'a [Stmt]),
+    Expr(&'a Expr),
+}
+
+/// How a method takes its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    Plain,
+    Static,
+    Class,
+    Property,
+}
+
+/// A function, method or lambda of the candidate.
+#[derive(Clone, Debug)]
+pub struct FuncInfo<'a> {
+    pub name: &'a str,
+    pub params: Option<&'a Parameters>,
+    pub body: Body<'a>,
+    pub line: u32,
+    pub binding: Binding,
+    pub node: Option<&'a StmtFunctionDef>,
+    pub owner: Option<ClassId>,
+}
+
+/// A class of the candidate.
+#[derive(Clone, Debug)]
+pub struct ClassInfo<'a> {
+    pub name: &'a str,
+    pub bases: Vec<Value<'a>>,
+    pub members: Env<'a>,
+    pub line: u32,
+}
+
+/// Break and continue states of one running loop.
+#[derive(Debug, Default)]
+struct Loop<'a> {
+    breaks: Vec<State<'a>>,
+    continues: Vec<State<'a>>,
+}
+
+/// What forward is called with.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Per positional argument: is it a tensor? `None` when the task is not known.
+    pub tensors: Option<Vec<bool>>,
+}
+
+/// The interpreter.
+pub struct Engine<'a> {
+    pub lines: &'a Lines,
+    pub functions: Vec<FuncInfo<'a>>,
+    pub classes: Vec<ClassInfo<'a>>,
+    pub origins: Vec<Origin>,
+    pub seen: Vec<Seen>,
+    known: HashSet<Seen>,
+    stage: Stage,
+    line: u32,
+    budget: u32,
+    state: State<'a>,
+    /// Return values and states of every running call.
+    returns: Vec<Vec<(Value<'a>, State<'a>)>>,
+    loops: Vec<Loop<'a>>,
+    /// Names declared `global` in every running call.
+    globals: Vec<HashSet<&'a str>>,
+    /// Class whose body is running.
+    owner: Option<ClassId>,
+    /// `returns.len()` while forward's own statements run.
+    entry: usize,
+    function_ids: HashMap<usize, FuncId>,
+    kernels: HashMap<FuncId, Rc<KernelFacts>>,
+    mutable: Mutable<'a>,
+    parameter: ObjId,
+    /// Kernels that were defined, in any way.
+    pub defined: Vec<FuncId>,
+}
+
+/// What `run` found out about the whole candidate.
+pub struct Ran<'a> {
+    pub engine: Engine<'a>,
+    /// The class bound to `ModelNew` at the end of the module.
+    pub model: Option<ClassId>,
+    /// It has a forward.
+    pub forward: Option<FuncId>,
+}
+
+/// Runs a candidate.
+pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
+    let mut engine = Engine::new(lines, Mutable::of(body));
+    engine.block(body);
+    engine.state.alive = true;
+    let bound = engine.state.frames[0].get("ModelNew").cloned();
+    let model = match bound {
+        Some(Value::Class(id)) => Some(id),
+        _ => None,
+    };
+    let mut forward = None;
+    if let Some(class) = model {
+        engine.stage = Stage::Init;
+        engine.reset_call_stacks();
+        let instance = engine.instantiate(class, call::Args::opaque());
+        engine.reset_call_stacks();
+        if let (Some(Value::Func(func)), Value::Instance(object, _)) = (engine.member(class, "forward"), &instance) {
+            forward = Some(func.id);
+            engine.stage = Stage::Forward;
+            engine.havoc(*object);
+            engine.forward(&func, instance.clone(), inputs);
+        }
+    }
+    Ran { engine, model, forward }
+}
+
+impl<'a> Engine<'a> {
+    fn new(lines: &'a Lines, mutable: Mutable<'a>) -> Self {
+        let mut engine = Engine {
+            lines,
+            functions: Vec::new(),
+            classes: Vec::new(),
+            origins: Vec::new(),
+            seen: Vec::new(),
+            known: HashSet::new(),
+            stage: Stage::Module,
+            line: 0,
+            budget: BUDGET,
+            state: State::new(),
+            returns: Vec::new(),
+            loops: Vec::new(),
+            globals: Vec::new(),
+            owner: None,
+            entry: usize::MAX,
+            function_ids: HashMap::new(),
+            kernels: HashMap::new(),
+            mutable,
+            parameter: 0,
+            defined: Vec::new(),
+        };
+        engine.parameter = engine.object(Origin::Parameter);
+        engine
+    }
+
+    fn reset_call_stacks(&mut self) {
+        self.state.frames.truncate(1);
+        self.state.alive = true;
+        self.state.empty = false;
+        self.returns.clear();
+        self.loops.clear();
+        self.globals.clear();
+    }
+
+    /// One step of the budget; false when it is used up.
+    fn step(&mut self) -> bool {
+        if self.budget == 0 {
+            self.note(Fact::Budget);
+            return false;
+        }
+        self.budget -= 1;
+        true
+    }
+
+    /// Writes a fact down, once.
+    fn note(&mut self, fact: Fact) {
+        let seen = Seen { stage: self.stage, line: self.line, fact };
+        if self.known.insert(seen.clone()) {
+            self.seen.push(seen);
+        }
+    }
+
+    /// A new object on this path.
+    fn object(&mut self, origin: Origin) -> ObjId {
+        let id = self.origins.len() as ObjId;
+        self.origins.push(origin);
+        self.state.set_written(id, Written::No);
+        id
+    }
+
+    /// A new tensor.
+    fn fresh(&mut self, origin: Origin) -> Value<'a> {
+        let id = self.object(origin);
+        Value::tensor(id)
+    }
+
+    /// The object that stands for every parameter and buffer of a module.
+    fn parameter(&self) -> Value<'a> {
+        Value::tensor(self.parameter)
+    }
+
+    /// Data: it comes from an input, a parameter or an earlier call, directly or through a kernel or compute.
+    fn is_data(&self, id: ObjId) -> bool {
+        match self.origins.get(id as usize) {
+            Some(Origin::Alloc) => self.state.written(id) == Written::Data,
+            Some(Origin::Instance) | None => false,
+            Some(_) => true,
+        }
+    }
+
+    /// Registers a function once per place in the source.
+    fn function(&mut self, place: usize, info: FuncInfo<'a>) -> FuncId {
+        if let Some(id) = self.function_ids.get(&place) {
+            return *id;
+        }
+        self.functions.push(info);
+        let id = self.functions.len() - 1;
+        self.function_ids.insert(place, id);
+        id
+    }
+
+    /// A function value that sees the running call's names later on.
+    fn close(&self, id: FuncId) -> Func<'a> {
+        let closure = if self.state.frames.len() > 1 { self.state.frames.last().cloned() } else { None };
+        Func { id, closure }
+    }
+
+    /// What a kernel does to its parameters.
+    pub fn kernel_facts(&mut self, id: FuncId) -> Rc<KernelFacts> {
+        if let Some(facts) = self.kernels.get(&id) {
+            return Rc::clone(facts);
+        }
+        let facts = Rc::new(kernel::facts(id, &self.functions, &self.state.frames));
+        self.kernels.insert(id, Rc::clone(&facts));
+        facts
+    }
+
+    /// Before forward: all that forward itself (or anything but the constructor) changes may hold an earlier call's
+    /// value.
+    fn havoc(&mut self, _model: ObjId) {
+        let fields: Vec<(ObjId, Rc<str>)> = self.state.fields.keys().cloned().collect();
+        for (object, name) in fields {
+            if self.mutable.attributes.contains(name.as_ref()) {
+                let old = self.state.field(object, &name).cloned().unwrap_or(Value::unknown());
+                let kept = self.kept(&old);
+                self.state.set_field(object, name, kept);
+            }
+        }
+        let names: Vec<&'a str> = self.mutable.globals.iter().copied().collect();
+        for name in names {
+            if let Some(old) = self.state.frames[0].get(name).cloned() {
+                let kept = self.kept(&old);
+                self.state.bind_global(name, kept);
+            }
+        }
+    }
+
+    /// A value, or what an earlier call replaced it with.
+    fn kept(&mut self, old: &Value<'a>) -> Value<'a> {
+        match old {
+            Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size | Value::StateScalar => {
+                Value::StateScalar
+            }
+            Value::List(values) => {
+                let kept = self.fresh(Origin::Kept);
+                Value::Bag(Rc::new(values.iter().fold(kept, |all, v| all.join(v))))
+            }
+            Value::Bag(value) => {
+                let kept = self.fresh(Origin::Kept);
+                Value::Bag(Rc::new(kept.join(value)))
+            }
+            Value::Instance(..) | Value::NnModule(_) | Value::Func(_) | Value::Kernels(_) | Value::Class(_) => {
+                old.clone()
+            }
+            other => {
+                let kept = self.fresh(Origin::Kept);
+                other.join(&kept)
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The entry: forward is called with fresh inputs, and every value it returns must be the work of a kernel.
+
+use std::rc::Rc;
+
+use ruff_python_ast::{Expr, ParameterWithDefault};
+
+use super::call::Args;
+use super::state::Written;
+use super::trace::{Fact, Forged};
+use super::value::{Func, Value};
+use super::{Engine, Inputs, Origin};
+
+impl<'a> Engine<'a> {
+    pub(super) fn forward(&mut self, func: &Func<'a>, instance: Value<'a>, inputs: &Inputs) {
+        let info = self.functions[func.id].clone();
+        let mut args = Args::default();
+        if let Some(params) = info.params {
+            let positional = params.posonlyargs.iter().chain(&params.args).skip(1);
+            for (index, parameter) in positional.enumerate() {
+                match &inputs.tensors {
+                    Some(tensors) if index < tensors.len() => {
+                        let value = if tensors[index] { self.fresh(Origin::Input) } else { Value::Scalar };
+                        args.positional.push(value);
+                    }
+                    Some(_) => break,
+                    None => {
+                        let value = self.guess(parameter);
+                        args.positional.push(value);
+                    }
+                }
+            }
+            if params.vararg.is_some() {
+                args.rest = Some(self.fresh(Origin::Input));
+            }
+        }
+        self.line = info.line;
+        self.entry = self.returns.len() + 1;
+        self.call_function(func, Some(instance), args);
+        self.entry = usize::MAX;
+    }
+
+    /// What a parameter of forward probably is when the task is not known.
+    fn guess(&mut self, parameter: &'a ParameterWithDefault) -> Value<'a> {
+        let number = |e: &Expr| matches!(e, Expr::Name(n) if matches!(n.id.as_str(), "int" | "float" | "bool" | "str"));
+        if parameter.parameter.annotation.as_deref().is_some_and(number) {
+            return Value::Scalar;
+        }
+        match parameter.default.as_deref() {
+            None => self.fresh(Origin::Input),
+            Some(Expr::NoneLiteral(_)) => {
+                let input = self.fresh(Origin::Input);
+                Value::Nothing.join(&input)
+            }
+            Some(_) => Value::Scalar,
+        }
+    }
+
+    /// Judges one value that forward returns.
+    pub(super) fn check_output(&mut self, value: &Value<'a>) {
+        if self.state.empty {
+            return;
+        }
+        match value {
+            Value::Tensor(ids) => {
+                for id in Rc::clone(ids).iter() {
+                    if let Some(forged) = self.forged(*id) {
+                        self.note(Fact::Returns { forged });
+                    }
+                }
+            }
+            Value::List(items) if !items.is_empty() => {
+                for item in items.iter() {
+                    self.check_output(item);
+                }
+            }
+            Value::Bag(item) => self.check_output(item),
+            Value::Union(values) => {
+                for one in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                    self.check_output(one);
+                }
+            }
+            v if v.is_scalar() => self.note(Fact::Returns { forged: Forged::NotATensor }),
+            Value::List(_) | Value::Func(_) | Value::Class(_) | Value::NnModule(_) | Value::Kernels(_) => {
+                self.note(Fact::Returns { forged: Forged::NotATensor });
+            }
+            _ => self.note(Fact::Returns { forged: Forged::Unknown }),
+        }
+    }
+
+    fn forged(&self, id: u32) -> Option<Forged> {
+        match self.state.written(id) {
+            Written::Data => None,
+            Written::Constant => Some(Forged::Constant),
+            Written::No => match self.origins.get(id as usize)? {
+                Origin::Input | Origin::Copy => Some(Forged::Input),
+                Origin::Parameter => Some(Forged::Parameter),
+                Origin::Alloc => Some(Forged::Unwritten),
+                Origin::Kept => Some(Forged::Kept),
+                // Reported where it was computed.
+                Origin::Compute => None,
+                Origin::Instance => Some(Forged::NotATensor),
+            },
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The abstract machine state along one path, and the join of two paths.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use super::value::{Env, ObjId, Value};
+
+/// What kernels have done to a tensor on every way to this point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Written {
+    /// Not written by a kernel.
+    No,
+    /// Written by kernels that load no data that comes from an input.
+    Constant,
+    /// Written by a kernel from data.
+    Data,
+}
+
+/// Frame 0 is the module's; the last one belongs to the running function.
+#[derive(Clone, Debug)]
+pub struct State<'a> {
+    pub frames: Vec<Rc<Env<'a>>>,
+    pub fields: Rc<HashMap<(ObjId, Rc<str>), Value<'a>>>,
+    /// Every object that exists on this path.
+    pub objects: Rc<BTreeMap<ObjId, Written>>,
+    /// False after return, raise, break and continue.
+    pub alive: bool,
+    /// On a path that is taken only for tensors without elements.
+    pub empty: bool,
+}
+
+impl<'a> State<'a> {
+    pub fn new() -> Self {
+        State {
+            frames: vec![Rc::new(Env::new())],
+            fields: Rc::new(HashMap::new()),
+            objects: Rc::new(BTreeMap::new()),
+            alive: true,
+            empty: false,
+        }
+    }
+
+    /// Binds a name in the running frame.
+    pub fn bind(&mut self, name: &'a str, value: Value<'a>) {
+        if let Some(frame) = self.frames.last_mut() {
+            Rc::make_mut(frame).insert(name, value);
+        }
+    }
+
+    /// Binds a name in the module.
+    pub fn bind_global(&mut self, name: &'a str, value: Value<'a>) {
+        if let Some(frame) = self.frames.first_mut() {
+            Rc::make_mut(frame).insert(name, value);
+        }
+    }
+
+    pub fn set_field(&mut self, object: ObjId, name: Rc<str>, value: Value<'a>) {
+        Rc::make_mut(&mut self.fields).insert((object, name), value);
+    }
+
+    pub fn field(&self, object: ObjId, name: &str) -> Option<&Value<'a>> {
+        self.fields.get(&(object, Rc::from(name)))
+    }
+
+    pub fn written(&self, object: ObjId) -> Written {
+        self.objects.get(&object).copied().unwrap_or(Written::No)
+    }
+
+    pub fn set_written(&mut self, object: ObjId, written: Written) {
+        Rc::make_mut(&mut self.objects).insert(object, written);
+    }
+
+    /// The state after two ways met. An object that one way never made is judged by the other way alone.
+    pub fn join(self, other: State<'a>) -> State<'a> {
+        if !self.alive {
+            return other;
+        }
+        if !other.alive {
+            return self;
+        }
+        let mut joined = self;
+        joined.frames.truncate(other.frames.len());
+        for (mine, theirs) in joined.frames.iter_mut().zip(&other.frames) {
+            if !Rc::ptr_eq(mine, theirs) {
+                join_maps(Rc::make_mut(mine), theirs);
+            }
+        }
+        if !Rc::ptr_eq(&joined.fields, &other.fields) {
+            join_maps(Rc::make_mut(&mut joined.fields), &other.fields);
+        }
+        if joined.empty != other.empty {
+            // A path for tensors without elements has nothing to write.
+            if joined.empty {
+                joined.objects = other.objects;
+            }
+        } else if !Rc::ptr_eq(&joined.objects, &other.objects) {
+            let mine = Rc::make_mut(&mut joined.objects);
+            for (id, written) in other.objects.iter() {
+                mine.entry(*id).and_modify(|w| *w = (*w).min(*written)).or_insert(*written);
+            }
+        }
+        joined.empty &= other.empty;
+        joined
+    }
+
+    /// The state after a loop: values from before or after its body, tensors as after the body, which is taken to run at
+    /// least once.
+    pub fn after_loop(before: State<'a>, body: State<'a>) -> State<'a> {
+        if !body.alive {
+            return before;
+        }
+        let objects = Rc::clone(&body.objects);
+        let mut joined = before.join(body);
+        joined.objects = objects;
+        joined
+    }
+}
+
+fn join_maps<'a, K: Clone + Eq + std::hash::Hash>(mine: &mut HashMap<K, Value<'a>>, theirs: &HashMap<K, Value<'a>>) {
+    for (key, value) in theirs {
+        match mine.get_mut(key) {
+            Some(old) if old.same(value) => {}
+            Some(old) => *old = old.join(value),
+            None => {
+                mine.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    // A local that only one way bound keeps that value: reading it after the other way raises in Python.
+}

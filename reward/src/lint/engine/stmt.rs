@@ -1,0 +1,326 @@
+//! Statements of the abstract interpreter.
+
+use std::rc::Rc;
+
+use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith};
+
+use super::state::State;
+use super::trace::{Fact, Stage};
+use super::value::Value;
+use super::{Engine, Loop};
+
+impl<'a> Engine<'a> {
+    /// Runs statements in order until the path ends.
+    pub(super) fn block(&mut self, body: &'a [Stmt]) {
+        for stmt in body {
+            if !self.state.alive || !self.step() {
+                return;
+            }
+            self.line = self.lines.of(stmt);
+            self.statement(stmt);
+        }
+    }
+
+    fn statement(&mut self, stmt: &'a Stmt) {
+        match stmt {
+            Stmt::FunctionDef(f) => self.define_function(f),
+            Stmt::ClassDef(c) => self.define_class(c),
+            Stmt::Return(r) => {
+                let value = r.value.as_deref().map_or(Value::Nothing, |v| self.eval(v));
+                self.leave(value);
+            }
+            Stmt::Delete(_) | Stmt::TypeAlias(_) | Stmt::Pass(_) | Stmt::IpyEscapeCommand(_) => {}
+            Stmt::Assign(a) => {
+                let value = self.eval(&a.value);
+                for target in &a.targets {
+                    self.assign(target, value.clone());
+                }
+            }
+            Stmt::AugAssign(a) => self.augmented(a),
+            Stmt::AnnAssign(a) => {
+                if let Some(value) = a.value.as_deref() {
+                    let value = self.eval(value);
+                    self.assign(&a.target, value);
+                }
+            }
+            Stmt::For(f) => self.for_loop(f),
+            Stmt::While(w) => {
+                let test = self.condition(&w.test);
+                if test.truth == Some(false) {
+                    self.dead(&w.body, "a loop that never runs");
+                    return self.block(&w.orelse);
+                }
+                self.repeat(&w.body, |_| {});
+                if self.state.alive {
+                    self.condition(&w.test);
+                    self.block(&w.orelse);
+                }
+            }
+            Stmt::If(i) => self.branch(i),
+            Stmt::With(w) => self.with(w),
+            Stmt::Match(m) => {
+                let subject = self.eval(&m.subject);
+                let before = self.state.clone();
+                let mut after = before.clone();
+                for case in &m.cases {
+                    self.state = before.clone();
+                    self.bind_pattern(&case.pattern, &subject);
+                    if let Some(guard) = case.guard.as_deref() {
+                        self.condition(guard);
+                    }
+                    self.block(&case.body);
+                    let done = std::mem::replace(&mut self.state, State::new());
+                    after = if case.pattern.is_irrefutable() && case.guard.is_none() {
+                        // Nothing falls past an irrefutable case; what came before it may still have matched.
+                        done.join(after)
+                    } else {
+                        after.join(done)
+                    };
+                }
+                self.state = after;
+            }
+            Stmt::Raise(r) => {
+                if let Some(exc) = r.exc.as_deref() {
+                    self.eval(exc);
+                }
+                self.state.alive = false;
+            }
+            Stmt::Try(t) => self.attempt(t),
+            Stmt::Assert(a) => {
+                self.condition(&a.test);
+            }
+            Stmt::Import(i) => self.import(i),
+            Stmt::ImportFrom(i) => self.import_from(i),
+            Stmt::Global(g) => {
+                if let Some(names) = self.globals.last_mut() {
+                    names.extend(g.names.iter().map(|n| n.id.as_str()));
+                }
+            }
+            Stmt::Nonlocal(_) => {}
+            Stmt::Expr(e) => {
+                self.eval(&e.value);
+            }
+            Stmt::Break(_) => {
+                let state = self.state.clone();
+                if let Some(innermost) = self.loops.last_mut() {
+                    innermost.breaks.push(state);
+                }
+                self.state.alive = false;
+            }
+            Stmt::Continue(_) => {
+                let state = self.state.clone();
+                if let Some(innermost) = self.loops.last_mut() {
+                    innermost.continues.push(state);
+                }
+                self.state.alive = false;
+            }
+        }
+    }
+
+    /// A return of the running call.
+    pub(super) fn leave(&mut self, value: Value<'a>) {
+        if self.returns.len() == self.entry {
+            self.check_output(&value);
+        }
+        let state = self.state.clone();
+        if let Some(returns) = self.returns.last_mut() {
+            returns.push((value, state));
+        }
+        self.state.alive = false;
+    }
+
+    fn branch(&mut self, stmt: &'a StmtIf) {
+        let mut arms: Vec<(Option<&'a Expr>, &'a [Stmt])> = vec![(Some(&stmt.test), &stmt.body)];
+        arms.extend(stmt.elif_else_clauses.iter().map(|c| (c.test.as_ref(), &*c.body)));
+        let mut done: Option<State<'a>> = None;
+        let keep = |done: &mut Option<State<'a>>, state: State<'a>| {
+            *done = Some(match done.take() {
+                Some(other) => other.join(state),
+                None => state,
+            });
+        };
+        let mut open = true;
+        for (test, body) in arms {
+            let Some(test) = test else {
+                if open {
+                    self.block(body);
+                } else {
+                    self.dead(body, "a branch that never runs");
+                }
+                break;
+            };
+            if !open {
+                self.dead(body, "a branch that never runs");
+                continue;
+            }
+            let found = self.condition(test);
+            if found.truth == Some(false) {
+                self.dead(body, "a branch that never runs");
+                continue;
+            }
+            let before = self.state.clone();
+            self.narrow(test, true);
+            self.state.empty |= found.empty;
+            self.block(body);
+            let after = std::mem::replace(&mut self.state, before);
+            keep(&mut done, after);
+            if found.truth == Some(true) {
+                open = false;
+                self.state.alive = false;
+                continue;
+            }
+            self.narrow(test, false);
+            self.state.empty |= found.filled_otherwise;
+        }
+        // The way past all arms (or through else) is the present state.
+        let last = std::mem::replace(&mut self.state, State::new());
+        keep(&mut done, last);
+        if let Some(state) = done {
+            self.state = state;
+        }
+    }
+
+    fn for_loop(&mut self, stmt: &'a StmtFor) {
+        let items = self.eval(&stmt.iter);
+        if items.truth() == Some(false) || self.is_empty_range(&stmt.iter) {
+            self.dead(&stmt.body, "a loop over nothing");
+            return self.block(&stmt.orelse);
+        }
+        let item = self.element(&items);
+        self.repeat(&stmt.body, |engine| engine.assign(&stmt.target, item.clone()));
+        if self.state.alive {
+            self.block(&stmt.orelse);
+        }
+    }
+
+    /// Runs a loop's body twice: once for what it does, once more with what it left behind.
+    fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
+        for _ in 0..2 {
+            let before = self.state.clone();
+            self.loops.push(Loop::default());
+            prepare(self);
+            self.block(body);
+            let ended = self.loops.pop().unwrap_or_default();
+            let mut after = std::mem::replace(&mut self.state, State::new());
+            for state in ended.continues {
+                after = after.join(state);
+            }
+            // When every way through the body leaves, what follows runs only for an empty loop: not assumed.
+            let mut out = if after.alive { State::after_loop(before, after) } else { State { alive: false, ..before } };
+            for state in ended.breaks {
+                out = out.join(state);
+            }
+            self.state = out;
+            if !self.state.alive {
+                return;
+            }
+        }
+    }
+
+    fn with(&mut self, stmt: &'a StmtWith) {
+        for item in &stmt.items {
+            let context = self.eval(&item.context_expr);
+            self.enter(&context);
+            if let Some(target) = item.optional_vars.as_deref() {
+                self.assign(target, Value::unknown());
+            }
+        }
+        self.block(&stmt.body);
+    }
+
+    fn enter(&mut self, context: &Value<'a>) {
+        let known = match context {
+            Value::Scalar | Value::Path(_) | Value::Nothing => true,
+            Value::Instance(..) => false,
+            other => other.is_scalar(),
+        };
+        if !known && self.stage == Stage::Forward {
+            self.note(Fact::Opaque { what: "a context manager".to_owned() });
+        }
+    }
+
+    fn attempt(&mut self, stmt: &'a StmtTry) {
+        if self.stage == Stage::Forward {
+            self.note(Fact::Try);
+        }
+        let before = self.state.clone();
+        self.block(&stmt.body);
+        self.block(&stmt.orelse);
+        let mut after = std::mem::replace(&mut self.state, before.clone());
+        for handler in &stmt.handlers {
+            let ruff_python_ast::ExceptHandler::ExceptHandler(handler) = handler;
+            self.state = before.clone();
+            if let Some(name) = &handler.name {
+                self.state.bind(name.id.as_str(), Value::Scalar);
+            }
+            self.block(&handler.body);
+            let done = std::mem::replace(&mut self.state, State::new());
+            after = after.join(done);
+        }
+        self.state = after;
+        let alive = self.state.alive;
+        self.state.alive = true;
+        self.block(&stmt.finalbody);
+        self.state.alive &= alive;
+    }
+
+    fn import(&mut self, stmt: &'a StmtImport) {
+        for alias in &stmt.names {
+            let full = alias.name.id.as_str();
+            match &alias.asname {
+                Some(name) => self.state.bind(name.id.as_str(), Value::path(full)),
+                None => {
+                    let root = full.split('.').next().unwrap_or(full);
+                    self.state.bind(root, Value::path(root));
+                }
+            }
+        }
+    }
+
+    fn import_from(&mut self, stmt: &'a StmtImportFrom) {
+        let module = stmt.module.as_ref().map_or("", |m| m.id.as_str());
+        let dots = ".".repeat(stmt.level as usize);
+        for alias in &stmt.names {
+            let name = alias.name.id.as_str();
+            if name == "*" {
+                continue;
+            }
+            let bound = alias.asname.as_ref().unwrap_or(&alias.name).id.as_str();
+            self.state.bind(bound, Value::Path(Rc::from(canonical(&format!("{dots}{module}.{name}")))));
+        }
+    }
+
+    /// Code that never runs: only a launch in it is worth a word.
+    fn dead(&mut self, body: &'a [Stmt], why: &'static str) {
+        let mut finder = super::prepass::LaunchFinder::default();
+        finder.search(body);
+        if finder.found && self.stage == Stage::Forward {
+            let line = self.line;
+            if let Some(first) = body.first() {
+                self.line = self.lines.of(first);
+            }
+            self.note(Fact::DeadLaunch { why });
+            self.line = line;
+        }
+    }
+}
+
+/// One spelling per function, whatever road leads to it.
+pub fn canonical(path: &str) -> String {
+    for (from, to) in [
+        ("torch.nn.modules.module.Module", "torch.nn.Module"),
+        ("torch.nn.parameter.", "torch.nn."),
+        ("torch.functional.", "torch."),
+        ("torch._tensor.Tensor", "torch.Tensor"),
+        ("torch.autograd.function.Function", "torch.autograd.Function"),
+        ("torch.cuda.amp.", "torch.amp."),
+        ("triton.runtime.jit.jit", "triton.jit"),
+        ("triton.runtime.autotuner.", "triton."),
+        ("triton.runtime.jit.JITFunction", "triton.JITFunction"),
+    ] {
+        if let Some(rest) = path.strip_prefix(from) {
+            return format!("{to}{rest}");
+        }
+    }
+    path.to_owned()
+}

@@ -1,0 +1,28 @@
+//! K009: torch's dispatcher, C modules and private packages are no way around the other rules.
+
+use rollout::outcome::Finding;
+
+use super::{Rule, reject};
+use crate::lint::Known;
+
+/// K009
+pub const RULE: Rule = Rule {
+    code: "K009",
+    title: "a low-level entry into torch",
+    page: include_str!("../../../../docs/rules/K009.md"),
+    check,
+};
+
+const LOW: &[&str] =
+    &["torch.ops", "torch.library", "torch.classes", "torch.overrides", "torch.utils._python_dispatch", "triton._C"];
+
+fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    for mention in &known.whole.mentions {
+        let path = mention.path.as_str();
+        if LOW.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.')))
+            || path.starts_with("torch._")
+        {
+            reject(findings, RULE.code, mention.line, format!("{path} is a low-level entry into torch"));
+        }
+    }
+}

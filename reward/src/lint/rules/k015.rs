@@ -1,0 +1,31 @@
+//! K015: forward does the same work whoever calls it.
+
+use rollout::outcome::Finding;
+
+use super::{Rule, forward, reject};
+use crate::lint::Known;
+use crate::lint::engine::trace::Fact;
+
+/// K015
+pub const RULE: Rule = Rule {
+    code: "K015",
+    title: "a branch on mode or environment",
+    page: include_str!("../../../../docs/rules/K015.md"),
+    check,
+};
+
+fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    for seen in forward(&known.ran.engine) {
+        if let Fact::Mode { what } = &seen.fact {
+            reject(findings, RULE.code, seen.line, format!("forward looks at {what}: it must not depend on the mode"));
+        }
+    }
+    for mention in &known.whole.mentions {
+        let path = mention.path.as_str();
+        let root = path.split('.').next().unwrap_or_default();
+        let environment = path.starts_with("os.environ") || path.starts_with("os.getenv");
+        if environment || matches!(root, "platform" | "inspect" | "getpass" | "uuid" | "sysconfig") {
+            reject(findings, RULE.code, mention.line, format!("{path} asks about the surroundings"));
+        }
+    }
+}

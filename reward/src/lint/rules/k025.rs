@@ -1,0 +1,84 @@
+//! K025: tensors and modules behave as torch made them: no subclass of Tensor, no hooks, no replaced __call__.
+
+use rollout::outcome::Finding;
+
+use super::{Rule, reject};
+use crate::lint::Known;
+
+/// K025
+pub const RULE: Rule = Rule {
+    code: "K025",
+    title: "a protocol is overridden",
+    page: include_str!("../../../../docs/rules/K025.md"),
+    check,
+};
+
+/// In any class.
+const NEVER: &[&str] = &[
+    "__getattribute__",
+    "__del__",
+    "__torch_function__",
+    "__torch_dispatch__",
+    "__init_subclass__",
+    "__class_getitem__",
+    "__set_name__",
+    "__instancecheck__",
+    "__array__",
+    "__bool__",
+];
+
+/// In a class that is, or may be, a module.
+const NOT_IN_MODULES: &[&str] = &[
+    "__call__",
+    "_call_impl",
+    "__getattr__",
+    "__setattr__",
+    "__delattr__",
+    "__new__",
+    "_wrapped_call_impl",
+    "_load_from_state_dict",
+    "load_state_dict",
+    "state_dict",
+    "to",
+    "cuda",
+    "_apply",
+    "apply",
+    "eval",
+    "train",
+    "parameters",
+    "named_parameters",
+    "buffers",
+    "named_buffers",
+];
+
+fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    for class in &known.whole.classes {
+        let base = |name: &str| class.bases.iter().any(|b| b == name);
+        let tensor = class.bases.iter().any(|b| {
+            matches!(b.rsplit('.').next(), Some("Tensor" | "Parameter" | "Buffer" | "Size" | "dtype" | "device"))
+                && b.starts_with("torch")
+        });
+        if tensor || base("type") || class.keywords.iter().any(|k| k == "metaclass") {
+            reject(
+                findings,
+                RULE.code,
+                class.line,
+                format!("class {} changes what a tensor or a class is", class.name),
+            );
+        }
+        let plain =
+            class.bases.is_empty() || class.bases.iter().all(|b| matches!(b.as_str(), "object" | "typing.NamedTuple"));
+        for (method, line) in &class.methods {
+            let name = method.as_str();
+            if NEVER.contains(&name) || (!plain && NOT_IN_MODULES.contains(&name)) {
+                reject(findings, RULE.code, *line, format!("class {} overrides {name}", class.name));
+            }
+        }
+    }
+    for attribute in &known.whole.attributes {
+        let name = attribute.path.as_str();
+        if name.starts_with("register_") && name.ends_with("hook") || name.starts_with("register_module_") {
+            reject(findings, RULE.code, attribute.line, format!(".{name} runs code that forward does not show"));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! K026: random seeds, backend switches and thread counts belong to the harness.
+
+use rollout::outcome::Finding;
+
+use super::{Rule, reject};
+use crate::lint::Known;
+
+/// K026
+pub const RULE: Rule = Rule {
+    code: "K026",
+    title: "global settings are changed",
+    page: include_str!("../../../../docs/rules/K026.md"),
+    check,
+};
+
+const LIST: &[&str] = &[
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.set_rng_state",
+    "torch.get_rng_state",
+    "torch.initial_seed",
+    "torch.random",
+    "torch.default_generator",
+    "torch.cuda.set_rng_state",
+    "torch.cuda.get_rng_state",
+    "torch.cuda.default_generators",
+    "torch.cuda.set_device",
+    "torch.cuda.memory",
+    "torch.cuda.set_per_process_memory_fraction",
+    "torch.set_num_threads",
+    "torch.set_num_interop_threads",
+    "torch.set_default_dtype",
+    "torch.set_default_device",
+    "torch.set_default_tensor_type",
+    "torch.use_deterministic_algorithms",
+    "random.seed",
+    "numpy.random.seed",
+];
+
+fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    for mention in &known.whole.mentions {
+        let path = mention.path.as_str();
+        if LIST.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.')))
+            || path.ends_with(".manual_seed")
+            || path.ends_with(".manual_seed_all")
+        {
+            reject(findings, RULE.code, mention.line, format!("{path} changes settings that belong to the harness"));
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! Facts about the whole file, whether its code is reached or not: which names it mentions by their full path, what it
+//! imports, what it assigns to, which classes and methods it defines.
+//!
+//! Names are resolved without regard to order: a name that is bound to a library name anywhere counts as that library
+//! name everywhere.
+
+use std::collections::{HashMap, HashSet};
+
+use ruff_python_ast::visitor::{Visitor, walk_expr, walk_stmt};
+use ruff_python_ast::{Expr, Operator, Parameters, Stmt};
+
+use super::engine::canonical;
+use super::syntax::Lines;
+
+/// Most library names one name may stand for.
+const MAX_PATHS: usize = 4;
+
+/// A library name, mentioned.
+#[derive(Clone, Debug)]
+pub struct Mention {
+    /// Full dotted path; builtins as `builtins.eval`.
+    pub path: String,
+    pub line: u32,
+}
+
+/// A class statement.
+#[derive(Clone, Debug)]
+pub struct ClassSeen {
+    pub name: String,
+    /// Full paths, or names of the candidate's own classes.
+    pub bases: Vec<String>,
+    pub keywords: Vec<String>,
+    pub methods: Vec<(String, u32)>,
+    pub line: u32,
+}
+
+/// What the whole file says.
+#[derive(Debug, Default)]
+pub struct WholeFile {
+    pub mentions: Vec<Mention>,
+    /// Module paths as imported, relative ones with their dots.
+    pub imports: Vec<Mention>,
+    /// `from x import *`
+    pub star_imports: Vec<Mention>,
+    /// Library attributes that are assigned to or deleted.
+    pub patched: Vec<Mention>,
+    /// Every attribute name.
+    pub attributes: Vec<Mention>,
+    /// `getattr`, `setattr`, `delattr` or `hasattr` with a name that is not a constant string.
+    pub dynamic: Vec<Mention>,
+    pub classes: Vec<ClassSeen>,
+    /// Lines on which `ModelNew` is bound.
+    pub models: Vec<u32>,
+    /// Lines of functions decorated as kernels.
+    pub kernels: Vec<u32>,
+}
+
+/// Builtins that are looked for.
+const WATCHED: &[&str] = &[
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "globals",
+    "locals",
+    "vars",
+    "open",
+    "breakpoint",
+    "delattr",
+    "setattr",
+    "getattr",
+    "memoryview",
+    "exit",
+    "quit",
+    "__builtins__",
+    "__loader__",
+    "__spec__",
+    "dir",
+    "help",
+    "input",
+];
+
+/// Walks a module.
+pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
+    let mut aliases = Aliases::default();
+    // Three rounds follow chains like a = torch; b = a.nn; c = b.functional.
+    for _ in 0..3 {
+        aliases.visit_body(body);
+    }
+    for stmt in body {
+        match stmt {
+            Stmt::FunctionDef(f) => {
+                aliases.defined.insert(f.name.id.to_string());
+            }
+            Stmt::ClassDef(c) => {
+                aliases.defined.insert(c.name.id.to_string());
+            }
+            _ => {}
+        }
+    }
+    let mut walker = Walker { lines, aliases: &aliases, found: WholeFile::default(), local: Vec::new() };
+    walker.visit_body(body);
+    walker.found
+}
+
+#[derive(Default)]
+struct Aliases {
+    names: HashMap<String, Vec<String>>,
+    defined: HashSet<String>,
+}
+
+impl Aliases {
+    fn add(&mut self, name: &str, path: String) {
+        let paths = self.names.entry(name.to_owned()).or_default();
+        if paths.len() < MAX_PATHS && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+
+    /// All library names a chain may stand for.
+    fn resolve(&self, expr: &Expr) -> Vec<String> {
+        match expr {
+            Expr::Name(n) => self.names.get(n.id.as_str()).cloned().unwrap_or_default(),
+            Expr::Attribute(a) => self.extend(self.resolve(&a.value), a.attr.id.as_str()),
+            Expr::Call(c) if matches!(&*c.func, Expr::Name(n) if n.id.as_str() == "getattr") => {
+                match (c.arguments.args.first(), c.arguments.args.get(1).and_then(constant_text)) {
+                    (Some(base), Some(name)) => self.extend(self.resolve(base), &name),
+                    _ => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn extend(&self, paths: Vec<String>, name: &str) -> Vec<String> {
+        paths.into_iter().filter(|p| p.len() < 400).map(|p| canonical(&format!("{p}.{name}"))).collect()
+    }
+
+    fn bind(&mut self, target: &Expr, value: &Expr) {
+        match (target, value) {
+            (Expr::Name(n), value) => {
+                let mut paths = self.resolve(value);
+                if let Expr::Name(v) = value {
+                    if WATCHED.contains(&v.id.as_str()) {
+                        paths.push(format!("builtins.{}", v.id));
+                    }
+                }
+                for path in paths {
+                    self.add(n.id.as_str(), path);
+                }
+            }
+            (Expr::Tuple(targets), Expr::Tuple(values)) => {
+                for (target, value) in targets.elts.iter().zip(&values.elts) {
+                    self.bind(target, value);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'a> Visitor<'a> for Aliases {
+    fn visit_stmt(&mut self, stmt: &'a Stmt) {
+        match stmt {
+            Stmt::Import(i) => {
+                for alias in &i.names {
+                    let full = alias.name.id.as_str();
+                    match &alias.asname {
+                        Some(name) => self.add(name.id.as_str(), canonical(full)),
+                        None => {
+                            let root = full.split('.').next().unwrap_or(full);
+                            self.add(root, root.to_owned());
+                        }
+                    }
+                }
+            }
+            Stmt::ImportFrom(i) => {
+                let module =
+                    format!("{}{}", ".".repeat(i.level as usize), i.module.as_ref().map_or("", |m| m.id.as_str()));
+                for alias in &i.names {
+                    let bound = alias.asname.as_ref().unwrap_or(&alias.name).id.as_str();
+                    self.add(bound, canonical(&format!("{module}.{}", alias.name.id)));
+                }
+            }
+            Stmt::Assign(a) => a.targets.iter().for_each(|t| self.bind(t, &a.value)),
+            Stmt::AnnAssign(a) => {
+                if let Some(value) = a.value.as_deref() {
+                    self.bind(&a.target, value);
+                }
+            }
+            Stmt::With(w) => {
+                for item in &w.items {
+                    if let Some(target) = item.optional_vars.as_deref() {
+                        self.bind(target, &item.context_expr);
+                    }
+                }
+            }
+            _ => {}
+        }
+        walk_stmt(self, stmt);
+    }
+
+    fn visit_expr(&mut self, expr: &'a Expr) {
+        if let Expr::Named(n) = expr {
+            self.bind(&n.target, &n.value);
+        }
+        walk_expr(self, expr);
+    }
+
+    fn visit_parameters(&mut self, parameters: &'a Parameters) {
+        for parameter in parameters.iter_non_variadic_params() {
+            if let Some(default) = parameter.default.as_deref() {
+                for path in self.resolve(default) {
+                    self.add(parameter.parameter.name.id.as_str(), path);
+                }
+            }
+        }
+        ruff_python_ast::visitor::walk_parameters(self, parameters);
+    }
+}
+
+/// A string made of constants: literals and their sums.
+pub fn constant_text(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::StringLiteral(s) => Some(s.value.to_str().to_owned()),
+        Expr::BinOp(b) if b.op == Operator::Add => {
+            let (left, right) = (constant_text(&b.left)?, constant_text(&b.right)?);
+            (left.len() + right.len() < 4096).then(|| left + &right)
+        }
+        _ => None,
+    }
+}
+
+struct Walker<'b> {
+    lines: &'b Lines,
+    aliases: &'b Aliases,
+    found: WholeFile,
+    /// Parameters of the functions around.
+    local: Vec<HashSet<String>>,
+}
+
+impl Walker<'_> {
+    fn patch(&mut self, target: &Expr) {
+        match target {
+            Expr::Attribute(_) => {
+                let line = self.lines.of(target);
+                for path in self.aliases.resolve(target) {
+                    self.found.patched.push(Mention { path, line });
+                }
+            }
+            Expr::Subscript(s) => {
+                let line = self.lines.of(target);
+                for path in self.aliases.resolve(&s.value) {
+                    self.found.patched.push(Mention { path: format!("{path}[..]"), line });
+                }
+            }
+            Expr::Tuple(t) => t.elts.iter().for_each(|e| self.patch(e)),
+            Expr::List(l) => l.elts.iter().for_each(|e| self.patch(e)),
+            Expr::Starred(s) => self.patch(&s.value),
+            _ => {}
+        }
+    }
+
+    fn binds_model(&self, target: &Expr) -> bool {
+        match target {
+            Expr::Name(n) => n.id.as_str() == "ModelNew",
+            Expr::Tuple(t) => t.elts.iter().any(|e| self.binds_model(e)),
+            _ => false,
+        }
+    }
+
+    fn parameters(&mut self, parameters: Option<&Parameters>) {
+        let mut names = HashSet::new();
+        if let Some(parameters) = parameters {
+            names.extend(parameters.iter().map(|p| p.name().id.to_string()));
+        }
+        self.local.push(names);
+    }
+}
+
+impl<'a> Visitor<'a> for Walker<'_> {
+    fn visit_stmt(&mut self, stmt: &'a Stmt) {
+        let line = self.lines.of(stmt);
+        match stmt {
+            Stmt::Import(i) => {
+                for alias in &i.names {
+                    self.found.imports.push(Mention { path: alias.name.id.to_string(), line });
+                    let bound = alias.asname.as_ref().unwrap_or(&alias.name).id.as_str();
+                    if bound == "ModelNew" {
+                        self.found.models.push(line);
+                    }
+                }
+            }
+            Stmt::ImportFrom(i) => {
+                let module = i.module.as_ref().map_or("", |m| m.id.as_str());
+                let module = format!("{}{module}", ".".repeat(i.level as usize));
+                for alias in &i.names {
+                    if alias.name.id.as_str() == "*" {
+                        self.found.star_imports.push(Mention { path: module.clone(), line });
+                    }
+                    let path = canonical(&format!("{module}.{}", alias.name.id));
+                    self.found.mentions.push(Mention { path, line });
+                    if alias.asname.as_ref().unwrap_or(&alias.name).id.as_str() == "ModelNew" {
+                        self.found.models.push(line);
+                    }
+                }
+                self.found.imports.push(Mention { path: module, line });
+            }
+            Stmt::Assign(a) => {
+                for target in &a.targets {
+                    self.patch(target);
+                    if self.binds_model(target) {
+                        self.found.models.push(line);
+                    }
+                }
+            }
+            Stmt::AugAssign(a) => self.patch(&a.target),
+            Stmt::AnnAssign(a) => self.patch(&a.target),
+            Stmt::Delete(d) => d.targets.iter().for_each(|t| self.patch(t)),
+            Stmt::For(f) => self.patch(&f.target),
+            Stmt::FunctionDef(f) => {
+                let kernel = f.decorator_list.iter().any(|d| {
+                    let expr = match &d.expression {
+                        Expr::Call(c) => &c.func,
+                        other => other,
+                    };
+                    self.aliases.resolve(expr).iter().any(|p| p == "triton.jit")
+                });
+                if kernel {
+                    self.found.kernels.push(line);
+                }
+                self.parameters(Some(&f.parameters));
+                walk_stmt(self, stmt);
+                self.local.pop();
+                return;
+            }
+            Stmt::ClassDef(c) => {
+                let arguments = c.arguments.as_deref();
+                let bases = arguments.map(|a| &*a.args).unwrap_or_default();
+                let bases = bases.iter().map(|b| match (self.aliases.resolve(b).into_iter().next(), b) {
+                    (Some(path), _) => path,
+                    (None, Expr::Name(n)) => n.id.to_string(),
+                    _ => "?".to_owned(),
+                });
+                let keywords = arguments.map(|a| a.keywords.iter()).into_iter().flatten();
+                let seen = ClassSeen {
+                    name: c.name.id.to_string(),
+                    bases: bases.collect(),
+                    keywords: keywords.filter_map(|k| k.arg.as_ref()).map(|k| k.id.to_string()).collect(),
+                    methods: c
+                        .body
+                        .iter()
+                        .filter_map(|s| match s {
+                            Stmt::FunctionDef(f) => Some((f.name.id.to_string(), self.lines.of(s))),
+                            Stmt::Assign(a) => match a.targets.first() {
+                                Some(Expr::Name(n)) => Some((n.id.to_string(), self.lines.of(s))),
+                                _ => None,
+                            },
+                            _ => None,
+                        })
+                        .collect(),
+                    line,
+                };
+                if seen.name == "ModelNew" {
+                    self.found.models.push(line);
+                }
+                self.found.classes.push(seen);
+            }
+            _ => {}
+        }
+        walk_stmt(self, stmt);
+    }
+
+    fn visit_expr(&mut self, expr: &'a Expr) {
+        let line = self.lines.of(expr);
+        match expr {
+            Expr::Name(n) => {
+                let name = n.id.as_str();
+                for path in self.aliases.resolve(expr) {
+                    self.found.mentions.push(Mention { path, line });
+                }
+                let bound = self.local.iter().any(|l| l.contains(name)) || self.aliases.defined.contains(name);
+                if WATCHED.contains(&name) && !bound && !self.aliases.names.contains_key(name) {
+                    self.found.mentions.push(Mention { path: format!("builtins.{name}"), line });
+                }
+            }
+            Expr::Attribute(a) => {
+                self.found.attributes.push(Mention { path: a.attr.id.to_string(), line });
+                let paths = self.aliases.resolve(expr);
+                let chain = !paths.is_empty();
+                for path in paths {
+                    self.found.mentions.push(Mention { path, line });
+                }
+                if chain {
+                    // The parts of a chain are not mentions of their own; attribute names still count.
+                    let mut inner = &*a.value;
+                    while let Expr::Attribute(next) = inner {
+                        self.found.attributes.push(Mention { path: next.attr.id.to_string(), line });
+                        inner = &next.value;
+                    }
+                    if !matches!(inner, Expr::Name(_)) {
+                        self.visit_expr(inner);
+                    }
+                    return;
+                }
+            }
+            Expr::Call(c) => {
+                if let Expr::Name(n) = &*c.func {
+                    let name = n.id.as_str();
+                    if matches!(name, "getattr" | "setattr" | "delattr" | "hasattr") {
+                        let key = c.arguments.args.get(1);
+                        match key.and_then(constant_text) {
+                            Some(text) => self.found.attributes.push(Mention { path: text, line }),
+                            None => self.found.dynamic.push(Mention { path: name.to_owned(), line }),
+                        }
+                        if name != "getattr" && name != "hasattr" {
+                            if let Some(base) = c.arguments.args.first() {
+                                for path in self.aliases.resolve(base) {
+                                    self.found.patched.push(Mention { path, line });
+                                }
+                            }
+                        }
+                    }
+                    for path in self.aliases.resolve(expr) {
+                        self.found.mentions.push(Mention { path, line });
+                    }
+                }
+            }
+            _ => {}
+        }
+        walk_expr(self, expr);
+    }
+}
