@@ -1,6 +1,6 @@
 """Developer's check of the shipped tasks and examples: the project's own, trusted code, run without the sandbox.
 
-    python scripts/check_examples.py [--all] [--only SUBSTRING] [--skip-compile]
+    python scripts/check_examples.py [--all] [--only SUBSTRING] [--skip-compile] [--write] [--shard I/N]
 
 Needs torch 2.11.0 and triton 3.6.0. For every task: the reference is finite, well conditioned and quick; zeros, constants,
 its inputs, and the reference without any one of its ops are all wrong answers. For every example (with --all, for the
@@ -22,14 +22,15 @@ SEEDS = (1, 2, 3)
 DRAWS = (("nominal", 1.0, 0.0), ("times 3", 3.0, 0.0), ("times 0.01", 0.01, 0.0), ("negated", -1.0, 0.0), ("plus 2", 1.0, 2.0))
 
 
-def answers(everything, only):
+def answers(everything, args):
     """[(task id, variant, task source, answer)]"""
-    from tasks import families, splits
+    from tasks import splits
 
+    part, parts = map(int, args.shard.split("/"))
     out = []
-    for draft, _, has in splits.assign(families.all_drafts()):
-        if only in draft.name:
-            bodies = [None] + draft.bodies if everything or has else []
+    for draft, _, has in splits.assign()[part::parts]:
+        if args.only in draft.name:
+            bodies = [None] + draft.bodies if everything else splits.spellings(draft) if has else []
             out += [(draft.name, n, draft.source(), draft.answer(body)) for n, body in enumerate(bodies)]
     return out
 
@@ -149,9 +150,9 @@ def interpret(args):
     import torch
 
     torch.set_num_threads(1)
-    failed, slow = 0, []
-    todo = answers(True, args.only)
-    kept = {(name, n) for name, n, _, _ in answers(args.all, args.only)}
+    failed, slow, unfit = 0, [], set()
+    todo = answers(True, args)
+    kept = {(name, n) for name, n, _, _ in answers(args.all, args)}
     with tempfile.TemporaryDirectory() as folder:
         for name, n, source, answer in todo:
             problems = reference_problems(name, source, folder) if n == 0 else []
@@ -164,9 +165,13 @@ def interpret(args):
                 slow.append((took * 1e3, name))
             for problem in problems:
                 failed += 1
+                unfit.add(name)
                 print(f"FAIL {name}: {problem}", flush=True)
     slow.sort(reverse=True)
     print("slowest in the interpreter (ms):", ", ".join(f"{name} {ms:.0f}" for ms, name in slow[:8]))
+    if args.write:
+        dropped = HERE / "tasks" / "dropped.txt"
+        dropped.write_text("".join(f"{name}\n" for name in sorted(unfit | set(dropped.read_text().split()))))
     print(f"interpreter: {len(todo)} answers seen, {len(kept)} run, {failed} problems")
     return failed
 
@@ -178,7 +183,7 @@ def compile_all(args):
     torch.set_num_threads(1)
     standin.install()
     failed = 0
-    todo = answers(args.all, args.only)
+    todo = answers(args.all, args)
     with tempfile.TemporaryDirectory() as folder:
         for name, n, source, answer in todo:
             reference = load(source, folder, f"ref_{name}")
@@ -199,7 +204,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th task from I, to use several cores")
     parser.add_argument("--skip-compile", action="store_true")
+    parser.add_argument("--write", action="store_true", help="add the tasks that fail to scripts/tasks/dropped.txt")
     parser.add_argument("--stage", choices=("interpret", "compile"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stage:

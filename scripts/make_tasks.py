@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tasks import families, splits  # noqa: E402
+from tasks import splits  # noqa: E402
 
 NAMES = "kernelbench_names.txt"
 
@@ -78,7 +78,7 @@ def files(assigned):
     for draft, split, has in assigned:
         source = draft.source()
         out[f"{split}/level{draft.level}/{draft.name}.py"] = source
-        answers = [draft.answer()] + [draft.answer(body) for body in draft.bodies] if has else []
+        answers = [draft.answer(body) for body in splits.spellings(draft)] if has else []
         for n, answer in enumerate(answers):
             out[f"examples/{draft.name}__{n}.md"] = answer
         entries.append({"id": draft.name, "level": draft.level, "split": split, "family": draft.family, "tags": draft.tags,
@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
 
-    assigned = splits.assign(families.all_drafts())
+    assigned = splits.assign()
     listed = args.out / NAMES
     names, models = listed.read_text().split() if listed.exists() else [], {}
     if args.kernelbench:

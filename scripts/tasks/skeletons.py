@@ -57,9 +57,9 @@ class Draft:
 
     def answer(self, body=None):
         text = ["<think>"] + [f"- {line}" for line in self.plan] + [self.tiling, "</think>", "```python"]
-        text += ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl", "", ""]
+        text += ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl", ""]
         text += ["@triton.jit"] + self.head + [f"    {line}" for line in (body or self.body) + self.tail]
-        text += ["", "", "class ModelNew(nn.Module):"] + self.constructor()
+        text += ["", "class ModelNew(nn.Module):"] + self.constructor()
         text += ["", f"    def forward(self, {', '.join(self.args)}):"]
         text += [f"        {line}" for line in self.glue] + ["        return out", "```", ""]
         return "\n".join(text)

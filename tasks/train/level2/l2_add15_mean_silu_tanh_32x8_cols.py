@@ -1,0 +1,27 @@
+# tags: reduction, fused, elementwise, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 32
+N = 8
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x + 1.5
+        x = torch.mean(x, dim=0)
+        x = F.silu(x)
+        x = torch.tanh(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: reduction, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+M = 5
+N = 100
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.amin(x, dim=1)
+        x = x / 2.0
+        x = torch.sigmoid(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

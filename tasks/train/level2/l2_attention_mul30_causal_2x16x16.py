@@ -1,0 +1,29 @@
+# tags: attention, matmul, softmax
+import torch
+import torch.nn as nn
+
+B = 2
+M = 16
+N = 16
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, q, k, v):
+        x = torch.matmul(q, k.transpose(-2, -1))
+        x = x * 3.0
+        keep = torch.ones_like(x).tril() > 0
+        x = x.masked_fill(~keep, float("-inf"))
+        x = torch.softmax(x, dim=-1)
+        x = torch.matmul(x, v)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N), torch.randn(B, M, N), torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

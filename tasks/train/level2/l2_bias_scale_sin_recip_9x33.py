@@ -1,0 +1,28 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 9
+N = 33
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = x + self.bias
+        x = x * self.weight
+        x = torch.sin(x)
+        x = 1.0 / (1.0 + x * x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

@@ -1,0 +1,26 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 8
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.exp(-torch.abs(x))
+        x = torch.linalg.vector_norm(x, ord=2, dim=1)
+        x = x * 2.0
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: transpose, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 8
+N = 40
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.softshrink(x)
+        x = F.hardsigmoid(x)
+        x = x / 2.0
+        x = x.flip(1)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,28 @@
+# tags: reduction, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.logsigmoid(x)
+        x = torch.mean(x, dim=-1)
+        x = x * 3.0
+        x = F.hardswish(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

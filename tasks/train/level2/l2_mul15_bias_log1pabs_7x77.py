@@ -1,0 +1,26 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 7
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = x * 1.5
+        x = x + self.bias
+        x = torch.log1p(torch.abs(x))
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

@@ -1,0 +1,26 @@
+# tags: softmax, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 8
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 1.5
+        x = torch.log_softmax(x, dim=1)
+        x = x - 0.5
+        x = torch.sin(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

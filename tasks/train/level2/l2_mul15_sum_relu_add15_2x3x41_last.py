@@ -1,0 +1,27 @@
+# tags: reduction, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+B = 2
+M = 3
+N = 41
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 1.5
+        x = torch.sum(x, dim=-1)
+        x = torch.relu(x)
+        x = x + 1.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

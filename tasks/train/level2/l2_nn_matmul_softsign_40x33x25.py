@@ -1,0 +1,26 @@
+# tags: matmul, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 40
+N = 33
+K = 25
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x, y)
+        x = F.softsign(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K), torch.randn(K, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: softmax, fused, activation, elementwise
+import torch
+import torch.nn as nn
+
+M = 7
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.relu(x)
+        x = torch.log_softmax(x, dim=1)
+        x = x / 3.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: cumulative, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+M = 8
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.square(x)
+        x = torch.cumsum(x, dim=1) - x
+        x = torch.tanh(x)
+        x = x / 3.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

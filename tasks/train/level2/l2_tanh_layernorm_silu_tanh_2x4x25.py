@@ -1,0 +1,30 @@
+# tags: norm, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 4
+N = 25
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = torch.tanh(x)
+        x = F.layer_norm(x, (x.shape[-1],), self.weight, self.bias)
+        x = F.silu(x)
+        x = torch.tanh(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return [N]

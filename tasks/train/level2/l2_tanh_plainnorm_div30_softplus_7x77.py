@@ -1,0 +1,27 @@
+# tags: norm, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 7
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.tanh(x)
+        x = F.layer_norm(x, (x.shape[-1],))
+        x = x / 3.0
+        x = F.softplus(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

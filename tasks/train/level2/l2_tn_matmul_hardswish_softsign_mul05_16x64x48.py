@@ -1,0 +1,28 @@
+# tags: matmul, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 16
+N = 64
+K = 48
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x.t(), y)
+        x = F.hardswish(x)
+        x = F.softsign(x)
+        x = x * 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(K, M), torch.randn(K, N)]
+
+
+def get_init_inputs():
+    return []

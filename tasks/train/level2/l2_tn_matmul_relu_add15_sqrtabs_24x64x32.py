@@ -1,0 +1,27 @@
+# tags: matmul, fused, activation, elementwise
+import torch
+import torch.nn as nn
+
+M = 24
+N = 64
+K = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x.t(), y)
+        x = torch.relu(x)
+        x = x + 1.5
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(K, M), torch.randn(K, N)]
+
+
+def get_init_inputs():
+    return []
