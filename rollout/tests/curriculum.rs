@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use rollout::curriculum::{Curriculum, CurriculumKind, TaskIndex};
-use support::world::tasks;
+use support::profile::tasks;
 
 fn draws(curriculum: &mut Curriculum, count: usize) -> BTreeMap<String, u64> {
     let mut drawn = BTreeMap::new();

@@ -9,8 +9,8 @@ use rollout::id::{Epoch, PolicyVersion, StepId};
 use rollout::journal::{CommandDigest, JournalError, Record, Snapshot, replay};
 use rollout::machine::MachineConfig;
 use rollout::reward::Reward;
+use support::profile::tasks;
 use support::shell::{attempt, small, subject};
-use support::world::tasks;
 
 /// Runs `steps` steps in order and calls `each` after every event.
 fn play(config: MachineConfig, mut each: impl FnMut(&Snapshot, Record)) -> Snapshot {

@@ -6,8 +6,8 @@ use rollout::event::{Command, DropReason, Ending, Event, Judgement};
 use rollout::id::{Epoch, GroupId, PolicyVersion, RolloutId, StepId};
 use rollout::machine::{ConfigError, Machine, MachineConfig, RunPhase, StopCause};
 use rollout::reward::Reward;
+use support::profile::tasks;
 use support::shell::{Shell, attempt, few_kinds, small, subject};
-use support::world::tasks;
 
 fn is_train(command: &Command) -> bool {
     matches!(command, Command::Train { .. })

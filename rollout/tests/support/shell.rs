@@ -5,7 +5,7 @@ use rollout::id::{Attempt, Epoch, GroupId, PolicyVersion, RolloutId, StepId};
 use rollout::machine::{Machine, MachineConfig};
 use rollout::reward::Reward;
 
-use super::world::tasks;
+use super::profile::tasks;
 
 pub struct Shell {
     pub machine: Machine,
