@@ -203,7 +203,6 @@ impl Machine {
             return true;
         }
         self.sweep(out);
-        self.leases.clear();
         self.reissue_rollouts(now_ms, out);
         if let Some(training) = &mut self.training {
             training.overdue = 0;

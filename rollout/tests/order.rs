@@ -260,3 +260,22 @@ fn a_resume_issues_each_rollout_at_its_stage() {
     }
     assert_eq!(kinds, [1, 1, 10]);
 }
+
+#[test]
+fn the_curriculum_learns_from_complete_groups_when_the_step_closes() {
+    let mut shell = Shell::start(MachineConfig { curriculum: CurriculumKind::Frontier, ..small() });
+    // Codes 0, 1, 0, 1: two of four solved; plans all differ. One member of the first group is masked.
+    for _ in 0..3 {
+        shell.fault(RolloutId(1));
+    }
+    shell.run(|command| !is_train(command));
+    let known = |shell: &Shell| {
+        let tasks = shell.machine.curriculum().tasks();
+        tasks.iter().map(|task| (task.answers, task.solved)).filter(|known| known.0 > 0).collect::<Vec<_>>()
+    };
+    assert_eq!(known(&shell), [], "nothing takes effect before the step closes");
+    shell.answer(0);
+    let mut known = known(&shell);
+    known.sort_unstable();
+    assert_eq!(known, [(3, 1), (4, 2), (4, 2)], "three tasks were tried, the masked answer is not counted");
+}

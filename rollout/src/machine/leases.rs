@@ -34,10 +34,6 @@ impl Leases {
         overdue
     }
 
-    pub(super) fn clear(&mut self) {
-        self.by_deadline.clear();
-    }
-
     pub(super) fn contains(&self, deadline_ms: u64, rollout: RolloutId) -> bool {
         self.by_deadline.contains(&(deadline_ms, rollout))
     }
