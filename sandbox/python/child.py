@@ -102,6 +102,15 @@ def flatten(value):
     raise TypeError(f"forward returned a {type(value).__name__}, expected a torch.Tensor")
 
 
+def flush():
+    """The log is read when the last frame has come."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+
+
 def tail(text):
     return text if len(text) <= MAX_MESSAGE else "..." + text[-MAX_MESSAGE:]
 
@@ -161,9 +170,12 @@ def run(job_fd, result):
                     raise Reject("no_launch", "a checked forward launched no Triton kernel")
                 with torch._C.DisableTorchFunction():
                     draws.append([out.add(t) for t in tensors])
+        flush()
         say({"event": "outputs", "draws": draws}, out.bytes())
     except Reject as e:
+        flush()
         say({"event": "failed", "phase": phase, "kind": e.kind, "message": str(e)})
     except BaseException as e:
         kind, message = describe(e)
+        flush()
         say({"event": "failed", "phase": phase, "kind": kind, "message": message})

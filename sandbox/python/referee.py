@@ -68,6 +68,8 @@ class Prepared:
             wide = copy.deepcopy(model).double() if isinstance(model, torch.nn.Module) else model
         except Exception:
             wide = None
+        # What would be accepted on every draw without computing anything; must end up empty.
+        trivial = None
         self.draws, self.notes, inputs = [], [], []
         for index, kind in enumerate((*DRAWS, COMPILE)):
             run_seed = seed("run", index)
@@ -87,14 +89,14 @@ class Prepared:
                 self.notes.append(f"draw {index} ({kind}) makes the reference non-finite")
                 continue
             draw = Draw(kind, expected, oracle_of(wide, args, run_seed, expected))
-            if draw.is_undiscriminating(args, self.draws):
-                self.notes.append(f"draw {index} ({kind}) cannot tell a trivial output from the right one")
-                draw.discriminates = False
+            passing = draw.trivial(args, self.draws)
+            if passing:
+                self.notes.append(f"draw {index} ({kind}) accepts {', '.join(sorted(passing))}")
+            trivial = passing if trivial is None else trivial & passing
             self.draws.append(draw)
             inputs.append((kind, run_seed, args))
-        if not any(d.discriminates for d in self.draws):
-            raise TaskError("no draw of inputs can tell a trivial output (zeros, a constant, an input, an earlier "
-                            "answer) from the right one")
+        if trivial:
+            raise TaskError(f"no draw of inputs can tell the right output from {', '.join(sorted(trivial))}")
         blob = frames.Blob()
         self.job = {
             "init": frames.pack(list(init_inputs), blob),
@@ -110,11 +112,10 @@ class Prepared:
 class Draw:
     def __init__(self, kind, expected, oracle):
         self.kind, self.expected, self.oracle = kind, expected, oracle
-        self.discriminates = True
         self.allowed = [allowed_error(e, o) for e, o in zip(expected, oracle)]
 
-    def is_undiscriminating(self, args, earlier):
-        """Would zeros, the mean, an input, or an earlier draw's answer pass as every one of the outputs?"""
+    def trivial(self, args, earlier):
+        """Which trivial outputs would pass here: zeros, a constant, an input, the answer to the first draw."""
         def passes(make):
             for i, want in enumerate(self.expected):
                 fake = make(i, want)
@@ -129,11 +130,13 @@ class Draw:
                 return None
             return torch.full_like(want, want.double().mean().item())
 
-        if passes(lambda _, want: torch.zeros_like(want)) or passes(mean):
-            return True
-        if any(passes(lambda _, want, a=a: a) for a in args if isinstance(a, torch.Tensor)):
-            return True
-        return any(passes(lambda i, _, d=d: d.expected[i] if i < len(d.expected) else None) for d in earlier)
+        fakes = {"zeros": lambda _, want: torch.zeros_like(want), "its mean everywhere": mean}
+        for n, arg in enumerate(args):
+            if isinstance(arg, torch.Tensor):
+                fakes[f"input {n}"] = lambda _, want, arg=arg: arg
+        first = earlier[0].expected if earlier else self.expected
+        fakes["the answer to the first draw"] = lambda i, _: first[i] if i < len(first) else None
+        return {name for name, make in fakes.items() if passes(make)}
 
     def check(self, index, got):
         """(complaint or None, largest absolute error) of one output tensor against the oracle."""

@@ -103,7 +103,7 @@ pub(crate) async fn run(
     let forked = Instant::now();
     let id = zygote.fork(home, wire_limits, [job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
     drop((job, result_write, log_write));
-    let log = Tail::drain(log);
+    let mut log = Tail::drain(log);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
     let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
     let mut progress = Progress { phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
@@ -117,6 +117,7 @@ pub(crate) async fn run(
         (None, Some(ending)) => ending,
         (None, None) => Ending::Outcome(obituary(&ended, progress.phase)),
     };
+    log.ended().await;
     let log = log.text();
     Ok(Left { ending, launches: progress.launches, phase_ms: progress.ms, log })
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::UnixDatagram;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::fault::{PROTOCOL, SPAWN, STRAYS, SYSTEM, ZYGOTE_LOST, ZYGOTE_START, fault};
@@ -30,14 +31,19 @@ const TAIL_BYTES: usize = 8 << 10;
 
 /// The last bytes of a stream, drained while its writer runs so that the writer never blocks.
 #[derive(Clone)]
-pub(crate) struct Tail(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Tail {
+    kept: Arc<Mutex<Vec<u8>>>,
+    ended: watch::Receiver<()>,
+}
 
 impl Tail {
     /// Drains `from` in a task until it ends.
     pub fn drain(mut from: impl AsyncRead + Unpin + Send + 'static) -> Tail {
-        let tail = Tail(Arc::default());
+        let (running, ended) = watch::channel(());
+        let tail = Tail { kept: Arc::default(), ended };
         let kept = tail.clone();
         tokio::spawn(async move {
+            let _running = running;
             let mut block = vec![0u8; 64 << 10];
             while let Ok(n @ 1..) = from.read(&mut block).await {
                 kept.push(&block[..n]);
@@ -47,15 +53,20 @@ impl Tail {
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
         kept.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
         let extra = kept.len().saturating_sub(TAIL_BYTES);
         kept.drain(..extra);
     }
 
+    /// Waits, for a moment at most, until the stream has ended.
+    pub async fn ended(&mut self) {
+        let _ = timeout(Duration::from_millis(500), self.ended.changed()).await;
+    }
+
     /// What was kept, as text.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(|e| e.into_inner())).trim().to_owned()
+        String::from_utf8_lossy(&self.kept.lock().unwrap_or_else(|e| e.into_inner())).trim().to_owned()
     }
 }
 

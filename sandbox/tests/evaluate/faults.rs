@@ -1,0 +1,134 @@
+//! What is ours is a fault, never an outcome; and afterwards everything works again.
+
+use std::time::Duration;
+
+use rollout::outcome::Outcome;
+use sandbox::executor::{Executor, ExecutorConfig};
+
+use crate::fixtures::*;
+use crate::lab::{LIMITS, candidate_of, config, task_of};
+
+fn kill(pid: u32) {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Kills what `pid` forked first: behind the stub that is the zygote itself.
+fn kill_child_of(pid: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    match children.split_whitespace().next() {
+        Some(child) => kill(child.parse().unwrap()),
+        None => kill(pid),
+    }
+}
+
+async fn assert_works(executor: &Executor) {
+    let report = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Passed { speedup: None });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_zygote_is_a_fault_and_then_works_again() {
+    let Some(config) = config("killed-zygote", LIMITS) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    for whole in [true, false] {
+        let [zygote, _] = executor.pids().await;
+        let pid = zygote.unwrap();
+        let killer = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            if whole { kill(pid) } else { kill_child_of(pid) }
+        });
+        let sleepy = add_with("time.sleep(5)", "return add(x, y)");
+        let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&sleepy)).await.unwrap_err();
+        killer.await.unwrap();
+        assert_eq!(fault.code, "F004", "{fault}");
+        assert_works(&executor).await;
+    }
+    executor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_is_blamed_for_the_zygote_only_after_proof() {
+    let Some(config) = config("blame", LIMITS) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    let sleepy = candidate_of(&add_with("time.sleep(5)", "return add(x, y)"));
+    for round in 0..2 {
+        let pid = executor.pids().await[0].unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            kill(pid);
+        });
+        let result = executor.evaluate(&task_of(ADD_TASK), &sleepy).await;
+        match (round, result) {
+            (0, Err(fault)) => {
+                assert_eq!(fault.code, "F004");
+                assert_works(&executor).await;
+            }
+            (1, Ok(report)) => assert!(matches!(report.outcome, Outcome::Crashed { .. }), "{report:?}"),
+            (_, other) => panic!("round {round}: {other:?}"),
+        }
+    }
+    executor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_referee_is_a_fault_or_replaced() {
+    let Some(config) = config("killed-referee", LIMITS) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    // Idle: noticed and replaced before the next evaluation.
+    kill(executor.pids().await[1].unwrap());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_works(&executor).await;
+    // While the candidate runs: its outputs cannot be compared.
+    let pid = executor.pids().await[1].unwrap();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        kill(pid);
+    });
+    let slow = add_with("time.sleep(2)", "return add(x, y)");
+    let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&slow)).await.unwrap_err();
+    assert_eq!(fault.code, "F005", "{fault}");
+    assert_works(&executor).await;
+    executor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_evaluation_leaves_an_executor_that_works() {
+    let Some(config) = config("dropped", LIMITS) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    let (task, slow) = (task_of(ADD_TASK), candidate_of(&add_with("time.sleep(5)", "return add(x, y)")));
+    let short = tokio::time::timeout(Duration::from_millis(700), executor.evaluate(&task, &slow)).await;
+    assert!(short.is_err());
+    assert_works(&executor).await;
+    executor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_task_is_not_the_candidates_doing() {
+    let Some(config) = config("broken-task", LIMITS) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    let constant = "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        return torch.zeros_like(x)\ndef get_inputs():\n    return [torch.randn(8)]\n";
+    for source in ["raise ValueError('broken')", "class Model: pass", "x = (", constant] {
+        let fault = executor.evaluate(&task_of(source), &candidate_of(&add())).await.unwrap_err();
+        assert_eq!(fault.code, "F006", "{source}: {fault}");
+    }
+    assert_works(&executor).await;
+    executor.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_missing_or_useless_interpreter_is_a_fault() {
+    let scratch = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-python");
+    let start = |python: &str| {
+        Executor::start(ExecutorConfig {
+            python: python.into(),
+            scratch: scratch.clone(),
+            limits: LIMITS,
+            secret: [0; 32],
+        })
+    };
+    assert_eq!(start("/no/such/python").await.err().unwrap().code, "F001");
+    let useless = start("/bin/true").await.err().unwrap();
+    assert!(["F002", "F003"].contains(&useless.code.as_str()), "{useless}");
+    let _ = std::fs::remove_dir_all(scratch);
+}

@@ -1,0 +1,89 @@
+//! One executor for all tests of this binary, and short ways to write tasks and candidates.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rollout::id::{Digest, TaskId};
+use rollout::outcome::{Candidate, ExecReport, Fault, Outcome};
+use rollout::task::{Split, TaskSpec};
+use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use sandbox::pyenv::{self, PyEnvConfig};
+
+/// Short enough to wait for, long enough for a busy machine.
+pub const LIMITS: Limits =
+    Limits { import_ms: 8_000, compile_ms: 12_000, run_ms: 12_000, memory_bytes: 1 << 30, max_processes: 32 };
+
+/// The interpreter: `TROUPE_PYTHON`, else the environment in Troupe's cache. `None` (and a line that says why) where
+/// there is none: then the tests that need it are skipped.
+pub fn python() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            let interpreter = std::env::var_os("TROUPE_PYTHON").map(PathBuf::from);
+            let cache_dir = pyenv::default_cache_dir().ok()?;
+            match pyenv::ensure(&PyEnvConfig { interpreter, cache_dir }, &mut |line| eprintln!("{line}")) {
+                Ok(python) => Some(python),
+                Err(e) => {
+                    eprintln!("skipped: {e}");
+                    None
+                }
+            }
+        })
+        .clone()
+}
+
+pub fn config(name: &str, limits: Limits) -> Option<ExecutorConfig> {
+    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    Some(ExecutorConfig { python: python()?, scratch, limits, secret: [42; 32] })
+}
+
+/// The executor that most tests share: it takes one candidate at a time, so a test's neighbours are the best check
+/// that nothing is left behind.
+pub struct Lab {
+    runtime: tokio::runtime::Runtime,
+    executor: Executor,
+}
+
+pub fn lab() -> Option<&'static Lab> {
+    static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let config = config("lab", LIMITS)?;
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let executor = runtime.block_on(Executor::start(config)).expect("the executor starts");
+        Some(Lab { runtime, executor })
+    })
+    .as_ref()
+}
+
+impl Lab {
+    pub fn evaluate(&self, task: &str, candidate: &str) -> Result<ExecReport, Fault> {
+        self.runtime.block_on(self.executor.evaluate(&task_of(task), &candidate_of(candidate)))
+    }
+
+    pub fn outcome(&self, task: &str, candidate: &str) -> Outcome {
+        self.evaluate(task, candidate).expect("no fault").outcome
+    }
+}
+
+pub fn task_of(source: &str) -> TaskSpec {
+    TaskSpec { id: TaskId("task".into()), level: 1, split: Split::Train, tags: vec![], source: source.into() }
+}
+
+/// Every candidate gets another digest, so that inputs differ from evaluation to evaluation.
+pub fn candidate_of(source: &str) -> Candidate {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    Candidate { source: source.into(), digest: Digest(format!("{n:064x}")) }
+}
+
+/// `Some(lab)` or leave the test.
+#[macro_export]
+macro_rules! lab_or_skip {
+    () => {
+        match $crate::lab::lab() {
+            Some(lab) => lab,
+            None => return,
+        }
+    };
+}

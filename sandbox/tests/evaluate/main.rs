@@ -1,0 +1,9 @@
+//! Every kind of candidate, honest and hostile, run through a real executor.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod fixtures;
+mod honest;
+mod hostile;
+mod lab;
+mod wrong;
