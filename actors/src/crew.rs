@@ -91,6 +91,12 @@ pub struct TrainedItem {
     pub weights: Weights,
 }
 
+impl std::fmt::Debug for TrainedItem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrainedItem(step {}, policy {}, applied {})", self.step, self.policy, self.applied)
+    }
+}
+
 /// Why a step was not taken.
 #[derive(Clone, Debug)]
 pub struct TrainError {

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use reward::score::{Scored, score};
 use rollout::completion::Completion;
 use rollout::event::{Command, Event, Judgement, TrainGroup};
-use rollout::id::{Attempt, GroupId, RolloutId, StepId, TaskId};
+use rollout::id::{Attempt, RolloutId, StepId, TaskId};
 use rollout::machine::{RunPhase as MachinePhase, StopCause};
 use rollout::outcome::{Fault, Outcome, Ruling};
 use rollout::reward::Reward;
@@ -38,7 +38,6 @@ pub enum Stage {
 }
 
 struct Flight {
-    group: GroupId,
     task: Arc<TaskEntry>,
     attempt: Attempt,
     stage: Stage,
@@ -154,7 +153,6 @@ impl Flow {
     fn restore(&mut self, row: crate::store::reader::RolloutDetail) {
         let Some(task) = self.tasks.get(&row.summary.task).cloned() else { return };
         let flight = Flight {
-            group: GroupId(row.summary.group),
             task,
             attempt: Attempt(row.summary.attempt),
             stage: Stage::Rest,
@@ -194,7 +192,6 @@ impl Flow {
                     patch: RowPatch::Issued { phase: self.phase, group, task: task.id.clone(), seed, attempt },
                 });
                 let flight = Flight {
-                    group,
                     task: task.clone(),
                     attempt,
                     stage: Stage::Sample,
@@ -409,7 +406,7 @@ impl Flow {
         self.stopped = Some(reason);
         self.observer.on(Progress::Stopping { after: self.training.map_or(StepId(0), |(step, _)| step) });
         match self.driver {
-            Driver::Idle => self.phase_end = Some(Err(RunEnd::Stopped)),
+            Driver::Idle => self.end = Some(RunEnd::Stopped),
             _ => self.event(Event::StopRequested),
         }
     }

@@ -1,12 +1,32 @@
 //! actors: the shells around the pure core. Each takes one kind of command and returns one kind of event; which event
 //! leads to which command is decided in `rollout::machine`, never here.
 //!
-//! Reading order: `wiring` (the graph), `orchestrator`, `generator`, `judge`, `executor`, `learner`, `store`, `run`.
+//! Reading order: `wiring` (the graph), `orchestrator`, `generator`, `judge`, `executor`, `learner`, `store`, `session`, `run`.
 
+pub mod batch;
 pub mod codec;
-pub mod store;
-
+pub mod crew;
+pub mod driver;
+pub mod eval;
+pub mod executor;
+mod flow;
+pub mod generator;
+pub mod judge;
+pub mod learner;
+mod meters;
 pub mod observe;
+pub mod orchestrator;
+pub mod policy;
+pub mod pool;
+pub mod resume;
+pub mod run;
+pub mod session;
+pub mod sft;
+pub mod stop;
+pub mod store;
+pub mod summary;
+pub mod supervise;
+pub mod wiring;
 
 // The command line's side.
 pub mod cli;

@@ -42,7 +42,6 @@ pub enum OrchestratorMsg {
     Adopted { policy: PolicyVersion },
     /// Everything before this training command is durable (or never will be).
     Durable { step: StepId, attempt: Attempt, result: Result<(), String> },
-    StoreFailed { disk_full: bool, reason: String },
     Tick,
     Stop(StopReason),
     /// For tests: kills an actor as a crash would.
@@ -175,10 +174,6 @@ impl Actor for Orchestrator {
             }
             OrchestratorMsg::Adopted { policy } => state.flow.event(Event::Adopted { policy }),
             OrchestratorMsg::Durable { step, attempt, result } => state.flow.durable(step, attempt, result.is_ok()),
-            OrchestratorMsg::StoreFailed { disk_full, reason } => {
-                state.end(RunEnd::Failed { fault: fault(STORE_FAILED, reason), disk_full });
-                return Ok(());
-            }
             OrchestratorMsg::Tick => state.flow.tick(),
             OrchestratorMsg::Stop(reason) => state.flow.stop(reason),
             OrchestratorMsg::Kill(role) => state.kill(role),

@@ -44,8 +44,8 @@ pub enum StoreError {
     Codec(#[from] crate::codec::CodecError),
     #[error("the store holds damaged text: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("the store's writer is gone: {0}")]
-    WriterGone(String),
+    #[error("the store cannot be written: {reason}")]
+    WriterGone { reason: String, disk_full: bool },
     #[error("the store's writer did not answer within {0} ms")]
     Stuck(u64),
     #[error("the store lacks {0}")]
@@ -60,6 +60,7 @@ impl StoreError {
             StoreError::Io { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
             }
+            StoreError::WriterGone { disk_full, .. } => *disk_full,
             _ => false,
         }
     }

@@ -204,6 +204,24 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Ids of a phase's rollouts that have an ending, whichever.
+    pub fn ended_ids(&self, phase: PhaseTag) -> Result<Vec<u64>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id FROM rollouts WHERE phase = ?1 AND ending IS NOT NULL")?;
+        let rows = statement.query_map([phase.as_str()], |row| row.get::<_, i64>(0))?;
+        Ok(rows.map(|id| id.map(|id| id as u64)).collect::<Result<_, _>>()?)
+    }
+
+    /// The run's clock at the last journalled event, milliseconds of RL.
+    pub fn last_clock_ms(&self) -> Result<u64, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT events FROM journal ORDER BY seq_first DESC LIMIT 1")?;
+        let bytes: Option<Vec<u8>> = statement.query_row([], |row| row.get(0)).optional()?;
+        let Some(bytes) = bytes else { return Ok(0) };
+        let events: Vec<Record> = codec::decode(&bytes)?;
+        Ok(events.last().map_or(0, |record| record.now_ms))
+    }
+
     /// Rollouts of a phase by ending (`in_flight` for those without one).
     pub fn endings(&self, phase: PhaseTag) -> Result<std::collections::BTreeMap<String, u64>, StoreError> {
         let mut statement = self.connection.prepare_cached(

@@ -56,6 +56,19 @@ pub type Ack = Box<dyn FnOnce(Result<(), String>) + Send>;
 /// Called once, on the writer's thread, when writing failed for good.
 pub type OnFailure = Box<dyn Fn(&StoreError) + Send>;
 
+/// Why writing ended.
+#[derive(Clone, Debug)]
+struct Failure {
+    reason: String,
+    disk_full: bool,
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> StoreError {
+        StoreError::WriterGone { reason: failure.reason, disk_full: failure.disk_full }
+    }
+}
+
 enum Message {
     Batch(Vec<Op>),
     Barrier(Ack),
@@ -72,7 +85,7 @@ pub struct Writer {
 #[derive(Clone)]
 pub struct StoreHandle {
     sender: Sender<Message>,
-    failure: Arc<OnceLock<String>>,
+    failure: Arc<OnceLock<Failure>>,
     send_deadline: Duration,
 }
 
@@ -123,7 +136,7 @@ impl StoreHandle {
     /// The reason why writing ended, if it did.
     pub fn check(&self) -> Result<(), StoreError> {
         match self.failure.get() {
-            Some(reason) => Err(StoreError::WriterGone(reason.clone())),
+            Some(failure) => Err(failure.clone().into()),
             None => Ok(()),
         }
     }
@@ -149,7 +162,7 @@ impl StoreHandle {
         }))?;
         match wait.recv_timeout(deadline) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(StoreError::WriterGone(reason)),
+            Ok(Err(reason)) => Err(StoreError::WriterGone { reason, disk_full: false }),
             Err(_) => Err(StoreError::Stuck(deadline.as_millis() as u64)),
         }
     }
@@ -161,11 +174,15 @@ impl StoreHandle {
             Err(TrySendError::Full(message)) => match self.sender.send_timeout(message, self.send_deadline) {
                 Ok(()) => Ok(()),
                 Err(SendTimeoutError::Timeout(_)) => Err(StoreError::Stuck(self.send_deadline.as_millis() as u64)),
-                Err(SendTimeoutError::Disconnected(_)) => Err(StoreError::WriterGone("its thread ended".into())),
+                Err(SendTimeoutError::Disconnected(_)) => Err(thread_ended()),
             },
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::WriterGone("its thread ended".into())),
+            Err(TrySendError::Disconnected(_)) => Err(thread_ended()),
         }
     }
+}
+
+fn thread_ended() -> StoreError {
+    StoreError::WriterGone { reason: "its thread ended".into(), disk_full: false }
 }
 
 struct Loop {
@@ -173,7 +190,7 @@ struct Loop {
     pending: Pending,
     config: StoreConfig,
     receiver: Receiver<Message>,
-    failure: Arc<OnceLock<String>>,
+    failure: Arc<OnceLock<Failure>>,
     on_failure: OnFailure,
 }
 
@@ -198,7 +215,7 @@ impl Loop {
                 Ok(Message::Barrier(ack)) => {
                     self.commit(true);
                     flush_at = None;
-                    ack(self.failure.get().map_or(Ok(()), |reason| Err(reason.clone())));
+                    ack(self.failure.get().map_or(Ok(()), |failure| Err(failure.reason.clone())));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.commit(false);
@@ -218,7 +235,7 @@ impl Loop {
         }
         let result = self.pending.commit(&mut self.connection, durable).and_then(|lines| self.append_metrics(&lines));
         if let Err(error) = result {
-            let _ = self.failure.set(error.to_string());
+            let _ = self.failure.set(Failure { reason: error.to_string(), disk_full: error.disk_full() });
             (self.on_failure)(&error);
         }
     }

@@ -1,0 +1,125 @@
+//! `Trainer` on burn's learner: a batch in, a durable checkpoint and the next weights out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn::tensor::backend::AutodiffBackend;
+use model::learner::Learner;
+use model::loss::LossConfig;
+use model::optim::OptimConfig;
+use rollout::id::StepId;
+use rollout::outcome::Fault;
+
+use super::checkpoint::{Checkpoints, Manifest};
+use super::weights;
+use crate::crew::{TrainError, TrainJob, TrainedItem, Trainer, TrainerFactory};
+use crate::supervise::{CHECKPOINT, LEARNER_FAILED, fault};
+
+/// What the learner needs to start, at first and after a death.
+#[derive(Clone)]
+pub struct TrainerSettings {
+    /// The warm-started policy: version 0, and the reference of `kl_coef`.
+    pub start: PathBuf,
+    pub optim: OptimConfig,
+    pub loss: LossConfig,
+    pub checkpoints: Checkpoints,
+    pub threads: usize,
+}
+
+pub fn trainer_factory<AB: AutodiffBackend>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
+where
+    AB::Device: Sync,
+{
+    let settings = Arc::new(settings);
+    Arc::new(move || Ok(Box::new(BurnTrainer::<AB>::start(settings.clone(), &device)?)))
+}
+
+struct BurnTrainer<AB: AutodiffBackend> {
+    learner: Learner<AB>,
+    settings: Arc<TrainerSettings>,
+    newest: Option<TrainedItem>,
+}
+
+impl<AB: AutodiffBackend> BurnTrainer<AB> {
+    fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
+        let (_, network) =
+            model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
+        let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
+        let mut learner = Learner::new(network, settings.optim.clone())
+            .with_execution(model::learner::Execution::Auto, settings.threads);
+        if let Some(reference) = &reference {
+            learner.set_reference(reference);
+        }
+        let newest = settings.checkpoints.newest().map_err(|e| fault(CHECKPOINT, e))?;
+        let newest = match newest {
+            None => None,
+            Some(manifest) => {
+                learner
+                    .load_checkpoint(&settings.checkpoints.path(manifest.policy))
+                    .map_err(|e| fault(CHECKPOINT, e))?;
+                Some(item(manifest, &learner))
+            }
+        };
+        Ok(BurnTrainer { learner, settings, newest })
+    }
+
+    /// Writes the checkpoint and names it the newest.
+    fn publish(&self, step: StepId, applied: bool, report: serde_json::Value) -> Result<Manifest, TrainError> {
+        let checkpoints = &self.settings.checkpoints;
+        let policy = self.learner.version();
+        let digest = self
+            .learner
+            .save_checkpoint(&checkpoints.path(policy))
+            .map_err(|e| TrainError { fatal: true, fault: fault(CHECKPOINT, e) })?
+            .digest;
+        let manifest = checkpoints.manifest(step, policy, digest, applied, report);
+        checkpoints.publish(&manifest).map_err(|e| TrainError { fatal: true, fault: fault(CHECKPOINT, e) })?;
+        Ok(manifest)
+    }
+}
+
+impl<AB: AutodiffBackend> Trainer for BurnTrainer<AB> {
+    fn newest(&self) -> Option<TrainedItem> {
+        self.newest.clone()
+    }
+
+    fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
+        let report = self
+            .learner
+            .train_step(&job.samples, &self.settings.loss)
+            .map_err(|e| TrainError { fatal: false, fault: fault(LEARNER_FAILED, e) })?;
+        let applied = report.applied;
+        let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
+        let done = item(manifest, &self.learner);
+        self.newest = Some(done.clone());
+        Ok(done)
+    }
+}
+
+fn item<AB: AutodiffBackend>(manifest: Manifest, learner: &Learner<AB>) -> TrainedItem {
+    TrainedItem {
+        step: manifest.step,
+        policy: manifest.policy,
+        applied: manifest.applied,
+        report: manifest.report,
+        digest: manifest.digest,
+        weights: weights(learner.inference()),
+    }
+}
+
+/// One level of nesting taken out: `ratio.p99` becomes `ratio_p99`, so that every number is a metric.
+fn flat(report: Result<serde_json::Value, serde_json::Error>) -> serde_json::Value {
+    let Ok(serde_json::Value::Object(fields)) = report else { return serde_json::Value::Null };
+    let mut flat = serde_json::Map::new();
+    for (name, value) in fields {
+        match value {
+            serde_json::Value::Object(inner) => {
+                flat.extend(inner.into_iter().map(|(part, value)| (format!("{name}_{part}"), value)));
+            }
+            value => {
+                flat.insert(name, value);
+            }
+        }
+    }
+    serde_json::Value::Object(flat)
+}

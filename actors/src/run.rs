@@ -1,0 +1,239 @@
+//! `troupe run` and `troupe resume`: set-up, warm start, evaluation, RL, evaluation, summary. Each part leaves what the
+//! next one, or a later process, goes on from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollout::outcome::Fault;
+use rollout::task::TaskSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Device};
+use crate::errors::UserError;
+use crate::flow::wall_ms;
+use crate::observe::{Observer, Progress, RunPhase};
+use crate::resume::{ResumeError, rebuild_metrics};
+use crate::sft::WarmStartError;
+use crate::stop::StopToken;
+use crate::store::rows::{Op, PhaseTag};
+use crate::store::{Reader, StoreConfig, StoreError, Writer};
+use crate::summary::{HeldOut, Verdict, held_out};
+use crate::{policy, session};
+
+/// The file that says what a run found.
+pub const SUMMARY_FILE: &str = "summary.json";
+/// The Hugging Face folder of the final policy, in the run directory.
+pub const POLICY_DIR: &str = "policy";
+/// How long the end of a run waits for its last writes.
+const LAST_FLUSH: Duration = Duration::from_secs(60);
+
+/// Why a run ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    User(#[from] UserError),
+    #[error("{0}")]
+    PyEnv(#[from] sandbox::pyenv::PyEnvError),
+    #[error("{0}")]
+    WarmStart(WarmStartError),
+    #[error("{0}")]
+    Model(#[from] model::ModelError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Resume(#[from] ResumeError),
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("another process is working in {}", .0.display())]
+    Busy(PathBuf),
+    #[error("{fault}\n  hint: {hint}")]
+    Fault { fault: Fault, hint: String },
+}
+
+impl RunError {
+    /// 2: usage or configuration; 3: a fault of ours.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::User(_) | RunError::Model(_) | RunError::Busy(_) => 2,
+            RunError::Store(StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Format { .. }) => 2,
+            RunError::Store(StoreError::Open { .. }) => 2,
+            RunError::WarmStart(WarmStartError::User(_) | WarmStartError::Model(_) | WarmStartError::Diverged { .. }) => 2,
+            RunError::PyEnv(e) => match e {
+                sandbox::pyenv::PyEnvError::NoPython { .. } | sandbox::pyenv::PyEnvError::Interpreter { .. } => 2,
+                _ => 3,
+            },
+            _ => 3,
+        }
+    }
+}
+
+impl From<WarmStartError> for RunError {
+    fn from(error: WarmStartError) -> RunError {
+        match error {
+            WarmStartError::User(error) => RunError::User(error),
+            WarmStartError::Model(error) => RunError::Model(error),
+            other => RunError::WarmStart(other),
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    pub run_dir: PathBuf,
+    /// Stopped by the user before its end; `troupe resume` goes on.
+    pub interrupted: bool,
+    /// Optimizer steps that are durable.
+    pub steps: u64,
+    pub policy_version: u64,
+    /// Held-out verified pass@1; absent without an evaluation.
+    pub held_out: Option<HeldOut>,
+    /// Held-out answers lost to faults of ours, before and after: in no mean.
+    pub masked: [u64; 2],
+    /// Training rollouts by ending.
+    pub rollouts: std::collections::BTreeMap<String, u64>,
+    pub faults: u64,
+    /// Folder of the final policy; absent after an interruption.
+    pub policy_dir: Option<PathBuf>,
+    /// Wall time of this process, seconds.
+    pub seconds: f64,
+}
+
+/// Starts a run in `run_dir`, which must not hold one.
+pub fn run(
+    config: Config,
+    tasks: Vec<TaskSpec>,
+    run_dir: &Path,
+    observer: Arc<dyn Observer>,
+    stop: StopToken,
+) -> Result<RunSummary, RunError> {
+    let io = |doing: &str, e: &std::io::Error| UserError::io(doing, run_dir, e);
+    if crate::store::path(run_dir).exists() {
+        return Err(StoreError::Exists(run_dir.to_path_buf()).into());
+    }
+    std::fs::create_dir_all(run_dir).map_err(|e| io("make the run directory", &e))?;
+    let lock = lock(run_dir)?;
+    let writer = open_store(run_dir)?;
+    writer.handle().send(vec![
+        Op::Meta { key: "config", value: config.to_toml() },
+        Op::Meta { key: "tasks", value: serde_json::to_string(&tasks).map_err(StoreError::from)? },
+        Op::Meta { key: "seed", value: config.run.seed.to_string() },
+        Op::Meta { key: "secret", value: crate::sft::hex(&secret()?) },
+        Op::Meta { key: "version", value: env!("CARGO_PKG_VERSION").to_string() },
+        Op::Meta { key: "started_at", value: wall_ms().to_string() },
+    ])?;
+    writer.handle().flush(LAST_FLUSH)?;
+    go(config, tasks, run_dir, writer, observer, stop, lock)
+}
+
+/// Continues the run in `run_dir` where it stopped; a complete one is only summed up again.
+pub fn resume(run_dir: &Path, observer: Arc<dyn Observer>, stop: StopToken) -> Result<RunSummary, RunError> {
+    let reader = Reader::open(run_dir)?;
+    let lock = lock(run_dir)?;
+    let missing = |what: &str| StoreError::Incomplete(format!("its {what}: the run was killed before it began"));
+    let config = reader.meta("config")?.ok_or_else(|| missing("configuration"))?;
+    let config = Config::from_resolved(&config, &crate::store::path(run_dir))?;
+    let tasks = reader.meta("tasks")?.ok_or_else(|| missing("tasks"))?;
+    let tasks = serde_json::from_str(&tasks).map_err(StoreError::from)?;
+    drop(reader);
+    let writer = open_store(run_dir)?;
+    go(config, tasks, run_dir, writer, observer, stop, lock)
+}
+
+fn go(
+    config: Config,
+    tasks: Vec<TaskSpec>,
+    run_dir: &Path,
+    writer: Writer,
+    observer: Arc<dyn Observer>,
+    stop: StopToken,
+    lock: std::fs::File,
+) -> Result<RunSummary, RunError> {
+    let started = std::time::Instant::now();
+    rebuild_metrics(run_dir, &Reader::open(run_dir)?)?;
+    let interrupted = match config.model.device {
+        Device::Cpu => session::play::<model::Cpu>(&config, &tasks, run_dir, &writer, &observer, &stop),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => session::play::<model::Gpu>(&config, &tasks, run_dir, &writer, &observer, &stop),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => Err(UserError::new("this binary cannot use CUDA")
+            .at("model.device")
+            .found("cuda")
+            .expected("cpu, or a binary built with `--features cuda`")
+            .into()),
+    };
+    let interrupted = match interrupted {
+        Ok(interrupted) => interrupted,
+        Err(RunError::WarmStart(WarmStartError::Interrupted)) => true,
+        Err(error) => return Err(error),
+    };
+    writer.stop()?;
+    observer.on(Progress::Phase(RunPhase::Summary));
+    let summary = summarise(&config, run_dir, interrupted, started.elapsed())?;
+    let path = run_dir.join(SUMMARY_FILE);
+    let text = serde_json::to_vec_pretty(&summary).map_err(StoreError::from)?;
+    policy::write_atomically(&path, &text).map_err(|source| RunError::Io { doing: "cannot write", path, source })?;
+    drop(lock);
+    Ok(summary)
+}
+
+/// What the store of a run says it found.
+pub fn summarise(
+    config: &Config,
+    run_dir: &Path,
+    interrupted: bool,
+    elapsed: Duration,
+) -> Result<RunSummary, RunError> {
+    let reader = Reader::open(run_dir)?;
+    let verdicts = |phase: PhaseTag| -> Result<Vec<Verdict>, StoreError> {
+        Ok(reader.evaluated(phase)?.into_iter().map(|(_, task, correct)| (task, correct)).collect())
+    };
+    let complete = |phase: PhaseTag| Ok::<_, StoreError>(reader.meta(crate::driver::done_key(phase))?.is_some());
+    let before = if complete(PhaseTag::EvalBefore)? { verdicts(PhaseTag::EvalBefore)? } else { Vec::new() };
+    let after = if complete(PhaseTag::EvalAfter)? { verdicts(PhaseTag::EvalAfter)? } else { Vec::new() };
+    let masked = |phase: PhaseTag| {
+        Ok::<_, StoreError>(reader.endings(phase)?.get("faulted").copied().unwrap_or(0))
+    };
+    let steps = reader.steps()?;
+    let policy_dir = run_dir.join(POLICY_DIR);
+    Ok(RunSummary {
+        run_dir: run_dir.to_path_buf(),
+        interrupted,
+        steps: steps.last().map_or(0, |row| row.step.0),
+        policy_version: steps.last().map_or(0, |row| row.policy.0),
+        held_out: if config.eval.enabled { held_out(&before, &after) } else { None },
+        masked: [masked(PhaseTag::EvalBefore)?, masked(PhaseTag::EvalAfter)?],
+        rollouts: reader.endings(PhaseTag::Train)?,
+        faults: reader.faults()?.len() as u64,
+        policy_dir: policy_dir.join("config.json").is_file().then_some(policy_dir),
+        seconds: elapsed.as_secs_f64(),
+    })
+}
+
+fn open_store(run_dir: &Path) -> Result<Writer, RunError> {
+    // The orchestrator asks the handle; whoever is waiting elsewhere sees the error at the next send.
+    Ok(Writer::start(StoreConfig::new(run_dir.to_path_buf()), Box::new(|error| tracing::error!(%error, "store")))?)
+}
+
+/// One process at a time works in a run directory. The lock ends with the process, however it ends.
+fn lock(run_dir: &Path) -> Result<std::fs::File, RunError> {
+    let path = run_dir.join("lock");
+    let file = std::fs::File::create(&path).map_err(|e| UserError::io("write to the run directory", &path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(RunError::Busy(run_dir.to_path_buf())),
+        Err(std::fs::TryLockError::Error(source)) => Err(RunError::Io { doing: "cannot lock", path, source }),
+    }
+}
+
+/// Inputs are drawn from it: unknown to whoever knows the run file, the same after a resume.
+fn secret() -> Result<[u8; 32], RunError> {
+    use std::io::Read as _;
+    let path = PathBuf::from("/dev/urandom");
+    let mut secret = [0; 32];
+    std::fs::File::open(&path)
+        .and_then(|mut source| source.read_exact(&mut secret))
+        .map_err(|source| RunError::Io { doing: "cannot read", path, source })?;
+    Ok(secret)
+}

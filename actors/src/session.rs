@@ -1,0 +1,366 @@
+//! One process's part of a run: from a store to the end of the last phase, a stop, or a fault.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use burn::tensor::backend::AutodiffBackend;
+use model::engine::EngineConfig;
+use model::loss::LossConfig;
+use model::optim::{LrSchedule, OptimConfig};
+use model::sampling::Sampling;
+use ractor::Actor;
+use rollout::id::PolicyVersion;
+use rollout::machine::MachineConfig;
+use rollout::outcome::Fault;
+use rollout::task::{Split, TaskSpec};
+use sandbox::executor::Limits;
+use sandbox::pyenv::{self, PyEnvConfig};
+use tokio::sync::oneshot;
+
+use crate::batch::reward_config;
+use crate::config::{Config, CurriculumKind};
+use crate::crew::{Crew, Prompt, TaskEntry};
+use crate::errors::UserError;
+use crate::eval::EvalLimits;
+use crate::generator::Adoption;
+use crate::observe::{Observer, Progress, RunPhase};
+use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
+use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
+use crate::prompt::prompt_messages;
+use crate::resume::{Plan, restore};
+use crate::run::{POLICY_DIR, RunError};
+use crate::stop::StopToken;
+use crate::store::rows::Op;
+use crate::store::{Reader, StoreError, Writer};
+use crate::supervise::{ORCHESTRATOR_LOST, fault};
+use crate::sft;
+use crate::wiring::Capacities;
+
+/// Distance of the orchestrator's ticks.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a wish to stop is looked for.
+const STOP_POLL: Duration = Duration::from_millis(100);
+/// Longest wait for the actors to let go at the end.
+const LET_GO: Duration = Duration::from_secs(10);
+
+/// Plays all phases that are left; true when the user stopped it.
+pub fn play<AB: AutodiffBackend>(
+    config: &Config,
+    tasks: &[TaskSpec],
+    run_dir: &Path,
+    writer: &Writer,
+    observer: &Arc<dyn Observer>,
+    stop: &StopToken,
+) -> Result<bool, RunError>
+where
+    AB::Device: Sync,
+{
+    let device = AB::Device::default();
+    observer.on(Progress::Phase(RunPhase::SetUp));
+    let cache_dir = pyenv::default_cache_dir()?;
+    let python = pyenv::ensure(
+        &PyEnvConfig { interpreter: config.python.path().map(Path::to_path_buf), cache_dir: cache_dir.clone() },
+        &mut |line| observer.on(Progress::Note(line.to_string())),
+    );
+    // Ctrl-C also reaches the installer, which then fails.
+    if stop.asked() {
+        return Ok(true);
+    }
+    let python = python?;
+    observer.on(Progress::Phase(RunPhase::WarmStart));
+    let start = start_policy::<AB>(config, run_dir, &cache_dir, &device, observer, stop)?;
+
+    let checkpoints = Checkpoints::new(run_dir, config.learner.keep_checkpoints);
+    let unreadable = |source| RunError::Io { doing: "cannot read the checkpoints of", path: run_dir.into(), source };
+    let newest = checkpoints.newest().map_err(unreadable)?;
+    let loaded = model::load_hf::<AB>(&start, &device)?;
+    let tokenizer = Arc::new(loaded.tokenizer);
+    let entries = entries(config, tasks, &tokenizer, loaded.config.max_position_embeddings)?;
+
+    let reader = Reader::open(run_dir)?;
+    let plan = plan(config, tasks);
+    let restored = restore(&reader, &plan, newest.as_ref())?;
+    let handle = writer.handle();
+    let prompts = entries.iter().map(|entry| Op::Prompt {
+        task: entry.spec.id.clone(),
+        text: entry.prompt.text.clone(),
+        tokens: entry.prompt.tokens.clone(),
+    });
+    handle.send(prompts.chain(restored.repairs).collect())?;
+
+    let trainer = TrainerSettings {
+        start: start.clone(),
+        optim: optim(config),
+        loss: loss(config),
+        checkpoints: checkpoints.clone(),
+        threads: sft::threads(),
+    };
+    let crew = Crew {
+        sampler: policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
+            engine: EngineConfig {
+                max_batch: config.generator.max_batch,
+                max_seq_len: loaded.config.max_position_embeddings,
+                threads: sft::threads(),
+            },
+            sampling: sampling(config),
+            max_new_tokens: config.sampling.max_new_tokens,
+            tokenizer: tokenizer.clone(),
+        }),
+        trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
+        verifier: policy::verifier_factory(python, run_dir.join("scratch"), limits(config), secret(&reader)?),
+    };
+    drop(reader);
+    // The generators start from the newest checkpoint, or from the warm start.
+    let newest = (crew.trainer)().map_err(|fault| failed(fault, false, run_dir))?.newest();
+    let start = match newest {
+        Some(item) => Adoption { weights: item.weights, policy: item.policy },
+        None => {
+            let (_, network) = model::load_weights::<AB::InnerBackend>(&start, &device)?;
+            Adoption { weights: policy::weights(network), policy: PolicyVersion(0) }
+        }
+    };
+    let mut last = start.weights.clone();
+    if !restored.phases.is_empty() {
+        let (done, ended) = oneshot::channel();
+        let args = OrchestratorArgs {
+            crew: crew.clone(),
+            capacities: capacities(config),
+            tasks: entries,
+            phases: restored.phases,
+            store: handle.clone(),
+            observer: observer.clone(),
+            reward: reward_config(&config.reward),
+            start,
+            time_limit_ms: config.run.time_limit_s * 1000,
+            tick: TICK,
+            done,
+        };
+        match conduct(args, ended, stop)? {
+            RunEnd::Completed => {}
+            RunEnd::Stopped => return Ok(true),
+            RunEnd::Failed { fault, disk_full } => return Err(failed(fault, disk_full, run_dir)),
+        }
+        if let Some(item) = (crew.trainer)().map_err(|fault| failed(fault, false, run_dir))?.newest() {
+            last = item.weights;
+        }
+    }
+    if let Some(network) = policy::network::<AB::InnerBackend>(&last) {
+        model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
+    }
+    Ok(false)
+}
+
+/// Runs the actors until the run ends. Every wait inside is bounded; this one lasts as long as the run.
+pub fn conduct(
+    args: OrchestratorArgs,
+    mut ended: oneshot::Receiver<RunEnd>,
+    stop: &StopToken,
+) -> Result<RunEnd, RunError> {
+    let no_runtime = |source| RunError::Io { doing: "cannot start threads for", path: "the actors".into(), source };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(no_runtime)?;
+    let end = runtime.block_on(async {
+        let spawned = Orchestrator::spawn(None, Orchestrator, args).await;
+        let (actor, mut alive) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return RunEnd::Failed { fault: fault(ORCHESTRATOR_LOST, error), disk_full: false },
+        };
+        let _ = actor.cast(OrchestratorMsg::Begin);
+        let mut told = false;
+        let end = loop {
+            tokio::select! {
+                biased;
+                end = &mut ended => break end.ok(),
+                _ = &mut alive => break ended.try_recv().ok(),
+                () = tokio::time::sleep(STOP_POLL) => {
+                    if stop.asked() && !told {
+                        told = true;
+                        let _ = actor.cast(OrchestratorMsg::Stop(StopReason::User));
+                    }
+                }
+            }
+        };
+        actor.kill();
+        let _ = tokio::time::timeout(LET_GO, alive).await;
+        end.unwrap_or(RunEnd::Failed { fault: orchestrator_lost(), disk_full: false })
+    });
+    // The executors' tasks end here, and with them their Python processes.
+    runtime.shutdown_timeout(LET_GO);
+    Ok(end)
+}
+
+fn failed(fault: Fault, disk_full: bool, run_dir: &Path) -> RunError {
+    let cause = if disk_full { "free some space (or whatever the message names), then" } else { "what is done is safe;" };
+    RunError::Fault { fault, hint: format!("{cause} continue with `troupe resume {}`", run_dir.display()) }
+}
+
+/// The policy RL starts from, inside the run directory: a resumed run needs no cache.
+fn start_policy<AB: AutodiffBackend>(
+    config: &Config,
+    run_dir: &Path,
+    cache_dir: &Path,
+    device: &AB::Device,
+    observer: &Arc<dyn Observer>,
+    stop: &StopToken,
+) -> Result<PathBuf, RunError> {
+    let own = run_dir.join("warm-start");
+    if own.join("config.json").is_file() {
+        return Ok(own);
+    }
+    let made = sft::warm_start::<AB>(config, cache_dir, device, observer, stop)?;
+    let failed = |source| RunError::Io { doing: "cannot copy the policy to", path: own.clone(), source };
+    let staging = tempfile::Builder::new().prefix("warm-start-").tempdir_in(run_dir).map_err(failed)?;
+    for entry in std::fs::read_dir(&made).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.path().is_file() {
+            let copy = staging.path().join(entry.file_name());
+            std::fs::copy(entry.path(), &copy).map_err(failed)?;
+            std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+    }
+    std::fs::rename(staging.keep(), &own).map_err(failed)?;
+    Ok(own)
+}
+
+/// Every task that is sampled from, with its prompt.
+fn entries(
+    config: &Config,
+    tasks: &[TaskSpec],
+    tokenizer: &model::Tokenizer,
+    positions: usize,
+) -> Result<Vec<Arc<TaskEntry>>, RunError> {
+    let style = sft::prompt_style(config);
+    let mut entries = Vec::new();
+    for task in tasks.iter().filter(|task| task.split != Split::Validation) {
+        let messages = prompt_messages(task, style);
+        let tokens = tokenizer.encode_chat(&messages, true)?;
+        if tokens.len() + config.sampling.max_new_tokens > positions {
+            return Err(UserError::new("a task's prompt leaves too little room for an answer")
+                .at(format!("task {}", task.id))
+                .found(format!("{} prompt tokens + sampling.max_new_tokens = {}", tokens.len(), config.sampling.max_new_tokens))
+                .expected(format!("at most {positions} positions of the model"))
+                .hint("lower sampling.max_new_tokens, shorten the task, or use a model with a longer context")
+                .into());
+        }
+        let text = tokenizer.render_chat(&messages, true)?;
+        entries.push(Arc::new(TaskEntry {
+            id: Arc::new(task.id.clone()),
+            spec: Arc::new(task.clone()),
+            prompt: Arc::new(Prompt { text, tokens }),
+        }));
+    }
+    Ok(entries)
+}
+
+/// The phases' settings as the run file gives them.
+pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
+    let of = |split: Split| tasks.iter().filter(|t| t.split == split).map(|t| t.id.clone()).collect::<Vec<_>>();
+    let machine = machine_config(config);
+    Plan {
+        limits: EvalLimits {
+            credits: config.rollout.credits,
+            retries: config.rollout.retries,
+            sample_ms: machine.sample_deadline_ms,
+            judge_ms: machine.judge_deadline_ms,
+            execute_ms: machine.execute_deadline_ms,
+        },
+        machine,
+        train: of(Split::Train),
+        held_out: of(Split::HeldOut),
+        eval_samples: if config.eval.enabled { config.eval.samples as u64 } else { 0 },
+        seed: config.run.seed,
+    }
+}
+
+/// The machine's settings. Its deadline for execution also covers the wait for a free executor: as many evaluations
+/// as may be queued before this one, each within its own limit.
+pub fn machine_config(config: &Config) -> MachineConfig {
+    let r = &config.rollout;
+    let queued = r.credits.div_ceil(config.executor.workers.max(1)) as u64;
+    MachineConfig {
+        seed: config.run.seed,
+        group_size: r.group_size as u32,
+        groups_per_step: r.groups_per_step as u32,
+        staleness_max: r.staleness_max,
+        credits: r.credits as u32,
+        retries: r.retries,
+        curriculum: match r.curriculum {
+            CurriculumKind::Uniform => rollout::curriculum::CurriculumKind::Uniform,
+            CurriculumKind::Frontier => rollout::curriculum::CurriculumKind::Frontier,
+        },
+        drop_zero_variance: r.drop_zero_variance,
+        steps: config.run.steps,
+        sample_deadline_ms: r.sample_deadline_s * 1000,
+        judge_deadline_ms: r.judge_deadline_s * 1000,
+        execute_deadline_ms: r.execute_deadline_s * 1000 * (1 + queued),
+        train_deadline_ms: r.train_deadline_s * 1000,
+        ..MachineConfig::default()
+    }
+}
+
+fn capacities(config: &Config) -> Capacities {
+    Capacities {
+        credits: config.rollout.credits,
+        executors: config.executor.workers as u32,
+        execute_deadline: Duration::from_secs(config.rollout.execute_deadline_s),
+        train_deadline: Duration::from_secs(config.rollout.train_deadline_s),
+        reuse_verdicts: config.executor.reuse_verdicts,
+    }
+}
+
+fn sampling(config: &Config) -> Sampling {
+    let s = &config.sampling;
+    Sampling { temperature: s.temperature as f32, top_k: s.top_k, top_p: s.top_p as f32, min_p: s.min_p as f32 }
+}
+
+fn optim(config: &Config) -> OptimConfig {
+    let l = &config.learner;
+    OptimConfig {
+        lr: l.lr,
+        beta1: l.beta1 as f32,
+        beta2: l.beta2 as f32,
+        eps: l.eps as f32,
+        weight_decay: l.weight_decay as f32,
+        grad_clip: l.grad_clip as f32,
+        schedule: LrSchedule::default(),
+    }
+}
+
+fn loss(config: &Config) -> LossConfig {
+    let l = &config.learner;
+    let temperature = config.sampling.temperature as f32;
+    LossConfig {
+        clip_low: l.clip_low as f32,
+        clip_high: l.clip_high as f32,
+        kl_coef: l.kl_coef as f32,
+        temperature: if temperature > 0.0 { temperature } else { 1.0 },
+        micro_batch: l.micro_batch,
+        grad_clip: l.grad_clip as f32,
+        epochs: l.epochs,
+        ..LossConfig::default()
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let e = &config.executor;
+    Limits {
+        compile_ms: e.compile_timeout_ms,
+        run_ms: e.run_timeout_ms,
+        memory_bytes: e.memory_mb << 20,
+        max_processes: e.max_processes,
+        ..Limits::default()
+    }
+}
+
+/// The secret the run was created with.
+fn secret(reader: &Reader) -> Result<[u8; 32], StoreError> {
+    let missing = || StoreError::Incomplete("its secret".into());
+    let text = reader.meta("secret")?.ok_or_else(missing)?;
+    let mut secret = [0; 32];
+    for (n, byte) in secret.iter_mut().enumerate() {
+        let digits = text.get(2 * n..2 * n + 2).ok_or_else(missing)?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| missing())?;
+    }
+    Ok(secret)
+}
