@@ -155,7 +155,10 @@ def interpret(args):
     kept = {(name, n) for name, n, _, _ in answers(args.all, args)}
     with tempfile.TemporaryDirectory() as folder:
         for name, n, source, answer in todo:
-            problems = reference_problems(name, source, folder) if n == 0 else []
+            try:
+                problems = reference_problems(name, source, folder) if n == 0 else []
+            except Exception as error:
+                problems = [f"{type(error).__name__}: {str(error)[-300:]}"]
             if (name, n) in kept:
                 try:
                     more, took = example_problems(name, n, source, answer, folder)

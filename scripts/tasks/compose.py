@@ -52,8 +52,8 @@ def affine(rng):
     return S.rows(named("", keys, shape), "affine", 2, shape, keys, S.tags_of(keys, "elementwise", "fused"))
 
 
-def where(rng):
-    return rng.choice([("rows", "dim=1", F.ROW_SHAPES), ("cols", "dim=0", F.COL_SHAPES), ("last", "dim=-1", F.CUBE_SHAPES)])
+def where(rng, *more):
+    return rng.choice([("rows", "dim=1", F.ROW_SHAPES), ("cols", "dim=0", F.COL_SHAPES), ("last", "dim=-1", F.CUBE_SHAPES), *more])
 
 
 def around(rng, key, before, after):
@@ -66,8 +66,9 @@ def around(rng, key, before, after):
 
 
 def reduction(rng):
-    place, dim, shapes = where(rng)
-    shape, keys = rng.choice(shapes), around(rng, rng.choice(O.REDUCE).key, F.SCALAR + F.MATH + F.ACT, F.SCALAR + F.EPILOGUE)
+    place, dim, shapes = where(rng, ("keep", "dim=1, keepdim=True", F.ROW_SHAPES), ("all", "", F.SMALL_SHAPES))
+    op = rng.choice([o for o in O.REDUCE if dim or o.key != "logsumexp"])
+    shape, keys = rng.choice(shapes), around(rng, op.key, F.SCALAR + F.MATH + F.ACT, F.SCALAR + F.EPILOGUE)
     return S.rows(named("", keys, shape) + "_" + place, "fused_reduction", 2, shape, keys, S.tags_of(keys, "reduction", "fused"),
                   dim)
 
@@ -118,9 +119,12 @@ def pooling(rng):
 
 
 def loss(rng):
-    op, reduce = rng.choice(O.LOSSES), rng.choice(["mean", "sum"])
+    op, reduce = rng.choice(O.LOSSES + O.PAIRS), rng.choice([["mean"], ["sum"]])
     dim, place, shapes = rng.choice([("", "all", F.SMALL_SHAPES), ("dim=1", "rows", F.ROW_SHAPES)])
-    shape, keys = rng.choice(shapes), [op.key, reduce] + ops(rng, 1, 2, SCALES + SHIFTS + ["log1p_abs", "sqrt_abs"])
+    if op in O.PAIRS:
+        dim, place, shapes = "dim=1", "rows", F.ROW_SHAPES
+        reduce = ["sum"] if op.key == "kl" else []
+    shape, keys = rng.choice(shapes), [op.key] + reduce + ops(rng, 1, 2, SCALES + SHIFTS + ["log1p_abs", "sqrt_abs"])
     return S.rows(named("", keys, shape) + "_" + place, "loss", 2, shape, keys, ["loss", "reduction", "fused"], dim,
                   y_expr="torch.rand(M, N)" if op.key == "bce" else None)
 
@@ -128,11 +132,14 @@ def loss(rng):
 def scan(rng):
     op = rng.choice(O.SCANS)
     keys = around(rng, op.key, ["mul_0.5", "mul_2.0", "mul_0.25"] + F.EPILOGUE, SCALES + F.EPILOGUE)
-    scale, shapes = "", F.ROW_SHAPES
+    (place, dim, shapes), scale = where(rng), ""
+    if op.key == "revcumsum" or op.key == "cumprod":
+        place, dim, shapes = "rows", "dim=1", F.ROW_SHAPES
     if op.key == "cumprod":
         keys, scale, shapes = ["cumprod"] + ops(rng, 1, 2, SCALES + F.EPILOGUE), " * 0.25 + 1.0", [(8, 24), (7, 20), (9, 17)]
     shape = rng.choice(shapes)
-    return S.rows(named("", keys, shape), "cumulative", 2, shape, keys, S.tags_of(keys, "cumulative", "fused"), "dim=1", scale)
+    return S.rows(named("", keys, shape) + "_" + place, "cumulative", 2, shape, keys, S.tags_of(keys, "cumulative", "fused"), dim,
+                  scale)
 
 
 def attention(rng):

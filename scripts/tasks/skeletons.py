@@ -179,14 +179,7 @@ def rows(name, family, level, shape, keys, tags, dim="dim=1", scale="", y_expr=N
             glue.append("out = torch.empty_like(x)")
     glue.append(launch("grid", extra, f"{rest}, BLOCK=triton.next_power_of_2(L)"))
     return Draft(name, family, level, shape, tags, args, inputs, ["N"] if params else [], params, refs_of(keys, dim),
-                 [plan_row(k, dim) for k in keys], tiling, head, lines_of(keys), tail, glue, bodies(keys))
-
-
-def plan_row(key, dim):
-    op = O.get(key)
-    if op.kind == "point" or op.tag == "norm":
-        return op.plan
-    return {"dim=0": "column ", "": "full "}.get(dim[:5], "row ") + op.plan
+                 [O.get(k).plan for k in keys], tiling, head, lines_of(keys), tail, glue, bodies(keys))
 
 
 # name: (reference, output shape, line of the output index, sizes the kernel needs)
@@ -214,7 +207,7 @@ def move(name, family, level, shape, move_key, keys, tags, after=False):
     glue += ["M, N = x.shape" if rank == 2 else "B, M, N = x.shape", "grid = (M,)" if rank == 2 else "grid = (B * M,)",
              f"out = torch.empty({out_shape}, device=x.device, dtype=x.dtype)",
              launch("grid", extra, f"N, {sizes}, BLOCK=triton.next_power_of_2(N)")]
-    refs, plans = refs_of(keys, "dim=-1"), [plan_row(k, "dim=1") for k in keys]
+    refs, plans = refs_of(keys, "dim=-1"), [O.get(k).plan for k in keys]
     return Draft(name, family, level, shape, tags, args, inputs, [], params, refs + [ref] if not after else [ref] + refs,
                  plans + [plan] if not after else [plan] + plans, "One program per row, padding masked.", head,
                  lines_of(keys), [line, "tl.store(out_ptr + out_idx, x, mask=mask)"], glue, bodies(keys))
@@ -251,7 +244,7 @@ def matmul(name, family, level, sizes, form, keys, tags):
     other = "w" if form == "linear" else "y"
     batch = form == "batched"
     pointers = ["x", other] + [e for e in extra if e in ("b",)] + ["out"]
-    head = [signature(pointers, "M, N, K, BLOCK: tl.constexpr")]
+    head = [signature(pointers, "M, N, K: tl.constexpr, BLOCK: tl.constexpr")]
     if batch:
         head += ["    x_ptr += tl.program_id(2) * M * K", "    y_ptr += tl.program_id(2) * K * N",
                  "    out_ptr += tl.program_id(2) * M * N"]
@@ -364,7 +357,7 @@ def attention(name, level, shape, before, weights, after, tags):
     mid_ref = {"softmax": ["x = torch.softmax(x, dim=-1)"],
                "causal": ["keep = torch.ones_like(x).tril() > 0", f"x = x.masked_fill(~keep, {NEG})",
                           "x = torch.softmax(x, dim=-1)"]}
-    mid_plan = {"softmax": ["row softmax"], "causal": ["causal mask", "row softmax"]}
+    mid_plan = {"softmax": ["softmax"], "causal": ["causal mask", "softmax"]}
     body = [f"x = tl.dot(q, tl.trans(k), {DOT})"] + lines_of(before)
     body += kern[weights] if weights in kern else lines_of([weights])
     body += [f"x = tl.dot(x, v, {DOT})"] + lines_of(after)

@@ -17,7 +17,7 @@ DROPPED = frozenset((Path(__file__).parent / "dropped.txt").read_text().split())
 
 HELD_OUT, VALIDATION, EXAMPLES = 0.125, 0.08, 0.56
 # Composed tasks: all in training, the first so many with an example (see compose.py).
-DRAWN, COMPOSED_EXAMPLES = 1500, 1000
+DRAWN, COMPOSED_EXAMPLES = 1550, 1000
 # A line of a held-out answer is in at least this many training tasks, and in this many examples.
 TRAIN_LINES, EXAMPLE_LINES = 2, 2
 

@@ -1,0 +1,26 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+B = 4
+M = 8
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = x + 0.1
+        x = torch.maximum(x, y)
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N), torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

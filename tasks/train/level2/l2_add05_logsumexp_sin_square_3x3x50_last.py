@@ -1,0 +1,27 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x + 0.5
+        x = torch.logsumexp(x, dim=-1)
+        x = torch.sin(x)
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

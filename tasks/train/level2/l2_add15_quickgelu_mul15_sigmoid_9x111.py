@@ -1,0 +1,26 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+
+M = 9
+N = 111
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x + 1.5
+        x = x * torch.sigmoid(1.7 * x)
+        x = x * 1.5
+        x = torch.sigmoid(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

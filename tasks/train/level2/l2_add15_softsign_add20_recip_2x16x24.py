@@ -1,0 +1,28 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 16
+N = 24
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x + 1.5
+        x = F.softsign(x)
+        x = x + 2.0
+        x = 1.0 / (1.0 + x * x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 5
+N = 100
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = x + 2.0
+        x = x * self.weight
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

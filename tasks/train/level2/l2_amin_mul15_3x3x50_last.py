@@ -1,0 +1,25 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.amin(x, dim=-1)
+        x = x * 1.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

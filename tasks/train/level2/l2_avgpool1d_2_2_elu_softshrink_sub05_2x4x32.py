@@ -1,0 +1,28 @@
+# tags: pooling, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+C = 4
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.avg_pool1d(x, 2, 2)
+        x = F.elu(x)
+        x = F.softshrink(x)
+        x = x - 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, C, N)]
+
+
+def get_init_inputs():
+    return []

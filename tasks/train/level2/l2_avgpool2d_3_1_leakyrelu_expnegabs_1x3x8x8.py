@@ -1,0 +1,28 @@
+# tags: pooling, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 1
+C = 3
+H = 8
+W = 8
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.avg_pool2d(x, 3, 1)
+        x = F.leaky_relu(x, 0.1)
+        x = torch.exp(-torch.abs(x))
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, C, H, W)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,24 @@
+# tags: norm, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 7
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x - torch.mean(x, dim=1, keepdim=True)
+        x = x - 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 13
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.clamp(x, -0.5, 1.5)
+        x = x * 0.5
+        x = F.softshrink(x)
+        x = x + 2.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 4
+M = 8
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.clamp(x, -0.5, 1.5)
+        x = torch.tanh(x)
+        x = F.hardswish(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

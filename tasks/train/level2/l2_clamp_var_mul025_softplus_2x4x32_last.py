@@ -1,0 +1,28 @@
+# tags: reduction, fused, elementwise, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 4
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.clamp(x, -0.5, 1.5)
+        x = torch.var(x, dim=-1)
+        x = x * 0.25
+        x = F.softplus(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,28 @@
+# tags: norm, fused, elementwise, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 4
+N = 25
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.cos(x)
+        x = x - torch.mean(x, dim=-1, keepdim=True)
+        x = F.softshrink(x)
+        x = F.softplus(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

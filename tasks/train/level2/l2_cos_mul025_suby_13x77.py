@@ -1,0 +1,25 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 13
+N = 77
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.cos(x)
+        x = x * 0.25
+        x = x - y
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N), torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: cumulative, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+M = 8
+N = 24
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.cumprod(x, dim=1)
+        x = x * 3.0
+        x = torch.tanh(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N) * 0.25 + 1.0]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: cumulative, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 4
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.cumsum(x, dim=-1)
+        x = F.elu(x)
+        x = F.hardswish(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

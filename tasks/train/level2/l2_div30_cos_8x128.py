@@ -1,0 +1,24 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 8
+N = 128
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x / 3.0
+        x = torch.cos(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: norm, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 8
+N = 128
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = F.elu(x)
+        x = F.rms_norm(x, (x.shape[-1],), self.weight, 1e-5)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

@@ -1,0 +1,24 @@
+# tags: cumulative, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 33
+N = 8
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.cumsum(x, dim=0) - x
+        x = x * 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: cumulative, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.cumsum(x, dim=-1) - x
+        x = torch.sin(x)
+        x = torch.relu(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: transpose, fused, elementwise, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 6
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x.flip(1)
+        x = x + 1.5
+        x = F.gelu(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

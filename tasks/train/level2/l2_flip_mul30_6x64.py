@@ -1,0 +1,24 @@
+# tags: transpose, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 6
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 3.0
+        x = x.flip(1)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 16
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = F.gelu(x)
+        x = torch.exp(-torch.abs(x))
+        x = x + y
+        x = torch.sin(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N), torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

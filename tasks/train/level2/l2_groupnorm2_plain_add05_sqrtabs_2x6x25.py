@@ -1,0 +1,27 @@
+# tags: norm, fused, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 6
+N = 25
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.group_norm(x, 2)
+        x = x + 0.5
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: softmax, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+M = 4
+N = 25
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.hardtanh(x)
+        x = torch.softmax(x, dim=-1)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

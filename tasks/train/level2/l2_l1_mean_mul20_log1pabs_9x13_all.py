@@ -1,0 +1,27 @@
+# tags: loss, reduction, fused
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 9
+N = 13
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = F.l1_loss(x, y, reduction="none")
+        x = torch.mean(x)
+        x = x * 2.0
+        x = torch.log1p(torch.abs(x))
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N), torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: matmul, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 40
+N = 33
+K = 25
+
+
+class Model(nn.Module):
+    def __init__(self, features, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, features))
+
+    def forward(self, x):
+        x = F.linear(x, self.weight)
+        x = F.leaky_relu(x, 0.1)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K)]
+
+
+def get_init_inputs():
+    return [K, N]

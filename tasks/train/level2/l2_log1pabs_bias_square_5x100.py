@@ -1,0 +1,26 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 5
+N = 100
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = torch.log1p(torch.abs(x))
+        x = x + self.bias
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

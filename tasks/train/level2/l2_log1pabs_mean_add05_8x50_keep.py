@@ -1,0 +1,25 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 8
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.log1p(torch.abs(x))
+        x = torch.mean(x, dim=1, keepdim=True)
+        x = x + 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: softmax, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 32
+N = 8
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.logsigmoid(x)
+        x = torch.log_softmax(x, dim=0)
+        x = x * 2.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

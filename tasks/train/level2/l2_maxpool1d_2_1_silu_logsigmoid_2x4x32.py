@@ -1,0 +1,27 @@
+# tags: pooling, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+C = 4
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.max_pool1d(x, 2, 1)
+        x = F.silu(x)
+        x = F.logsigmoid(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, C, N)]
+
+
+def get_init_inputs():
+    return []

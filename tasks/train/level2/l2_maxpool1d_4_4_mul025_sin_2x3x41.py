@@ -1,0 +1,27 @@
+# tags: pooling, fused, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 2
+C = 3
+N = 41
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.max_pool1d(x, 4, 4)
+        x = x * 0.25
+        x = torch.sin(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, C, N)]
+
+
+def get_init_inputs():
+    return []

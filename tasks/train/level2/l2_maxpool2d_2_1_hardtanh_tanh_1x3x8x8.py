@@ -1,0 +1,28 @@
+# tags: pooling, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 1
+C = 3
+H = 8
+W = 8
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.max_pool2d(x, 2, 1)
+        x = F.hardtanh(x)
+        x = torch.tanh(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, C, H, W)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+
+M = 16
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.minimum(x, y)
+        x = torch.tanh(x)
+        x = x * 3.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N), torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 8
+N = 128
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 0.5
+        x = torch.amin(x, dim=1)
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: cumulative, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 2
+M = 3
+N = 41
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 0.5
+        x = torch.cumsum(x, dim=-1) - x
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

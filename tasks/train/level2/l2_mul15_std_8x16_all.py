@@ -1,0 +1,24 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 8
+N = 16
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 1.5
+        x = torch.std(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: cumulative, fused, elementwise, activation
+import torch
+import torch.nn as nn
+
+M = 64
+N = 6
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 2.0
+        x = torch.cumsum(x, dim=0) - x
+        x = torch.tanh(x)
+        x = torch.abs(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

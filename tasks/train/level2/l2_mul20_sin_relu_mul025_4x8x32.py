@@ -1,0 +1,27 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+
+B = 4
+M = 8
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x * 2.0
+        x = torch.sin(x)
+        x = torch.relu(x)
+        x = x * 0.25
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

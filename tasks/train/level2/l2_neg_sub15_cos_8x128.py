@@ -1,0 +1,25 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 8
+N = 128
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.neg(x)
+        x = x - 1.5
+        x = torch.cos(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

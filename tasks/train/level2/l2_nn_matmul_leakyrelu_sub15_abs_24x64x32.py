@@ -1,0 +1,28 @@
+# tags: matmul, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 24
+N = 64
+K = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x, y)
+        x = F.leaky_relu(x, 0.1)
+        x = x - 1.5
+        x = torch.abs(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K), torch.randn(K, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: matmul, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 48
+N = 40
+K = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x, y.t())
+        x = x * 2.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K), torch.randn(N, K)]
+
+
+def get_init_inputs():
+    return []

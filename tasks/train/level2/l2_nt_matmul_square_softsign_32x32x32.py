@@ -1,0 +1,27 @@
+# tags: matmul, fused, elementwise, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 32
+N = 32
+K = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = torch.matmul(x, y.t())
+        x = torch.square(x)
+        x = F.softsign(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, K), torch.randn(N, K)]
+
+
+def get_init_inputs():
+    return []

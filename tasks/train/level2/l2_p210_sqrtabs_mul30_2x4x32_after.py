@@ -1,0 +1,26 @@
+# tags: transpose, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 2
+M = 4
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x.permute(2, 1, 0).contiguous()
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        x = x * 3.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+
+M = 8
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = torch.relu(x)
+        x = torch.sigmoid(x)
+        x = x * self.weight
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

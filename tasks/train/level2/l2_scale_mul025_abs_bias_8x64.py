@@ -1,0 +1,28 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 8
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = x * self.weight
+        x = x * 0.25
+        x = torch.abs(x)
+        x = x + self.bias
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return [N]

@@ -1,0 +1,25 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+
+B = 4
+M = 8
+N = 32
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.sigmoid(x)
+        x = x + 0.1
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,24 @@
+# tags: softmax, fused, activation
+import torch
+import torch.nn as nn
+
+M = 8
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.sigmoid(x)
+        x = torch.softmax(x, dim=1)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

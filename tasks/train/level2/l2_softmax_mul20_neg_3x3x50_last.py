@@ -1,0 +1,26 @@
+# tags: softmax, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.softmax(x, dim=-1)
+        x = x * 2.0
+        x = torch.neg(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: norm, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 8
+N = 128
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.softplus(x)
+        x = x - torch.mean(x, dim=1, keepdim=True)
+        x = F.hardsigmoid(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: cumulative, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 50
+N = 9
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.softplus(x)
+        x = torch.cumsum(x, dim=0)
+        x = x / 3.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: cumulative, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 9
+N = 33
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.softsign(x)
+        x = torch.cumsum(x, dim=1)
+        x = x * 0.25
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,27 @@
+# tags: norm, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+B = 3
+M = 3
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = F.softsign(x)
+        x = F.normalize(x, dim=-1)
+        x = x * 0.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

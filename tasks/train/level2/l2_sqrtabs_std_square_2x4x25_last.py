@@ -1,0 +1,26 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 2
+M = 4
+N = 25
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        x = torch.std(x, dim=-1)
+        x = torch.square(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: reduction, fused, elementwise
+import torch
+import torch.nn as nn
+
+B = 2
+M = 3
+N = 41
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.std(x, dim=-1)
+        x = x * 2.0
+        return x
+
+
+def get_inputs():
+    return [torch.randn(B, M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: reduction, fused, activation, elementwise
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 9
+N = 33
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.std(x, dim=1, keepdim=True)
+        x = F.softplus(x)
+        x = x * 1.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,26 @@
+# tags: elementwise, fused, activation
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+M = 16
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x - 0.5
+        x = F.hardswish(x)
+        x = F.softsign(x)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: elementwise, fused
+import torch
+import torch.nn as nn
+
+M = 16
+N = 64
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x, y):
+        x = x - y
+        x = torch.sqrt(torch.abs(x) + 1.0)
+        x = x - 1.5
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N), torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

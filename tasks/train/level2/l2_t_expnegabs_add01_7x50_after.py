@@ -1,0 +1,25 @@
+# tags: transpose, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 7
+N = 50
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x.t().contiguous()
+        x = torch.exp(-torch.abs(x))
+        x = x + 0.1
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

@@ -1,0 +1,25 @@
+# tags: transpose, fused, elementwise
+import torch
+import torch.nn as nn
+
+M = 9
+N = 33
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = x - 1.5
+        x = torch.log1p(torch.abs(x))
+        x = x.t().contiguous()
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []

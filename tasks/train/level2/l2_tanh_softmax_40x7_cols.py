@@ -1,0 +1,24 @@
+# tags: softmax, fused, activation
+import torch
+import torch.nn as nn
+
+M = 40
+N = 7
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        x = torch.tanh(x)
+        x = torch.softmax(x, dim=0)
+        return x
+
+
+def get_inputs():
+    return [torch.randn(M, N)]
+
+
+def get_init_inputs():
+    return []
