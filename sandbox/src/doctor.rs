@@ -1,9 +1,208 @@
 //! What `troupe doctor` asks of this room, and the candidate that must always pass.
 
+use std::path::{Path, PathBuf};
+
+use nvml_wrapper::Nvml;
 use rollout::id::{Digest, TaskId};
-use rollout::outcome::Candidate;
+use rollout::outcome::{Candidate, Fault};
 use rollout::task::{Split, TaskSpec};
+use rustix::fs::statvfs;
 use sha2::{Digest as _, Sha256};
+
+use crate::executor::{Executor, ExecutorConfig, Isolation, Limits};
+use crate::pyenv::{self, PyEnvConfig, SPACE_BYTES, TORCH, TRITON};
+
+/// Resident memory of one executor's two Python processes, bytes, as measured.
+pub const EXECUTOR_BYTES: u64 = 1 << 30;
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Ok,
+    /// Works, with less than there could be.
+    Warn,
+    /// Troupe will not work.
+    Fail,
+}
+
+/// One line of `troupe doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub status: Status,
+    pub found: String,
+    /// What to do about it; `None` when there is nothing to do.
+    pub hint: Option<String>,
+}
+
+impl Check {
+    fn new(name: &str, status: Status, found: impl Into<String>, hint: Option<&str>) -> Check {
+        Check { name: name.into(), status, found: found.into(), hint: hint.map(str::to_owned) }
+    }
+}
+
+/// What the checks look at.
+#[derive(Clone, Debug)]
+pub struct DoctorConfig {
+    pub python: PyEnvConfig,
+    pub scratch: PathBuf,
+    /// Executors that a run starts.
+    pub workers: u32,
+    pub limits: Limits,
+}
+
+/// All checks that start no candidate: seconds at most, nothing is installed.
+pub fn checks(config: &DoctorConfig) -> Vec<Check> {
+    let mut all = vec![python(&config.python), memory(config), scratch(&config.scratch)];
+    all.extend(gpus());
+    all
+}
+
+fn python(config: &PyEnvConfig) -> Check {
+    let name = "python environment";
+    match pyenv::find(config) {
+        Ok(Some(at)) => Check::new(name, Status::Ok, format!("torch {TORCH}, triton {TRITON}: {}", at.display()), None),
+        Ok(None) => {
+            let free = free_bytes(&config.cache_dir).unwrap_or(u64::MAX);
+            if free < SPACE_BYTES {
+                let hint = "free some space, or point TROUPE_CACHE at another disk";
+                let found = format!("not made yet, and only {} GB are free for it", free >> 30);
+                return Check::new(name, Status::Fail, found, Some(hint));
+            }
+            let hint = "nothing to do: the first run makes it (about 5 GB from the package index)";
+            Check::new(name, Status::Warn, "not made yet", Some(hint))
+        }
+        Err(e) => {
+            let text = e.to_string();
+            let (found, hint) = text.split_once("\n  hint: ").unwrap_or((&text, "see above"));
+            Check::new(name, Status::Fail, found.trim_end_matches('.'), Some(hint))
+        }
+    }
+}
+
+fn memory(config: &DoctorConfig) -> Check {
+    let name = "memory";
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kb: Option<u64> = available.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok());
+    let Some(kb) = kb else { return Check::new(name, Status::Warn, "unknown", None) };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let (free, need) = (kb << 10, u64::from(config.workers) * (EXECUTOR_BYTES + config.limits.memory_bytes));
+    let gb = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let found = format!(
+        "{:.1} GB available, {cores} cores; {} executors may take {:.1} GB",
+        gb(free),
+        config.workers,
+        gb(need)
+    );
+    if free < need {
+        let hint = "lower `executor.workers` or `executor.memory_mb`";
+        return Check::new(name, Status::Warn, found, Some(hint));
+    }
+    Check::new(name, Status::Ok, found, None)
+}
+
+fn scratch(dir: &Path) -> Check {
+    let name = "scratch directory";
+    let made = std::fs::create_dir_all(dir).and_then(|()| tempfile::Builder::new().prefix("doctor-").tempdir_in(dir));
+    match made {
+        Ok(_) => Check::new(name, Status::Ok, dir.display().to_string(), None),
+        Err(e) => Check::new(
+            name,
+            Status::Fail,
+            format!("{}: {e}", dir.display()),
+            Some("check its permissions and the disk"),
+        ),
+    }
+}
+
+/// Free bytes of the file system that `dir` is on, or would be on.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let there = dir.ancestors().find(|d| d.exists())?;
+    let space = statvfs(there).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// One check per GPU, through NVML; one that says so where there is none.
+fn gpus() -> Vec<Check> {
+    let none = |found: String| {
+        let hint = "nothing to do: without one, candidates run in Triton's interpreter and nothing is timed";
+        vec![Check::new("gpu", Status::Warn, found, Some(hint))]
+    };
+    let nvml = match Nvml::builder().lib_path("libnvidia-ml.so.1".as_ref()).init() {
+        Ok(nvml) => nvml,
+        Err(e) => return none(format!("none ({e})")),
+    };
+    let count = nvml.device_count().unwrap_or(0);
+    if count == 0 {
+        return none("none".into());
+    }
+    let one = |index: u32| {
+        let device = nvml.device_by_index(index)?;
+        let (name, memory) = (device.name()?, device.memory_info()?);
+        let at = device.cuda_compute_capability()?;
+        Ok::<_, nvml_wrapper::error::NvmlError>(format!(
+            "{name}, sm_{}{}, {:.0} of {:.0} GB free",
+            at.major,
+            at.minor,
+            memory.free as f64 / 1e9,
+            memory.total as f64 / 1e9
+        ))
+    };
+    (0..count)
+        .map(|index| {
+            let label = format!("gpu {index}");
+            match one(index) {
+                Ok(found) => Check::new(&label, Status::Ok, found, None),
+                Err(e) => Check::new(&label, Status::Warn, e.to_string(), Some("check the driver with `nvidia-smi`")),
+            }
+        })
+        .collect()
+}
+
+/// Starts an executor, runs the known good candidate, and says how candidates are isolated here.
+pub async fn prove(config: ExecutorConfig) -> Vec<Check> {
+    let name = "known good candidate";
+    let executor = match Executor::start(config).await {
+        Ok(executor) => executor,
+        Err(fault) => return vec![failed(name, &fault)],
+    };
+    let (task, good) = known_good();
+    let proof = match executor.evaluate(&task, &good).await {
+        Ok(report) if report.outcome.is_correct() => {
+            let total = report.phase_ms.get("total").copied().unwrap_or(0.0);
+            Check::new(name, Status::Ok, format!("compiled for sm_90, ran, and was right, in {total:.0} ms"), None)
+        }
+        Ok(report) => {
+            let hint = "the environment or the machine is at fault: compare versions, look at the message";
+            Check::new(name, Status::Fail, format!("{:?}", report.outcome), Some(hint))
+        }
+        Err(fault) => failed(name, &fault),
+    };
+    let isolation = executor.isolation().await.map(|i| isolation(&i));
+    executor.shutdown().await;
+    isolation.into_iter().chain([proof]).collect()
+}
+
+fn failed(name: &str, fault: &Fault) -> Check {
+    let hint = format!("`troupe explain {}`", fault.code);
+    Check { name: name.into(), status: Status::Fail, found: fault.to_string(), hint: Some(hint) }
+}
+
+fn isolation(is: &Isolation) -> Check {
+    let has = |part: &str| is.namespaces.iter().any(|n| n == part);
+    let landlock = if is.landlock > 0 { format!("Landlock {}", is.landlock) } else { "no Landlock".into() };
+    let spaces = if is.namespaces.is_empty() { "none".into() } else { is.namespaces.join(", ") };
+    let user = if is.spare_user { ", a user of their own" } else { "" };
+    let found = format!("{landlock}; namespaces: {spaces}{user}");
+    if is.landlock > 0 && has("pid") && has("net") {
+        return Check::new("isolation", Status::Ok, found, None);
+    }
+    let hint = "allow unprivileged user namespaces and enable Landlock; until then run only models you trust not to \
+                write to your files or the network";
+    Check::new("isolation", Status::Warn, found, Some(hint))
+}
 
 const TASK: &str = "\
 import torch

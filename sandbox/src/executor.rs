@@ -10,9 +10,9 @@ use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::TaskSpec;
 use tokio::sync::Mutex;
 
-use crate::fault::{PROTOCOL, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
+use crate::fault::{PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
-use crate::referee::{Compared, Referee};
+use crate::referee::{Compared, Prepared, Referee};
 use crate::trial::{self, Ending, Left, ms_since};
 use crate::zygote::Zygote;
 
@@ -49,6 +49,17 @@ pub struct ExecutorConfig {
     pub secret: [u8; 32],
 }
 
+/// How candidates are kept apart on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// Of `user`, `pid`, `net`, `mount`, and `proc` (a process table of their own).
+    pub namespaces: Vec<String>,
+    /// The Landlock version in force; 0 when the kernel has none.
+    pub landlock: u64,
+    /// Candidates of the superuser run as a user that owns nothing.
+    pub spare_user: bool,
+}
+
 /// Evaluates candidates, one at a time.
 pub struct Executor {
     config: ExecutorConfig,
@@ -75,11 +86,9 @@ impl Executor {
         let shown = config.scratch.display().to_string();
         let scratch = |e: std::io::Error| fault(SCRATCH, format!("{shown} cannot be used: {e}"));
         std::fs::create_dir_all(&config.scratch).map_err(scratch)?;
-        let harness =
-            tempfile::Builder::new().prefix("harness-").tempdir_in(&config.scratch).map_err(scratch)?;
+        let harness = tempfile::Builder::new().prefix("harness-").tempdir_in(&config.scratch).map_err(scratch)?;
         harness::unpack(harness.path()).map_err(scratch)?;
-        let mut state =
-            State { harness, referee: None, zygote: None, dirty: false, suspects: HashMap::new() };
+        let mut state = State { harness, referee: None, zygote: None, dirty: false, suspects: HashMap::new() };
         state.ready(&config).await?;
         Ok(Executor { config, state: Mutex::new(state) })
     }
@@ -101,6 +110,11 @@ impl Executor {
     pub async fn pids(&self) -> [Option<u32>; 2] {
         let state = self.state.lock().await;
         [state.zygote.as_ref().and_then(Zygote::pid), state.referee.as_ref().and_then(Referee::pid)]
+    }
+
+    /// How candidates are kept apart; `None` while the zygote is down.
+    pub async fn isolation(&self) -> Option<Isolation> {
+        self.state.lock().await.zygote.as_ref().map(|z| z.isolation().clone())
     }
 
     /// Ends both processes and removes the harness.
@@ -195,6 +209,16 @@ impl State {
         }
     }
 
+    async fn prepare(
+        &mut self,
+        config: &ExecutorConfig,
+        task: &TaskSpec,
+        candidate: &Candidate,
+    ) -> Result<Prepared, Fault> {
+        let (_, referee) = self.ready(config).await?;
+        referee.prepare(&task.id.0, &candidate.digest.0, &task.source).await
+    }
+
     async fn attempt(
         &mut self,
         config: &ExecutorConfig,
@@ -202,8 +226,12 @@ impl State {
         candidate: &Candidate,
         began: Instant,
     ) -> Result<ExecReport, Fault> {
+        let prepared = match self.prepare(config, task, candidate).await {
+            // Nothing of this evaluation has happened yet, so a referee that died since the last one is replaced.
+            Err(f) if f.code == REFEREE_LOST => self.prepare(config, task, candidate).await?,
+            other => other?,
+        };
         let (zygote, referee) = self.ready(config).await?;
-        let prepared = referee.prepare(&task.id.0, &candidate.digest.0, &task.source).await?;
         for note in &prepared.notes {
             tracing::debug!(task = %task.id, note, "about this task's draws");
         }
@@ -236,8 +264,7 @@ impl State {
 }
 
 fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, began: Instant) -> ExecReport {
-    let (launches, mut phase_ms, log_tail) =
-        left.map(|l| (l.launches, l.phase_ms, l.log)).unwrap_or_default();
+    let (launches, mut phase_ms, log_tail) = left.map(|l| (l.launches, l.phase_ms, l.log)).unwrap_or_default();
     if let Some(c) = &compared {
         phase_ms.insert("compare".into(), c.ms);
     }

@@ -45,10 +45,7 @@ pub(crate) struct FrameLimits {
     pub blob: u64,
 }
 
-pub(crate) async fn read_frame(
-    from: &mut (impl AsyncRead + Unpin),
-    limits: FrameLimits,
-) -> Result<Frame, FrameError> {
+pub(crate) async fn read_frame(from: &mut (impl AsyncRead + Unpin), limits: FrameLimits) -> Result<Frame, FrameError> {
     let mut size = [0u8; 4];
     if from.read(&mut size[..1]).await? == 0 {
         return Err(FrameError::End);

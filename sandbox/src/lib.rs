@@ -3,6 +3,8 @@
 //! A trusted referee knows the expected outputs; a zygote forks one confined child per candidate; Rust supervises both
 //! and every wait has a deadline. `docs/sandbox.md` draws the picture.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod doctor;
 pub mod executor;
 pub mod fault;

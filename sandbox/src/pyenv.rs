@@ -79,6 +79,14 @@ pub fn ensure(config: &PyEnvConfig, report: &mut dyn FnMut(&str)) -> Result<Path
     }
 }
 
+/// The interpreter that `ensure` would return, without making one: `None` when it would have to be made.
+pub fn find(config: &PyEnvConfig) -> Result<Option<PathBuf>, PyEnvError> {
+    match &config.interpreter {
+        Some(own) => check_own(own, &config.cache_dir).map(Some),
+        None => build::ready(&config.cache_dir),
+    }
+}
+
 /// Checks the versions of the user's interpreter, once per state of its packages folder.
 fn check_own(own: &Path, cache_dir: &Path) -> Result<PathBuf, PyEnvError> {
     let bad = |reason: String| PyEnvError::Interpreter { interpreter: own.to_owned(), reason };

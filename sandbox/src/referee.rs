@@ -52,8 +52,9 @@ impl Referee {
     pub async fn start(interpreter: &Path, harness: &Path, secret: &[u8; 32]) -> Result<Self, Fault> {
         let mut command = python(interpreter, &harness.join("referee.py"), harness);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(|e| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display())))?;
+        let mut child = command
+            .spawn()
+            .map_err(|e| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display())))?;
         let (Some(to), Some(from), Some(err)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(fault(SPAWN, "no pipes to the referee"));
         };

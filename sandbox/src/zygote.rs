@@ -20,6 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::executor::Isolation;
 use crate::fault::{PROTOCOL, SPAWN, STRAYS, SYSTEM, ZYGOTE_LOST, ZYGOTE_START, fault};
 
 /// Importing torch and Triton and compiling one kernel, on a busy machine.
@@ -89,6 +90,7 @@ pub(crate) struct Zygote {
     control: UnixDatagram,
     log: Tail,
     next: u64,
+    isolation: Isolation,
 }
 
 /// How a child had ended, and what it used.
@@ -118,15 +120,21 @@ impl Zygote {
         rustix::io::ioctl_fionbio(&theirs, false).map_err(system)?;
         let mut command = python(interpreter, &harness.join("zygote.py"), harness);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(|e| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display())))?;
+        let mut child = command
+            .spawn()
+            .map_err(|e| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display())))?;
         drop(command);
         let Some(err) = child.stderr.take() else { return Err(fault(SPAWN, "no pipe to the zygote")) };
         let control = UnixDatagram::from_std(ours.into()).map_err(|e| fault(SYSTEM, e))?;
-        let mut zygote = Zygote { child, control, log: Tail::drain(err), next: 0 };
+        let mut zygote = Zygote { child, control, log: Tail::drain(err), next: 0, isolation: Isolation::default() };
         let ready = timeout(START, zygote.receive()).await;
         match ready {
             Ok(Ok(message)) if message["event"] == "ready" => {
+                zygote.isolation = Isolation {
+                    namespaces: serde_json::from_value(message["cage"].clone()).unwrap_or_default(),
+                    landlock: message["landlock"].as_u64().unwrap_or(0),
+                    spare_user: message["uid"].is_u64(),
+                };
                 tracing::debug!(%message, "the zygote is ready");
                 Ok(zygote)
             }
@@ -141,6 +149,10 @@ impl Zygote {
 
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// Forks a child that gets these descriptors: the job, the result pipe, the log pipe. Returns its number.

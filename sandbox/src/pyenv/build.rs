@@ -24,10 +24,12 @@ const VENV: Duration = Duration::from_secs(300);
 const KEPT_LINES: usize = 12;
 
 pub(super) fn ensure(cache_dir: &Path, report: &mut dyn FnMut(&str)) -> Result<PathBuf, PyEnvError> {
+    let cache_dir =
+        &std::path::absolute(cache_dir).map_err(|source| PyEnvError::Io { path: cache_dir.to_owned(), source })?;
     let home = cache_dir.join("python");
     std::fs::create_dir_all(&home).map_err(|source| PyEnvError::Io { path: home.clone(), source })?;
     let (python, version) = find()?;
-    let key = format!("py{}.{}-torch{TORCH}-triton{TRITON}-r{RECIPE}", version.0, version.1);
+    let key = key(version);
     let dir = home.join(&key);
     if is_ready(&dir, cache_dir) {
         return Ok(interpreter(&dir));
@@ -46,6 +48,16 @@ pub(super) fn ensure(cache_dir: &Path, report: &mut dyn FnMut(&str)) -> Result<P
     probe::remember(&made, &found, cache_dir);
     report("the Python environment is ready");
     Ok(made)
+}
+
+/// The environment's interpreter when it has been made.
+pub(super) fn ready(cache_dir: &Path) -> Result<Option<PathBuf>, PyEnvError> {
+    let dir = cache_dir.join("python").join(key(find()?.1));
+    Ok(is_ready(&dir, cache_dir).then(|| interpreter(&dir)))
+}
+
+fn key((major, minor): (u32, u32)) -> String {
+    format!("py{major}.{minor}-torch{TORCH}-triton{TRITON}-r{RECIPE}")
 }
 
 fn interpreter(dir: &Path) -> PathBuf {
@@ -163,12 +175,7 @@ fn classify(dir: &Path, log: &Path, detail: String, other: impl FnOnce(String) -
 }
 
 /// Runs a command, copies its lines to the log and to `told`. `Err` holds its last lines.
-fn stream(
-    command: &mut Command,
-    limit: Duration,
-    log: &mut File,
-    told: &mut dyn FnMut(&str),
-) -> Result<(), String> {
+fn stream(command: &mut Command, limit: Duration, log: &mut File, told: &mut dyn FnMut(&str)) -> Result<(), String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -176,12 +183,11 @@ fn stream(
         .spawn()
         .map_err(|e| format!("it does not start: {e}"))?;
     let (to, lines) = mpsc::sync_channel::<String>(64);
-    let mut readers = Vec::new();
     if let Some(out) = child.stdout.take() {
-        readers.push(forward(out, to.clone()));
+        forward(out, to.clone());
     }
     if let Some(err) = child.stderr.take() {
-        readers.push(forward(err, to.clone()));
+        forward(err, to.clone());
     }
     drop(to);
     let began = Instant::now();
@@ -212,12 +218,12 @@ fn stream(
     Err(last.into_iter().map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n"))
 }
 
-fn forward(from: impl Read + Send + 'static, to: mpsc::SyncSender<String>) -> std::thread::JoinHandle<()> {
+fn forward(from: impl Read + Send + 'static, to: mpsc::SyncSender<String>) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
             if to.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
             }
         }
-    })
+    });
 }

@@ -120,7 +120,8 @@ class ModelNew(torch.nn.Module):
 
 #[test]
 fn what_it_prints_is_kept_as_a_log() {
-    let report = lab_or_skip!().evaluate(ADD_TASK, &add_with("print('hello from import')", "return add(x, y)")).unwrap();
+    let report =
+        lab_or_skip!().evaluate(ADD_TASK, &add_with("print('hello from import')", "return add(x, y)")).unwrap();
     assert_eq!(report.outcome, PASSED);
     assert!(report.log_tail.contains("hello from import"), "{}", report.log_tail);
 }

@@ -41,7 +41,8 @@ fn endless_loops_time_out_in_their_phase() {
 
 #[test]
 fn an_endless_kernel_times_out_in_the_run() {
-    let body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile triton.knobs.runtime.interpret: pass\nreturn add(x, y)";
+    let body =
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile triton.knobs.runtime.interpret: pass\nreturn add(x, y)";
     assert_eq!(
         lab_or_skip!().outcome(ADD_TASK, &add_with("", body)),
         Outcome::TimedOut { phase: Phase::Run, limit_ms: LIMITS.run_ms }
@@ -109,7 +110,10 @@ fn leaving_early_is_not_success() {
         ("ctypes.string_at(0)", "signal 11"),
         ("os.abort()", "signal 6"),
         ("sys.exit(0)", "SystemExit"),
-        ("os.close(3)\nfor fd in range(3, 200):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(60)", "channel"),
+        (
+            "os.close(3)\nfor fd in range(3, 200):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(60)",
+            "channel",
+        ),
     ] {
         let outcome = lab.outcome(ADD_TASK, &add_with("", body));
         match &outcome {
@@ -132,7 +136,9 @@ fn flooding_the_log_does_not_block_or_grow() {
 #[test]
 fn forged_results_are_crashes() {
     let lab = lab_or_skip!();
-    let write = |data: &str| format!("for fd in range(3, 64):\n    try: os.write(fd, {data})\n    except OSError: pass\nreturn add(x, y)");
+    let write = |data: &str| {
+        format!("for fd in range(3, 64):\n    try: os.write(fd, {data})\n    except OSError: pass\nreturn add(x, y)")
+    };
     for data in [
         "b'{\"correct\": true, \"speedup\": 99}\\n' * 10",
         "b'\\xff' * 64",
@@ -171,10 +177,7 @@ fn a_well_formed_forgery_is_judged_by_its_bytes() {
         "b'{\"event\": \"outputs\", \"draws\": [[], [], [], [null]]}'".into(),
     ] {
         let outcome = lab.outcome(ADD_TASK, &add_with(&frame(&header, "bytes(4096)"), ""));
-        assert!(
-            matches!(outcome, Outcome::Crashed { .. } | Outcome::WrongAnswer { .. }),
-            "{header}: {outcome:?}"
-        );
+        assert!(matches!(outcome, Outcome::Crashed { .. } | Outcome::WrongAnswer { .. }), "{header}: {outcome:?}");
     }
     assert_unharmed();
 }
@@ -277,9 +280,12 @@ fn background_processes_do_not_survive() {
     let lab = lab_or_skip!();
     // A number that no other process on the machine has on its command line.
     let mark = format!("86{}", std::process::id());
-    let body = format!("subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)\nreturn add(x, y)");
+    let body = format!(
+        "subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)\nreturn add(x, y)"
+    );
     assert_eq!(lab.outcome(ADD_TASK, &add_with("", &body)), PASSED);
-    let left = std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read(e.unwrap().path().join("cmdline")).ok());
+    let left =
+        std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read(e.unwrap().path().join("cmdline")).ok());
     let found = left.filter(|c| String::from_utf8_lossy(c).contains(&mark)).count();
     assert_eq!(found, 0, "a sleeper survived");
 }

@@ -36,11 +36,19 @@ fn constants_inputs_and_stale_memory() {
     // What `torch.empty` leaves is never right.
     assert_wrong(lab.outcome(ADD_TASK, &add_with("", "add(x, y)\nreturn torch.empty_like(x)")), "not finite");
     // ReLU of inputs that are never negative is the identity; the negated draw tells.
-    assert_wrong(lab.outcome(RELU_TASK, &format!("{HEAD}{ADD_KERNEL}
+    assert_wrong(
+        lab.outcome(
+            RELU_TASK,
+            &format!(
+                "{HEAD}{ADD_KERNEL}
 class ModelNew(torch.nn.Module):
     def forward(self, x):
         return add(x, torch.zeros_like(x))
-")), "negated");
+"
+            ),
+        ),
+        "negated",
+    );
 }
 
 #[test]
@@ -52,12 +60,14 @@ class Model(torch.nn.Module):
 def get_inputs():
     return [torch.rand(64, 256)]
 ";
-    let candidate = format!("{HEAD}{ADD_KERNEL}
+    let candidate = format!(
+        "{HEAD}{ADD_KERNEL}
 class ModelNew(torch.nn.Module):
     def forward(self, x):
         add(x, x)
         return torch.zeros(1, x.numel(), device=x.device)
-");
+"
+    );
     let report = lab_or_skip!().evaluate(task, &candidate).unwrap();
     assert_eq!(report.kernelbench_1e2, Some(true), "the loophole of KernelBench's tolerance");
     assert_wrong(report.outcome, "elements differ");
@@ -79,7 +89,10 @@ fn shape_dtype_count_and_non_finite_values() {
     assert_wrong(lab.outcome(ADD_TASK, &add_with("", "return add(x, y) * float('nan')")), "not finite");
     assert_wrong(lab.outcome(ADD_TASK, &add_with("", "return add(x, y), x")), "2 output tensors");
     let string = lab.outcome(ADD_TASK, &add_with("", "add(x, y)\nreturn 'right'"));
-    assert!(matches!(&string, Outcome::Crashed { phase: Phase::Run, message } if message.contains("str")), "{string:?}");
+    assert!(
+        matches!(&string, Outcome::Crashed { phase: Phase::Run, message } if message.contains("str")),
+        "{string:?}"
+    );
 }
 
 #[test]
