@@ -25,8 +25,8 @@ const THINK: &str = "<think>";
 /// One marker a turn: as short as a chat template can be.
 const CHAT_TEMPLATE: &str = "{%- for message in messages -%}\n    {{- '<|' + message.role + '|>' + message.content + '<|end|>' -}}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n    {{- '<|assistant|>' -}}\n{%- endif -%}\n";
 
-/// A piece never crosses a line; the line break belongs to the line.
-const LINE: &str = r"[^\n]*\n";
+/// A piece never crosses a line with text; the line break belongs to the line, blank lines to the line after them.
+const LINE: &str = r"\n*[^\n]*\n";
 
 /// Learns at most `vocab_size` tokens from `corpus`: 7 special tokens, 256 bytes, and merges of pairs that occur twice or more.
 /// A small corpus can end up with fewer. The same corpus gives the same tokenizer.

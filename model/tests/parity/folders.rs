@@ -175,3 +175,40 @@ fn what_is_not_built_is_refused_by_name() {
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"llama\",").unwrap();
     assert!(matches!(failure(dir.path()).0, ModelError::Json { .. }));
 }
+
+/// Writes folders for `scripts/make_model_fixtures.py check DIR` and prints the last logits to compare with:
+/// `OUT=dir cargo test --release -p model --test parity -- --ignored --nocapture saved_folders`.
+#[test]
+#[ignore = "a transformers installation has to read what it writes"]
+fn saved_folders_for_transformers() {
+    let out = std::path::PathBuf::from(std::env::var("OUT").unwrap());
+    let text = "def f(x):\n    return x + 1  # é 中\n<think>a</think>";
+    let tokenizer = train_bpe(&[text.repeat(3)], 300).unwrap();
+    let rows = vec![tokenizer.encode(text).unwrap()];
+    let yarn = RopeScaling::Yarn {
+        factor: 2.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 1.07,
+        original_max_position: 16,
+        truncate: true,
+    };
+    for (family, scaling, tied) in [
+        (Family::Llama, None, true),
+        (Family::Llama, Some(RopeScaling::Linear { factor: 2.0 }), false),
+        (Family::Qwen2, Some(yarn), true),
+        (Family::Qwen3, None, true),
+    ] {
+        let shape = TinyShape { hidden: 32, layers: 2, heads: 4, kv_heads: 2, ff: 48, vocab: tokenizer.vocab_size() };
+        let mut config = ModelConfig::tiny_default(shape, 128, tokenizer.eos_token_ids().to_vec());
+        config.family = family;
+        config.rope_scaling = scaling;
+        config.tie_word_embeddings = tied;
+        let network = config.init::<B>(5, &Default::default());
+        let name = format!("{family:?}-{tied}");
+        save_hf(&out.join(&name), &config, &network, &tokenizer).unwrap();
+        let logits = full_logits(&network, &rows).pop().unwrap();
+        std::fs::write(out.join(format!("{name}.json")), serde_json::json!({"tokens": rows[0], "logits": logits}).to_string())
+            .unwrap();
+    }
+}

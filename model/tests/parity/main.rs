@@ -7,6 +7,7 @@
 mod cache;
 mod chat;
 mod folders;
+mod gradients;
 mod logits;
 mod tokens;
 
