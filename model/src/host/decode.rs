@@ -9,8 +9,8 @@ use super::gemm::{Mat, matmul};
 use super::kernels::{angles, rms_norm, rotate, swiglu};
 use super::weights::{Dims, HostLayer, HostWeights};
 
-/// Positions are stored in whole chunks of this many, so that the kernels need no remainder loop.
-pub const CHUNK: usize = 16;
+/// Positions are stored in whole chunks of this many (two of the widest vectors), so that the kernels need no remainder loop.
+pub const CHUNK: usize = 32;
 
 /// Keys and values of one layer for up to `capacity` positions.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,10 @@
 //! Keys lie transposed (`[head_dim, positions]`), so that scores of neighbouring positions fill a vector; values lie
 //! `[positions, head_dim]`. The query heads that share a key head go through it together: each key is loaded once.
 
+use pulp::{Simd, WithSimd};
+
 use super::decode::{CHUNK, KvBlock};
-use super::kernels::{exp, ret_type, vectorised};
+use super::kernels::{exp_row, max_of};
 use super::weights::Dims;
 
 /// `out = softmax(q k^T / sqrt(head_dim)) v` over the prefix's positions, then the sequence's own.
@@ -30,134 +32,148 @@ pub fn attend(
             let heads = first * hd..(first + count) * hd;
             let job = Job { head, hd, prefix, own };
             let (q, out) = (&q[heads.clone()], &mut out[heads]);
+            let arch = pulp::Arch::new();
             match count {
-                4 => attend_4(&job, q, scores, out),
-                3 => attend_3(&job, q, scores, out),
-                2 => attend_2(&job, q, scores, out),
-                _ => attend_1(&job, q, scores, out),
+                4 => arch.dispatch(Heads::<4> { job: &job, q, scores: &mut *scores, out }),
+                3 => arch.dispatch(Heads::<3> { job: &job, q, scores: &mut *scores, out }),
+                2 => arch.dispatch(Heads::<2> { job: &job, q, scores: &mut *scores, out }),
+                _ => arch.dispatch(Heads::<1> { job: &job, q, scores: &mut *scores, out }),
             }
             first += count;
         }
     }
 }
 
-pub struct Job<'a> {
+struct Job<'a> {
     head: usize,
     hd: usize,
     prefix: (&'a KvBlock, usize),
     own: (&'a KvBlock, usize),
 }
 
-vectorised! { pub fn attend_1(job: &'a Job<'a>, q: &'a [f32], scores: &'a mut [f32], out: &'a mut [f32]) { heads::<1>(job, q, scores, out) } }
-vectorised! { pub fn attend_2(job: &'a Job<'a>, q: &'a [f32], scores: &'a mut [f32], out: &'a mut [f32]) { heads::<2>(job, q, scores, out) } }
-vectorised! { pub fn attend_3(job: &'a Job<'a>, q: &'a [f32], scores: &'a mut [f32], out: &'a mut [f32]) { heads::<3>(job, q, scores, out) } }
-vectorised! { pub fn attend_4(job: &'a Job<'a>, q: &'a [f32], scores: &'a mut [f32], out: &'a mut [f32]) { heads::<4>(job, q, scores, out) } }
+/// `G` query heads over one key head. `q`, `out`: `[G, head_dim]`.
+struct Heads<'a, const G: usize> {
+    job: &'a Job<'a>,
+    q: &'a [f32],
+    scores: &'a mut [f32],
+    out: &'a mut [f32],
+}
 
-/// `G` query heads over one key head.
-#[inline(always)]
-fn heads<const G: usize>(job: &Job, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
-    let (hd, past) = (job.hd, job.prefix.1);
-    let total = past + job.own.1;
-    let stride = total + 2 * CHUNK;
-    dots::<G>(job, job.prefix, q, scores, stride, 0);
-    dots::<G>(job, job.own, q, scores, stride, past);
-    let scale = 1.0 / (hd as f32).sqrt();
-    for g in 0..G {
-        softmax(&mut scores[g * stride..][..total], scale);
-    }
-    let mut at = 0;
-    while at < hd {
-        let width = match hd - at {
-            32.. => {
-                mix::<G, 32>(job, scores, stride, at, out);
-                32
-            }
-            8.. => {
-                mix::<G, 8>(job, scores, stride, at, out);
-                8
-            }
-            _ => {
-                mix::<G, 2>(job, scores, stride, at, out);
-                2
-            }
-        };
-        at += width;
+impl<const G: usize> WithSimd for Heads<'_, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { job, q, scores, out } = self;
+        let (hd, past) = (job.hd, job.prefix.1);
+        let total = past + job.own.1;
+        let stride = total + 2 * CHUNK;
+        dots::<S, G>(simd, job, job.prefix, q, scores, stride, 0);
+        dots::<S, G>(simd, job, job.own, q, scores, stride, past);
+        let scale = 1.0 / (hd as f32).sqrt();
+        for g in 0..G {
+            softmax(&mut scores[g * stride..][..total], scale);
+        }
+        let lanes = S::F32_LANES;
+        let mut at = 0;
+        while at + 2 * lanes <= hd {
+            mix::<S, G, 2>(simd, job, scores, stride, at, out);
+            at += 2 * lanes;
+        }
+        while at + lanes <= hd {
+            mix::<S, G, 1>(simd, job, scores, stride, at, out);
+            at += lanes;
+        }
+        mix_rest::<G>(job, scores, stride, at, out);
     }
 }
 
-/// Raw scores of one block, whole chunks at a time, at column `column`. What is written past the block's positions is
-/// overwritten by the next block or ignored.
+/// Raw scores of one block, two vectors of positions at a time, at column `column`. What is written past the block's positions
+/// is overwritten by the next block or ignored.
 #[inline(always)]
-fn dots<const G: usize>(job: &Job, (block, len): (&KvBlock, usize), q: &[f32], scores: &mut [f32], stride: usize, column: usize) {
-    let (hd, capacity) = (job.hd, block.capacity);
-    let keys = &block.k[job.head * hd * capacity..][..hd * capacity];
+fn dots<S: Simd, const G: usize>(
+    simd: S,
+    job: &Job,
+    (block, len): (&KvBlock, usize),
+    q: &[f32],
+    scores: &mut [f32],
+    stride: usize,
+    column: usize,
+) {
+    let (hd, lanes) = (job.hd, S::F32_LANES);
+    let keys = &block.k[job.head * hd * block.capacity..][..hd * block.capacity];
+    // The capacity is a multiple of `CHUNK`, which is a multiple of any two vectors.
+    let (keys, _) = S::as_simd_f32s(keys);
+    let per_row = block.capacity / lanes;
     let mut t = 0;
     while t < len {
-        let mut sums = [[0.0f32; CHUNK]; G];
-        for i in 0..hd {
-            let key = &keys[i * capacity + t..][..CHUNK];
-            for g in 0..G {
-                let x = q[g * hd + i];
-                for j in 0..CHUNK {
-                    sums[g][j] = x.mul_add(key[j], sums[g][j]);
-                }
+        let mut sums = [[simd.splat_f32s(0.0); 2]; G];
+        for (i, row) in keys.chunks_exact(per_row).enumerate() {
+            let key = [row[t / lanes], row[t / lanes + 1]];
+            for (g, sum) in sums.iter_mut().enumerate() {
+                let x = simd.splat_f32s(q[g * hd + i]);
+                sum[0] = simd.mul_add_f32s(x, key[0], sum[0]);
+                sum[1] = simd.mul_add_f32s(x, key[1], sum[1]);
             }
         }
-        for g in 0..G {
-            scores[g * stride + column + t..][..CHUNK].copy_from_slice(&sums[g]);
+        for (g, sum) in sums.iter().enumerate() {
+            let (out, _) = S::as_mut_simd_f32s(&mut scores[g * stride + column + t..][..2 * lanes]);
+            out.copy_from_slice(sum);
         }
-        t += CHUNK;
+        t += 2 * lanes;
     }
 }
 
 #[inline(always)]
 fn softmax(row: &mut [f32], scale: f32) {
-    let mut tops = [f32::NEG_INFINITY; CHUNK];
-    for chunk in row.chunks(CHUNK) {
-        for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = if *x > *top { *x } else { *top };
-        }
-    }
-    let max = tops.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let mut sums = [0.0f32; CHUNK];
-    let mut chunks = row.chunks_exact_mut(CHUNK);
-    for chunk in &mut chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *x = exp((*x - max) * scale);
-            *sum += *x;
-        }
-    }
-    let mut sum = 0.0;
-    for x in chunks.into_remainder() {
-        *x = exp((*x - max) * scale);
-        sum += *x;
-    }
-    let inv = 1.0 / sums.iter().fold(sum, |a, b| a + b);
+    let max = max_of(row);
+    let inv = (1.0 / exp_row(row, max, scale)) as f32;
     for x in row {
         *x *= inv;
     }
 }
 
-/// `C` columns of the output of `G` heads: the probabilities times the values.
+/// `N` vectors of the output of `G` heads, from element `at` on: the probabilities times the values.
 #[inline(always)]
-fn mix<const G: usize, const C: usize>(job: &Job, scores: &[f32], stride: usize, at: usize, out: &mut [f32]) {
+fn mix<S: Simd, const G: usize, const N: usize>(simd: S, job: &Job, scores: &[f32], stride: usize, at: usize, out: &mut [f32]) {
     let hd = job.hd;
-    let mut sums = [[0.0f32; C]; G];
+    let mut sums = [[simd.splat_f32s(0.0); N]; G];
     let mut column = 0;
     for (block, len) in [job.prefix, job.own] {
         let values = &block.v[job.head * hd * block.capacity..][..len * hd];
+        let probs: [&[f32]; G] = std::array::from_fn(|g| &scores[g * stride + column..][..len]);
         for (t, row) in values.chunks_exact(hd).enumerate() {
-            let value = &row[at..at + C];
-            for g in 0..G {
-                let p = scores[g * stride + column + t];
-                for j in 0..C {
-                    sums[g][j] = p.mul_add(value[j], sums[g][j]);
+            let (value, _) = S::as_simd_f32s(&row[at..at + N * S::F32_LANES]);
+            for (sum, p) in sums.iter_mut().zip(&probs) {
+                let p = simd.splat_f32s(p[t]);
+                for (sum, value) in sum.iter_mut().zip(value) {
+                    *sum = simd.mul_add_f32s(p, *value, *sum);
                 }
             }
         }
         column += len;
     }
+    for (g, sum) in sums.iter().enumerate() {
+        let (out, _) = S::as_mut_simd_f32s(&mut out[g * hd + at..][..N * S::F32_LANES]);
+        out.copy_from_slice(sum);
+    }
+}
+
+/// The elements of a head that do not fill a vector.
+#[inline(always)]
+fn mix_rest<const G: usize>(job: &Job, scores: &[f32], stride: usize, from: usize, out: &mut [f32]) {
+    let hd = job.hd;
     for g in 0..G {
-        out[g * hd + at..][..C].copy_from_slice(&sums[g]);
+        for at in from..hd {
+            let mut sum = 0.0;
+            let mut column = 0;
+            for (block, len) in [job.prefix, job.own] {
+                let values = &block.v[job.head * hd * block.capacity..][..len * hd];
+                let probs = &scores[g * stride + column..][..len];
+                sum += probs.iter().zip(values.chunks_exact(hd)).map(|(p, row)| p * row[at]).sum::<f32>();
+                column += len;
+            }
+            out[g * hd + at] = sum;
+        }
     }
 }

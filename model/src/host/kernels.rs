@@ -51,7 +51,7 @@ const LANES: usize = 16;
 
 /// The largest of a row.
 #[inline(always)]
-fn max_of(row: &[f32]) -> f32 {
+pub fn max_of(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = row.chunks_exact(LANES);
     let mut top = f32::NEG_INFINITY;
@@ -88,7 +88,7 @@ fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// Replaces `row` by its exponentials and returns their sum in f64.
 #[inline(always)]
-fn exp_row(row: &mut [f32], subtract: f32, scale: f32) -> f64 {
+pub fn exp_row(row: &mut [f32], subtract: f32, scale: f32) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let mut chunks = row.chunks_exact_mut(LANES);
     for chunk in &mut chunks {
