@@ -11,7 +11,7 @@ pub fn page(code: &str) -> Option<&'static str> {
 
 fn pages() -> Vec<(&'static str, &'static str)> {
     let rules = reward::lint::rules().iter().map(|rule| (rule.code, rule.page));
-    rules.chain(sandbox::faults().iter().copied()).collect()
+    rules.chain(sandbox::faults().iter().copied()).chain(crate::supervise::faults().iter().copied()).collect()
 }
 
 /// The first heading of a page, without its marks.

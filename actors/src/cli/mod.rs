@@ -5,12 +5,15 @@
 
 mod args;
 mod explain;
+mod failure;
 mod filter;
 mod interrupt;
 mod lint;
 mod output;
 mod pyenv;
 mod rollouts;
+mod run;
+mod sft;
 mod show;
 mod source;
 mod verify;
@@ -39,6 +42,9 @@ enum Failure {
     /// Ours.
     #[error("{code}: {message}")]
     Fault { code: String, message: String },
+    /// Ours too, and no page of its own.
+    #[error("{0}")]
+    Broken(String),
     #[error("interrupted")]
     Interrupted,
     /// Whoever read our output went away: nothing is wrong.
@@ -72,7 +78,7 @@ pub fn main() -> ExitCode {
             match failure {
                 Failure::User(_) => 2,
                 Failure::Interrupted => 130,
-                Failure::Fault { .. } | Failure::Closed => 3,
+                Failure::Fault { .. } | Failure::Broken(_) | Failure::Closed => 3,
             }
         }
     };
@@ -81,11 +87,13 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Done {
     match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Resume(args) => run::resume(args),
+        Command::Sft(args) => sft::sft(args),
         Command::Verify(args) => verify::verify(args),
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
         Command::Explain(args) => explain::explain(args),
-        _ => Ok(Answer::No),
     }
 }
 
@@ -102,5 +110,5 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::fault("F008", format!("no runtime could be started: {e}")))
+        .map_err(|e| Failure::Broken(format!("no runtime could be started: {e}")))
 }

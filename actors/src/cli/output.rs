@@ -14,13 +14,13 @@ pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
 
 /// A JSON document on one line to stdout.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|e| Failure::fault("F010", format!("no JSON: {e}")))?;
+    let text = serde_json::to_string(value).map_err(|e| Failure::Broken(format!("no JSON: {e}")))?;
     line(text)
 }
 
 /// A JSON document over several lines to stdout.
 pub fn pretty_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::fault("F010", format!("no JSON: {e}")))?;
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Broken(format!("no JSON: {e}")))?;
     line(text)
 }
 
@@ -39,6 +39,7 @@ pub fn complain(failure: &Failure) {
                 say(format!("  hint:     `troupe explain {code}` says what to do"));
             }
         }
+        Failure::Broken(text) => say(format!("error: {text}")),
         Failure::Interrupted => say("interrupted"),
         Failure::Closed => {}
     }
@@ -48,6 +49,6 @@ fn closed(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Failure::Closed
     } else {
-        Failure::fault("F007", format!("stdout cannot be written: {error}"))
+        Failure::Broken(format!("stdout cannot be written: {error}"))
     }
 }

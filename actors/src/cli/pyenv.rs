@@ -26,6 +26,6 @@ pub fn failure(error: PyEnvError) -> Failure {
         | PyEnvError::Interpreter { .. }
         | PyEnvError::NoVenv { .. }
         | PyEnvError::NoCacheDir => Failure::User(hinted.expected("a Python interpreter that Troupe can use")),
-        _ => Failure::fault("F001", hinted),
+        _ => Failure::Broken(hinted.to_string()),
     }
 }

@@ -114,7 +114,7 @@ fn row(s: &RolloutSummary) -> String {
 }
 
 fn element(summary: &RolloutSummary, separator: &str) -> Result<(), Failure> {
-    let text = serde_json::to_string(summary).map_err(|e| Failure::fault("F010", format!("no JSON: {e}")))?;
+    let text = serde_json::to_string(summary).map_err(|e| Failure::Broken(format!("no JSON: {e}")))?;
     output::line(format!("{separator}{text}"))
 }
 
@@ -147,12 +147,12 @@ pub fn failure(error: StoreError) -> Failure {
         ),
         StoreError::Io { path, source } => {
             let e = UserError::io("write the run directory", path, source);
-            if error.disk_full() { Failure::fault("F007", e) } else { Failure::User(e) }
+            if error.disk_full() { Failure::fault(crate::supervise::STORE_FAILED, e) } else { Failure::User(e) }
         }
         _ if error.disk_full() => Failure::fault(
-            "F007",
+            crate::supervise::STORE_FAILED,
             format!("{error}\n  hint:     the disk is full; free some space, then `troupe resume` the run"),
         ),
-        _ => Failure::fault("F007", error),
+        _ => Failure::fault(crate::supervise::STORE_FAILED, error),
     }
 }

@@ -1,0 +1,231 @@
+//! `troupe run` and `troupe resume`: from arguments to a run, from its summary to text.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rollout::task::{Split, TaskSpec};
+
+use super::args::{ConfigArgs, ResumeArgs, RunArgs};
+use super::{Answer, Done, Failure, failure, output};
+use crate::config::{Config, Device};
+use crate::errors::UserError;
+use crate::observe::Observer;
+use crate::progress::Terminal;
+use crate::run::{RunError, RunSummary};
+use crate::stop::StopToken;
+use crate::summary::Interval;
+use crate::tasks::{load_tasks, require_training_tasks};
+
+/// Numbered run directories below `run.dir`.
+const MAX_RUNS: u32 = 100_000;
+
+pub fn run(args: RunArgs) -> Done {
+    let config = configuration(&args.config)?;
+    let tasks = load_tasks(config.tasks.folder())?;
+    require_training_tasks(&tasks, config.tasks.folder())?;
+    require_model(&config)?;
+    if args.dry_run {
+        output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
+        return Ok(Answer::Yes);
+    }
+    let stop = signals()?;
+    let run_dir = match args.run_dir {
+        Some(dir) => current_dir()?.join(dir),
+        None => new_run_dir(&config.run.dir)?,
+    };
+    output::say(format!("run directory: {}", run_dir.display()));
+    finish(&run_dir, |observer| crate::run::run(config, tasks, &run_dir, observer, stop))
+}
+
+pub fn resume(args: ResumeArgs) -> Done {
+    let stop = signals()?;
+    finish(&args.run_dir, |observer| crate::run::resume(&args.run_dir, observer, stop))
+}
+
+/// The configuration of this command, its paths absolute.
+pub fn configuration(args: &ConfigArgs) -> Result<Config, Failure> {
+    Ok(Config::load_here(&args.files, &args.sets)?.with_absolute_paths(&current_dir()?))
+}
+
+pub fn signals() -> Result<StopToken, Failure> {
+    StopToken::on_signals().map_err(|e| Failure::Broken(format!("signals cannot be listened for: {e}")))
+}
+
+/// A model folder that is not there is found before anything is made.
+pub fn require_model(config: &Config) -> Result<(), UserError> {
+    match config.model.folder() {
+        Some(dir) if !dir.is_dir() => Err(UserError::new("the model folder does not exist")
+            .at(format!("model.dir = \"{}\"", dir.display()))
+            .found(if dir.exists() { "a file" } else { "nothing" })
+            .expected("a Hugging Face folder with config.json, *.safetensors and tokenizer.json")
+            .hint("check the path; relative paths start at the current folder")),
+        _ => Ok(()),
+    }
+}
+
+fn current_dir() -> Result<PathBuf, UserError> {
+    std::env::current_dir().map_err(|e| UserError::io("find the current folder", Path::new("."), &e))
+}
+
+/// Makes the first `<parent>/<number>` that is not there yet.
+fn new_run_dir(parent: &Path) -> Result<PathBuf, UserError> {
+    std::fs::create_dir_all(parent).map_err(|e| UserError::io("make the folder of runs (`run.dir`)", parent, &e))?;
+    for number in 1..MAX_RUNS {
+        let dir = parent.join(format!("{number:03}"));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(UserError::io("make a run directory", &dir, &e)),
+        }
+    }
+    Err(UserError::new("there are too many runs")
+        .at(parent.display())
+        .found(format!("{MAX_RUNS} run directories"))
+        .expected("a free number")
+        .hint("name the run directory with --run-dir"))
+}
+
+fn finish(run_dir: &Path, work: impl FnOnce(Arc<dyn Observer>) -> Result<RunSummary, RunError>) -> Done {
+    let terminal = Arc::new(Terminal::new());
+    let result = work(terminal.clone());
+    terminal.finish();
+    let summary = result.map_err(|e| failure::of_run(e, run_dir))?;
+    output::line(summary_text(&summary))?;
+    if summary.interrupted {
+        output::say(format!("stopped; `troupe resume {}` continues", run_dir.display()));
+        return Err(Failure::Interrupted);
+    }
+    Ok(Answer::Yes)
+}
+
+fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> String {
+    let count = |split| tasks.iter().filter(|t| t.split == split).count();
+    let r = &config.rollout;
+    let policy = match config.model.folder() {
+        Some(dir) => format!("{}", dir.display()),
+        None => {
+            let m = &config.model;
+            format!("embedded, {} layers of width {}, vocabulary {}", m.layers, m.hidden, m.vocab)
+        }
+    };
+    let device = match config.model.device {
+        Device::Cpu => "CPU",
+        Device::Cuda => "GPU 0",
+    };
+    let warm_start = if config.sft.enabled { "on (cached)" } else { "off" };
+    let target = run_dir.map_or(format!("a new one in {}", config.run.dir.display()), |d| d.display().to_string());
+    format!(
+        "# placement\n\
+         #   run directory  {target}\n\
+         #   policy         {policy}; warm start {warm_start}\n\
+         #   learner        1 on the {device}\n\
+         #   generator      1 on the {device}, {} sequences together\n\
+         #   judge          1 thread\n\
+         #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
+         #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
+         #   tasks          {} training, {} validation, {} held out\n\
+         #   a step         {} groups of {} answers; at most {} rollouts in flight, at most {} versions stale\n\
+         \n\
+         # resolved configuration\n{}",
+        config.generator.max_batch,
+        config.executor.workers,
+        count(Split::Train),
+        count(Split::Validation),
+        count(Split::HeldOut),
+        r.groups_per_step,
+        r.group_size,
+        r.credits,
+        r.staleness_max,
+        config.to_toml().trim_end()
+    )
+}
+
+fn summary_text(summary: &RunSummary) -> String {
+    let mut out = vec![
+        format!("run        {}", summary.run_dir.display()),
+        format!("steps      {} (policy {})", summary.steps, summary.policy_version),
+    ];
+    let all: u64 = summary.rollouts.values().sum();
+    let endings: Vec<String> = summary.rollouts.iter().map(|(ending, n)| format!("{ending} {n}")).collect();
+    out.push(format!("rollouts   {all}: {}", if endings.is_empty() { "none".into() } else { endings.join(", ") }));
+    out.push(format!("faults     {} (never scored)", summary.faults));
+    if let Some(h) = &summary.held_out {
+        out.push(format!("held out   {} tasks, verified pass@1, 95 % intervals", h.tasks));
+        out.push(format!("  before   {}", interval(&h.before, "%")));
+        if let Some(after) = &h.after {
+            out.push(format!("  after    {}", interval(after, "%")));
+        }
+        if let Some(gain) = &h.gain {
+            out.push(format!("  gain     {}", interval(gain, "points")));
+        }
+        let [before, after] = summary.masked;
+        if before + after > 0 {
+            out.push(format!("  masked   {before} answers before, {after} after: faults of ours, in no mean"));
+        }
+    }
+    if let Some(dir) = &summary.policy_dir {
+        out.push(format!("policy     {}", dir.display()));
+    }
+    out.push(format!("time       {:.0} s", summary.seconds));
+    out.join("\n")
+}
+
+fn interval(x: &Interval, unit: &str) -> String {
+    let sign = if unit == "points" { "+" } else { "" };
+    let number = |x: f64| if sign == "+" { format!("{:+.1}", 100.0 * x) } else { format!("{:.1}", 100.0 * x) };
+    format!("{} {unit}  [{}, {}]", number(x.mean), number(x.low), number(x.high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_directories_are_numbered_and_never_reused() {
+        let parent = tempfile::tempdir().unwrap();
+        let runs = parent.path().join("deep/runs");
+        assert_eq!(new_run_dir(&runs).unwrap(), runs.join("001"));
+        assert_eq!(new_run_dir(&runs).unwrap(), runs.join("002"));
+    }
+
+    #[test]
+    fn the_summary_shows_the_gain_with_its_interval() {
+        let h = |mean: f64, low: f64, high: f64| Interval { mean, low, high };
+        let summary = RunSummary {
+            run_dir: "runs/001".into(),
+            interrupted: false,
+            steps: 24,
+            policy_version: 24,
+            held_out: Some(crate::summary::HeldOut {
+                tasks: 60,
+                samples_before: 480,
+                samples_after: 480,
+                before: h(0.2, 0.15, 0.25),
+                after: Some(h(0.35, 0.3, 0.4)),
+                gain: Some(h(0.15, 0.1, 0.2)),
+            }),
+            masked: [0, 1],
+            rollouts: [("trained".to_string(), 90), ("zero_variance".to_string(), 10)].into(),
+            faults: 1,
+            policy_dir: None,
+            seconds: 12.3,
+        };
+        let text = summary_text(&summary);
+        for line in [
+            "rollouts   100: trained 90, zero_variance 10",
+            "  before   20.0 %  [15.0, 25.0]",
+            "  gain     +15.0 points  [+10.0, +20.0]",
+            "  masked   0 answers before, 1 after",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_prints_a_run_file_that_reads_back() {
+        let config = Config::builtin().unwrap();
+        let text = dry_run(&config, &[], None);
+        assert!(text.contains("executors      2"), "{text}");
+        assert_eq!(Config::from_resolved(&text, Path::new("x")).unwrap(), config);
+    }
+}
