@@ -119,3 +119,4 @@ def install():
     triton.runtime.driver.set_active(StandIn())
     triton.knobs.cache.manager_class = PrivateCache
     triton.knobs.compilation.store_binary_only = True
+    triton.knobs.compilation.disable_line_info = True

@@ -4,7 +4,6 @@ import os
 import tempfile
 
 os.environ.pop("TRITON_INTERPRET", None)
-os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
 
 import numpy
 import torch

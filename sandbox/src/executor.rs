@@ -117,9 +117,12 @@ impl Executor {
         self.state.lock().await.zygote.as_ref().map(|z| z.isolation().clone())
     }
 
-    /// Ends both processes and removes the harness.
+    /// Ends both processes, removes the harness, and the scratch directory if nothing else is in it.
     pub async fn shutdown(self) {
-        self.state.into_inner().reset().await;
+        let mut state = self.state.into_inner();
+        state.reset().await;
+        drop(state);
+        let _ = std::fs::remove_dir(&self.config.scratch);
     }
 }
 

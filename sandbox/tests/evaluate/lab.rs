@@ -49,11 +49,23 @@ pub fn lab() -> Option<&'static Lab> {
     static LAB: OnceLock<Option<Lab>> = OnceLock::new();
     LAB.get_or_init(|| {
         let config = config("lab", LIMITS)?;
+        remove_what_earlier_runs_left();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let executor = runtime.block_on(Executor::start(config)).expect("the executor starts");
         Some(Lab { runtime, executor })
     })
     .as_ref()
+}
+
+/// The shared executor lives as long as the test process, so its directory outlives it.
+fn remove_what_earlier_runs_left() {
+    for entry in std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(pid) = name.strip_prefix("lab-") else { continue };
+        if !std::path::Path::new("/proc").join(pid).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 impl Lab {
