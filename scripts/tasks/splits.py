@@ -41,9 +41,11 @@ def assign():
     """[(draft, split, has example)] sorted by name; no normalised model in two splits."""
     unique, taken = {}, set()
     composed = compose.drafts(DRAWN)
-    for draft in families.all_drafts() + composed:
+    every = families.all_drafts() + composed
+    unfit = {normalised(draft.source()) for draft in every if draft.name in DROPPED}
+    for draft in every:
         model = normalised(draft.source())
-        if draft.name not in DROPPED and draft.name not in taken and model not in unique:
+        if model not in unfit and draft.name not in taken and model not in unique:
             unique[model] = draft
             taken.add(draft.name)
     drawn = {id(d) for d in composed}
