@@ -424,6 +424,10 @@ impl<'a> Visitor<'a> for Walker<'_> {
                     for path in self.aliases.resolve(expr) {
                         self.found.mentions.push(Mention { path, line });
                     }
+                    if matches!(name, "getattr" | "setattr") {
+                        // Called openly; under any other name it is a mention of its own.
+                        return self.visit_arguments(&c.arguments);
+                    }
                 }
             }
             _ => {}

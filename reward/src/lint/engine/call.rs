@@ -115,7 +115,10 @@ impl<'a> Engine<'a> {
                 Value::unknown()
             }
             Value::KernelDecorator => match args.positional.first() {
-                Some(Value::Func(func)) => Value::Kernels(Rc::from([func.id])),
+                Some(Value::Func(func)) => {
+                    self.defined.push(func.id);
+                    Value::Kernels(Rc::from([func.id]))
+                }
                 Some(kernels @ Value::Kernels(_)) => kernels.clone(),
                 _ => Value::KernelDecorator,
             },

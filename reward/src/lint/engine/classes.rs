@@ -166,6 +166,7 @@ impl<'a> Engine<'a> {
         }
         let object = self.object(Origin::Instance);
         let instance = Value::Instance(object, class);
+        self.instances.push((object, class));
         match self.member(class, "__init__") {
             Some(Value::Func(init)) => {
                 self.call_function(&init, Some(instance.clone()), args);

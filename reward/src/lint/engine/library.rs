@@ -151,7 +151,10 @@ impl<'a> Engine<'a> {
         let first = args.positional.first().cloned();
         match rest {
             "jit" | "autotune" | "heuristics" | "JITFunction" => match first {
-                Some(Value::Func(func)) => Value::Kernels(Rc::from([func.id])),
+                Some(Value::Func(func)) => {
+                    self.defined.push(func.id);
+                    Value::Kernels(Rc::from([func.id]))
+                }
                 Some(kernels @ Value::Kernels(_)) => kernels,
                 _ => Value::KernelDecorator,
             },

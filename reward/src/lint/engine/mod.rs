@@ -9,6 +9,7 @@ mod assign;
 mod attribute;
 mod call;
 mod classes;
+mod condition;
 mod expr;
 pub mod kernel;
 mod launch;
@@ -134,6 +135,8 @@ pub struct Engine<'a> {
     kernels: HashMap<FuncId, Rc<KernelFacts>>,
     mutable: Mutable<'a>,
     parameter: ObjId,
+    /// Objects of the candidate's classes.
+    instances: Vec<(ObjId, ClassId)>,
     /// Kernels that were defined, in any way.
     pub defined: Vec<FuncId>,
 }
@@ -163,10 +166,10 @@ pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
         engine.reset_call_stacks();
         let instance = engine.instantiate(class, call::Args::opaque());
         engine.reset_call_stacks();
-        if let (Some(Value::Func(func)), Value::Instance(object, _)) = (engine.member(class, "forward"), &instance) {
+        if let (Some(Value::Func(func)), Value::Instance(..)) = (engine.member(class, "forward"), &instance) {
             forward = Some(func.id);
             engine.stage = Stage::Forward;
-            engine.havoc(*object);
+            engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
         }
     }
@@ -195,6 +198,7 @@ impl<'a> Engine<'a> {
             kernels: HashMap::new(),
             mutable,
             parameter: 0,
+            instances: Vec::new(),
             defined: Vec::new(),
         };
         engine.parameter = engine.object(Origin::Parameter);
@@ -285,8 +289,19 @@ impl<'a> Engine<'a> {
 
     /// Before forward: all that forward itself (or anything but the constructor) changes may hold an earlier call's
     /// value.
-    fn havoc(&mut self, _model: ObjId) {
-        let fields: Vec<(ObjId, Rc<str>)> = self.state.fields.keys().cloned().collect();
+    fn havoc(&mut self) {
+        let attributes: Vec<&'a str> = self.mutable.attributes.iter().copied().filter(|a| *a != "training").collect();
+        for (object, class) in self.instances.clone() {
+            for name in &attributes {
+                if self.state.field(object, name).is_none() && self.member(class, name).is_none() {
+                    let kept = self.fresh(Origin::Kept);
+                    self.state.set_field(object, Rc::from(*name), kept);
+                }
+            }
+        }
+        // In a fixed order: findings must not depend on a hash.
+        let mut fields: Vec<(ObjId, Rc<str>)> = self.state.fields.keys().cloned().collect();
+        fields.sort();
         for (object, name) in fields {
             if self.mutable.attributes.contains(name.as_ref()) {
                 let old = self.state.field(object, &name).cloned().unwrap_or(Value::unknown());

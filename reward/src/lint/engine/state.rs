@@ -102,18 +102,6 @@ impl<'a> State<'a> {
         joined.empty &= other.empty;
         joined
     }
-
-    /// The state after a loop: values from before or after its body, tensors as after the body, which is taken to run at
-    /// least once.
-    pub fn after_loop(before: State<'a>, body: State<'a>) -> State<'a> {
-        if !body.alive {
-            return before;
-        }
-        let objects = Rc::clone(&body.objects);
-        let mut joined = before.join(body);
-        joined.objects = objects;
-        joined
-    }
 }
 
 fn join_maps<'a, K: Clone + Eq + std::hash::Hash>(mine: &mut HashMap<K, Value<'a>>, theirs: &HashMap<K, Value<'a>>) {

@@ -193,28 +193,37 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Runs a loop's body twice: once for what it does, once more with what it left behind.
+    /// Runs a loop's body twice: once for what it does, once more with what it left behind. What follows sees the end of
+    /// the body, or a break: a loop is taken to run at least once.
     fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
-        for _ in 0..2 {
-            let before = self.state.clone();
-            self.loops.push(Loop::default());
-            prepare(self);
-            self.block(body);
-            let ended = self.loops.pop().unwrap_or_default();
-            let mut after = std::mem::replace(&mut self.state, State::new());
-            for state in ended.continues {
-                after = after.join(state);
-            }
-            // When every way through the body leaves, what follows runs only for an empty loop: not assumed.
-            let mut out = if after.alive { State::after_loop(before, after) } else { State { alive: false, ..before } };
-            for state in ended.breaks {
-                out = out.join(state);
-            }
-            self.state = out;
-            if !self.state.alive {
-                return;
-            }
+        let before = self.state.clone();
+        let (first, mut breaks) = self.turn(body, &mut prepare);
+        let mut end = first.clone();
+        if first.alive {
+            let objects = Rc::clone(&first.objects);
+            self.state = before.join(first);
+            self.state.objects = objects;
+            let (second, more) = self.turn(body, &mut prepare);
+            end = second;
+            breaks.extend(more);
         }
+        for state in breaks {
+            end = end.join(state);
+        }
+        self.state = end;
+    }
+
+    /// One turn of a loop: the state at the body's end (continues included), and those at its breaks.
+    fn turn(&mut self, body: &'a [Stmt], prepare: &mut impl FnMut(&mut Self)) -> (State<'a>, Vec<State<'a>>) {
+        self.loops.push(Loop::default());
+        prepare(self);
+        self.block(body);
+        let ended = self.loops.pop().unwrap_or_default();
+        let mut after = std::mem::replace(&mut self.state, State::new());
+        for state in ended.continues {
+            after = after.join(state);
+        }
+        (after, ended.breaks)
     }
 
     fn with(&mut self, stmt: &'a StmtWith) {

@@ -72,6 +72,8 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 | "builtins.__loader__"
                 | "builtins.__spec__"
                 | "builtins.delattr"
+                | "builtins.getattr"
+                | "builtins.setattr"
         );
         if inner || builtin {
             reject(findings, RULE.code, mention.line, format!("{} reaches into the interpreter", mention.path));
