@@ -3,6 +3,8 @@
 //! Kernels are full of lines that repeat word for word, so a line, not a word, is the largest piece: answers become a few
 //! times shorter than with a tokenizer of a published model, and every text still has an encoding (all bytes are tokens).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -28,8 +30,15 @@ const CHAT_TEMPLATE: &str = "{%- for message in messages -%}\n    {{- '<|' + mes
 /// A piece never crosses a line with text; the line break belongs to the line, blank lines to the line after them.
 const LINE: &str = r"\n*[^\n]*\n";
 
-/// Learns at most `vocab_size` tokens from `corpus`: 7 special tokens, 256 bytes, and merges of pairs that occur twice or more.
-/// A small corpus can end up with fewer. The same corpus gives the same tokenizer.
+/// A line that occurs this often in the corpus is a token of its own.
+const LINE_COUNT: usize = 3;
+/// Merges of pairs kept for whatever is not a frequent line (measured on the embedded policy: more of them only make
+/// rare lines look like frequent ones).
+const MERGES: usize = 87;
+
+/// Learns at most `vocab_size` tokens from `corpus`: 7 special tokens, 256 bytes, merges of pairs, and every line that
+/// occurs three times or more, most frequent first. A small corpus can end up with fewer tokens. The same corpus gives
+/// the same tokenizer.
 pub fn train_bpe(corpus: &[String], vocab_size: usize) -> Result<Tokenizer, ModelError> {
     let failed = |reason: String| ModelError::Training { reason };
     let specials: Vec<&str> = [PAD, END].into_iter().chain(ROLES).chain([THINK, THINK_END]).collect();
@@ -49,7 +58,7 @@ pub fn train_bpe(corpus: &[String], vocab_size: usize) -> Result<Tokenizer, Mode
     // The plan's marks are ordinary added tokens: decoders that skip special tokens must keep them.
     let added = |text: &str| AddedToken::from(text, !text.contains("think")).normalized(false);
     let trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size)
+        .vocab_size(vocab_size.min(floor + MERGES))
         .min_frequency(2)
         .show_progress(false)
         .special_tokens(specials.iter().map(|text| added(text)).collect())
@@ -57,9 +66,14 @@ pub fn train_bpe(corpus: &[String], vocab_size: usize) -> Result<Tokenizer, Mode
         .build();
     // Special tokens never lie inside a merge, so the trainer must not see them.
     let pieces: Vec<&str> = corpus.iter().flat_map(|text| split_at(text, &specials)).collect();
+    let lines = frequent_lines(&pieces);
     inner
         .train(&mut TrainerWrapper::BpeTrainer(trainer), pieces.into_iter())
         .map_err(|error| failed(error.to_string()))?;
+    let room = vocab_size.saturating_sub(inner.get_vocab_size(true));
+    let lines: Vec<AddedToken> =
+        lines.into_iter().take(room).map(|line| AddedToken::from(line, false).normalized(false)).collect();
+    inner.add_tokens(&lines);
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
@@ -71,6 +85,23 @@ pub fn train_bpe(corpus: &[String], vocab_size: usize) -> Result<Tokenizer, Mode
         _ => Map::new(),
     };
     Tokenizer::new(inner, config, Some(CHAT_TEMPLATE.to_string()))
+}
+
+/// Lines with the blank lines before them, most frequent first, ties in byte order.
+fn frequent_lines(pieces: &[&str]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for piece in pieces {
+        let mut rest = *piece;
+        while let Some(text) = rest.find(|c| c != '\n') {
+            let Some(end) = rest[text..].find('\n') else { break };
+            let (line, after) = rest.split_at(text + end + 1);
+            *counts.entry(line).or_default() += 1;
+            rest = after;
+        }
+    }
+    let mut lines: Vec<(&str, usize)> = counts.into_iter().filter(|&(_, count)| count >= LINE_COUNT).collect();
+    lines.sort_by_key(|&(line, count)| (std::cmp::Reverse(count), line));
+    lines.into_iter().map(|(line, _)| line.to_string()).collect()
 }
 
 /// The stretches of `text` between special tokens.
