@@ -125,7 +125,7 @@ mod tests {
     fn compact_is_the_source_without_its_tags() {
         let messages = prompt_messages(&task(), PromptStyle::Compact);
         assert_eq!(messages.len(), 1);
-        assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("user", "import torch\nM = 9"));
+        assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("user", "import torch\nM = 9\n"));
     }
 
     #[test]
