@@ -2,6 +2,7 @@
 
     python scripts/make_model_fixtures.py make model/tests/fixtures     # needs torch, transformers, tokenizers
     python scripts/make_model_fixtures.py check DIR                     # prints logits of a folder that `save_hf` wrote
+    python scripts/make_model_fixtures.py reference DIR                 # prints logits of a chat with a published model
 
 Made with torch 2.11.0 and transformers 5.23.0. The same versions make the same files.
 """
@@ -180,8 +181,23 @@ def check(folder):
         chat=tokenizer.apply_chat_template([dict(role="user", content="hi")], tokenize=False, add_generation_prompt=True))))
 
 
+def reference(folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [dict(role="system", content="You write Triton."),
+                dict(role="user", content="def f(x):\n    return x+1  # \u00e9 \u4e2d\u6587 12345")]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0, -1]
+    print(json.dumps(dict(messages=messages, text=text, tokens=tokens, logits=logits.tolist())))
+
+
 def main():
     command, target = sys.argv[1], pathlib.Path(sys.argv[2])
+    if command == "reference":
+        return reference(target)
     if command == "check":
         return check(target)
     shutil.rmtree(target, ignore_errors=True)

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 fn files(path: &Path, out: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        let mut entries: Vec<PathBuf> = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
         entries.sort();
         entries.iter().for_each(|entry| files(entry, out));
     } else {
@@ -30,14 +31,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = model::train_bpe(&corpus, vocab)?;
     println!("{} tokens learnt from {} files in {:.2?}", tokenizer.vocab_size(), corpus.len(), start.elapsed());
     for (name, texts) in &groups {
-        let mut counts = texts.iter().map(|t| Ok(tokenizer.encode(t)?.len())).collect::<Result<Vec<_>, model::ModelError>>()?;
+        let mut counts =
+            texts.iter().map(|t| Ok(tokenizer.encode(t)?.len())).collect::<Result<Vec<_>, model::ModelError>>()?;
         counts.sort_unstable();
         let bytes: usize = texts.iter().map(String::len).sum();
         let total: usize = counts.iter().sum();
         let at = |q: usize| counts.get(counts.len() * q / 100).copied().unwrap_or(0);
         println!(
             "{name}: {} texts, {:.1} bytes per token, tokens per text: median {}, 90 % {}, most {}",
-            texts.len(), bytes as f64 / total.max(1) as f64, at(50), at(90), counts.last().unwrap_or(&0)
+            texts.len(),
+            bytes as f64 / total.max(1) as f64,
+            at(50),
+            at(90),
+            counts.last().unwrap_or(&0)
         );
     }
     if let Some(text) = corpus.first() {

@@ -16,7 +16,7 @@ pub enum ModelError {
     #[error("{path} is not valid JSON: {source}")]
     Json { path: PathBuf, source: serde_json::Error },
     #[error("{path}: key `{key}` is {found}, expected {expected}\n  hint: {hint}")]
-    BadKey { path: PathBuf, key: String, found: String, expected: String, hint: String },
+    BadKey { path: PathBuf, key: Box<str>, found: Box<str>, expected: Box<str>, hint: Box<str> },
     #[error(
         "{path} is not a readable safetensors file: {reason}\n  hint: the file is truncated or damaged; copy or download it again"
     )]
@@ -24,7 +24,14 @@ pub enum ModelError {
     #[error("{path}: tensor `{tensor}` is missing\n  hint: {hint}")]
     MissingTensor { path: PathBuf, tensor: String, hint: String },
     #[error("{path}: tensor `{tensor}` has {what} {found}, expected {expected}\n  hint: {hint}")]
-    BadTensor { path: PathBuf, tensor: String, what: &'static str, found: String, expected: String, hint: String },
+    BadTensor {
+        path: PathBuf,
+        tensor: Box<str>,
+        what: &'static str,
+        found: Box<str>,
+        expected: Box<str>,
+        hint: Box<str>,
+    },
     #[error("{path}: tokenizer: {reason}")]
     Tokenizer { path: PathBuf, reason: String },
     #[error("text cannot be encoded or tokens cannot be decoded: {reason}")]

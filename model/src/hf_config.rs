@@ -18,7 +18,7 @@ pub fn read(dir: &Path) -> Result<ModelConfig, ModelError> {
         return Err(ModelError::BadKey {
             path,
             key: "(root)".into(),
-            found: kind(&root),
+            found: kind(&root).into(),
             expected: "an object".into(),
             hint: "config.json must be a JSON object".into(),
         });
@@ -242,10 +242,10 @@ impl Keys<'_> {
     fn bad(&self, key: &str, expected: &str, hint: &str) -> ModelError {
         ModelError::BadKey {
             path: PathBuf::from(self.path),
-            key: format!("{}{key}", self.prefix),
-            found: self.map.get(key).map_or_else(|| "missing".to_string(), kind),
-            expected: expected.to_string(),
-            hint: hint.to_string(),
+            key: format!("{}{key}", self.prefix).into(),
+            found: self.map.get(key).map_or_else(|| "missing".to_string(), kind).into(),
+            expected: expected.into(),
+            hint: hint.into(),
         }
     }
 
@@ -255,10 +255,10 @@ impl Keys<'_> {
         }
         Err(ModelError::BadKey {
             path: PathBuf::from(self.path),
-            key: format!("{}{key}", self.prefix),
-            found: value.to_string(),
-            expected: expected.to_string(),
-            hint: "the sizes in this file do not fit together".to_string(),
+            key: format!("{}{key}", self.prefix).into(),
+            found: value.to_string().into(),
+            expected: expected.into(),
+            hint: "the sizes in this file do not fit together".into(),
         })
     }
 

@@ -35,8 +35,8 @@ pub fn load_hf<B: Backend>(dir: &Path, device: &B::Device) -> Result<Loaded<B>, 
         return Err(ModelError::BadKey {
             path: dir.join("config.json"),
             key: "vocab_size".into(),
-            found: config.vocab_size.to_string(),
-            expected: format!("at least {}, the tokens of tokenizer.json", tokenizer.vocab_size()),
+            found: config.vocab_size.to_string().into(),
+            expected: format!("at least {}, the tokens of tokenizer.json", tokenizer.vocab_size()).into(),
             hint: "weights and tokenizer are of different models".into(),
         });
     }

@@ -65,7 +65,7 @@ impl Weights {
                 return Err(ModelError::BadKey {
                     path: index,
                     key: "weight_map".into(),
-                    found: format!("{file:?}"),
+                    found: format!("{file:?}").into(),
                     expected: "file names without a folder".into(),
                     hint: "shards lie beside their index".into(),
                 });
@@ -90,11 +90,11 @@ impl Weights {
         };
         let bad = |what, found: String, expected: String, hint: &str| ModelError::BadTensor {
             path: place.file.clone(),
-            tensor: name.to_string(),
+            tensor: name.into(),
             what,
-            found,
-            expected,
-            hint: hint.to_string(),
+            found: found.into(),
+            expected: expected.into(),
+            hint: hint.into(),
         };
         if place.info.shape != shape {
             let (found, expected) = (format!("{:?}", place.info.shape), format!("{shape:?}"));

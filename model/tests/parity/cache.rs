@@ -1,4 +1,6 @@
 //! Cached decoding equals the full forward pass, whatever else is in the batch.
+//!
+//! Planted once and seen to fail: a mask that shows one column too many, a compaction that leaves a row where it was.
 
 use model::network::{KvCache, Transformer};
 use model::{ModelConfig, load_weights};

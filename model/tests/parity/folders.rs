@@ -168,7 +168,7 @@ fn what_is_not_built_is_refused_by_name() {
         let dir = copy("llama-untied");
         edit_config(dir.path(), edit);
         let (error, text) = failure(dir.path());
-        assert!(matches!(&error, ModelError::BadKey { key: found, .. } if found == key), "{key}: {text}");
+        assert!(matches!(&error, ModelError::BadKey { key: found, .. } if **found == *key), "{key}: {text}");
         assert!(text.contains("config.json") && text.contains("hint"), "{text}");
     }
     let dir = copy("llama-untied");
@@ -208,7 +208,10 @@ fn saved_folders_for_transformers() {
         let name = format!("{family:?}-{tied}");
         save_hf(&out.join(&name), &config, &network, &tokenizer).unwrap();
         let logits = full_logits(&network, &rows).pop().unwrap();
-        std::fs::write(out.join(format!("{name}.json")), serde_json::json!({"tokens": rows[0], "logits": logits}).to_string())
-            .unwrap();
+        std::fs::write(
+            out.join(format!("{name}.json")),
+            serde_json::json!({"tokens": rows[0], "logits": logits}).to_string(),
+        )
+        .unwrap();
     }
 }

@@ -1,4 +1,6 @@
 //! burn's gradients of the network against central differences, for every parameter tensor of a toy of each kind.
+//!
+//! Planted once and seen to fail: keys cut off from the gradient.
 
 use burn::backend::Autodiff;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};

@@ -44,8 +44,7 @@ fn logits_and_log_probs_equal_transformers() {
                 let gap = worst(&found[b * seq + t], &logits[b * shown.len() + i]);
                 assert!(gap < TOLERANCE, "{case}: row {b}, position {t}: logits are off by {gap}");
             }
-            let mine: Vec<f32> =
-                (1..seq).map(|t| log_softmax(&found[b * seq + t - 1])[row[t] as usize]).collect();
+            let mine: Vec<f32> = (1..seq).map(|t| log_softmax(&found[b * seq + t - 1])[row[t] as usize]).collect();
             let gap = worst(&mine, &log_probs[b]);
             assert!(gap < TOLERANCE, "{case}: row {b}: log-probs are off by {gap}");
         }
@@ -76,4 +75,30 @@ fn small_mistakes_show() {
         let gap = worst(&full_logits(&changed, &rows).concat(), &right);
         assert!(gap > 20.0 * TOLERANCE, "{case}: {what} moves logits by {gap} only");
     }
+}
+
+/// A published checkpoint against transformers: `MODEL=folder REF=file.json`, where the file holds what
+/// `scripts/make_model_fixtures.py reference MODEL` printed.
+#[test]
+#[ignore = "needs a downloaded model"]
+fn a_real_checkpoint_equals_transformers() {
+    let var = |name: &str| std::path::PathBuf::from(std::env::var(name).unwrap());
+    let expected = json(var("REF"));
+    let loaded = model::load_hf::<B>(&var("MODEL"), &Default::default()).unwrap();
+    let message = |role: &str, content: &str| model::Message { role: role.into(), content: content.into() };
+    let messages: Vec<model::Message> = expected["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| message(m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+        .collect();
+    let text = loaded.tokenizer.render_chat(&messages, true).unwrap();
+    assert_eq!(text, expected["text"].as_str().unwrap());
+    let ids = loaded.tokenizer.encode(&text).unwrap();
+    assert_eq!(token_rows(&serde_json::json!([expected["tokens"]]))[0], ids);
+    assert_eq!(loaded.tokenizer.decode(&ids).unwrap(), text);
+    let found = full_logits(&loaded.network, &[ids]).pop().unwrap();
+    let gap = worst(&found, &rows_of(&serde_json::json!([expected["logits"]]))[0]);
+    println!("eos {:?}, logits differ by {gap}", loaded.config.eos_token_ids);
+    assert!(gap < 10.0 * TOLERANCE);
 }

@@ -2,8 +2,6 @@
 
 use model::{Message, Tokenizer, train_bpe};
 
-use crate::*;
-
 fn corpus() -> Vec<String> {
     let kernel = |op: &str, size: usize| {
         format!(
@@ -23,8 +21,30 @@ fn trained() -> Tokenizer {
 /// Random text from pieces that are awkward: unicode, controls, marks cut in half, spaces, broken lines.
 fn awkward_text(seed: u64) -> String {
     const PIECES: [&str; 24] = [
-        "a", " ", "  ", "\n", "\r\n", "\t", "é", "中文", "🦀", "\u{0}", "\u{7f}", "\u{a0}", "\u{2028}", "</think>", "<think>",
-        "</thi", "nk>", "<|end|>", "<|", "import torch\n", "    x = tl.load(x_ptr + offs, mask=mask)\n", "Ġ", "e\u{301}", "0",
+        "a",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "é",
+        "中文",
+        "🦀",
+        "\u{0}",
+        "\u{7f}",
+        "\u{a0}",
+        "\u{2028}",
+        "</think>",
+        "<think>",
+        "</thi",
+        "nk>",
+        "<|end|>",
+        "<|",
+        "import torch\n",
+        "    x = tl.load(x_ptr + offs, mask=mask)\n",
+        "Ġ",
+        "e\u{301}",
+        "0",
     ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = |n: usize| {
@@ -57,7 +77,9 @@ fn any_text_round_trips() {
 #[test]
 fn lines_of_code_become_tokens() {
     let tokenizer = trained();
-    for line in ["import triton.language as tl\n", "    x = tl.load(x_ptr + offs, mask=mask)\n", "    mask = offs < n\n"] {
+    for line in
+        ["import triton.language as tl\n", "    x = tl.load(x_ptr + offs, mask=mask)\n", "    mask = offs < n\n"]
+    {
         let tokens = tokenizer.encode(line).unwrap();
         assert_eq!(tokens.len(), 1, "{line:?} is {tokens:?}");
     }
@@ -140,5 +162,4 @@ fn answers_lose_their_end_mark_only() {
     tokens.push(tokenizer.eos_token_ids()[0]);
     assert_eq!(tokenizer.decode_answer(&tokens).unwrap(), "x<|end|>y");
     assert_eq!(tokenizer.decode(&tokens).unwrap(), "x<|end|>y<|end|>");
-    assert_eq!(fixtures().is_dir(), true);
 }
