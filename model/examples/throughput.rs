@@ -32,6 +32,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Wall and processor seconds since a start; the second is what the work costs on a machine that is busy with other things.
+struct Clock(Instant, f64);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now(), cpu_seconds())
+    }
+
+    fn rates(&self, tokens: f64) -> String {
+        let (wall, cpu) = (self.0.elapsed().as_secs_f64(), cpu_seconds() - self.1);
+        format!("{:.0} tokens/s ({:.0} per processor second; {wall:.2} s, {cpu:.2} processor s)", tokens / wall, tokens / cpu.max(1e-3))
+    }
+}
+
+/// User and system time of this process, all threads, from `/proc` (0 where there is none), at 100 ticks a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|x| x.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// `n` tokens that look random.
 fn tokens(seed: usize, n: usize) -> Vec<u32> {
     (0..n).map(|i| 2 + ((seed * 7919 + i * i * 31 + i * 17) % 1000) as u32).collect()
@@ -41,13 +62,12 @@ fn sft(learner: &mut Learner<Cpu>) -> Result<(), Box<dyn std::error::Error>> {
     let samples: Vec<SftSample> =
         (0..16).map(|i| SftSample { prompt: tokens(i, PROMPT), tokens: tokens(i + 100, ANSWER) }).collect();
     learner.sft_step(&samples, 16)?;
-    let (steps, started) = (4, Instant::now());
+    let (steps, clock) = (4, Clock::start());
     for _ in 0..steps {
         learner.sft_step(&samples, 16)?;
     }
-    let seconds = started.elapsed().as_secs_f64();
     let rows = (steps * samples.len() * (PROMPT + ANSWER)) as f64;
-    println!("sft: {:.0} tokens/s (prompt and answer; 16 examples, {PROMPT} + {ANSWER} tokens)", rows / seconds);
+    println!("sft, 16 examples of {PROMPT} + {ANSWER} tokens, both counted: {}", clock.rates(rows));
     Ok(())
 }
 
@@ -64,15 +84,12 @@ fn train(learner: &mut Learner<Cpu>, batch: usize) -> Result<(), Box<dyn std::er
             code_weight: 1e-3,
         })
         .collect();
-    let started = Instant::now();
+    let clock = Clock::start();
     let report = learner.train_step(&samples, &LossConfig::default())?;
-    let seconds = started.elapsed().as_secs_f64();
-    let answer = (batch * ANSWER) as f64;
     let all = (batch * (PROMPT + ANSWER)) as f64;
     println!(
-        "train step: {seconds:.2} s for {batch} answers in groups of {GROUP}: {:.0} answer tokens/s, {:.0} tokens/s with each answer's prompt counted (loss {:.4})",
-        answer / seconds,
-        all / seconds,
+        "train step, {batch} answers of {ANSWER} tokens in groups of {GROUP}, prompts of {PROMPT} counted per answer: {} (loss {:.4})",
+        clock.rates(all),
         report.loss
     );
     Ok(())
@@ -93,14 +110,14 @@ fn decode(network: &Transformer<Flex>, threads: usize, batch: usize) -> Result<(
     let started = Instant::now();
     engine.step();
     let prefill = started.elapsed().as_secs_f64();
-    let started = Instant::now();
+    let clock = Clock::start();
     let mut done = 0;
     while !engine.is_idle() {
         done += engine.step().iter().map(|f| f.tokens.len() - 1).sum::<usize>();
     }
-    let seconds = started.elapsed().as_secs_f64();
+    let rates = clock.rates(done as f64);
     let prompts = batch.div_ceil(GROUP);
     println!("prefill: {prompts} prompts of {PROMPT} tokens in {prefill:.3} s");
-    println!("decode: {:.0} tokens/s at batch {batch} ({done} tokens in {seconds:.2} s)", done as f64 / seconds);
+    println!("decode at batch {batch}: {rates}");
     Ok(())
 }
