@@ -372,12 +372,12 @@ impl Flow {
             at_ms: wall_ms(),
         };
         self.ops.push(Op::Step(Box::new(row.clone())));
-        self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
         if !item.applied {
             let message = format!("step {}: non-finite loss or gradient, skipped", item.step);
             self.observer.on(Progress::Fault { code: LEARNER_FAILED.into(), message });
         }
         self.observer.on(Progress::Step(Box::new(row)));
+        self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
     }
 
     pub fn tick(&mut self) {

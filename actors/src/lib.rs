@@ -4,6 +4,7 @@
 //! Reading order: `wiring` (the graph), `orchestrator`, `generator`, `judge`, `executor`, `learner`, `store`, `session`, `run`.
 
 pub mod batch;
+pub mod bench;
 pub mod codec;
 pub mod crew;
 pub mod driver;

@@ -1,0 +1,185 @@
+//! A crew that costs nothing: sampling, execution and training answer at once, so that what is measured (or tested) is
+//! everything else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rollout::completion::{Completion, Finish, PolicySpan};
+use rollout::id::{Digest, PolicyVersion, RolloutId, StepId, TaskId};
+use rollout::outcome::{Candidate, ExecReport, Fault, Outcome};
+use rollout::task::{Split, TaskSpec};
+
+use crate::crew::{
+    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, TaskEntry, TrainError, TrainJob, TrainedItem, Trainer,
+    Verifier, Weights,
+};
+
+/// A short valid answer: what the judge reads for every rollout.
+pub const ANSWER: &str = "<think>one program</think>
+```python
+import torch, triton
+import triton.language as tl
+@triton.jit
+def k(x, y, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(y + i, tl.load(x + i, i < n), i < n)
+class ModelNew(torch.nn.Module):
+    def forward(self, x):
+        y = torch.empty_like(x)
+        k[(triton.cdiv(x.numel(), 64),)](x, y, x.numel(), B=64)
+        return y
+```
+";
+
+const TOKENS: usize = 24;
+
+/// Tasks that nobody computes.
+pub fn tasks(count: usize, split: Split) -> Vec<Arc<TaskEntry>> {
+    (0..count)
+        .map(|n| {
+            let id = TaskId(format!("standin_{n:03}"));
+            let source = "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        return x\n";
+            let spec = TaskSpec { id: id.clone(), level: 1, split, tags: Vec::new(), source: source.into() };
+            Arc::new(TaskEntry {
+                spec: Arc::new(spec),
+                id: Arc::new(id),
+                prompt: Arc::new(Prompt { text: source.into(), tokens: vec![1; 16] }),
+            })
+        })
+        .collect()
+}
+
+/// The stand-in crew. `solves` says whether the n-th execution passes.
+pub fn crew(solves: fn(u64) -> bool) -> Crew {
+    let executions = Arc::new(AtomicU64::new(0));
+    Crew {
+        sampler: Arc::new(|_, policy| Ok(Box::new(Echo::new(policy)))),
+        trainer: Arc::new(|| Ok(Box::new(Instant { newest: None }))),
+        verifier: Arc::new(move |_| {
+            let executions = executions.clone();
+            Box::pin(async move { Ok(Box::new(Coin { executions, solves }) as Box<dyn Verifier>) })
+        }),
+    }
+}
+
+/// Weights of nothing.
+pub fn weights() -> Weights {
+    Arc::new(())
+}
+
+/// Answers every job with `ANSWER`.
+struct Echo {
+    policy: PolicyVersion,
+    /// One answer, shared by all rollouts of one policy version.
+    completion: Arc<Completion>,
+    queue: Vec<SampleJob>,
+}
+
+impl Echo {
+    fn new(policy: PolicyVersion) -> Echo {
+        Echo { policy, completion: completion(policy), queue: Vec::new() }
+    }
+}
+
+fn completion(policy: PolicyVersion) -> Arc<Completion> {
+    Arc::new(Completion {
+        prompt_tokens: vec![1; 16],
+        tokens: vec![7; TOKENS],
+        logprobs: (0..TOKENS).map(|n| -0.01 * n as f32).collect(),
+        spans: vec![PolicySpan { start: 0, policy }],
+        finish: Finish::Stop,
+        text: ANSWER.to_string(),
+        plan_tokens: Some(6),
+    })
+}
+
+impl Sampler for Echo {
+    fn admit(&mut self, job: SampleJob) -> Result<(), Fault> {
+        self.queue.push(job);
+        Ok(())
+    }
+
+    fn cancel(&mut self, rollout: RolloutId) {
+        self.queue.retain(|job| job.rollout != rollout);
+    }
+
+    fn adopt(&mut self, _weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+        (self.policy, self.completion) = (policy, completion(policy));
+        Ok(())
+    }
+
+    fn busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
+        let answer = |job: SampleJob| SampledItem {
+            rollout: job.rollout,
+            attempt: job.attempt,
+            completion: self.completion.clone(),
+        };
+        Ok(self.queue.drain(..).map(answer).collect())
+    }
+}
+
+/// Passes or fails without looking.
+struct Coin {
+    executions: Arc<AtomicU64>,
+    solves: fn(u64) -> bool,
+}
+
+impl Verifier for Coin {
+    fn verify<'a>(
+        &'a mut self,
+        _task: &'a TaskSpec,
+        _candidate: &'a Candidate,
+    ) -> BoxFuture<'a, Result<ExecReport, Fault>> {
+        let n = self.executions.fetch_add(1, Ordering::Relaxed);
+        let passed = (self.solves)(n);
+        Box::pin(std::future::ready(Ok(report(passed))))
+    }
+}
+
+/// A report without phases.
+pub fn report(passed: bool) -> ExecReport {
+    let outcome = if passed {
+        Outcome::Passed { speedup: None }
+    } else {
+        Outcome::WrongAnswer { message: String::new() }
+    };
+    ExecReport {
+        outcome,
+        launches: Vec::new(),
+        phase_ms: Default::default(),
+        kernelbench_1e2: Some(passed),
+        kernelbench_1e4: Some(passed),
+        max_abs_error: None,
+        log_tail: String::new(),
+        protocol: Digest(String::new()),
+        reused: false,
+    }
+}
+
+/// Counts versions up.
+struct Instant {
+    newest: Option<TrainedItem>,
+}
+
+impl Trainer for Instant {
+    fn newest(&self) -> Option<TrainedItem> {
+        self.newest.clone()
+    }
+
+    fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
+        let policy = PolicyVersion(self.newest.as_ref().map_or(0, |n| n.policy.0) + 1);
+        let done = trained(job.step, policy);
+        self.newest = Some(done.clone());
+        Ok(done)
+    }
+}
+
+/// A step taken at no cost.
+pub fn trained(step: StepId, policy: PolicyVersion) -> TrainedItem {
+    let report = serde_json::json!({ "loss": 0.0 });
+    TrainedItem { step, policy, applied: true, report, digest: Digest(String::new()), weights: weights() }
+}

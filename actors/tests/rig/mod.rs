@@ -1,0 +1,304 @@
+//! What the runtime's tests share: a tiny real policy, a verifier whose verdict depends on the sampled tokens alone,
+//! and the arguments of a run around them.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::bench::standins;
+use actors::crew::{
+    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, TaskEntry, Verifier, Weights,
+};
+use actors::eval::EvalLimits;
+use actors::generator::Adoption;
+use actors::observe::{Observer, Progress};
+use actors::orchestrator::{OrchestratorArgs, RunEnd};
+use actors::policy::{Checkpoints, SamplerSettings, TrainerSettings, sampler_factory, trainer_factory};
+use actors::resume::{Plan, restore};
+use actors::session::conduct;
+use actors::stop::StopToken;
+use actors::store::{Reader, StoreConfig, Writer};
+use actors::wiring::Capacities;
+use model::config::TinyShape;
+use model::engine::EngineConfig;
+use model::loss::LossConfig;
+use model::optim::OptimConfig;
+use model::sampling::Sampling;
+use model::{ModelConfig, Tokenizer};
+use rollout::completion::Completion;
+use rollout::curriculum::CurriculumKind;
+use rollout::id::{PolicyVersion, RolloutId, TaskId};
+use rollout::machine::MachineConfig;
+use rollout::outcome::{Candidate, ExecReport, Fault};
+use rollout::task::{Split, TaskSpec};
+use tokio::sync::oneshot;
+
+pub const SEED: u64 = 11;
+pub const MAX_NEW_TOKENS: usize = 12;
+
+/// A tiny random policy in a Hugging Face folder.
+pub fn tiny_policy(dir: &Path) -> PathBuf {
+    let corpus: Vec<String> = (0..40).map(|n| format!("def f{n}(x):\n    return x + {n}\n")).collect();
+    let tokenizer = model::train_bpe(&corpus, 300).unwrap();
+    let shape = TinyShape { hidden: 16, layers: 1, heads: 2, kv_heads: 1, ff: 32, vocab: tokenizer.vocab_size() };
+    let config = ModelConfig::tiny_default(shape, 256, tokenizer.eos_token_ids().to_vec());
+    let network = config.init::<model::CpuInner>(SEED, &Default::default());
+    let folder = dir.join("tiny");
+    model::save_hf(&folder, &config, &network, &tokenizer).unwrap();
+    folder
+}
+
+pub fn tokenizer(policy: &Path) -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::from_dir(policy).unwrap())
+}
+
+/// Tasks whose prompts differ.
+pub fn tasks(tokenizer: &Tokenizer, count: usize, split: Split) -> Vec<Arc<TaskEntry>> {
+    (0..count)
+        .map(|n| {
+            let id = TaskId(format!("{}_{n:02}", if split == Split::Train { "train" } else { "held_out" }));
+            let source = format!("def f{n}(x):\n    return x + {n}\n");
+            let tokens = tokenizer.encode(&source).unwrap();
+            let spec = TaskSpec { id: id.clone(), level: 1, split, tags: Vec::new(), source: source.clone() };
+            Arc::new(TaskEntry {
+                spec: Arc::new(spec),
+                id: Arc::new(id),
+                prompt: Arc::new(Prompt { text: source, tokens }),
+            })
+        })
+        .collect()
+}
+
+/// The text that stands for sampled tokens: a valid answer that names their digest, so that the verdict is a function
+/// of the tokens alone and no two different answers share one.
+pub fn text_of(tokens: &[u32]) -> String {
+    standins::ANSWER.replace("import torch, triton", &format!("import torch, triton\nTAG = {}", digest(tokens)))
+}
+
+fn digest(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, t| (h ^ u64::from(*t)).wrapping_mul(0x0100_0000_01b3)) >> 16
+}
+
+/// Whether an answer with these tokens passes.
+pub fn passes(tokens: &[u32]) -> bool {
+    digest(tokens) % 3 == 0
+}
+
+pub fn plan_tokens(tokens: &[u32]) -> Option<u32> {
+    Some((tokens.len() / 3) as u32)
+}
+
+/// The real engine; only the text is replaced.
+struct Tagged(Box<dyn Sampler>);
+
+impl Sampler for Tagged {
+    fn admit(&mut self, job: SampleJob) -> Result<(), Fault> {
+        self.0.admit(job)
+    }
+    fn cancel(&mut self, rollout: RolloutId) {
+        self.0.cancel(rollout);
+    }
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+        self.0.adopt(weights, policy)
+    }
+    fn busy(&self) -> bool {
+        self.0.busy()
+    }
+    fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
+        let tag = |item: SampledItem| {
+            let c = &*item.completion;
+            let completion = Completion { text: text_of(&c.tokens), plan_tokens: plan_tokens(&c.tokens), ..c.clone() };
+            SampledItem { completion: Arc::new(completion), ..item }
+        };
+        Ok(self.0.step()?.into_iter().map(tag).collect())
+    }
+}
+
+pub fn tagged(inner: SamplerFactory) -> SamplerFactory {
+    Arc::new(move |weights, policy| Ok(Box::new(Tagged(inner(weights, policy)?))))
+}
+
+/// Reads the tag.
+pub struct ByTag {
+    pub delay: Duration,
+}
+
+impl Verifier for ByTag {
+    fn verify<'a>(&'a mut self, _: &'a TaskSpec, candidate: &'a Candidate) -> BoxFuture<'a, Result<ExecReport, Fault>> {
+        Box::pin(async move {
+            tokio::time::sleep(self.delay).await;
+            let tag = candidate.source.lines().find_map(|l| l.strip_prefix("TAG = ")).and_then(|t| t.parse::<u64>().ok());
+            Ok(standins::report(tag.is_some_and(|t| t % 3 == 0)))
+        })
+    }
+}
+
+/// A run of the tiny policy.
+pub struct Rig {
+    pub policy: PathBuf,
+    pub run_dir: PathBuf,
+    pub machine: MachineConfig,
+    pub loss: LossConfig,
+    pub optim: OptimConfig,
+    pub eval_samples: u64,
+    pub execute_delay: Duration,
+    pub train_tasks: usize,
+}
+
+impl Rig {
+    pub fn new(dir: &Path) -> Rig {
+        let run_dir = dir.join("run");
+        std::fs::create_dir_all(&run_dir).unwrap();
+        Rig {
+            policy: tiny_policy(dir),
+            run_dir,
+            machine: MachineConfig {
+                seed: SEED,
+                group_size: 4,
+                groups_per_step: 3,
+                staleness_max: 0,
+                credits: 24,
+                curriculum: CurriculumKind::Uniform,
+                drop_zero_variance: false,
+                steps: 6,
+                ..MachineConfig::default()
+            },
+            loss: LossConfig { micro_batch: 4, ..LossConfig::default() },
+            optim: OptimConfig { lr: 1e-2, ..OptimConfig::default() },
+            eval_samples: 0,
+            execute_delay: Duration::ZERO,
+            train_tasks: 5,
+        }
+    }
+
+    pub fn sampling(&self) -> Sampling {
+        Sampling::default()
+    }
+
+    pub fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::new(&self.run_dir, 1)
+    }
+
+    pub fn crew(&self) -> Crew {
+        let delay = self.execute_delay;
+        Crew {
+            sampler: tagged(sampler_factory::<model::CpuInner>(SamplerSettings {
+                engine: EngineConfig { max_batch: 16, max_seq_len: 128, threads: 1 },
+                sampling: self.sampling(),
+                max_new_tokens: MAX_NEW_TOKENS,
+                tokenizer: tokenizer(&self.policy),
+            })),
+            trainer: trainer_factory::<model::Cpu>(
+                TrainerSettings {
+                    start: self.policy.clone(),
+                    optim: self.optim.clone(),
+                    loss: self.loss.clone(),
+                    checkpoints: self.checkpoints(),
+                    threads: 1,
+                },
+                Default::default(),
+            ),
+            verifier: Arc::new(move |_| Box::pin(async move { Ok(Box::new(ByTag { delay }) as Box<dyn Verifier>) })),
+        }
+    }
+
+    pub fn entries(&self) -> Vec<Arc<TaskEntry>> {
+        let tokenizer = tokenizer(&self.policy);
+        let mut entries = tasks(&tokenizer, self.train_tasks, Split::Train);
+        entries.extend(tasks(&tokenizer, 4, Split::HeldOut));
+        entries
+    }
+
+    pub fn plan(&self) -> Plan {
+        let of = |split: Split| {
+            self.entries().iter().filter(|e| e.spec.split == split).map(|e| e.spec.id.clone()).collect::<Vec<_>>()
+        };
+        Plan {
+            machine: self.machine.clone(),
+            train: of(Split::Train),
+            held_out: of(Split::HeldOut),
+            eval_samples: self.eval_samples,
+            seed: SEED,
+            limits: EvalLimits {
+                credits: self.machine.credits as usize,
+                retries: 2,
+                sample_ms: 60_000,
+                judge_ms: 60_000,
+                execute_ms: 60_000,
+            },
+        }
+    }
+
+    /// Plays what is left of the run; `crew` may be wrapped, `with` may change the arguments.
+    pub fn play(
+        &self,
+        crew: Crew,
+        observer: Arc<dyn Observer>,
+        stop: &StopToken,
+        with: impl FnOnce(&mut OrchestratorArgs),
+    ) -> RunEnd {
+        let writer = Writer::start(StoreConfig::new(self.run_dir.clone()), Box::new(|_| {})).unwrap();
+        let end = self.play_with(&writer, crew, observer, stop, with);
+        let _ = writer.stop();
+        end
+    }
+
+    pub fn play_with(
+        &self,
+        writer: &Writer,
+        crew: Crew,
+        observer: Arc<dyn Observer>,
+        stop: &StopToken,
+        with: impl FnOnce(&mut OrchestratorArgs),
+    ) -> RunEnd {
+        let newest = self.checkpoints().newest().unwrap();
+        let restored = restore(&Reader::open(&self.run_dir).unwrap(), &self.plan(), newest.as_ref()).unwrap();
+        let _ = writer.handle().send(restored.repairs);
+        let start = match (crew.trainer)().unwrap().newest() {
+            Some(item) => Adoption { weights: item.weights, policy: item.policy },
+            None => {
+                let network = model::load_weights::<model::CpuInner>(&self.policy, &Default::default()).unwrap().1;
+                Adoption { weights: actors::policy::weights(network), policy: PolicyVersion(0) }
+            }
+        };
+        if restored.phases.is_empty() {
+            return RunEnd::Completed;
+        }
+        let (done, ended) = oneshot::channel();
+        let mut args = OrchestratorArgs {
+            crew,
+            capacities: Capacities {
+                credits: self.machine.credits as usize,
+                executors: 2,
+                execute_deadline: Duration::from_secs(60),
+                train_deadline: Duration::from_secs(60),
+                reuse_verdicts: true,
+            },
+            tasks: self.entries(),
+            phases: restored.phases,
+            store: writer.handle(),
+            observer,
+            reward: reward::RewardConfig::default(),
+            start,
+            time_limit_ms: 0,
+            tick: Duration::from_millis(50),
+            done,
+        };
+        with(&mut args);
+        conduct(args, ended, stop).unwrap()
+    }
+
+    pub fn reader(&self) -> Reader {
+        Reader::open(&self.run_dir).unwrap()
+    }
+}
+
+/// Calls a closure with everything that is told.
+pub struct Watch<F: Fn(Progress) + Send + Sync>(pub F);
+
+impl<F: Fn(Progress) + Send + Sync> Observer for Watch<F> {
+    fn on(&self, progress: Progress) {
+        (self.0)(progress);
+    }
+}
