@@ -41,9 +41,15 @@ pub enum Command {
                             level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
                             verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
     Rollouts(RolloutsArgs),
+    /// What is missing on this machine.
+    #[command(after_help = "Example: troupe doctor")]
+    Doctor(DoctorArgs),
     /// The page of a lint rule (K...) or of a fault (F...).
     #[command(after_help = "Example: troupe explain K001")]
     Explain(ExplainArgs),
+    /// The figures in the README, reproducible.
+    #[command(after_help = "Example: troupe bench orchestrator")]
+    Bench(BenchArgs),
 }
 
 /// Layers of configuration.
@@ -142,8 +148,37 @@ pub struct RolloutsArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// `K001`, `F001`, ... Without it, all codes with their titles.
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Rollouts per second through the whole actor graph, with stand-ins of zero cost for generator, executor and
+    /// learner.
+    Orchestrator {
+        /// Rollouts to push through.
+        #[arg(long, default_value_t = 200_000)]
+        rollouts: u64,
+        /// One JSON document on stdout.
+        #[arg(long)]
+        json: bool,
+    },
 }

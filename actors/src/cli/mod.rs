@@ -4,6 +4,8 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod bench;
+mod doctor;
 mod explain;
 mod failure;
 mod filter;
@@ -93,7 +95,9 @@ fn dispatch(cli: Cli) -> Done {
         Command::Verify(args) => verify::verify(args),
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Bench(args) => bench::bench(args),
     }
 }
 

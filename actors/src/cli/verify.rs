@@ -4,13 +4,13 @@ use reward::judge::judge_candidate;
 use rollout::id::Digest;
 use rollout::outcome::{ExecReport, Fault, Finding, Layers, Outcome, Ruling};
 use rollout::task::TaskSpec;
-use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use sandbox::executor::{Executor, ExecutorConfig};
 use serde::Serialize;
 use sha2::Digest as _;
 
 use super::args::{DeviceArg, VerifyArgs};
 use super::lint::finding_text;
-use super::{Answer, Done, Failure, interrupt, output, pyenv, runtime, source};
+use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime, source};
 use crate::config::Config;
 use crate::errors::UserError;
 use crate::tasks;
@@ -113,13 +113,7 @@ fn execute(
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
-    let limits = Limits {
-        compile_ms: config.executor.compile_timeout_ms,
-        run_ms: config.executor.run_timeout_ms,
-        memory_bytes: config.executor.memory_mb << 20,
-        max_processes: config.executor.max_processes,
-        ..Limits::default()
-    };
+    let limits = doctor::limits(config);
     let executor = ExecutorConfig { python, scratch: scratch.path().to_path_buf(), limits, secret: secret(seed) };
     runtime()?.block_on(async {
         tokio::select! {

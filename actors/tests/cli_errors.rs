@@ -1,0 +1,135 @@
+//! Bad input: each slip is one clear error that names place, found, expected and a hint, with exit code 2.
+
+mod cli_common;
+
+use cli_common::{PARTS, Place, TASK};
+
+#[test]
+fn an_unknown_key_in_a_file_and_on_the_command_line() {
+    let place = Place::new();
+    place.put("my.toml", "[rollout]\n\ngroup_sise = 4\n");
+    let got = place.troupe(&["run", "-c", "my.toml", "--dry-run"]);
+    got.fails(2, PARTS).fails(2, &["my.toml, line 3", "rollout.group_sise", "did you mean `group_size`?"]);
+    assert_eq!(got.out, "", "nothing on stdout");
+    let got = place.troupe(&["run", "--dry-run", "--set", "learner.lrr=1"]);
+    got.fails(2, PARTS).fails(2, &["--set learner.lrr=1", "did you mean `lr`?"]);
+}
+
+#[test]
+fn a_key_without_effect_a_wrong_type_and_a_range() {
+    let place = Place::new();
+    let cases: &[(&str, &[&str])] = &[
+        ("reward.uniform_beta=0.5", &["has no effect", "reward.mode = \"uniform\""]),
+        ("rollout.group_size=1", &["a whole number from 2"]),
+        ("rollout.group_size=abc", &["rollout.group_size", "abc"]),
+        ("sampling.temperature=0", &["above 0"]),
+    ];
+    for (set, texts) in cases {
+        place.troupe(&["run", "--dry-run", "--set", set]).fails(2, PARTS).fails(2, &[set]).fails(2, texts);
+    }
+    if !cfg!(feature = "cuda") {
+        let got = place.troupe(&["run", "--dry-run", "--set", "model.device=cuda"]);
+        got.fails(2, PARTS).fails(2, &["without CUDA", "--features cuda"]);
+    }
+}
+
+#[test]
+fn cluster_toml_of_the_present_folder_is_the_run_file() {
+    let place = Place::new();
+    place.put("cluster.toml", "[run]\nseed = 4242\n");
+    let got = place.troupe(&["run", "--dry-run"]);
+    assert!(got.succeeds().out.contains("seed = 4242"), "{}", got.out);
+    place.put("cluster.toml", "[run]\nsed = 4242\n");
+    place.troupe(&["run", "--dry-run"]).fails(2, &["cluster.toml, line 2", "did you mean `seed`?"]);
+    // The documented file itself is a valid run file.
+    place.put("cluster.toml", actors::config::DEFAULT_TOML);
+    place.troupe(&["run", "--dry-run"]).succeeds();
+}
+
+#[test]
+fn a_dry_run_prints_placement_and_a_run_file_and_makes_nothing() {
+    let place = Place::new();
+    let got = place.troupe(&["run", "--dry-run", "--set", "steps=7"]);
+    got.succeeds();
+    for text in ["# placement", "executors      2", "steps = 7", "held out"] {
+        assert!(got.out.contains(text), "{}", got.out);
+    }
+    place.put("again.toml", &got.out);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was made");
+}
+
+#[test]
+fn a_missing_model_folder_and_a_folder_without_a_model() {
+    let place = Place::new();
+    let got = place.troupe(&["run", "--set", "model.dir=nowhere", "--run-dir", "r"]);
+    got.fails(2, PARTS).fails(2, &["model folder does not exist", "nowhere", "config.json"]);
+    assert!(!place.path().join("r").exists(), "the run directory was made for nothing");
+}
+
+#[test]
+fn missing_tasks_a_syntax_error_in_a_task_and_nothing_to_train_on() {
+    let place = Place::new();
+    place.troupe(&["run", "--dry-run", "--set", "tasks.dir=none"]).fails(2, &["error: ", "none", "hint:"]);
+    place.put("t/train/level1/bad.py", "import torch\n\ndef get_inputs(:\n");
+    let got = place.troupe(&["run", "--dry-run", "--set", "tasks.dir=t"]);
+    got.fails(2, PARTS).fails(2, &["bad.py, line 3", "def get_inputs(:"]);
+    place.put("k/level1/19_ReLU.py", TASK);
+    let got = place.troupe(&["run", "--dry-run", "--set", "tasks.dir=k"]);
+    got.fails(2, PARTS).fails(2, &["nothing to train on", "evaluation only"]);
+}
+
+#[test]
+fn an_unwritable_run_directory() {
+    let place = Place::new();
+    // A file where a folder is wanted fails for every user, the superuser too.
+    place.put("file", "x");
+    for args in [&["run", "--run-dir", "file/r"][..], &["run", "--set", "run.dir=file/runs"][..]] {
+        let got = place.troupe(args);
+        got.fails(2, &["error: cannot", "where:", "file/r", "found:"]);
+    }
+}
+
+#[test]
+fn not_a_run_directory() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("empty")).unwrap();
+    for command in ["resume", "rollouts"] {
+        let got = place.troupe(&[command, "empty"]);
+        got.fails(2, PARTS).fails(2, &["not a run directory", "run.sqlite"]);
+        place.troupe(&[command, "missing"]).fails(2, PARTS);
+    }
+}
+
+#[test]
+fn no_python_on_the_machine() {
+    let place = Place::new();
+    let task = place.put("task.py", TASK);
+    let good = place.put("good.py", cli_common::GOOD);
+    let (task, good) = (task.to_str().unwrap(), good.to_str().unwrap());
+    let got = place.troupe(&["verify", task, good]);
+    got.fails(2, &["error: no Python", "hint:", "python.interpreter"]);
+    let got = place.troupe(&["verify", task, good, "--set", "python.interpreter=/nowhere/python"]);
+    got.fails(2, &["error: ", "/nowhere/python", "hint:"]);
+}
+
+#[test]
+fn unknown_flags_and_commands_are_errors_of_usage() {
+    let place = Place::new();
+    place.troupe(&["run", "--sett", "a=b"]).fails(2, &["--sett"]);
+    place.troupe(&["rum"]).fails(2, &["rum"]);
+    place.troupe(&["verify", "one.py"]).fails(2, &["CANDIDATE"]);
+    for later in ["watch", "dashboard", "join", "nodes", "drain", "launch", "serve", "export", "replay"] {
+        place.troupe(&[later]).fails(2, &[later]);
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let place = Place::new();
+    for command in ["run", "resume", "sft", "verify", "lint", "rollouts", "doctor", "explain", "bench"] {
+        let got = place.troupe(&[command, "--help"]);
+        let example = format!("troupe {command}");
+        assert!(got.succeeds().out.contains("Example") && got.out.contains(&example), "{}", got.out);
+    }
+    assert!(place.troupe(&["--help"]).succeeds().out.contains("Exit codes"));
+}

@@ -1,0 +1,169 @@
+//! `troupe verify`, `lint` and `explain`: documents, exit codes, readable text. Executing a candidate needs an
+//! interpreter with torch and triton: `TROUPE_TEST_PYTHON`, or Troupe's own environment in the cache folder.
+
+mod cli_common;
+
+use std::path::PathBuf;
+
+use cli_common::{CHEAT, GOOD, Got, PARTS, Place, TASK, answer, got};
+use serde_json::Value;
+
+fn json(got: &Got) -> Value {
+    serde_json::from_str(&got.out).unwrap_or_else(|e| panic!("{e}\n{}\n{}", got.out, got.err))
+}
+
+const KEYS: [&str; 9] =
+    ["verdict", "layers", "speedup", "timing", "findings", "compat", "fault", "protocol", "candidate"];
+
+#[track_caller]
+fn check_document(document: &Value) {
+    let keys: Vec<&String> = document.as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), KEYS.len(), "{keys:?}");
+    for key in KEYS {
+        assert!(document.get(key).is_some(), "{key} is missing");
+    }
+    for layer in ["extracted", "syntax", "functional", "compiled", "correct"] {
+        assert!(document["layers"].get(layer).is_some(), "{layer} is missing");
+    }
+    assert_eq!(document["protocol"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn a_cheat_is_rejected_without_python() {
+    let place = Place::new();
+    place.put("task.py", TASK);
+    place.put("cheat.py", CHEAT);
+    let got = place.troupe(&["verify", "task.py", "cheat.py", "--json"]);
+    assert_eq!(got.code, Some(1), "{}", got.err);
+    let document = json(&got);
+    check_document(&document);
+    assert_eq!(document["verdict"], "rejected");
+    assert_eq!(document["layers"]["extracted"], true);
+    assert_eq!(document["layers"]["compiled"], Value::Null);
+    assert_eq!(document["candidate"].as_str().unwrap().len(), 64);
+    let first = &document["findings"][0];
+    assert!(first["code"].as_str().unwrap().starts_with('K') && first["severity"] == "reject", "{first}");
+    assert!(first["line"].is_u64() && first["message"].is_string(), "{first}");
+    // The same for a reader: the layers one by one, the source line marked.
+    let got = place.troupe(&["verify", "task.py", "cheat.py"]);
+    assert_eq!(got.code, Some(1));
+    for text in ["extracted   yes", "compiled    not reached", "rejected: K"] {
+        assert!(got.out.contains(text), "{}", got.out);
+    }
+}
+
+#[test]
+fn an_answer_without_one_program_is_unparsed() {
+    let place = Place::new();
+    place.put("task.py", TASK);
+    place.put("none.md", "<think>a plan</think>\nno code\n");
+    place.put("two.txt", format!("{}\n```python\n{GOOD}```\n", answer(GOOD)));
+    for file in ["none.md", "two.txt"] {
+        let got = place.troupe(&["verify", "task.py", file, "--json"]);
+        assert_eq!(got.code, Some(1), "{}", got.err);
+        let document = json(&got);
+        check_document(&document);
+        assert_eq!(document["verdict"], "unparsed");
+        assert_eq!(document["layers"]["extracted"], false);
+        assert_eq!(document["layers"]["syntax"], Value::Null);
+        assert_eq!(document["candidate"], Value::Null);
+    }
+}
+
+#[test]
+fn what_cannot_be_verified_is_an_error_of_usage() {
+    let place = Place::new();
+    place.put("task.py", TASK);
+    place.put("good.py", GOOD);
+    place.put("good.rs", GOOD);
+    place.put("latin.py", b"x = '\xe9'\n");
+    place.put("broken_task.py", "def get_inputs(:\n");
+    let verify = |task: &str, candidate: &str| place.troupe(&["verify", task, candidate]);
+    verify("nowhere.py", "good.py").fails(2, &["cannot read the task file", "nowhere.py", "hint:"]);
+    verify("task.py", "nowhere.py").fails(2, &["cannot read the candidate", "nowhere.py", "hint:"]);
+    verify("task.py", "good.rs").fails(2, PARTS).fails(2, &["`.rs`", "`.md`, `.txt`"]);
+    verify("task.py", "latin.py").fails(2, PARTS).fails(2, &["UTF-8", "offset 5"]);
+    verify("broken_task.py", "good.py").fails(2, PARTS).fails(2, &["broken_task.py, line 1"]);
+    let got = place.troupe(&["verify", "task.py", "good.py", "--device", "cuda"]);
+    got.fails(2, PARTS).fails(2, &["--device cuda", "--device cpu"]);
+}
+
+#[test]
+fn lint_prints_one_line_of_json_a_file_and_exits_1_when_one_is_bad() {
+    let place = Place::new();
+    place.put("task.py", TASK);
+    place.put("good.py", GOOD);
+    place.put("good.md", answer(GOOD));
+    place.put("cheat.py", CHEAT);
+    place.put("broken.py", "def f(:\n");
+    let files = ["good.py", "good.md", "cheat.py", "broken.py"];
+    let got = place.troupe(&[&["lint", "--json", "--task", "task.py"], &files[..]].concat());
+    assert_eq!(got.code, Some(1), "{}", got.err);
+    let lines: Vec<Value> = got.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for (line, file) in lines.iter().zip(files) {
+        assert_eq!(line["file"], file);
+        assert_eq!(line.as_object().unwrap().len(), 4, "{line}");
+    }
+    let layers: Vec<(bool, bool)> =
+        lines.iter().map(|l| (l["syntax"].as_bool().unwrap(), l["functional"].as_bool().unwrap())).collect();
+    assert_eq!(&layers[..2], [(true, true), (true, true)]);
+    assert!(!layers[2].0 || !layers[2].1, "{layers:?}");
+    assert!(!layers[3].0, "{layers:?}");
+    let got = place.troupe(&["lint", "good.py"]);
+    assert!(got.succeeds().out.contains("good.py: ok"), "{}", got.out);
+    // The line is marked.
+    let got = place.troupe(&["lint", "broken.py"]);
+    assert!(got.code == Some(1) && got.out.contains(">    1 | def f(:"), "{}", got.out);
+    place.troupe(&["lint", "good.py", "nowhere.py"]).fails(2, &["nowhere.py"]);
+    place.troupe(&["lint"]).fails(2, &["FILE"]);
+}
+
+#[test]
+fn explain_has_a_page_for_every_code_that_it_lists() {
+    let place = Place::new();
+    let list = place.troupe(&["explain"]);
+    let codes: Vec<&str> = list.succeeds().out.lines().filter_map(|l| l.split(':').next()).collect();
+    assert!(codes.contains(&"K001") && codes.contains(&"F001") && codes.contains(&"F101"), "{codes:?}");
+    for code in &codes {
+        let got = place.troupe(&["explain", &code.to_lowercase()]);
+        assert!(got.succeeds().out.starts_with(&format!("# {code}")), "{}", got.out);
+    }
+    place.troupe(&["explain", "K9999"]).fails(2, PARTS);
+}
+
+/// The interpreter for tests that execute candidates.
+fn python() -> Option<PathBuf> {
+    let set = std::env::var_os("TROUPE_TEST_PYTHON").filter(|v| !v.is_empty()).map(PathBuf::from);
+    set.filter(|p| p.is_file())
+}
+
+#[test]
+fn a_good_candidate_passes_and_a_wrong_one_does_not() {
+    let Some(python) = python() else {
+        eprintln!("skipped: TROUPE_TEST_PYTHON does not name an interpreter");
+        return;
+    };
+    let place = Place::new();
+    place.put("task.py", TASK);
+    place.put("good.md", answer(GOOD));
+    place.put("wrong.py", GOOD.replace("value > 0, value, 0.0", "value > 0, value, 0.5"));
+    let set = format!("python.interpreter={}", python.display());
+    let verify = |file: &str, more: &[&str]| {
+        got(place.command(&[&["verify", "task.py", file, "--set", &set], more].concat()).output().unwrap())
+    };
+    let good = verify("good.md", &["--json", "--no-timing", "--seed", "3"]);
+    assert_eq!(good.code, Some(0), "{}{}", good.out, good.err);
+    let document = json(&good);
+    check_document(&document);
+    assert_eq!(document["verdict"], "passed");
+    assert!(document["layers"].as_object().unwrap().values().all(|v| v == true), "{document}");
+    assert_eq!((&document["speedup"], &document["timing"]), (&Value::Null, &Value::Null));
+    assert_eq!(document["compat"]["kernelbench_1e-4"], true);
+    let wrong = verify("wrong.py", &["--json"]);
+    assert_eq!(wrong.code, Some(1), "{}{}", wrong.out, wrong.err);
+    let document = json(&wrong);
+    assert_eq!((&document["verdict"], &document["layers"]["correct"]), (&"wrong_answer".into(), &false.into()));
+    let human = verify("good.md", &[]);
+    assert!(human.out.contains("correct     yes") && human.out.contains("relu_kernel on a grid of"), "{}", human.out);
+}
