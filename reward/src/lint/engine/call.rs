@@ -143,7 +143,7 @@ impl<'a> Engine<'a> {
             Value::Attr(base, name) => self.call_attribute(base, name, args),
             Value::Path(path) => self.call_path(path, args),
             Value::Union(values) => {
-                let before = self.state.clone();
+                let before = self.fork();
                 let mut result: Option<Value<'a>> = None;
                 let mut after: Option<State<'a>> = None;
                 for value in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
                 result.unwrap_or(Value::unknown())
             }
             Value::Tensor(_) => self.opaque("a tensor is called", &args),
-            other if other.is_scalar() => Value::Scalar,
+            other if other.is_scalar() && !args.has_tensor() => Value::Scalar,
             _ => self.opaque("a call of something unknown", &args),
         }
     }
@@ -289,7 +289,7 @@ impl<'a> Engine<'a> {
                 }
                 (None, None, None) => Value::unknown(),
             };
-            frame.insert(name, value);
+            frame.insert(name, value.bounded());
         }
         if let Some(vararg) = &params.vararg {
             let mut rest: Vec<Value<'a>> = positional.collect();
@@ -300,7 +300,7 @@ impl<'a> Engine<'a> {
                     Value::Bag(Rc::new(rest.iter().skip(1).fold(rest[0].clone(), |all, v| all.join(v))))
                 }
             };
-            frame.insert(vararg.name.id.as_str(), value);
+            frame.insert(vararg.name.id.as_str(), value.bounded());
         }
         if let Some(kwarg) = &params.kwarg {
             let mut all = args.rest.clone();

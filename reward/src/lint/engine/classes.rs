@@ -109,7 +109,7 @@ impl<'a> Engine<'a> {
             // Class scope is not visible from inside methods.
             for value in members.values_mut() {
                 if let Value::Func(func) = value {
-                    func.closure = if self.state.frames.len() > 1 { self.state.frames.last().cloned() } else { None };
+                    *func = self.close(func.id);
                 }
             }
             self.classes[class].members = members;

@@ -65,7 +65,7 @@ impl<'a> Engine<'a> {
 
     /// Evaluates again without writing facts.
     fn quiet(&mut self, expr: &'a Expr) -> Value<'a> {
-        let (count, state) = (self.seen.len(), self.state.clone());
+        let (count, state) = (self.seen.len(), self.fork());
         let value = self.eval(expr);
         for seen in self.seen.drain(count..) {
             self.known.remove(&seen);

@@ -28,6 +28,10 @@ impl<'a> Engine<'a> {
         if !self.step() {
             return Value::unknown();
         }
+        self.expression(expr).bounded()
+    }
+
+    fn expression(&mut self, expr: &'a Expr) -> Value<'a> {
         match expr {
             Expr::Name(n) => self.name(n.id.as_str()),
             Expr::Attribute(a) => {
@@ -69,7 +73,7 @@ impl<'a> Engine<'a> {
                     Some(true) => self.eval(&i.body),
                     Some(false) => self.eval(&i.orelse),
                     None => {
-                        let before = self.state.clone();
+                        let before = self.fork();
                         self.narrow(&i.test, true);
                         let yes = self.eval(&i.body);
                         let after = std::mem::replace(&mut self.state, before);
@@ -320,7 +324,7 @@ impl<'a> Engine<'a> {
                 break;
             }
             if decided.is_none() {
-                let here = self.state.clone();
+                let here = self.fork();
                 done = Some(match done.take() {
                     Some(other) => other.join(here),
                     None => here,

@@ -33,6 +33,8 @@ impl<'a> Engine<'a> {
                 ))
             }
             _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
+            // What methodcaller and its kin return is called in turn.
+            "operator" => Value::path(path),
             _ => Value::Scalar,
         }
     }

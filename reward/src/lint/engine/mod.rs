@@ -38,6 +38,8 @@ use value::{ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
+/// Deepest chain of functions that close over functions.
+const MAX_CLOSURES: u32 = 32;
 /// Most statements and expressions visited for one candidate.
 const BUDGET: u32 = 60_000;
 
@@ -224,6 +226,14 @@ impl<'a> Engine<'a> {
         true
     }
 
+    /// A copy of the state for another way, paid for: what is bound later copies the names.
+    fn fork(&mut self) -> State<'a> {
+        let names: usize = self.state.frames.iter().map(|f| f.len()).sum();
+        let cost = (names + self.state.fields.len() + self.state.objects.len()) / 8;
+        self.budget = self.budget.saturating_sub(cost as u32);
+        self.state.clone()
+    }
+
     /// Writes a fact down, once.
     fn note(&mut self, fact: Fact) {
         let seen = Seen { stage: self.stage, line: self.line, fact };
@@ -272,9 +282,18 @@ impl<'a> Engine<'a> {
     }
 
     /// A function value that sees the running call's names later on.
-    fn close(&self, id: FuncId) -> Func<'a> {
-        let closure = if self.state.frames.len() > 1 { self.state.frames.last().cloned() } else { None };
-        Func { id, closure }
+    fn close(&mut self, id: FuncId) -> Func<'a> {
+        if self.state.frames.len() < 2 {
+            return Func { id, closure: None, depth: 0 };
+        }
+        let frame = self.state.frames.last().cloned().unwrap_or_default();
+        self.budget = self.budget.saturating_sub(frame.len() as u32 / 8);
+        let depth = frame.values().map(Value::closures).max().unwrap_or(0) + 1;
+        if depth > MAX_CLOSURES {
+            self.note(Fact::Opaque { what: "functions closed over too deeply".to_owned() });
+            return Func { id, closure: None, depth: 0 };
+        }
+        Func { id, closure: Some(frame), depth }
     }
 
     /// What a kernel does to its parameters.

@@ -51,7 +51,10 @@ impl<'a> Engine<'a> {
                 let input = self.fresh(Origin::Input);
                 Value::Nothing.join(&input)
             }
-            Some(_) => Value::Scalar,
+            Some(default) => {
+                let value = self.eval(default);
+                if value.is_scalar() { Value::Scalar } else { value }
+            }
         }
     }
 

@@ -108,27 +108,3 @@ impl<'a> Visitor<'a> for Collector<'a> {
         walk_expr(self, expr);
     }
 }
-
-/// Finds whether code contains something that reads like a launch: a call of a subscript.
-#[derive(Debug, Default)]
-pub struct LaunchFinder {
-    pub found: bool,
-}
-
-impl LaunchFinder {
-    /// Searches statements, nested code included.
-    pub fn search(&mut self, body: &[Stmt]) {
-        for stmt in body {
-            self.visit_stmt(stmt);
-        }
-    }
-}
-
-impl<'a> Visitor<'a> for LaunchFinder {
-    fn visit_expr(&mut self, expr: &'a Expr) {
-        if let Expr::Call(call) = expr {
-            self.found |= matches!(&*call.func, Expr::Subscript(_));
-        }
-        walk_expr(self, expr);
-    }
-}

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith};
 
 use super::state::State;
-use super::trace::{Fact, Stage};
+use super::trace::{Fact, Seen, Stage};
 use super::value::Value;
 use super::{Engine, Loop};
 
@@ -60,7 +60,7 @@ impl<'a> Engine<'a> {
             Stmt::With(w) => self.with(w),
             Stmt::Match(m) => {
                 let subject = self.eval(&m.subject);
-                let before = self.state.clone();
+                let before = self.fork();
                 let mut after = before.clone();
                 for case in &m.cases {
                     self.state = before.clone();
@@ -101,14 +101,14 @@ impl<'a> Engine<'a> {
                 self.eval(&e.value);
             }
             Stmt::Break(_) => {
-                let state = self.state.clone();
+                let state = self.fork();
                 if let Some(innermost) = self.loops.last_mut() {
                     innermost.breaks.push(state);
                 }
                 self.state.alive = false;
             }
             Stmt::Continue(_) => {
-                let state = self.state.clone();
+                let state = self.fork();
                 if let Some(innermost) = self.loops.last_mut() {
                     innermost.continues.push(state);
                 }
@@ -122,7 +122,7 @@ impl<'a> Engine<'a> {
         if self.returns.len() == self.entry {
             self.check_output(&value);
         }
-        let state = self.state.clone();
+        let state = self.fork();
         if let Some(returns) = self.returns.last_mut() {
             returns.push((value, state));
         }
@@ -158,7 +158,7 @@ impl<'a> Engine<'a> {
                 self.dead(body, "a branch that never runs");
                 continue;
             }
-            let before = self.state.clone();
+            let before = self.fork();
             self.narrow(test, true);
             self.state.empty |= found.empty;
             self.block(body);
@@ -196,7 +196,7 @@ impl<'a> Engine<'a> {
     /// Runs a loop's body twice: once for what it does, once more with what it left behind. What follows sees the end of
     /// the body, or a break: a loop is taken to run at least once.
     fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
-        let before = self.state.clone();
+        let before = self.fork();
         let (first, mut breaks) = self.turn(body, &mut prepare);
         let mut end = first.clone();
         if first.alive {
@@ -252,7 +252,7 @@ impl<'a> Engine<'a> {
         if self.stage == Stage::Forward {
             self.note(Fact::Try);
         }
-        let before = self.state.clone();
+        let before = self.fork();
         self.block(&stmt.body);
         self.block(&stmt.orelse);
         let mut after = std::mem::replace(&mut self.state, before.clone());
@@ -299,18 +299,30 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Code that never runs: only a launch in it is worth a word.
+    /// Code that never runs: it is tried out, and only a launch in it is worth a word.
     fn dead(&mut self, body: &'a [Stmt], why: &'static str) {
-        let mut finder = super::prepass::LaunchFinder::default();
-        finder.search(body);
-        if finder.found && self.stage == Stage::Forward {
-            let line = self.line;
-            if let Some(first) = body.first() {
-                self.line = self.lines.of(first);
-            }
-            self.note(Fact::DeadLaunch { why });
-            self.line = line;
+        if self.stage != Stage::Forward {
+            return;
         }
+        let line = self.line;
+        let (seen, state) = (self.seen.len(), self.fork());
+        let returns = self.returns.last().map_or(0, Vec::len);
+        self.loops.push(Loop::default());
+        self.block(body);
+        self.loops.pop();
+        if let Some(all) = self.returns.last_mut() {
+            all.truncate(returns);
+        }
+        self.state = state;
+        let tried: Vec<Seen> = self.seen.drain(seen..).collect();
+        for fact in &tried {
+            self.known.remove(fact);
+        }
+        self.line = body.first().map_or(line, |first| self.lines.of(first));
+        if tried.iter().any(|s| matches!(s.fact, Fact::Launch { .. } | Fact::DeadLaunch { .. })) {
+            self.note(Fact::DeadLaunch { why });
+        }
+        self.line = line;
     }
 }
 

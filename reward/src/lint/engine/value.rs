@@ -16,6 +16,8 @@ pub type Env<'a> = HashMap<&'a str, Value<'a>>;
 
 /// Most alternatives a `Union` keeps.
 const MAX_UNION: usize = 8;
+/// Largest tree of lists, unions and the like.
+const MAX_NODES: usize = 512;
 /// Most objects one value may stand for.
 const MAX_IDS: usize = 64;
 
@@ -24,6 +26,8 @@ const MAX_IDS: usize = 64;
 pub struct Func<'a> {
     pub id: FuncId,
     pub closure: Option<Rc<Env<'a>>>,
+    /// How many closures lie inside each other here.
+    pub depth: u32,
 }
 
 /// `functools.partial`.
@@ -141,20 +145,13 @@ impl<'a> Value<'a> {
 
     /// Every object reachable through collections, partials and unknowns.
     pub fn all_tensors(&self) -> Ids {
-        self.reach(0)
-    }
-
-    fn reach(&self, depth: usize) -> Ids {
-        if depth > 16 {
-            return no_ids();
-        }
-        let many = |values: &[Value<'a>]| values.iter().fold(no_ids(), |ids, v| merge_ids(&ids, &v.reach(depth + 1)));
+        let many = |values: &[Value<'a>]| values.iter().fold(no_ids(), |ids, v| merge_ids(&ids, &v.all_tensors()));
         match self {
             Value::Tensor(ids) | Value::Unknown(ids) => ids.clone(),
             Value::Union(values) | Value::List(values) => many(values),
-            Value::Bag(value) => value.reach(depth + 1),
-            Value::Attr(value, _) | Value::Bound(value, _) => value.reach(depth + 1),
-            Value::Partial(p) => merge_ids(&p.callee.reach(depth + 1), &many(&p.args)),
+            Value::Bag(value) => value.all_tensors(),
+            Value::Attr(value, _) | Value::Bound(value, _) => value.all_tensors(),
+            Value::Partial(p) => merge_ids(&p.callee.all_tensors(), &many(&p.args)),
             _ => no_ids(),
         }
     }
@@ -180,11 +177,51 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The deepest chain of closures in this value.
+    pub fn closures(&self) -> u32 {
+        let many = |values: &[Value<'a>]| values.iter().map(Value::closures).max().unwrap_or(0);
+        match self {
+            Value::Func(func) => func.depth,
+            Value::Bound(value, func) => func.depth.max(value.closures()),
+            Value::Union(values) | Value::List(values) => many(values),
+            Value::Bag(value) | Value::Attr(value, _) => value.closures(),
+            Value::Partial(p) => p.callee.closures().max(many(&p.args)),
+            _ => 0,
+        }
+    }
+
+    /// Nodes of the value's tree, counted up to a little more than `MAX_NODES`.
+    fn nodes(&self, counted: usize) -> usize {
+        if counted > MAX_NODES {
+            return counted;
+        }
+        let many = |values: &[Value<'a>]| values.iter().fold(counted + 1, |n, v| v.nodes(n));
+        match self {
+            Value::Union(values) | Value::List(values) => many(values),
+            Value::Bag(value) | Value::Attr(value, _) | Value::Bound(value, _) => value.nodes(counted + 1),
+            Value::Partial(p) => p.keywords.iter().fold(p.callee.nodes(many(&p.args)), |n, (_, v)| v.nodes(n)),
+            _ => counted + 1,
+        }
+    }
+
+    /// The same value, or an unknown one with the same tensors where its tree would grow too large to be walked.
+    pub fn bounded(self) -> Value<'a> {
+        let grows = matches!(
+            self,
+            Value::Union(_) | Value::List(_) | Value::Bag(_) | Value::Attr(..) | Value::Bound(..) | Value::Partial(_)
+        );
+        if grows && self.nodes(0) > MAX_NODES { Value::Unknown(self.all_tensors()) } else { self }
+    }
+
     /// Either of two.
     pub fn join(&self, other: &Value<'a>) -> Value<'a> {
         if self.same(other) {
             return self.clone();
         }
+        self.joined(other).bounded()
+    }
+
+    fn joined(&self, other: &Value<'a>) -> Value<'a> {
         match (self, other) {
             (Value::Tensor(a), Value::Tensor(b)) => Value::Tensor(merge_ids(a, b)),
             (Value::Unknown(a), b) | (b, Value::Unknown(a)) => Value::Unknown(merge_ids(a, &b.all_tensors())),
