@@ -42,6 +42,7 @@ fn mean_centred() {
 }
 
 #[test]
+#[allow(clippy::approx_constant)] // the digits printed in the design, not constants
 fn unbiased_std() {
     let config = RewardConfig { adv_norm: AdvNorm::Std, ..RewardConfig::default() };
     check(&config, [1.41421, 0.0, -0.70711, -0.70711], [0.86603, 0.86603, -0.86603, -0.86603]);

@@ -140,10 +140,10 @@ impl Aliases {
         match (target, value) {
             (Expr::Name(n), value) => {
                 let mut paths = self.resolve(value);
-                if let Expr::Name(v) = value {
-                    if WATCHED.contains(&v.id.as_str()) {
-                        paths.push(format!("builtins.{}", v.id));
-                    }
+                if let Expr::Name(v) = value
+                    && WATCHED.contains(&v.id.as_str())
+                {
+                    paths.push(format!("builtins.{}", v.id));
                 }
                 for path in paths {
                     self.add(n.id.as_str(), path);
@@ -413,11 +413,12 @@ impl<'a> Visitor<'a> for Walker<'_> {
                             Some(text) => self.found.attributes.push(Mention { path: text, line }),
                             None => self.found.dynamic.push(Mention { path: name.to_owned(), line }),
                         }
-                        if name != "getattr" && name != "hasattr" {
-                            if let Some(base) = c.arguments.args.first() {
-                                for path in self.aliases.resolve(base) {
-                                    self.found.patched.push(Mention { path, line });
-                                }
+                        if name != "getattr"
+                            && name != "hasattr"
+                            && let Some(base) = c.arguments.args.first()
+                        {
+                            for path in self.aliases.resolve(base) {
+                                self.found.patched.push(Mention { path, line });
                             }
                         }
                     }

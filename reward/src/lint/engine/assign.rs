@@ -43,13 +43,14 @@ impl<'a> Engine<'a> {
     }
 
     fn unpack(&mut self, targets: &'a [Expr], value: &Value<'a>) {
-        if let Value::List(items) = value {
-            if items.len() == targets.len() && !targets.iter().any(Expr::is_starred_expr) {
-                for (target, item) in targets.iter().zip(items.iter()) {
-                    self.assign(target, item.clone());
-                }
-                return;
+        if let Value::List(items) = value
+            && items.len() == targets.len()
+            && !targets.iter().any(Expr::is_starred_expr)
+        {
+            for (target, item) in targets.iter().zip(items.iter()) {
+                self.assign(target, item.clone());
             }
+            return;
         }
         let element = self.element(value);
         for target in targets {
@@ -102,15 +103,11 @@ impl<'a> Engine<'a> {
                 let class_name = self.classes[*class].name;
                 self.note(Fact::Patch { what: format!("{class_name}.{name}") });
             }
-            Value::Func(_) | Value::Kernels(_) | Value::Bound(..) => {
-                if self.stage == Stage::Forward {
-                    self.note(Fact::Keeps { what: format!("a function's .{name}"), counts: true });
-                }
+            Value::Func(_) | Value::Kernels(_) | Value::Bound(..) if self.stage == Stage::Forward => {
+                self.note(Fact::Keeps { what: format!("a function's .{name}"), counts: true });
             }
-            Value::NnModule(_) | Value::Super(..) | Value::Attr(..) => {
-                if self.stage == Stage::Forward {
-                    self.note(Fact::Keeps { what: format!(".{name} of a module"), counts: false });
-                }
+            Value::NnModule(_) | Value::Super(..) | Value::Attr(..) if self.stage == Stage::Forward => {
+                self.note(Fact::Keeps { what: format!(".{name} of a module"), counts: false });
             }
             Value::Union(values) => {
                 for one in values.iter() {

@@ -71,10 +71,10 @@ impl<'a> Engine<'a> {
     fn super_attribute(&mut self, object: u32, class: usize, name: &str) -> Value<'a> {
         let bases = self.classes[class].bases.clone();
         for base in &bases {
-            if let Value::Class(parent) = base {
-                if let Some(member) = self.member(*parent, name) {
-                    return self.bind_member(member, Value::Instance(object, class), name);
-                }
+            if let Value::Class(parent) = base
+                && let Some(member) = self.member(*parent, name)
+            {
+                return self.bind_member(member, Value::Instance(object, class), name);
             }
         }
         Value::Attr(Rc::new(Value::Super(object, class)), Rc::from(name))

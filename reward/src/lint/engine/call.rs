@@ -87,10 +87,10 @@ impl<'a> Engine<'a> {
         let args = self.arguments(&call.arguments);
         self.line = line;
         // A method that changes a collection changes the place it was read from.
-        if let (Value::Attr(base, name), ruff_python_ast::Expr::Attribute(place)) = (&callee, &*call.func) {
-            if matches!(**base, Value::List(_) | Value::Bag(_)) {
-                return self.collection_method(&place.value, base, name, &args);
-            }
+        if let (Value::Attr(base, name), ruff_python_ast::Expr::Attribute(place)) = (&callee, &*call.func)
+            && matches!(**base, Value::List(_) | Value::Bag(_))
+        {
+            return self.collection_method(&place.value, base, name, &args);
         }
         self.call_value(&callee, args)
     }
@@ -150,7 +150,7 @@ impl<'a> Engine<'a> {
                     self.state = before.clone();
                     let one = self.call_value(value, args.clone());
                     result = Some(result.map_or(one.clone(), |r| r.join(&one)));
-                    let done = std::mem::replace(&mut self.state, State::new());
+                    let done = std::mem::take(&mut self.state);
                     after = Some(match after.take() {
                         Some(other) => other.join(done),
                         None => done,
@@ -243,8 +243,7 @@ impl<'a> Engine<'a> {
                 None => state,
             });
         }
-        self.state =
-            joined.unwrap_or_else(|| State { alive: false, ..std::mem::replace(&mut self.state, State::new()) });
+        self.state = joined.unwrap_or_else(|| State { alive: false, ..std::mem::take(&mut self.state) });
         // The caller's frames come back; the module's may have changed.
         let module = self.state.frames.first().cloned();
         self.state.frames = saved;

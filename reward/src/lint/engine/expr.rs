@@ -79,7 +79,7 @@ impl<'a> Engine<'a> {
                         let after = std::mem::replace(&mut self.state, before);
                         self.narrow(&i.test, false);
                         let no = self.eval(&i.orelse);
-                        let other = std::mem::replace(&mut self.state, State::new());
+                        let other = std::mem::take(&mut self.state);
                         self.state = after.join(other);
                         yes.join(&no)
                     }
@@ -334,7 +334,7 @@ impl<'a> Engine<'a> {
             result = if decided.is_some() { next } else { result.join(&next) };
         }
         if let Some(short) = done {
-            let long = std::mem::replace(&mut self.state, State::new());
+            let long = std::mem::take(&mut self.state);
             self.state = long.join(short);
         }
         result

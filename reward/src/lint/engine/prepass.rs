@@ -90,19 +90,19 @@ impl<'a> Visitor<'a> for Collector<'a> {
     }
 
     fn visit_expr(&mut self, expr: &'a Expr) {
-        if self.depth > 0 {
-            if let Expr::Call(call) = expr {
-                match &*call.func {
-                    Expr::Attribute(a) if CHANGES.contains(&a.attr.id.as_str()) => self.target(&a.value, true),
-                    Expr::Name(n) if n.id.as_str() == "setattr" => {
-                        if let Some(Expr::StringLiteral(s)) = call.arguments.args.get(1) {
-                            for part in s.value.iter() {
-                                self.found.attributes.insert(&part.value);
-                            }
+        if self.depth > 0
+            && let Expr::Call(call) = expr
+        {
+            match &*call.func {
+                Expr::Attribute(a) if CHANGES.contains(&a.attr.id.as_str()) => self.target(&a.value, true),
+                Expr::Name(n) if n.id.as_str() == "setattr" => {
+                    if let Some(Expr::StringLiteral(s)) = call.arguments.args.get(1) {
+                        for part in s.value.iter() {
+                            self.found.attributes.insert(&part.value);
                         }
                     }
-                    _ => {}
                 }
+                _ => {}
             }
         }
         walk_expr(self, expr);

@@ -29,8 +29,8 @@ pub struct State<'a> {
     pub empty: bool,
 }
 
-impl<'a> State<'a> {
-    pub fn new() -> Self {
+impl Default for State<'_> {
+    fn default() -> Self {
         State {
             frames: vec![Rc::new(Env::new())],
             fields: Rc::new(HashMap::new()),
@@ -38,6 +38,13 @@ impl<'a> State<'a> {
             alive: true,
             empty: false,
         }
+    }
+}
+
+impl<'a> State<'a> {
+    /// An empty module about to run.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Binds a name in the running frame.

@@ -69,7 +69,7 @@ impl<'a> Engine<'a> {
                         self.condition(guard);
                     }
                     self.block(&case.body);
-                    let done = std::mem::replace(&mut self.state, State::new());
+                    let done = std::mem::take(&mut self.state);
                     after = if case.pattern.is_irrefutable() && case.guard.is_none() {
                         // Nothing falls past an irrefutable case; what came before it may still have matched.
                         done.join(after)
@@ -173,7 +173,7 @@ impl<'a> Engine<'a> {
             self.state.empty |= found.filled_otherwise;
         }
         // The way past all arms (or through else) is the present state.
-        let last = std::mem::replace(&mut self.state, State::new());
+        let last = std::mem::take(&mut self.state);
         keep(&mut done, last);
         if let Some(state) = done {
             self.state = state;
@@ -219,7 +219,7 @@ impl<'a> Engine<'a> {
         prepare(self);
         self.block(body);
         let ended = self.loops.pop().unwrap_or_default();
-        let mut after = std::mem::replace(&mut self.state, State::new());
+        let mut after = std::mem::take(&mut self.state);
         for state in ended.continues {
             after = after.join(state);
         }
@@ -263,7 +263,7 @@ impl<'a> Engine<'a> {
                 self.state.bind(name.id.as_str(), Value::Scalar);
             }
             self.block(&handler.body);
-            let done = std::mem::replace(&mut self.state, State::new());
+            let done = std::mem::take(&mut self.state);
             after = after.join(done);
         }
         self.state = after;
