@@ -16,12 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let scratch = tempfile_dir();
     let began = Instant::now();
-    let config = ExecutorConfig {
-        python: PathBuf::from(python),
-        scratch: scratch.clone(),
-        limits: Limits::default(),
-        secret: [7; 32],
-    };
+    let config = ExecutorConfig { python: PathBuf::from(python), scratch, limits: Limits::default(), secret: [7; 32] };
     let executor = Executor::start(config).await?;
     println!("started in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
     let task = TaskSpec {
@@ -38,7 +33,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     executor.shutdown().await;
-    std::fs::remove_dir_all(scratch)?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@ def enter():
     got = []
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(SPACES) == 0:
-        got += ["pid", "net", "mount"]
+        got += ["pid", "net"]
     elif libc.unshare(CLONE_NEWUSER | SPACES) == 0:
         try:
             _write("/proc/self/setgroups", "deny")
@@ -30,7 +30,7 @@ def enter():
             pass
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
-        got += ["user", "pid", "net", "mount"]
+        got += ["user", "pid", "net"]
     else:
         return got
     parent = os.getpid()
@@ -41,8 +41,12 @@ def enter():
     # The stub may have died before the request above: then nobody will tell us.
     if not _alive(parent):
         os._exit(1)
-    if _private_proc():
-        got.append("proc")
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) == 0:
+        got.append("mount")
+        # A process table of our own, so that a candidate sees nobody else's processes.
+        flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        if libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0:
+            got.append("proc")
     return got
 
 
@@ -59,14 +63,6 @@ def _alive(parent):
     # In a new pid namespace the parent's number reads 0 while it lives in the outer one; a reparented child reads 0
     # too, so ask the process table, which is still the outer one's.
     return os.path.exists(f"/proc/{parent}")
-
-
-def _private_proc():
-    """A process table of our own, so that a candidate sees nobody else's processes."""
-    if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) != 0:
-        return False
-    flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    return libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0
 
 
 def mount_home(path, uid, size):

@@ -10,7 +10,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_S
 LARGE, MADV_COLLAPSE = 2 << 20, 25
 PAGE = os.sysconf("SC_PAGESIZE")
 # Far above the ids that systems give away.
-SPARE_UID = 1_900_000_000
+SPARE_UID, SPARE_UIDS = 1_900_000_000, 100_000_000
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
@@ -33,18 +33,18 @@ def limits(wanted, base, own_count):
     space, data = base
     memory = int(wanted["memory_bytes"])
 
-    def cap(kind, value):
+    def cap(kind, value, more=0):
         hard = resource.getrlimit(kind)[1]
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        top = value + more if hard == resource.RLIM_INFINITY else min(value + more, hard)
+        resource.setrlimit(kind, (min(value, top), top))
 
     cap(resource.RLIMIT_CORE, 0)
     cap(resource.RLIMIT_AS, space + memory)
     cap(resource.RLIMIT_DATA, data + memory)
     cap(resource.RLIMIT_FSIZE, 256 << 20)
     cap(resource.RLIMIT_NOFILE, 256)
-    cap(resource.RLIMIT_CPU, int(wanted["cpu_s"]))
+    # The soft limit first: its signal says what happened, the hard one's looks like any kill.
+    cap(resource.RLIMIT_CPU, int(wanted["cpu_s"]), 2)
     if own_count:
         cap(resource.RLIMIT_NPROC, int(wanted["max_processes"]))
 
@@ -78,13 +78,15 @@ def spare_uid(readable):
     """For the superuser: a user id that owns nothing and can still read Python. None: candidates keep our user."""
     if os.geteuid() != 0:
         return None
-    for uid in (SPARE_UID + os.getppid() % 10000, 65534):
+    needed = [p for p in readable if os.path.isdir(p)]
+    # The kernel counts processes per user, so two executors must not share one.
+    for uid in (SPARE_UID + int.from_bytes(os.urandom(4), "little") % SPARE_UIDS, 65534):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
                 become(uid)
-                if all(os.access(p, os.R_OK | os.X_OK) for p in readable if os.path.isdir(p)):
+                if all(os.access(p, os.R_OK | os.X_OK) for p in needed):
                     code = 0
             finally:
                 os._exit(code)

@@ -20,6 +20,7 @@ sys.path.insert(0, HARNESS)
 import cage
 import confine
 import landlock
+import seccomp
 
 # How often a running candidate's processes and memory are counted.
 WATCH_MS = 50
@@ -34,8 +35,9 @@ class Zygote:
         self.current = None
         self.null = os.open(os.devnull, os.O_RDONLY)
         self.landlock = landlock.abi()
+        self.filter = seccomp.program()
         self.readable = landlock.readable()
-        self.uid = confine.spare_uid(self.readable)
+        self.uid = confine.spare_uid([*self.readable, os.path.dirname(HARNESS)])
         self.base = confine.address_space()
         self.base_anonymous = confine.anonymous("self")
         self.poll = select.poll()
@@ -79,7 +81,7 @@ class Zygote:
     def fork(self, message, fds):
         job, result, log = fds
         home, uid = message["home"], os.getuid() if self.uid is None else self.uid
-        mounted = "proc" in self.parts and cage.mount_home(home, uid, HOME_BYTES)
+        mounted = "mount" in self.parts and cage.mount_home(home, uid, HOME_BYTES)
         if not mounted and self.uid is not None:
             os.chown(home, uid, uid)
         pid = os.fork()
@@ -95,6 +97,16 @@ class Zygote:
         self.send({"event": "forked", "id": message["id"]})
 
     def in_child(self, message, job, result, log):
+        try:
+            self.confine(message, job, result, log)
+        except BaseException as e:
+            # Before any candidate code: ours. Rust believes this frame only when it is the first one.
+            import frames
+            frames.write_frame(result, {"event": "unconfined", "message": f"{type(e).__name__}: {e}"})
+            return
+        self.run(job, result)
+
+    def confine(self, message, job, result, log):
         os.setsid()
         confine.signals()
         confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
@@ -103,8 +115,8 @@ class Zygote:
         confine.unprivileged(self.uid)
         landlock.restrict(self.landlock, message["home"], self.readable)
         confine.limits(message["limits"], self.base, bool(self.uid is not None or "user" in self.parts))
+        seccomp.apply(self.filter)
         sys.path.remove(HARNESS)
-        self.run(job, result)
 
     def watch(self):
         """Processes and memory of everything below us: limits that the kernel does not keep for a whole tree."""
@@ -120,7 +132,8 @@ class Zygote:
     def descendants(self):
         if "proc" in self.parts:
             return [n for n in os.listdir("/proc") if n.isdigit() and n != "1"]
-        found, queue = [], [str(os.getpid())]
+        # Not `os.getpid()`: the process table may be an outer namespace's, where we have another number.
+        found, queue = [], [os.readlink("/proc/self")]
         while queue:
             pid = queue.pop()
             try:

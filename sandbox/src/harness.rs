@@ -19,6 +19,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "interp.py",
     "landlock.py",
     "referee.py",
+    "seccomp.py",
     "shim.py",
     "standin.py",
     "warm.py",

@@ -46,6 +46,8 @@ pub(crate) enum Ending {
 
 /// Which phase the child is in and how the phases went.
 struct Progress {
+    /// The harness said that confinement is complete; only after that does candidate code run.
+    started: bool,
     phase: Phase,
     entered: Instant,
     launches: Vec<Launch>,
@@ -106,8 +108,15 @@ pub(crate) async fn run(
     let mut log = Tail::drain(log);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
     let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
-    let mut progress = Progress { phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
-    let ending = follow(zygote, id, &mut frames, limits, &mut progress).await?;
+    let mut progress =
+        Progress { started: false, phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
+    let ending = match follow(zygote, id, &mut frames, limits, &mut progress).await {
+        Ok(ending) => ending,
+        Err(fault) => {
+            let _ = zygote.end(id).await;
+            return Err(fault);
+        }
+    };
     let current = progress.phase;
     progress.enter(current);
     let ended = zygote.end(id).await?;
@@ -115,6 +124,9 @@ pub(crate) async fn run(
     let ending = match (ended.over, ending) {
         (Some(over), _) => Ending::Outcome(excess(over, limits, progress.phase)),
         (None, Some(ending)) => ending,
+        (None, None) if !progress.started => {
+            return Err(fault(SYSTEM, format!("a child ended before candidate code ran: {ended:?}")));
+        }
         (None, None) => Ending::Outcome(obituary(&ended, progress.phase)),
     };
     log.ended().await;
@@ -200,7 +212,12 @@ async fn follow(
         };
         let header = frame.header;
         match header["event"].as_str() {
+            Some("unconfined") if !progress.started => {
+                let why = header["message"].as_str().unwrap_or("no message");
+                return Err(fault(SYSTEM, format!("a child could not be confined: {why}")));
+            }
             Some("started") => {
+                progress.started = true;
                 progress.ms.insert("fork".into(), ms_since(progress.entered));
             }
             Some("imported") if progress.phase == Phase::Import => {

@@ -67,3 +67,32 @@ fn a_good_interpreter_is_asked_once_until_its_packages_change() {
     check(&python, unwritable).unwrap();
     assert_eq!(asked(dir.path()), 4);
 }
+
+/// Downloads about 5 GB: `cargo test -p sandbox --release --test pyenv -- --ignored`.
+#[test]
+#[ignore = "installs packages from the network"]
+fn a_fresh_environment_is_made_once_by_two_callers_and_reused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PyEnvConfig { interpreter: None, cache_dir: dir.path().to_owned() };
+    assert_eq!(find(&config).unwrap(), None);
+    let make = || {
+        let mut lines = Vec::new();
+        let made = ensure(&config, &mut |line| lines.push(line.to_owned())).unwrap();
+        (made, lines.join("\n"))
+    };
+    let [(one, first), (two, second)] = std::thread::scope(|scope| {
+        let threads = [scope.spawn(make), scope.spawn(make)];
+        threads.map(|t| t.join().unwrap())
+    });
+    assert_eq!(one, two);
+    let both = format!("{first}\n{second}");
+    eprintln!("{both}");
+    assert_eq!(both.matches("making a Python environment").count(), 1);
+    assert_eq!(both.matches("waiting for it").count(), 1);
+    assert!(both.contains("Installing collected packages"));
+    assert_eq!(make(), (one.clone(), String::new()), "the second time there is nothing to say");
+    assert_eq!(find(&config).unwrap(), Some(one.clone()));
+    // Half an environment is none: without its mark it would be made again.
+    std::fs::remove_file(one.parent().unwrap().parent().unwrap().join("troupe-ready")).unwrap();
+    assert_eq!(find(&config).unwrap(), None);
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rollout::outcome::Outcome;
-use sandbox::executor::{Executor, ExecutorConfig};
+use sandbox::executor::{Executor, ExecutorConfig, Limits};
 
 use crate::fixtures::*;
 use crate::lab::{LIMITS, candidate_of, config, task_of};
@@ -31,7 +31,11 @@ async fn assert_works(executor: &Executor) {
 async fn a_killed_zygote_is_a_fault_and_then_works_again() {
     let Some(config) = config("killed-zygote", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
+    let stub = executor.isolation().await.unwrap().namespaces.contains(&"pid".to_owned());
     for whole in [true, false] {
+        if !whole && !stub {
+            continue;
+        }
         let [zygote, _] = executor.pids().await;
         let pid = zygote.unwrap();
         let killer = tokio::spawn(async move {
@@ -113,6 +117,19 @@ async fn a_broken_task_is_not_the_candidates_doing() {
         assert_eq!(fault.code, "F006", "{source}: {fault}");
     }
     assert_works(&executor).await;
+    executor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_cannot_be_confined_is_never_scored() {
+    // More memory than a limit can be set to: setting it fails in the child, before candidate code.
+    let Some(config) = config("unconfined", Limits { memory_bytes: u64::MAX, ..LIMITS }) else { return };
+    let executor = Executor::start(config).await.unwrap();
+    for _ in 0..2 {
+        let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.unwrap_err();
+        assert_eq!(fault.code, "F008", "{fault}");
+        assert!(fault.message.contains("could not be confined"), "{fault}");
+    }
     executor.shutdown().await;
 }
 

@@ -238,9 +238,9 @@ fn there_is_no_network() {
         "\
 import socket
 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-    s = socket.socket(socket.AF_INET, kind)
-    s.settimeout(2)
     try:
+        s = socket.socket(socket.AF_INET, kind)
+        s.settimeout(2)
         s.connect(('127.0.0.1', 9))
         s.send(b'x')
     except OSError: continue
@@ -271,7 +271,13 @@ status = open('/proc/self/status').read()
 for name in ('CapEff', 'CapPrm', 'CapBnd', 'CapAmb'):
     if int(status.split(name + ':')[1].split()[0], 16) != 0: raise RuntimeError(name)
 for target in (b'/', b'/proc', os.getcwd().encode()):
-    if libc.mount(b'none', target, b'tmpfs', 0, None) == 0: raise RuntimeError('mount')",
+    if libc.mount(b'none', target, b'tmpfs', 0, None) == 0: raise RuntimeError('mount')
+if libc.unshare(0x10000000) == 0: raise RuntimeError('user namespace')
+if os.uname().machine == 'x86_64':
+    for call, arguments in ((56, (0x10000000 | 17, 0, 0, 0, 0)), (435, (0, 0)), (319, (b'x', 0)), (101, (0, 0, 0, 0))):
+        pid = libc.syscall(call, *arguments)
+        if pid == 0: os._exit(0)
+        if pid > 0: raise RuntimeError(f'system call {call}')",
     );
 }
 
@@ -288,6 +294,13 @@ fn background_processes_do_not_survive() {
         std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read(e.unwrap().path().join("cmdline")).ok());
     let found = left.filter(|c| String::from_utf8_lossy(c).contains(&mark)).count();
     assert_eq!(found, 0, "a sleeper survived");
+}
+
+#[test]
+fn claiming_not_to_be_confined_is_not_believed() {
+    let body = "data = b'{\"event\": \"unconfined\", \"message\": \"x\"}'\nfor fd in range(3, 64):\n    try: os.write(fd, struct.pack('<I', len(data)) + data + bytes(8))\n    except OSError: pass\ntime.sleep(60)";
+    let outcome = lab_or_skip!().outcome(ADD_TASK, &add_with(body, "return add(x, y)"));
+    assert!(matches!(outcome, Outcome::Crashed { phase: Phase::Import, .. }), "{outcome:?}");
 }
 
 #[test]
