@@ -72,6 +72,18 @@ fn old_results_fade() {
 }
 
 #[test]
+fn counts_are_halved_together() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Frontier, 7, tasks(1));
+    for _ in 0..9 {
+        curriculum.report(TaskIndex(0), 8, 6);
+        curriculum.close_step();
+    }
+    // 72 answers with 54 solved.
+    let stats = &curriculum.tasks()[0];
+    assert_eq!((stats.answers, stats.solved), (36, 27));
+}
+
+#[test]
 fn reports_take_effect_when_the_step_closes_and_in_no_order() {
     let reports = [(0, 8, 1), (1, 8, 7), (0, 6, 6), (2, 8, 4), (1, 3, 0)];
     let play = |order: &[usize]| {

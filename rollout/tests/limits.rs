@@ -228,6 +228,45 @@ fn a_learner_that_always_fails_stops_the_run() {
 }
 
 #[test]
+fn only_failures_in_a_row_stop_the_run() {
+    let mut shell = Shell::start(MachineConfig { steps: 12, retries: 1, ..small() });
+    for _ in 0..6 {
+        for _ in 0..2 {
+            shell.run(|command| !is_train(command));
+            fail_training(&mut shell);
+        }
+        shell.run(|command| !is_train(command));
+        shell.run(is_train);
+    }
+    let view = shell.machine.view();
+    assert_eq!((view.steps_given_up, view.steps_applied), (6, 6));
+    assert_eq!(shell.machine.phase(), RunPhase::Finished(StopCause::Completed));
+}
+
+#[test]
+fn a_group_that_completes_between_lost_ones_keeps_the_run_alive() {
+    let config = MachineConfig { retries: 0, lost_groups_limit: 1, ..small() };
+    let mut shell = Shell::start(config);
+    let lose = |shell: &mut Shell, group: u64| (0..3).for_each(|n| drop(shell.fault(RolloutId(4 * group + n))));
+    lose(&mut shell, 0);
+    shell.finish_group(GroupId(1));
+    lose(&mut shell, 2);
+    assert_eq!(shell.machine.phase(), RunPhase::Running, "not two in a row");
+    lose(&mut shell, 3);
+    assert_eq!(shell.machine.phase(), RunPhase::Finished(StopCause::GroupsLost));
+}
+
+#[test]
+fn steps_that_were_skipped_are_told_apart() {
+    let mut shell = Shell::start(small());
+    shell.run(|command| !is_train(command));
+    shell.send(Event::Trained { step: StepId(1), policy: PolicyVersion(1), applied: false });
+    let view = shell.machine.view();
+    assert_eq!((view.steps_applied, view.steps_skipped, view.steps_given_up), (0, 1, 0));
+    assert_eq!(shell.ended(Ending::Trained(StepId(1))).len(), 12);
+}
+
+#[test]
 fn a_silent_learner_stops_the_run_and_a_resume_settles_its_step() {
     for durable in [0, 1] {
         let mut shell = Shell::start(MachineConfig { retries: 1, train_deadline_ms: 1_000, ..small() });

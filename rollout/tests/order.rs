@@ -178,6 +178,20 @@ fn a_straggler_is_overtaken_then_dropped_whole_and_replaced() {
 }
 
 #[test]
+fn the_view_tells_how_stale_a_batch_is() {
+    let config = MachineConfig { groups_per_step: 1, staleness_max: 2, steps: 9, ..small() };
+    let mut shell = Shell::start(config);
+    // Groups 0, 1 and 2 are sampled with version 0 and trained at versions 0, 1 and 2.
+    shell.run(|command| !is_train(command));
+    for _ in 0..2 {
+        shell.run(is_train);
+    }
+    let batches = shell.machine.view().batches;
+    let staleness: Vec<(u64, u64)> = batches.iter().flat_map(|batch| batch.staleness.clone()).collect();
+    assert_eq!(staleness, [(0, 4), (1, 4), (2, 4)]);
+}
+
+#[test]
 fn the_same_seed_is_sampled_whatever_happens() {
     let seeds = |retries: u32| {
         let mut shell = Shell::start(MachineConfig { retries, ..small() });

@@ -126,6 +126,10 @@ impl World {
             }
             self.calm();
             steps += 1;
+            if !self.oracle.violations.is_empty() {
+                // The oracle and the machine do not agree any more; the rest tells nothing.
+                break;
+            }
             if steps > 20_000 {
                 let view = self.snapshot.machine.view();
                 self.oracle.blame(Rule::Liveness, format!("no end in sight: {view:?}"));
