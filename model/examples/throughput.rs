@@ -42,7 +42,11 @@ impl Clock {
 
     fn rates(&self, tokens: f64) -> String {
         let (wall, cpu) = (self.0.elapsed().as_secs_f64(), cpu_seconds() - self.1);
-        format!("{:.0} tokens/s ({:.0} per processor second; {wall:.2} s, {cpu:.2} processor s)", tokens / wall, tokens / cpu.max(1e-3))
+        format!(
+            "{:.0} tokens/s ({:.0} per processor second; {wall:.2} s, {cpu:.2} processor s)",
+            tokens / wall,
+            tokens / cpu.max(1e-3)
+        )
     }
 }
 

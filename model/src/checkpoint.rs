@@ -82,14 +82,16 @@ impl<AB: AutodiffBackend> Learner<AB> {
             let view = TensorView::new(Dtype::F32, t.shape.clone(), &t.bytes);
             view.map(|view| (t.name.as_str(), view))
         });
-        let bad = |e: safetensors::SafeTensorError| CheckpointError::Tensors { path: path.clone(), reason: e.to_string() };
+        let bad =
+            |e: safetensors::SafeTensorError| CheckpointError::Tensors { path: path.clone(), reason: e.to_string() };
         let views = views.collect::<Result<Vec<_>, _>>().map_err(bad)?;
         let bytes = safetensors::serialize(views, None).map_err(bad)?;
         write(&path, &bytes)?;
         let digest = HexDigest(hex(&Sha256::digest(&bytes)));
         let manifest = CheckpointManifest { format: FORMAT, counters: self.counters, adam_time, digest };
         let path = staging.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
         write(&path, &text)?;
         sync(staging)?;
         Ok(manifest)
@@ -118,7 +120,8 @@ impl<AB: AutodiffBackend> Learner<AB> {
                 view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             stored.insert(name, (view.shape().to_vec(), values));
         }
-        let mut load = Load::<AB> { path: Vec::new(), stored, time: manifest.adam_time, state: HashMap::new(), error: None };
+        let mut load =
+            Load::<AB> { path: Vec::new(), stored, time: manifest.adam_time, state: HashMap::new(), error: None };
         let network = self.network.clone().map(&mut load);
         if let Some(reason) = load.error {
             return Err(bad(reason));
@@ -223,8 +226,12 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
         };
         if let (Some(m), Some(v)) = (self.take("adam_m", &shape), self.take("adam_v", &shape)) {
             let flat = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [size]), &device);
-            let momentum =
-                AdaptiveMomentumState { time: self.time as usize, moment_1: flat(m), moment_2: flat(v), max_moment_2: None };
+            let momentum = AdaptiveMomentumState {
+                time: self.time as usize,
+                moment_1: flat(m),
+                moment_2: flat(v),
+                max_moment_2: None,
+            };
             self.state.insert(id, AdamWState::new(momentum));
         }
         let loaded = Tensor::<AB::InnerBackend, D>::from_data(TensorData::new(values, shape), &device);

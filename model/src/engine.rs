@@ -269,7 +269,9 @@ impl Sequence {
     fn end(&self, max_seq_len: usize) -> Option<Finish> {
         if self.tokens.last().is_some_and(|t| self.request.eos.contains(t)) {
             Some(Finish::Stop)
-        } else if self.tokens.len() >= self.request.max_new_tokens || self.request.prompt.len() + self.tokens.len() >= max_seq_len {
+        } else if self.tokens.len() >= self.request.max_new_tokens
+            || self.request.prompt.len() + self.tokens.len() >= max_seq_len
+        {
             Some(Finish::Length)
         } else {
             None

@@ -120,7 +120,15 @@ impl<AB: AutodiffBackend> Learner<AB> {
     pub fn new(network: Transformer<AB>, config: OptimConfig) -> Self {
         let optimizer = Optimizer::new(&config);
         let workers = (0..2).map(|_| host::Worker::default()).collect();
-        Self { network, optimizer, config, counters: Counters::default(), reference: None, execution: Execution::Auto, workers }
+        Self {
+            network,
+            optimizer,
+            config,
+            counters: Counters::default(),
+            reference: None,
+            execution: Execution::Auto,
+            workers,
+        }
     }
 
     /// How to compute. With `threads` the sums of gradients are ordered differently: results agree to rounding.
@@ -166,7 +174,9 @@ impl<AB: AutodiffBackend> Learner<AB> {
         let items: Vec<Item> = samples.iter().map(|s| item(s, loss)).collect();
         let reference = match (&self.reference, kl) {
             (None, true) => return Err(LearnerError::NoReference),
-            (Some(w), true) => Some(host::run(w, &items, loss.micro_batch, loss.temperature, None, &mut self.workers).0),
+            (Some(w), true) => {
+                Some(host::run(w, &items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
+            }
             _ => None,
         };
         let input = |sample: usize, token: usize| {
@@ -322,7 +332,8 @@ fn item<'a>(s: &'a TrainSample, loss: &LossConfig) -> Item<'a> {
 
 /// In the samples' order, whatever order they were computed in.
 fn sum_terms(scored: &[Scored], objective: host::Objective) -> f64 {
-    let tokens = scored.iter().enumerate().flat_map(|(i, s)| s.logprobs.iter().enumerate().map(move |(t, l)| (i, t, *l)));
+    let tokens =
+        scored.iter().enumerate().flat_map(|(i, s)| s.logprobs.iter().enumerate().map(move |(t, l)| (i, t, *l)));
     tokens.map(|(i, t, logprob)| objective(i, t, logprob).loss).sum()
 }
 

@@ -88,7 +88,8 @@ impl LossConfig {
 
     /// Whether the clip takes this token's gradient.
     pub fn is_clipped(&self, advantage: f64, rho: f64) -> bool {
-        (advantage > 0.0 && rho > 1.0 + f64::from(self.clip_high)) || (advantage < 0.0 && rho < 1.0 - f64::from(self.clip_low))
+        (advantage > 0.0 && rho > 1.0 + f64::from(self.clip_high))
+            || (advantage < 0.0 && rho < 1.0 - f64::from(self.clip_low))
     }
 }
 

@@ -173,7 +173,7 @@ mod tests {
         };
         normalise(&mut p);
         let mut order: Vec<usize> = (0..p.len()).collect();
-        order.sort_by(|a, b| p[*b].partial_cmp(&p[*a]).unwrap());
+        order.sort_by(|a, b| p[*b].total_cmp(&p[*a]));
         if how.top_k > 0 {
             for i in order.iter().skip(how.top_k) {
                 p[*i] = 0.0;

@@ -209,7 +209,9 @@ fn skipping_zero_samples_changes_nothing_but_the_time() {
     for s in samples.iter_mut().step_by(2) {
         (s.plan_advantage, s.code_advantage) = (0.0, 0.0);
     }
-    let with = |skip_zero: bool| gradient(learner(net.clone(), Execution::Host), &samples, &LossConfig { skip_zero, ..LossConfig::default() });
+    let with = |skip_zero: bool| {
+        gradient(learner(net.clone(), Execution::Host), &samples, &LossConfig { skip_zero, ..LossConfig::default() })
+    };
     let (error, name) = distance(&with(true), &with(false));
     assert!(error < 1e-5, "{name} differs by {error}");
 }

@@ -83,7 +83,14 @@ impl Tile {
 /// - qkv: `[rows, qkv]`, queries and keys already normed and rotated
 /// - out: `[rows, heads * head_dim]`
 /// - lse: `[rows, heads]`, log-sum-exp of the scaled scores, kept for the backward pass
-pub fn forward(dims: &Dims, segments: &[Segment], qkv: &[f32], out: &mut [f32], lse: &mut [f32], scratch: &mut AttentionScratch) {
+pub fn forward(
+    dims: &Dims,
+    segments: &[Segment],
+    qkv: &[f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+    scratch: &mut AttentionScratch,
+) {
     let (stride, out_stride, hd) = (dims.qkv(), dims.q(), dims.head_dim);
     let scale = 1.0 / (hd as f32).sqrt();
     for tile in tiles(dims, segments) {

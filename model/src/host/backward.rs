@@ -46,7 +46,14 @@ pub fn backward(
     }
 }
 
-fn mlp_backward(dims: &Dims, layer: &HostLayer, g: &mut HostLayer, t: &mut LayerTape, n: usize, s: &mut BackwardScratch) {
+fn mlp_backward(
+    dims: &Dims,
+    layer: &HostLayer,
+    g: &mut HostLayer,
+    t: &mut LayerTape,
+    n: usize,
+    s: &mut BackwardScratch,
+) {
     resize(&mut s.d_act, n * dims.ff);
     linear_backward(&mut s.d_act, &layer.down, &mut g.down, &t.act, &s.dx, n);
     swiglu_backward(&mut t.gate_up, &s.d_act, dims.ff);
@@ -117,7 +124,14 @@ fn linear_backward(dx: &mut [f32], w: &HostLinear, g: &mut HostLinear, x: &[f32]
 }
 
 /// Gradients of the head for `n` rows: `d_hidden = d_logits W^T`, `dW += hidden^T d_logits`.
-pub fn head_backward(w: &HostWeights, hidden: &[f32], d_logits: &[f32], n: usize, d_hidden: &mut [f32], grads: &mut HostWeights) {
+pub fn head_backward(
+    w: &HostWeights,
+    hidden: &[f32],
+    d_logits: &[f32],
+    n: usize,
+    d_hidden: &mut [f32],
+    grads: &mut HostWeights,
+) {
     let (d, v) = (w.dims.hidden, w.dims.vocab);
     let (h, dl) = (Mat::new(hidden, n, d), Mat::new(d_logits, n, v));
     match (&w.head, &mut grads.head) {

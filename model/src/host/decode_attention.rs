@@ -135,7 +135,14 @@ fn softmax(row: &mut [f32], scale: f32) {
 
 /// `N` vectors of the output of `G` heads, from element `at` on: the probabilities times the values.
 #[inline(always)]
-fn mix<S: Simd, const G: usize, const N: usize>(simd: S, job: &Job, scores: &[f32], stride: usize, at: usize, out: &mut [f32]) {
+fn mix<S: Simd, const G: usize, const N: usize>(
+    simd: S,
+    job: &Job,
+    scores: &[f32],
+    stride: usize,
+    at: usize,
+    out: &mut [f32],
+) {
     let hd = job.hd;
     let mut sums = [[simd.splat_f32s(0.0); N]; G];
     let mut column = 0;

@@ -18,7 +18,8 @@ impl Rows {
     /// Appends a sequence (after `prefix`, rows that are already here) and returns its first row.
     pub fn push(&mut self, tokens: &[u32], prefix: std::ops::Range<usize>) -> usize {
         let start = self.tokens.len();
-        let from = prefix.end.checked_sub(1).map_or(0, |last| if prefix.is_empty() { 0 } else { self.positions[last] + 1 });
+        let from =
+            prefix.end.checked_sub(1).map_or(0, |last| if prefix.is_empty() { 0 } else { self.positions[last] + 1 });
         self.tokens.extend_from_slice(tokens);
         self.positions.extend((0..tokens.len() as u32).map(|i| from + i));
         self.segments.push(Segment { start, len: tokens.len(), prefix });
@@ -78,7 +79,13 @@ pub struct Tape {
 ///
 /// With `keep`, every layer gets its own tape (needed by `backward`); without, one is reused and `each_layer(index, tape)` is
 /// the only chance to see it (generation reads the keys and values there).
-pub fn forward(w: &HostWeights, rows: &Rows, tape: &mut Tape, keep: bool, each_layer: &mut dyn FnMut(usize, &LayerTape)) {
+pub fn forward(
+    w: &HostWeights,
+    rows: &Rows,
+    tape: &mut Tape,
+    keep: bool,
+    each_layer: &mut dyn FnMut(usize, &LayerTape),
+) {
     let (dims, n) = (&w.dims, rows.len());
     let d = dims.hidden;
     angles(&rows.positions, &dims.frequencies, dims.rope_scale, &mut tape.cos, &mut tape.sin);

@@ -22,8 +22,12 @@ macro_rules! vectorised {
     };
 }
 macro_rules! ret_type {
-    () => { () };
-    ($ret:ty) => { $ret };
+    () => {
+        ()
+    };
+    ($ret:ty) => {
+        $ret
+    };
 }
 pub(crate) use {ret_type, vectorised};
 

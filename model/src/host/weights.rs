@@ -108,7 +108,13 @@ impl HostWeights {
             frequencies: network.rope.frequencies.clone(),
             rope_scale: network.rope.scale,
         };
-        Self { dims, embed: weight(&network.embed), layers, norm: norm(&network.norm), head: network.head.as_ref().map(weight) }
+        Self {
+            dims,
+            embed: weight(&network.embed),
+            layers,
+            norm: norm(&network.norm),
+            head: network.head.as_ref().map(weight),
+        }
     }
 
     /// The same shapes and ids, all zero: a place for gradients.

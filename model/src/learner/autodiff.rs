@@ -58,7 +58,8 @@ fn micro_batch<AB: AutodiffBackend>(
     }
     let n = targets.len();
     let positions: Vec<i32> = (0..count).flat_map(|_| 0..seq as i32).collect();
-    let int = |data: Vec<i32>, shape: [usize; 2]| Tensor::<AB, 2, Int>::from_data(TensorData::new(data, shape), &device);
+    let int =
+        |data: Vec<i32>, shape: [usize; 2]| Tensor::<AB, 2, Int>::from_data(TensorData::new(data, shape), &device);
     let hidden = network.forward(int(tokens, [count, seq]), int(positions, [count, seq]), None);
     let width = network.hidden_size();
     let rows = int(rows, [1, n]).reshape([n]);
