@@ -102,7 +102,7 @@ pub fn step_line(row: &StepRow) -> String {
     for (from, fields) in [(&row.batch, &batch[..]), (&row.report, &report[..])] {
         for (key, label, digits) in fields {
             if let Some(x) = number(from, key) {
-                parts.push(format!("{label} {x:.digits$}"));
+                parts.push(format!("{label} {}", rounded(x, *digits)));
             }
         }
     }
@@ -110,6 +110,15 @@ pub fn step_line(row: &StepRow) -> String {
         parts.push("SKIPPED: the loss or a gradient was not finite".to_string());
     }
     parts.join("  ")
+}
+
+/// Without the sign of a rounded-away negative.
+fn rounded(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.bytes().all(|b| matches!(b, b'0' | b'.')) => rest.to_string(),
+        _ => text,
+    }
 }
 
 /// The stages in one line.
@@ -219,7 +228,7 @@ impl Bars {
                 }
             }
             Progress::Step(row) => self.say(step_line(&row)),
-            Progress::Fault { code, message } => self.say(format!("fault {code}: {message} (never scored; retried)")),
+            Progress::Fault { code, message } => self.say(format!("fault {code}: {message} (ours; never scored)")),
             Progress::Stopping { after } => {
                 self.say(format!("stopping after step {after}; press Ctrl-C again to stop at once"));
             }
@@ -282,7 +291,7 @@ impl Plain {
                 self.last = Some(Instant::now());
                 self.say(&step_line(&row));
             }
-            Progress::Fault { code, message } => self.say(&format!("fault {code}: {message} (never scored; retried)")),
+            Progress::Fault { code, message } => self.say(&format!("fault {code}: {message} (ours; never scored)")),
             Progress::Stopping { after } => {
                 self.say(&format!("stopping after step {after}; press Ctrl-C again to stop at once"));
             }
@@ -339,6 +348,7 @@ mod tests {
             "step    7  policy 7  correct 0.250  staleness 0.50  loss -0.0123  grad 0.500"
         );
         assert!(step_line(&row(false)).contains("SKIPPED"));
+        assert_eq!((rounded(-0.00001, 4), rounded(-0.0001, 4)), ("0.0000".into(), "-0.0001".into()));
     }
 
     #[test]

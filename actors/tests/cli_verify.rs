@@ -1,9 +1,7 @@
 //! `troupe verify`, `lint` and `explain`: documents, exit codes, readable text. Executing a candidate needs an
-//! interpreter with torch and triton: `TROUPE_TEST_PYTHON`, or Troupe's own environment in the cache folder.
+//! interpreter with torch and triton: `TROUPE_PYTHON`, else Troupe's own environment in its cache folder.
 
 mod cli_common;
-
-use std::path::PathBuf;
 
 use cli_common::{CHEAT, GOOD, Got, PARTS, Place, TASK, answer, got};
 use serde_json::Value;
@@ -132,18 +130,9 @@ fn explain_has_a_page_for_every_code_that_it_lists() {
     place.troupe(&["explain", "K9999"]).fails(2, PARTS);
 }
 
-/// The interpreter for tests that execute candidates.
-fn python() -> Option<PathBuf> {
-    let set = std::env::var_os("TROUPE_TEST_PYTHON").filter(|v| !v.is_empty()).map(PathBuf::from);
-    set.filter(|p| p.is_file())
-}
-
 #[test]
 fn a_good_candidate_passes_and_a_wrong_one_does_not() {
-    let Some(python) = python() else {
-        eprintln!("skipped: TROUPE_TEST_PYTHON does not name an interpreter");
-        return;
-    };
+    let Some(python) = cli_common::python() else { return };
     let place = Place::new();
     place.put("task.py", TASK);
     place.put("good.md", answer(GOOD));

@@ -36,7 +36,7 @@ pub fn complain(failure: &Failure) {
         Failure::Fault { code, message } => {
             say(format!("fault {code}: {message}"));
             if super::explain::page(code).is_some() {
-                say(format!("  hint:     `troupe explain {code}` says what to do"));
+                say(format!("  more:     `troupe explain {code}`"));
             }
         }
         Failure::Broken(text) => say(format!("error: {text}")),

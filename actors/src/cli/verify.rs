@@ -95,8 +95,9 @@ fn static_layers(candidate: Option<&rollout::outcome::Candidate>, task: &TaskSpe
         None => Layers { extracted: Some(false), ..Layers::default() },
         Some(candidate) => {
             let report = reward::lint::lint(&candidate.source, Some(task));
-            // Without a syntax there is nothing whose function could be judged.
-            let functional = report.syntax.then_some(report.functional);
+            // What is not Python has no function that could be judged.
+            let is_python = report.findings.iter().all(|f| f.code != reward::lint::SYNTAX);
+            let functional = is_python.then_some(report.functional);
             Layers { extracted: Some(true), syntax: Some(report.syntax), functional, ..Layers::default() }
         }
     }

@@ -75,6 +75,21 @@ impl Got {
     }
 }
 
+/// The interpreter: `TROUPE_PYTHON`, else the environment in Troupe's cache. `None` (and a line that says why) where
+/// there is none: then the tests that need it are skipped.
+pub fn python() -> Option<PathBuf> {
+    use sandbox::pyenv::{PyEnvConfig, default_cache_dir, ensure};
+    let interpreter = std::env::var_os("TROUPE_PYTHON").map(PathBuf::from);
+    let cache_dir = default_cache_dir().ok()?;
+    match ensure(&PyEnvConfig { interpreter, cache_dir }, &mut |line| eprintln!("{line}")) {
+        Ok(python) => Some(python),
+        Err(e) => {
+            eprintln!("skipped: {e}");
+            None
+        }
+    }
+}
+
 /// All four parts of an error are there.
 pub const PARTS: &[&str] = &["error: ", "where:", "found:", "expected:", "hint:"];
 
