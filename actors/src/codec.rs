@@ -1,7 +1,7 @@
 //! The one place where bincode is spoken: everything journalled, snapshotted or sent as bytes passes through here.
 //!
 //! A record is one version byte followed by bincode 2 (serde, standard configuration: little-endian, variable-length
-//! integers). bincode is unmaintained (`docs/decisions/0022-bincode.md`), so nothing outside this file names it: a
+//! integers). bincode is unmaintained (`docs/decisions/0052-bincode.md`), so nothing outside this file names it: a
 //! successor is a new version byte here.
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -9,7 +9,7 @@ use model::engine::EngineConfig;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
 use model::sampling::Sampling;
-use ractor::Actor;
+use ractor::{Actor, ActorRef};
 use rollout::id::PolicyVersion;
 use rollout::machine::MachineConfig;
 use rollout::outcome::Fault;
@@ -154,8 +154,18 @@ where
 /// Runs the actors until the run ends. Every wait inside is bounded; this one lasts as long as the run.
 pub fn conduct(
     args: OrchestratorArgs,
+    ended: oneshot::Receiver<RunEnd>,
+    stop: &StopToken,
+) -> Result<RunEnd, RunError> {
+    conduct_known(args, ended, stop, |_| {})
+}
+
+/// As [`conduct`]; `know` gets the orchestrator's address before anything happens.
+pub fn conduct_known(
+    args: OrchestratorArgs,
     mut ended: oneshot::Receiver<RunEnd>,
     stop: &StopToken,
+    know: impl FnOnce(ActorRef<OrchestratorMsg>),
 ) -> Result<RunEnd, RunError> {
     let no_runtime = |source| RunError::Io { doing: "cannot start threads for", path: "the actors".into(), source };
     let runtime =
@@ -166,6 +176,7 @@ pub fn conduct(
             Ok(spawned) => spawned,
             Err(error) => return RunEnd::Failed { fault: fault(ORCHESTRATOR_LOST, error), disk_full: false },
         };
+        know(actor.clone());
         let _ = actor.cast(OrchestratorMsg::Begin);
         let mut told = false;
         let end = loop {
