@@ -3,6 +3,8 @@
 //!
 //! Reading order: `wiring` (the graph), `orchestrator`, `generator`, `judge`, `executor`, `learner`, `store`, `session`, `run`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod batch;
 pub mod bench;
 pub mod codec;

@@ -1,5 +1,6 @@
 //! `troupe verify`, `lint` and `explain`: documents, exit codes, readable text. Executing a candidate needs an
 //! interpreter with torch and triton: `TROUPE_PYTHON`, else Troupe's own environment in its cache folder.
+#![allow(clippy::unwrap_used)]
 
 mod cli_common;
 

@@ -3,7 +3,9 @@
 use super::*;
 
 /// id, task, verdict, step, policy_oldest, reward_code, ruling
-const ROWS: &[(i64, &str, Option<&str>, Option<i64>, i64, Option<f64>, &str)] = &[
+type Line = (i64, &'static str, Option<&'static str>, Option<i64>, i64, Option<f64>, &'static str);
+
+const ROWS: &[Line] = &[
     (1, "l1_softmax_rows", Some("passed"), Some(3), 2, Some(1.0), r#"{"findings":[]}"#),
     (2, "l1_softmax_rows", Some("wrong_answer"), Some(3), 1, Some(0.0), r#"{"findings":[{"code":"K007"}]}"#),
     (3, "l2_gelu", Some("passed"), None, 4, Some(1.0), r#"{"source":"x = \"code\":\"K007\""}"#),
