@@ -1,6 +1,6 @@
 //! How fast the embedded policy learns and decodes on this machine: tokens per second of SFT, of a training step, of decoding.
 //!
-//! `cargo run --release -p model --example throughput -- [threads] [batch]`; the numbers in `docs/benchmarks` come from it.
+//! `cargo run --release -p model --example throughput -- [threads] [batch]`
 
 use std::time::Instant;
 

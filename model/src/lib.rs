@@ -1,8 +1,9 @@
 //! model: the policy network in burn, its tokenizer and chat template, generation, losses, the optimizer step, and weights in
-//! and out. It knows nothing of rewards, tasks or actors; it never looks at a clock.
+//! and out. It knows nothing of rewards, tasks or actors; no decision looks at a clock (reports say how long a step took).
 //!
 //! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders),
-//! `tokenizer` and `chat` (text to tokens and back).
+//! `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `learner`, `optim`, `stats` and
+//! `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
 pub mod bpe;
 pub mod chat;

@@ -1,4 +1,5 @@
 //! Generation against the network's own full forward pass, and its independence of neighbours.
+#![allow(clippy::unwrap_used)]
 
 mod policy;
 

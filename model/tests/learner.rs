@@ -1,4 +1,5 @@
 //! The learner: gradients of the CPU executor against burn's autodiff, updates, skips, checkpoints.
+#![allow(clippy::unwrap_used)]
 
 mod policy;
 

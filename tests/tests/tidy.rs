@@ -70,6 +70,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "burn-flex",
             "burn-autodiff",
             "gemm",
+            "pulp",
         ],
     ),
     (
