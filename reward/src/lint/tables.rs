@@ -240,10 +240,8 @@ pub const QUIET_BUILTINS: &[&str] = &[
 ];
 
 /// Builtins that compute on a tensor they are given.
-pub const COMPUTE_BUILTINS: &[&str] = &[
-    "abs", "all", "any", "bool", "complex", "divmod", "filter", "float", "int", "map", "max", "min", "pow", "round",
-    "sum",
-];
+pub const COMPUTE_BUILTINS: &[&str] =
+    &["abs", "all", "any", "bool", "complex", "divmod", "filter", "float", "int", "max", "min", "pow", "round", "sum"];
 
 /// The part of a `torch.` function's name behind `torch.`.
 pub fn torch_call(name: &str) -> TorchCall {

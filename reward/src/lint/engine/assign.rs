@@ -67,10 +67,21 @@ impl<'a> Engine<'a> {
             },
             Value::Bag(item) => (**item).clone(),
             Value::Shape | Value::Size => Value::Size,
-            Value::Tensor(_) => value.clone(),
+            Value::Tensor(_) => value.part(),
             Value::Union(values) => {
                 let parts: Vec<Value<'a>> = values.iter().map(|v| self.element(v)).collect();
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
+            }
+            Value::Instance(..) => {
+                let found = self.special(value, "__iter__", Vec::new());
+                match found {
+                    Some(items @ (Value::List(_) | Value::Bag(_))) => self.element(&items),
+                    Some(Value::Instance(..)) => {
+                        self.special(value, "__next__", Vec::new()).unwrap_or(Value::unknown())
+                    }
+                    Some(other) => other,
+                    None => self.special(value, "__getitem__", vec![Value::Scalar]).unwrap_or(Value::unknown()),
+                }
             }
             Value::StateScalar => Value::StateScalar,
             v if v.is_scalar() => Value::Scalar,

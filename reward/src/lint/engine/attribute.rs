@@ -19,7 +19,7 @@ impl<'a> Engine<'a> {
                     return base.clone();
                 }
                 if name == "shape" {
-                    return Value::Shape;
+                    return if self.sized_by_input(base) { Value::Shape } else { Value::Bag(Rc::new(Value::Scalar)) };
                 }
                 if name == "grad" {
                     return Value::Unknown(ids.clone());
@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
                 if is_list_index(slice) {
                     return self.compute(How::Index("x[list]"), std::slice::from_ref(base));
                 }
-                base.clone()
+                base.part()
             }
             Value::Shape => match slice {
                 Expr::Slice(_) => Value::Shape,
@@ -141,6 +141,10 @@ impl<'a> Engine<'a> {
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
             Value::Path(_) | Value::Class(_) => base.clone(),
+            Value::Instance(..) => match self.special(base, "__getitem__", vec![index.clone()]) {
+                Some(value) => value,
+                None => Value::unknown(),
+            },
             Value::StateScalar => Value::StateScalar,
             v if v.is_scalar() => Value::Scalar,
             other => Value::Unknown(other.all_tensors()),

@@ -208,9 +208,18 @@ impl<'a> Engine<'a> {
         let frame = self.bind_parameters(&info.params, args);
         let line = self.line;
         // What the function closed over lies under its own names.
-        let outer = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
+        let mut names = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
+        self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
+        if func.early && self.stage == Stage::Forward {
+            let changed: Vec<&'a str> =
+                self.mutable.globals.iter().copied().filter(|n| names.contains_key(n)).collect();
+            for name in changed {
+                let kept = self.kept(&names[name].clone());
+                names.insert(name, kept);
+            }
+        }
         let depth = self.state.frames.len();
-        let mut names = outer;
+        let given = frame.values().any(|v| matches!(v, Value::Tensor(_)));
         names.extend(frame);
         let saved = std::mem::take(&mut self.state.frames);
         self.state.frames.push(Rc::clone(&saved[0]));
@@ -219,6 +228,7 @@ impl<'a> Engine<'a> {
         self.globals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let empty = self.state.empty;
+        let owner = std::mem::replace(&mut self.owner, info.owner);
         match info.body {
             Body::Block(body) => self.block(body),
             Body::Expr(expr) => {
@@ -230,6 +240,7 @@ impl<'a> Engine<'a> {
             self.leave(Value::Nothing);
         }
         self.loops = loops;
+        self.owner = owner;
         self.globals.pop();
         let mut result: Option<Value<'a>> = None;
         let mut joined: Option<State<'a>> = None;
@@ -253,7 +264,11 @@ impl<'a> Engine<'a> {
         debug_assert_eq!(self.state.frames.len(), depth);
         self.state.empty = empty;
         self.line = line;
-        result.unwrap_or(Value::unknown())
+        let result = result.unwrap_or(Value::unknown());
+        if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
+            self.note(Fact::Cached { what: info.name.to_owned() });
+        }
+        result
     }
 
     fn bind_parameters(&mut self, params: &Option<&'a ruff_python_ast::Parameters>, args: Args<'a>) -> Env<'a> {

@@ -20,40 +20,38 @@ impl<'a> Engine<'a> {
                 self.eval(default);
             }
         }
-        let mut binding = Binding::Plain;
-        let mut value = None;
+        let info = FuncInfo {
+            name,
+            params: Some(&def.parameters),
+            body: Body::Block(&def.body),
+            line: self.lines.of(def),
+            binding: Binding::Plain,
+            node: Some(def),
+            owner: self.owner,
+            cached: false,
+        };
+        let id = self.function(std::ptr::from_ref(def) as usize, info);
+        let mut bound = Value::Func(self.close(id));
         for decorator in def.decorator_list.iter().rev() {
             match self.decorator(decorator) {
-                Applied::Kernel => value = Some(()),
-                Applied::Binding(kind) => binding = kind,
+                Applied::Kernel => {
+                    self.defined.push(id);
+                    bound = Value::Kernels(Rc::from([id]));
+                }
+                Applied::Binding(kind) => self.functions[id].binding = kind,
+                Applied::Cached => self.functions[id].cached = true,
                 Applied::Transparent => {}
+                Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
                 Applied::Unknown(what) => {
                     self.line = self.lines.of(decorator);
                     self.note(Fact::Decorator { what });
                 }
             }
         }
-        let info = FuncInfo {
-            name,
-            params: Some(&def.parameters),
-            body: Body::Block(&def.body),
-            line: self.lines.of(def),
-            binding,
-            node: Some(def),
-            owner: self.owner,
-        };
-        let id = self.function(std::ptr::from_ref(def) as usize, info);
-        let bound = match value {
-            Some(()) => {
-                self.defined.push(id);
-                Value::Kernels(Rc::from([id]))
-            }
-            None => Value::Func(self.close(id)),
-        };
         self.state.bind(name, bound);
     }
 
-    fn decorator(&mut self, decorator: &'a Decorator) -> Applied {
+    fn decorator(&mut self, decorator: &'a Decorator) -> Applied<'a> {
         let value = self.eval(&decorator.expression);
         let shown = || super::expr::shown(&decorator.expression);
         match &value {
@@ -63,6 +61,7 @@ impl<'a> Engine<'a> {
                 "builtins.staticmethod" => Applied::Binding(Binding::Static),
                 "builtins.classmethod" => Applied::Binding(Binding::Class),
                 "builtins.property" => Applied::Binding(Binding::Property),
+                "functools.lru_cache" | "functools.cache" => Applied::Cached,
                 "torch.no_grad"
                 | "torch.inference_mode"
                 | "torch.enable_grad"
@@ -76,8 +75,10 @@ impl<'a> Engine<'a> {
                 | "functools.wraps" => Applied::Transparent,
                 _ => Applied::Unknown(shown()),
             },
-            Value::Scalar => Applied::Transparent,
-            Value::Attr(..) => Applied::Transparent,
+            Value::Scalar | Value::Attr(..) => Applied::Transparent,
+            Value::Func(_) | Value::Class(_) | Value::Instance(..) | Value::Partial(_) | Value::Bound(..) => {
+                Applied::Own(value)
+            }
             _ => Applied::Unknown(shown()),
         }
     }
@@ -108,7 +109,9 @@ impl<'a> Engine<'a> {
             let mut members = Rc::unwrap_or_clone(members);
             // Class scope is not visible from inside methods.
             for value in members.values_mut() {
-                if let Value::Func(func) = value {
+                if let Value::Func(func) = value
+                    && self.functions[func.id].owner == Some(class)
+                {
                     *func = self.close(func.id);
                 }
             }
@@ -220,6 +223,34 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Calls a special method of a candidate's object, if its class has one.
+    pub(super) fn special(&mut self, base: &Value<'a>, name: &str, args: Vec<Value<'a>>) -> Option<Value<'a>> {
+        let Value::Instance(_, class) = base else {
+            return None;
+        };
+        match self.member(*class, name)? {
+            Value::Func(func) => Some(self.call_function(&func, Some(base.clone()), Args::of(args))),
+            other => Some(self.call_value(&other, Args::of(args))),
+        }
+    }
+
+    /// The modules held in an object's fields.
+    pub(super) fn submodules(&mut self, object: ObjId) -> Value<'a> {
+        let mut all: Option<Value<'a>> = None;
+        let mut fields: Vec<(Rc<str>, Value<'a>)> = self
+            .state
+            .fields
+            .iter()
+            .filter(|((of, _), v)| *of == object && !v.is_scalar() && v.tensors().is_empty())
+            .map(|((_, name), v)| (Rc::clone(name), v.clone()))
+            .collect();
+        fields.sort_by(|a, b| a.0.cmp(&b.0));
+        for (_, value) in fields {
+            all = Some(all.map_or(value.clone(), |a| a.join(&value)));
+        }
+        all.unwrap_or(Value::unknown())
+    }
+
     /// `super()` inside a method: the receiver is the first parameter of the running function.
     pub(super) fn super_of(&mut self, func: Option<&Func<'a>>) -> Value<'a> {
         let _ = func;
@@ -234,9 +265,13 @@ impl<'a> Engine<'a> {
 }
 
 /// What a decorator does.
-enum Applied {
+enum Applied<'a> {
     Kernel,
     Binding(Binding),
+    /// Results are kept between calls.
+    Cached,
     Transparent,
+    /// The candidate's own: it is called.
+    Own(Value<'a>),
     Unknown(String),
 }

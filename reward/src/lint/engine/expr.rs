@@ -99,6 +99,7 @@ impl<'a> Engine<'a> {
                     binding: Binding::Plain,
                     node: None,
                     owner: self.owner,
+                    cached: false,
                 };
                 let id = self.function(std::ptr::from_ref(l) as usize, info);
                 Value::Func(self.close(id))
@@ -230,6 +231,13 @@ impl<'a> Engine<'a> {
             let result = self.compute(How::Operator(op.as_str()), &[a.clone(), b.clone()]);
             return if in_place && !a.tensors().is_empty() { a.join(&result) } else { result };
         }
+        if matches!(a, Value::Instance(..)) || matches!(b, Value::Instance(..)) {
+            let name = special_name(op);
+            let found = self.special(a, &format!("__{name}__"), vec![b.clone()]);
+            if let Some(value) = found.or_else(|| self.special(b, &format!("__r{name}__"), vec![a.clone()])) {
+                return value;
+            }
+        }
         match (a, b, op) {
             (Value::Int(x), Value::Int(y), _) => fold(op, *x, *y).map_or(Value::Scalar, Value::Int),
             (Value::Str(x), Value::Str(y), Operator::Add) if x.len() + y.len() < 4096 => {
@@ -343,6 +351,24 @@ impl<'a> Engine<'a> {
     /// Calls a value with one unknown argument, for what its body does (a grid function).
     pub(super) fn probe(&mut self, func: &Func<'a>) -> Value<'a> {
         self.call_function(func, None, Args::of(vec![Value::Bag(Rc::new(Value::Scalar))]))
+    }
+}
+
+fn special_name(op: Operator) -> &'static str {
+    match op {
+        Operator::Add => "add",
+        Operator::Sub => "sub",
+        Operator::Mult => "mul",
+        Operator::MatMult => "matmul",
+        Operator::Div => "truediv",
+        Operator::Mod => "mod",
+        Operator::Pow => "pow",
+        Operator::LShift => "lshift",
+        Operator::RShift => "rshift",
+        Operator::BitOr => "or",
+        Operator::BitXor => "xor",
+        Operator::BitAnd => "and",
+        Operator::FloorDiv => "floordiv",
     }
 }
 

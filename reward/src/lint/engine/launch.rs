@@ -6,7 +6,7 @@ use super::Engine;
 use super::call::Args;
 use super::state::Written;
 use super::trace::Fact;
-use super::value::{FuncId, ObjId, Value};
+use super::value::{FuncId, ObjId, PART, Value};
 
 /// How many programs a grid holds, as far as it is known.
 pub(super) enum GridSize {
@@ -86,7 +86,7 @@ impl<'a> Engine<'a> {
             let data = loads_data && facts.stores_data & (1 << index) != 0;
             let how = if data { Written::Data } else { Written::Constant };
             if let Some(value) = argument(index, parameter) {
-                for id in value.all_tensors().iter() {
+                for id in value.all_tensors().iter().filter(|id| **id != PART) {
                     written.insert(*id, how);
                 }
             }

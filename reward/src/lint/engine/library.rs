@@ -22,7 +22,18 @@ impl<'a> Engine<'a> {
             "triton" => self.call_triton(path, rest, args),
             "functools" if rest == "partial" => self.partial(args),
             "functools" if matches!(rest, "wraps" | "update_wrapper") => Value::path("functools.wraps"),
-            "functools" if matches!(rest, "lru_cache" | "cache" | "cached_property") => Value::unknown(),
+            "functools" if matches!(rest, "lru_cache" | "cache") => match args.positional.first() {
+                Some(function @ Value::Func(func)) => {
+                    self.functions[func.id].cached = true;
+                    function.clone()
+                }
+                _ => Value::path("functools.lru_cache"),
+            },
+            "functools" if rest == "reduce" && args.positional.len() >= 2 => {
+                let item = self.element(&args.positional[1]);
+                let start = args.positional.get(2).cloned().unwrap_or(item.clone());
+                self.call_value(&args.positional[0].clone(), Args::of(vec![start, item]))
+            }
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
             "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             "itertools" | "collections" => {
@@ -39,7 +50,31 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Runs the candidate's functions among some arguments (keys, callbacks) for what they do.
+    fn callbacks(&mut self, args: &Args<'a>) {
+        let all = args.all();
+        let own = |v: &Value<'a>| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_));
+        if !all.iter().any(own) {
+            return;
+        }
+        let mut data = Value::unknown();
+        for value in all.iter().filter(|v| !own(v)) {
+            let item = self.element(value);
+            data = if matches!(data, Value::Unknown(_)) { item } else { data.join(&item) };
+        }
+        for value in all.iter().filter(|v| own(v)) {
+            self.call_value(value, Args { rest: Some(data.clone()), ..Args::default() });
+        }
+    }
+
     fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
+        if name == "map" && args.positional.len() >= 2 {
+            let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
+            return Value::Bag(Rc::new(self.call_value(&args.positional[0].clone(), Args::of(items))));
+        }
+        if name != "super" {
+            self.callbacks(&args);
+        }
         let first = args.positional.first().cloned();
         match (name, &first) {
             ("super", _) => match (args.positional.get(1), &first) {
@@ -66,7 +101,7 @@ impl<'a> Engine<'a> {
                     Value::Nothing
                 }
             },
-            ("len", Some(Value::Tensor(_))) => Value::Size,
+            ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
             ("int", Some(Value::Size)) => Value::Size,
             ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
@@ -83,7 +118,10 @@ impl<'a> Engine<'a> {
                 let items: Vec<Value<'a>> = args.positional.iter().map(|v| self.element(v)).collect();
                 Value::Bag(Rc::new(Value::List(Rc::new(items))))
             }
-            ("dict", Some(_)) => Value::Bag(Rc::new(Value::Unknown(args.positional[0].all_tensors()))),
+            ("dict", Some(pairs)) => match self.element(pairs) {
+                Value::List(pair) if pair.len() == 2 => Value::Bag(Rc::new(pair[1].clone())),
+                other => Value::Bag(Rc::new(Value::Unknown(other.all_tensors()))),
+            },
             ("type", Some(Value::Instance(_, class))) => Value::Class(*class),
             _ if COMPUTE_BUILTINS.contains(&name) => {
                 if args.has_tensor() {
@@ -131,10 +169,16 @@ impl<'a> Engine<'a> {
                 if matches!(rest, "tensor" | "as_tensor" | "Tensor" | "scalar_tensor") && args.has_tensor() {
                     return self.compute(How::Function(path.to_owned()), &args.all());
                 }
-                self.fresh(Origin::Alloc)
+                let buffer = self.fresh(Origin::Alloc);
+                if rest.ends_with("_like") && first.is_some_and(|v| self.sized_by_input(&v)) {
+                    self.like_input.extend(buffer.tensors().iter());
+                }
+                buffer
             }
             TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
-                Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => value,
+                Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => {
+                    if keeps_size(rest) { value } else { value.part() }
+                }
                 Some(value) => Value::Unknown(value.all_tensors()),
                 None => Value::unknown(),
             },
@@ -232,6 +276,10 @@ impl<'a> Engine<'a> {
 
     fn tensor_method(&mut self, base: &Value<'a>, name: &str, args: Args<'a>) -> Value<'a> {
         match method(name) {
+            Method::Size | Method::Shape if !self.sized_by_input(base) => {
+                let one = name != "size" || !(args.positional.is_empty() && args.keywords.is_empty());
+                if one { Value::Scalar } else { Value::Bag(Rc::new(Value::Scalar)) }
+            }
             Method::Size => Value::Size,
             Method::Shape if args.positional.is_empty() && args.keywords.is_empty() => Value::Shape,
             Method::Shape => Value::Size,
@@ -241,7 +289,7 @@ impl<'a> Engine<'a> {
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
                 }
-                base.clone()
+                if keeps_size(name) { base.clone() } else { base.part() }
             }
             Method::Copy => self.copy_of(base),
             Method::Alloc => self.fresh(Origin::Alloc),
@@ -304,6 +352,11 @@ impl<'a> Engine<'a> {
                 Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.parameter()]))))
             }
             "get_parameter" | "get_buffer" => self.parameter(),
+            "children" | "modules" => Value::Bag(Rc::new(self.submodules(object))),
+            "named_children" | "named_modules" => {
+                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.submodules(object)]))))
+            }
+            "get_submodule" => self.submodules(object),
             "to" | "cuda" | "half" | "float" | "double" | "bfloat16" | "eval" | "train" | "requires_grad_" => {
                 (**base).clone()
             }
@@ -368,4 +421,27 @@ impl<'a> Engine<'a> {
             _ => (Value::Scalar, None),
         }
     }
+}
+
+/// A view by this name has as many elements as what it looks at.
+fn keeps_size(name: &str) -> bool {
+    !matches!(
+        name,
+        "narrow"
+            | "select"
+            | "split"
+            | "split_with_sizes"
+            | "chunk"
+            | "tensor_split"
+            | "hsplit"
+            | "vsplit"
+            | "dsplit"
+            | "unbind"
+            | "diagonal"
+            | "as_strided"
+            | "unfold"
+            | "expand"
+            | "expand_as"
+            | "broadcast_to"
+    )
 }

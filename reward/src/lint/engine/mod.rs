@@ -87,6 +87,8 @@ pub struct FuncInfo<'a> {
     pub binding: Binding,
     pub node: Option<&'a StmtFunctionDef>,
     pub owner: Option<ClassId>,
+    /// Its results are kept by functools.
+    pub cached: bool,
 }
 
 /// A class of the candidate.
@@ -137,6 +139,8 @@ pub struct Engine<'a> {
     kernels: HashMap<FuncId, Rc<KernelFacts>>,
     mutable: Mutable<'a>,
     parameter: ObjId,
+    /// Buffers with the sizes of an input.
+    like_input: HashSet<ObjId>,
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     /// Kernels that were defined, in any way.
@@ -200,6 +204,7 @@ impl<'a> Engine<'a> {
             kernels: HashMap::new(),
             mutable,
             parameter: 0,
+            like_input: HashSet::new(),
             instances: Vec::new(),
             defined: Vec::new(),
         };
@@ -261,6 +266,15 @@ impl<'a> Engine<'a> {
         Value::tensor(self.parameter)
     }
 
+    /// The sizes of this value are sizes of an input, as a whole.
+    fn sized_by_input(&self, value: &Value<'a>) -> bool {
+        let ids = value.tensors();
+        let whole = |id: &ObjId| {
+            self.like_input.contains(id) || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
+        };
+        !ids.is_empty() && ids.iter().all(whole)
+    }
+
     /// Data: it comes from an input, a parameter or an earlier call, directly or through a kernel or compute.
     fn is_data(&self, id: ObjId) -> bool {
         match self.origins.get(id as usize) {
@@ -283,17 +297,18 @@ impl<'a> Engine<'a> {
 
     /// A function value that sees the running call's names later on.
     fn close(&mut self, id: FuncId) -> Func<'a> {
+        let early = self.stage != Stage::Forward;
         if self.state.frames.len() < 2 {
-            return Func { id, closure: None, depth: 0 };
+            return Func { id, closure: None, early, depth: 0 };
         }
         let frame = self.state.frames.last().cloned().unwrap_or_default();
         self.budget = self.budget.saturating_sub(frame.len() as u32 / 8);
         let depth = frame.values().map(Value::closures).max().unwrap_or(0) + 1;
         if depth > MAX_CLOSURES {
             self.note(Fact::Opaque { what: "functions closed over too deeply".to_owned() });
-            return Func { id, closure: None, depth: 0 };
+            return Func { id, closure: None, early, depth: 0 };
         }
-        Func { id, closure: Some(frame), depth }
+        Func { id, closure: Some(frame), early, depth }
     }
 
     /// What a kernel does to its parameters.

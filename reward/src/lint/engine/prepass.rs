@@ -82,6 +82,7 @@ impl<'a> Visitor<'a> for Collector<'a> {
                 Stmt::With(w) => {
                     w.items.iter().filter_map(|i| i.optional_vars.as_deref()).for_each(|t| self.target(t, false))
                 }
+                Stmt::Nonlocal(n) => self.found.globals.extend(n.names.iter().map(|n| n.id.as_str())),
                 Stmt::Global(g) => self.found.globals.extend(g.names.iter().map(|n| n.id.as_str())),
                 _ => {}
             }

@@ -227,25 +227,32 @@ impl<'a> Engine<'a> {
     }
 
     fn with(&mut self, stmt: &'a StmtWith) {
+        let mut entered = Vec::new();
         for item in &stmt.items {
             let context = self.eval(&item.context_expr);
-            self.enter(&context);
+            let value = self.enter(&context);
             if let Some(target) = item.optional_vars.as_deref() {
-                self.assign(target, Value::unknown());
+                self.assign(target, value);
             }
+            entered.push(context);
         }
         self.block(&stmt.body);
+        if self.state.alive {
+            for context in entered {
+                self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
+            }
+        }
     }
 
-    fn enter(&mut self, context: &Value<'a>) {
-        let known = match context {
-            Value::Scalar | Value::Path(_) | Value::Nothing => true,
-            Value::Instance(..) => false,
-            other => other.is_scalar(),
-        };
+    fn enter(&mut self, context: &Value<'a>) -> Value<'a> {
+        if let Some(value) = self.special(context, "__enter__", Vec::new()) {
+            return value;
+        }
+        let known = context.is_scalar() || matches!(context, Value::Path(_));
         if !known && self.stage == Stage::Forward {
             self.note(Fact::Opaque { what: "a context manager".to_owned() });
         }
+        Value::Unknown(context.all_tensors())
     }
 
     fn attempt(&mut self, stmt: &'a StmtTry) {

@@ -78,6 +78,10 @@ pub enum Fact {
         what: String,
         counts: bool,
     },
+    /// A function whose results are cached handles tensors.
+    Cached {
+        what: String,
+    },
     /// A branch on a number kept from an earlier call.
     StateBranch,
     /// Data or addresses go to the host.

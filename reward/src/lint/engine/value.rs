@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 /// Index into `Engine::objects`: one tensor allocation, input, parameter or instance.
 pub type ObjId = u32;
+/// Stands beside a tensor's objects when the value may be a part of it: its sizes say nothing about the whole.
+pub const PART: ObjId = ObjId::MAX;
 /// Index into `Engine::functions`.
 pub type FuncId = usize;
 /// Index into `Engine::classes`.
@@ -26,6 +28,8 @@ const MAX_IDS: usize = 64;
 pub struct Func<'a> {
     pub id: FuncId,
     pub closure: Option<Rc<Env<'a>>>,
+    /// Made before forward ran: what it closed over may hold an earlier call's values.
+    pub early: bool,
     /// How many closures lie inside each other here.
     pub depth: u32,
 }
@@ -94,7 +98,10 @@ pub fn merge_ids(a: &Ids, b: &Ids) -> Ids {
     let mut all: Vec<ObjId> = a.iter().chain(b.iter()).copied().collect();
     all.sort_unstable();
     all.dedup();
-    all.truncate(MAX_IDS);
+    if all.len() > MAX_IDS {
+        // The largest is kept: it may be `PART`.
+        all.drain(MAX_IDS / 2..all.len() - MAX_IDS / 2);
+    }
     all.into()
 }
 
@@ -112,6 +119,14 @@ impl<'a> Value<'a> {
     /// The tensor of one object.
     pub fn tensor(id: ObjId) -> Self {
         Value::Tensor(Rc::from([id]))
+    }
+
+    /// The same tensors, perhaps only parts of them.
+    pub fn part(&self) -> Self {
+        match self {
+            Value::Tensor(ids) => Value::Tensor(merge_ids(ids, &Rc::from([PART]))),
+            other => other.clone(),
+        }
     }
 
     /// A dotted name.
@@ -231,6 +246,14 @@ impl<'a> Value<'a> {
                 Value::List(Rc::new(a.iter().zip(b.iter()).map(|(x, y)| x.join(y)).collect()))
             }
             (Value::Bag(a), Value::Bag(b)) => Value::Bag(Rc::new(a.join(b))),
+            (Value::List(a), Value::Bag(b)) | (Value::Bag(b), Value::List(a)) => {
+                Value::Bag(Rc::new(a.iter().fold((**b).clone(), |all, v| all.join(v))))
+            }
+            (Value::List(a), Value::List(b)) => {
+                let mut items = a.iter().chain(b.iter());
+                let first = items.next().cloned().unwrap_or(Value::unknown());
+                Value::Bag(Rc::new(items.fold(first, |all, v| all.join(v))))
+            }
             (a, b) if a.is_scalar() && b.is_scalar() && !a.is_nothing() && !b.is_nothing() => scalar(a, b),
             _ => self.unite(other),
         }

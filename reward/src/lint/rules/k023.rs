@@ -19,6 +19,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             Fact::Keeps { what, counts: false } => {
                 note(findings, RULE.code, seen.line, format!("forward keeps {what} for later calls"));
             }
+            Fact::Cached { what } => {
+                reject(findings, RULE.code, seen.line, format!("results of {what} are kept between calls"));
+            }
             Fact::StateBranch => {
                 warn(findings, RULE.code, seen.line, "a branch on a value kept from an earlier call");
             }
@@ -26,8 +29,8 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for mention in &known.whole.mentions {
-        if matches!(mention.path.as_str(), "functools.lru_cache" | "functools.cache" | "functools.cached_property") {
-            warn(findings, RULE.code, mention.line, format!("{} keeps results between calls", mention.path));
+        if matches!(mention.path.as_str(), "functools.cached_property" | "itertools.count" | "itertools.cycle") {
+            warn(findings, RULE.code, mention.line, format!("{} keeps state between calls", mention.path));
         }
     }
 }

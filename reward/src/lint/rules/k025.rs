@@ -16,6 +16,10 @@ pub const RULE: Rule = Rule {
 /// In any class.
 const NEVER: &[&str] = &[
     "__getattribute__",
+    "__getattr__",
+    "__setattr__",
+    "__get__",
+    "__set__",
     "__del__",
     "__torch_function__",
     "__torch_dispatch__",
