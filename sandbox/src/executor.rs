@@ -82,7 +82,12 @@ const MAX_SUSPECTS: usize = 1024;
 
 impl Executor {
     /// Starts both Python processes and waits until they are ready.
-    pub async fn start(config: ExecutorConfig) -> Result<Executor, Fault> {
+    pub async fn start(mut config: ExecutorConfig) -> Result<Executor, Fault> {
+        // The Python processes work in other directories.
+        config.scratch = absolute(config.scratch)?;
+        if config.python.components().count() > 1 {
+            config.python = absolute(config.python)?;
+        }
         let shown = config.scratch.display().to_string();
         let scratch = |e: std::io::Error| fault(SCRATCH, format!("{shown} cannot be used: {e}"));
         std::fs::create_dir_all(&config.scratch).map_err(scratch)?;
@@ -124,6 +129,10 @@ impl Executor {
         drop(state);
         let _ = std::fs::remove_dir(&self.config.scratch);
     }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Fault> {
+    std::path::absolute(&path).map_err(|e| fault(SCRATCH, format!("{}: {e}", path.display())))
 }
 
 impl State {

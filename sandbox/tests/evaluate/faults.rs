@@ -133,6 +133,16 @@ async fn a_child_that_cannot_be_confined_is_never_scored() {
     executor.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relative_scratch_directory_works() {
+    let Some(config) = config("relative", LIMITS) else { return };
+    let scratch = std::path::PathBuf::from(format!(".scratch-{}", std::process::id()));
+    let executor = Executor::start(ExecutorConfig { scratch: scratch.clone(), ..config }).await.unwrap();
+    assert_works(&executor).await;
+    executor.shutdown().await;
+    assert!(!scratch.exists());
+}
+
 #[tokio::test]
 async fn a_missing_or_useless_interpreter_is_a_fault() {
     let scratch = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-python");

@@ -107,6 +107,15 @@ return self.kept";
 }
 
 #[test]
+fn an_answer_must_not_change_when_the_next_call_comes() {
+    let body = "\
+if not hasattr(self, 'out'): self.out = torch.empty_like(x)
+add_kernel[(4,)](x, y, self.out, x.numel(), BLOCK=256)
+return self.out";
+    assert_wrong(lab_or_skip!().outcome(ADD_TASK, &add_with("", body)), "draw 0");
+}
+
+#[test]
 fn changing_the_inputs_does_not_help() {
     let body = "add(x, y)\nx.zero_()\ny.zero_()\nreturn torch.zeros_like(x)";
     assert_wrong(lab_or_skip!().outcome(ADD_TASK, &add_with("", body)), "elements differ");
