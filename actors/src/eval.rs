@@ -200,3 +200,109 @@ impl EvalPlan {
 fn first_id(phase: PhaseTag) -> u64 {
     FIRST_ID.iter().find(|(tag, _)| *tag == phase).map_or(0, |(_, id)| *id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollout::id::PolicyVersion;
+    use rollout::reward::Reward;
+
+    const LIMITS: EvalLimits = EvalLimits { credits: 3, retries: 1, sample_ms: 100, judge_ms: 100, execute_ms: 100 };
+
+    fn plan(done: &[u64]) -> EvalPlan {
+        let tasks = vec![TaskId("a".into()), TaskId("b".into())];
+        EvalPlan::new(PhaseTag::EvalBefore, tasks, 2, 7, LIMITS, &done.iter().copied().collect())
+    }
+
+    fn sampled(rollout: RolloutId, attempt: Attempt) -> Event {
+        Event::Sampled { rollout, attempt, oldest: PolicyVersion(0), tokens: 1 }
+    }
+
+    /// Plays everything to its end; odd rollouts are rejected by the judge. Every event is sent twice.
+    fn play(plan: &mut EvalPlan) -> (Vec<u64>, usize) {
+        let mut todo = VecDeque::from(plan.on(0, &Event::Tick));
+        let (mut ended, mut widest) = (Vec::new(), 0);
+        while let Some(command) = todo.pop_front() {
+            widest = widest.max(plan.in_flight());
+            let event = match command {
+                EvalCommand::Do(Command::Sample { rollout, attempt, .. }) => sampled(rollout, attempt),
+                EvalCommand::Do(Command::Judge { rollout, attempt }) => {
+                    let zero = Judgement::Scored(Reward { plan: 0.0, code: 0.0 });
+                    let ruling = if rollout.0 % 2 == 0 { Judgement::Admitted } else { zero };
+                    Event::Judged { rollout, attempt, ruling }
+                }
+                EvalCommand::Do(Command::Execute { rollout, attempt }) => {
+                    Event::Executed { rollout, attempt, reward: Reward { plan: 1.0, code: 1.0 } }
+                }
+                EvalCommand::End { rollout, ending } => {
+                    assert_eq!(ending, EndingRow::Evaluated);
+                    ended.push(rollout.0);
+                    continue;
+                }
+                EvalCommand::Finish => return (ended, widest),
+                other => panic!("{other:?}"),
+            };
+            todo.extend(plan.on(1, &event));
+            todo.extend(plan.on(1, &event));
+        }
+        panic!("never finished");
+    }
+
+    #[test]
+    fn every_answer_ends_once_within_the_credits() {
+        let first = first_id(PhaseTag::EvalBefore);
+        let (mut ended, widest) = play(&mut plan(&[]));
+        ended.sort_unstable();
+        assert_eq!(ended, (first..first + 4).collect::<Vec<_>>());
+        assert_eq!(widest, LIMITS.credits);
+    }
+
+    #[test]
+    fn what_an_earlier_process_finished_is_not_asked_again_and_seeds_stay() {
+        let first = first_id(PhaseTag::EvalBefore);
+        let (ended, _) = play(&mut plan(&[first, first + 2, first + 3]));
+        assert_eq!(ended, [first + 1]);
+        let seed_of = |commands: Vec<EvalCommand>, id: u64| {
+            commands.into_iter().find_map(|c| match c {
+                EvalCommand::Do(Command::Sample { rollout, seed, task, .. }) if rollout.0 == id => Some((seed, task)),
+                _ => None,
+            })
+        };
+        let whole = seed_of(plan(&[]).on(0, &Event::Tick), first + 1);
+        assert!(whole.is_some());
+        assert_eq!(whole, seed_of(plan(&[first]).on(0, &Event::Tick), first + 1));
+    }
+
+    #[test]
+    fn a_fault_is_retried_then_masked_and_old_attempts_count_for_nothing() {
+        let mut plan = plan(&[]);
+        let first = RolloutId(first_id(PhaseTag::EvalBefore));
+        plan.on(0, &Event::Tick);
+        let fault = |attempt| Event::Faulted { rollout: first, attempt: Attempt(attempt), code: "F101".into() };
+        let retried = plan.on(0, &fault(1));
+        assert!(retried.iter().any(|c| matches!(c, EvalCommand::Do(Command::Sample { rollout, attempt: Attempt(2), .. }) if *rollout == first)));
+        assert_eq!(plan.on(0, &sampled(first, Attempt(1))), [], "the first attempt is over");
+        let masked = plan.on(0, &fault(2));
+        assert!(masked.contains(&EvalCommand::End { rollout: first, ending: EndingRow::EvalFaulted }));
+        assert_eq!(plan.on(0, &sampled(first, Attempt(2))), []);
+    }
+
+    #[test]
+    fn a_stage_past_its_limit_is_retried() {
+        let mut plan = plan(&[]);
+        plan.on(0, &Event::Tick);
+        assert_eq!(plan.on(99, &Event::Tick), []);
+        let again = plan.on(100, &Event::Tick);
+        let samples = again.iter().filter(|c| matches!(c, EvalCommand::Do(Command::Sample { attempt: Attempt(2), .. })));
+        assert_eq!(samples.count(), LIMITS.credits);
+    }
+
+    #[test]
+    fn a_stop_lets_go_of_everything() {
+        let mut plan = plan(&[]);
+        plan.on(0, &Event::Tick);
+        let commands = plan.on(1, &Event::StopRequested);
+        assert_eq!(commands.last(), Some(&EvalCommand::Finish));
+        assert_eq!(plan.in_flight(), 0);
+    }
+}

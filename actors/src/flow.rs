@@ -152,11 +152,17 @@ impl Flow {
 
     fn restore(&mut self, row: crate::store::reader::RolloutDetail) {
         let Some(task) = self.tasks.get(&row.summary.task).cloned() else { return };
+        let completion = row.completion.map(|mut completion| {
+            if completion.prompt_tokens.is_empty() {
+                completion.prompt_tokens.clone_from(&task.prompt.tokens);
+            }
+            Arc::new(completion)
+        });
         let flight = Flight {
             task,
             attempt: Attempt(row.summary.attempt),
             stage: Stage::Rest,
-            completion: row.completion.map(Arc::new),
+            completion,
             ruling: row.ruling.map(Arc::new),
             correct: row.report.is_some_and(|r| r.outcome.is_correct()),
         };
@@ -436,6 +442,7 @@ impl Flow {
         }
         let failed = match cause {
             Some(StopCause::LearnerFailed) => Some("the learner gave up too many steps in a row"),
+            Some(StopCause::LearnerOverdue) => Some("the learner was silent past its deadline too often"),
             Some(StopCause::GroupsLost) => Some("too many groups in a row were lost to faults of the infrastructure"),
             Some(StopCause::CannotProceed) => Some("the machine cannot proceed with these settings"),
             _ => None,

@@ -1,8 +1,8 @@
 //! A crew that costs nothing: sampling, execution and training answer at once, so that what is measured (or tested) is
 //! everything else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::id::{Digest, PolicyVersion, RolloutId, StepId, TaskId};
@@ -52,9 +52,10 @@ pub fn tasks(count: usize, split: Split) -> Vec<Arc<TaskEntry>> {
 /// The stand-in crew. `solves` says whether the n-th execution passes.
 pub fn crew(solves: fn(u64) -> bool) -> Crew {
     let executions = Arc::new(AtomicU64::new(0));
+    let newest = Arc::new(Mutex::new(None));
     Crew {
         sampler: Arc::new(|_, policy| Ok(Box::new(Echo::new(policy)))),
-        trainer: Arc::new(|| Ok(Box::new(Instant { newest: None }))),
+        trainer: Arc::new(move || Ok(Box::new(Counter { newest: newest.clone() }))),
         verifier: Arc::new(move |_| {
             let executions = executions.clone();
             Box::pin(async move { Ok(Box::new(Coin { executions, solves }) as Box<dyn Verifier>) })
@@ -160,20 +161,21 @@ pub fn report(passed: bool) -> ExecReport {
     }
 }
 
-/// Counts versions up.
-struct Instant {
-    newest: Option<TrainedItem>,
+/// Counts versions up; what it knows outlives it, as a checkpoint would.
+struct Counter {
+    newest: Arc<Mutex<Option<TrainedItem>>>,
 }
 
-impl Trainer for Instant {
+impl Trainer for Counter {
     fn newest(&self) -> Option<TrainedItem> {
-        self.newest.clone()
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
-        let policy = PolicyVersion(self.newest.as_ref().map_or(0, |n| n.policy.0) + 1);
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let policy = PolicyVersion(newest.as_ref().map_or(0, |n| n.policy.0) + 1);
         let done = trained(job.step, policy);
-        self.newest = Some(done.clone());
+        *newest = Some(done.clone());
         Ok(done)
     }
 }

@@ -253,3 +253,153 @@ impl Loop {
             .map_err(|source| StoreError::Io { path, source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rollout::completion::{Completion, Finish, PolicySpan};
+    use rollout::event::{Ending, Event};
+    use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
+    use rollout::journal::Record;
+    use rollout::reward::Reward;
+
+    use super::*;
+    use crate::store::Reader;
+    use crate::store::rows::{EndingRow, PhaseTag, RowPatch};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn issued(id: u64) -> Op {
+        let task = Arc::new(TaskId("t".into()));
+        let patch = RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(id / 4), task, seed: 9, attempt: Attempt(1) };
+        Op::Row { rollout: RolloutId(id), patch }
+    }
+
+    fn row(id: u64, patch: RowPatch) -> Op {
+        Op::Row { rollout: RolloutId(id), patch }
+    }
+
+    fn completion() -> Arc<Completion> {
+        Arc::new(Completion {
+            prompt_tokens: vec![1, 2],
+            tokens: vec![5, 6, 7],
+            logprobs: vec![-0.25, -1.5, -3.0e-7],
+            spans: vec![
+                PolicySpan { start: 0, policy: PolicyVersion(3) },
+                PolicySpan { start: 2, policy: PolicyVersion(4) },
+            ],
+            finish: Finish::Length,
+            text: "plan </think> code".into(),
+            plan_tokens: Some(2),
+        })
+    }
+
+    fn tick(seq: u64) -> Op {
+        Op::Journal(Record { seq, now_ms: 10 * seq, event: Event::Tick })
+    }
+
+    fn writer(dir: &std::path::Path, max_pages: Option<u32>, on_failure: OnFailure) -> Writer {
+        let config = StoreConfig { max_pages, ..StoreConfig::new(dir.to_path_buf()) };
+        Writer::start(config, on_failure).unwrap()
+    }
+
+    #[test]
+    fn a_rollout_comes_back_whole_from_one_transaction_or_from_many() {
+        for apart in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let writer = writer(dir.path(), None, Box::new(|_| {}));
+            let handle = writer.handle();
+            let prompt = Op::Prompt { task: TaskId("t".into()), text: "ask".into(), tokens: vec![1, 2] };
+            let ending = EndingRow::Train(Ending::Trained(StepId(2)));
+            for ops in [
+                vec![prompt, issued(7)],
+                vec![row(7, RowPatch::Sampled { completion: completion(), at_ms: 50 })],
+                vec![row(7, RowPatch::Scored { reward: Reward { plan: 0.5, code: 1.0 } })],
+                vec![row(7, RowPatch::Ended { ending, at_ms: 70 })],
+            ] {
+                handle.send(ops).unwrap();
+                if apart {
+                    handle.flush(LONG).unwrap();
+                }
+            }
+            // A reader sees it while the writer is alive.
+            handle.flush(LONG).unwrap();
+            let found = Reader::open(dir.path()).unwrap().rollout(7).unwrap().unwrap();
+            assert_eq!(found.completion.as_ref(), Some(&*completion()), "apart: {apart}");
+            assert_eq!(found.prompt.as_deref(), Some("ask"));
+            assert_eq!(found.reward(), Some(Reward { plan: 0.5, code: 1.0 }));
+            let s = &found.summary;
+            assert_eq!((s.policy_oldest, s.policy_newest, s.step), (Some(3), Some(4), Some(2)));
+            assert_eq!((s.state.as_str(), s.ending.as_deref()), ("ended", Some("trained")));
+            assert_eq!((s.sampled_at, s.ended_at, s.group), (Some(50), Some(70), 1));
+            writer.stop().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_journal_comes_back_in_order_over_several_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        for life in 0..3 {
+            let writer = writer(dir.path(), None, Box::new(|_| {}));
+            writer.handle().send((0..50).map(|n| tick(life * 50 + n)).collect()).unwrap();
+            writer.stop().unwrap();
+        }
+        let reader = Reader::open(dir.path()).unwrap();
+        let seqs: Vec<u64> = reader.journal_from(30).unwrap().iter().map(|r| r.seq).collect();
+        assert_eq!(seqs, (30..150).collect::<Vec<_>>());
+        assert_eq!(reader.last_clock_ms().unwrap(), 1490);
+    }
+
+    #[test]
+    fn a_full_disk_stops_writing_once_and_what_was_committed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let failures = Arc::new(AtomicUsize::new(0));
+        let counted = failures.clone();
+        // 60 pages of 4 KiB: room for the tables and a little more.
+        let writer = writer(dir.path(), Some(60), Box::new(move |error| {
+            assert!(error.disk_full(), "{error}");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }));
+        let handle = writer.handle();
+        handle.send(vec![tick(0), issued(0)]).unwrap();
+        handle.flush(LONG).unwrap();
+        let mut refused = None;
+        for n in 1..2000u64 {
+            let text = format!("{n}").repeat(800);
+            let completion = Arc::new(Completion { text, ..(*completion()).clone() });
+            let batch = vec![tick(n), issued(n), row(n, RowPatch::Sampled { completion, at_ms: 1 })];
+            if let Err(error) = handle.send(batch).and_then(|()| handle.flush(LONG)) {
+                refused = Some((n, error));
+                break;
+            }
+        }
+        let (at, error) = refused.expect("60 pages are not enough");
+        assert!(error.to_string().contains("full"), "{error}");
+        assert!(handle.send(vec![tick(9999)]).unwrap_err().disk_full(), "later batches are refused at once");
+        assert!(writer.stop().is_err());
+        assert_eq!(failures.load(Ordering::Relaxed), 1, "told once");
+        // Everything before the failed batch is there, nothing of it is, and more can be written when there is room.
+        let reader = Reader::open(dir.path()).unwrap();
+        let seqs: Vec<u64> = reader.journal_from(0).unwrap().iter().map(|r| r.seq).collect();
+        assert_eq!(seqs, (0..at).collect::<Vec<_>>());
+        assert!(reader.rollout(at).unwrap().is_none());
+        assert!(reader.rollout(at - 1).unwrap().is_some());
+        let again = self::writer(dir.path(), None, Box::new(|_| {}));
+        again.handle().send(vec![tick(at), issued(at)]).unwrap();
+        again.stop().unwrap();
+        assert!(Reader::open(dir.path()).unwrap().rollout(at).unwrap().is_some());
+    }
+
+    #[test]
+    fn another_format_and_a_missing_run_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Reader::open(dir.path()), Err(StoreError::Missing(_))));
+        writer(dir.path(), None, Box::new(|_| {})).stop().unwrap();
+        let path = crate::store::path(dir.path());
+        Connection::open(&path).unwrap().execute("UPDATE meta SET value = '999' WHERE key = 'format'", []).unwrap();
+        assert!(matches!(Reader::open(dir.path()), Err(StoreError::Format { found, .. }) if found == "999"));
+        let start = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {}));
+        assert!(matches!(start, Err(StoreError::Format { .. })));
+    }
+}

@@ -1,0 +1,213 @@
+//! SIGKILL at random moments, again and again, until the run is complete: the store opens each time, no rollout is
+//! trained twice, none is lost without a reason, and the steps are those of one history.
+//!
+//! The run is a child process of this test binary (the ignored test below), with a tiny real policy, real checkpoints
+//! and all three phases. Planted once to see this fail: training without waiting for the journal's barrier.
+
+mod rig;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actors::codec;
+use actors::crew::{Crew, TrainError, TrainJob, TrainedItem, Trainer};
+use actors::observe::Silent;
+use actors::orchestrator::RunEnd;
+use actors::stop::StopToken;
+use actors::store::rows::PhaseTag;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rig::Rig;
+use rollout::event::{Command as Order, Ending};
+use rollout::id::{RolloutId, StepId};
+use rollout::journal::Snapshot;
+
+const DIR: &str = "TROUPE_TEST_KILL_DIR";
+const KILLS: usize = 24;
+/// All kills and restarts together.
+const DEADLINE: Duration = Duration::from_secs(240);
+
+fn rig(dir: &Path) -> Rig {
+    let mut rig = Rig::new(dir);
+    rig.machine.steps = 160;
+    rig.machine.staleness_max = 1;
+    rig.eval_samples = 6;
+    rig.execute_delay = Duration::from_millis(8);
+    rig
+}
+
+/// Not a test: what the child process does.
+#[test]
+#[ignore = "run by the test below"]
+fn child() {
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
+    let rig = rig(&dir);
+    let log = dir.join("trained.log");
+    let inner = rig.crew();
+    let trainer = inner.trainer.clone();
+    let crew = Crew {
+        trainer: Arc::new(move || Ok(Box::new(Logged { inner: trainer()?, log: log.clone() }))),
+        ..inner
+    };
+    let end = rig.play(crew, Arc::new(Silent), &StopToken::default(), |_| {});
+    assert_eq!(end, RunEnd::Completed);
+    std::fs::write(dir.join("done"), "").unwrap();
+}
+
+/// Writes down what is trained on, before it is.
+struct Logged {
+    inner: Box<dyn Trainer>,
+    log: PathBuf,
+}
+
+impl Trainer for Logged {
+    fn newest(&self) -> Option<TrainedItem> {
+        self.inner.newest()
+    }
+
+    fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let batch: Vec<_> = job.samples.iter().map(|s| (&s.prompt, &s.tokens, s.code_advantage.to_bits())).collect();
+        writeln!(file, "{} {:?}", job.step, batch).unwrap();
+        self.inner.train(job)
+    }
+}
+
+#[test]
+fn killed_at_random_moments_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(dir.path());
+    let deadline = Instant::now() + DEADLINE;
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut kills = 0;
+    loop {
+        assert!(Instant::now() < deadline, "{kills} kills and not done");
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--ignored", "--nocapture"])
+            .env(DIR, dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if kills < KILLS {
+            let pause = Duration::from_millis(rng.random_range(20..500));
+            std::thread::sleep(pause);
+            child.kill().unwrap();
+            let _ = child.wait();
+            kills += 1;
+            if dir.path().join("done").exists() {
+                break;
+            }
+            check_consistent(&rig);
+        } else {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            break;
+        }
+    }
+    assert!(kills >= 20, "only {kills} kills before the end: make the run longer");
+    check_complete(&rig, &dir.path().join("trained.log"));
+}
+
+/// What holds at any moment: the store opens and its journal replays to a ledger that closes.
+fn check_consistent(rig: &Rig) {
+    if !actors::store::path(&rig.run_dir).exists() {
+        return;
+    }
+    let Ok(reader) = actors::store::Reader::open(&rig.run_dir) else {
+        // Killed before the first transaction: an empty file, which the next start fills.
+        assert_eq!(rig.checkpoints().newest().unwrap(), None);
+        return;
+    };
+    let plan = rig.plan();
+    let mut machine = Snapshot::start(plan.machine, plan.train);
+    for record in reader.journal_from(0).unwrap() {
+        machine.apply(&record).unwrap();
+    }
+    assert!(machine.machine.ledger().closes(), "{:?}", machine.machine.ledger());
+    if let Some(snapshot) = reader.snapshot().unwrap() {
+        // The snapshot is what the journal says: decode(encode(x)) is part of it.
+        let again: Snapshot = codec::decode(&codec::encode(&snapshot).unwrap()).unwrap();
+        assert_eq!(again, snapshot);
+    }
+    // A checkpoint is never ahead of the journal by more than the step that the journal says is being trained.
+    let step = rig.checkpoints().newest().unwrap().map_or(0, |m| m.step.0);
+    assert!(step <= machine.machine.step().0 + 1, "checkpoint of step {step}, journal at {}", machine.machine.step());
+}
+
+fn check_complete(rig: &Rig, log: &Path) {
+    let reader = rig.reader();
+    let plan = rig.plan();
+
+    // The whole journal, from the first event on, over all lives.
+    let mut machine = Snapshot::start(plan.machine.clone(), plan.train.clone());
+    let mut ends: BTreeMap<RolloutId, Ending> = BTreeMap::new();
+    let mut sampled = BTreeSet::new();
+    let mut trained_in: BTreeMap<StepId, Vec<RolloutId>> = BTreeMap::new();
+    for record in reader.journal_from(0).unwrap() {
+        for command in machine.apply(&record).unwrap() {
+            match command {
+                Order::Sample { rollout, .. } => drop(sampled.insert(rollout)),
+                Order::End { rollout, ending } => {
+                    assert_eq!(ends.insert(rollout, ending), None, "rollout {rollout} ended twice");
+                    if let Ending::Trained(step) = ending {
+                        trained_in.entry(step).or_default().push(rollout);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let ledger = machine.machine.ledger();
+    assert!(ledger.closes());
+    assert_eq!(ledger.in_flight, 0);
+    assert_eq!(ends.keys().copied().collect::<BTreeSet<_>>(), sampled, "none lost without a reason");
+    let mut by_reason: BTreeMap<String, usize> = BTreeMap::new();
+    ends.values().filter(|e| !matches!(e, Ending::Trained(_))).for_each(|e| *by_reason.entry(format!("{e:?}")).or_default() += 1);
+    let missing: Vec<u64> = (1..=plan.machine.steps).filter(|s| !trained_in.contains_key(&StepId(*s))).collect();
+    assert_eq!(missing, Vec::<u64>::new(), "steps without rollouts; endings besides trained: {by_reason:?}");
+
+    // The store's rows say the same as the journal.
+    let mut rows = BTreeMap::new();
+    reader
+        .each_summary(|row| {
+            if row.phase == PhaseTag::Train {
+                rows.insert(RolloutId(row.id), (row.ending.clone(), row.step));
+            }
+            true
+        })
+        .unwrap();
+    assert_eq!(rows.len(), ends.len());
+    for (rollout, ending) in &ends {
+        let (text, step) = &rows[rollout];
+        match ending {
+            Ending::Trained(at) => assert_eq!((text.as_deref(), *step), (Some("trained"), Some(at.0))),
+            Ending::Dropped(_) => assert!(text.is_some() && step.is_none(), "{rollout}: {text:?} {step:?}"),
+        }
+    }
+
+    // Steps are durable once each, in order; a step that was begun again was begun with the same batch.
+    let steps: Vec<u64> = reader.steps().unwrap().iter().map(|row| row.step.0).collect();
+    assert_eq!(steps, (1..=plan.machine.steps).collect::<Vec<_>>());
+    assert_eq!(rig.checkpoints().newest().unwrap().unwrap().policy.0, plan.machine.steps);
+    let mut batches: BTreeMap<u64, String> = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        let Some((step, batch)) = line.split_once(' ') else { continue };
+        let known = batches.entry(step.parse().unwrap()).or_insert_with(|| batch.to_string());
+        assert_eq!(known, batch, "step {step} was begun again with another batch");
+    }
+    let lines = std::fs::read_to_string(rig.run_dir.join("metrics.jsonl")).unwrap();
+    for line in lines.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+
+    // Every held-out answer was evaluated once, before and after.
+    for phase in [PhaseTag::EvalBefore, PhaseTag::EvalAfter] {
+        let answers = reader.evaluated(phase).unwrap().len() as u64;
+        assert_eq!(answers, plan.held_out.len() as u64 * plan.eval_samples, "{phase:?}");
+    }
+}
