@@ -55,7 +55,7 @@ def load(path, name):
 
 
 def build(module, job, blob):
-    torch.manual_seed(job["build_seed"])
+    torch.default_generator.manual_seed(job["build_seed"])
     init = frames.unpack(job["init"], blob)
     kwargs = frames.unpack(job["init_kwargs"], blob)
     model = module.ModelNew(*init, **kwargs)
@@ -87,7 +87,7 @@ def adopt(model, state):
 
 
 def forward(model, draw, blob):
-    torch.manual_seed(draw["seed"])
+    torch.default_generator.manual_seed(draw["seed"])
     with torch.no_grad():
         return model(*frames.unpack(draw["inputs"], blob))
 

@@ -35,6 +35,11 @@ def seed_of(secret, *parts):
     return int.from_bytes(hmac.new(secret, text, hashlib.sha256).digest()[:8], "little") >> 1
 
 
+def seed_everything(seed):
+    """`torch.manual_seed` for the CPU alone: torch's own also queues a call, with a traceback, for each absent GPU."""
+    torch.default_generator.manual_seed(seed)
+
+
 class TaskError(Exception):
     """The task itself is broken: ours, never the candidate's."""
 
@@ -49,10 +54,10 @@ class Prepared:
         space = {"__name__": "task"}
         try:
             exec(compile(source, f"<task {task}>", "exec"), space)
-            torch.manual_seed(seed("init"))
+            seed_everything(seed("init"))
             init_inputs = list(space["get_init_inputs"]()) if "get_init_inputs" in space else []
             build_seed = seed("build")
-            torch.manual_seed(build_seed)
+            seed_everything(build_seed)
             init_kwargs = {}
             if len(init_inputs) == 2 and isinstance(init_inputs[0], list) and isinstance(init_inputs[1], dict):
                 init_inputs, init_kwargs = init_inputs
@@ -74,7 +79,7 @@ class Prepared:
         for index, kind in enumerate((*DRAWS, COMPILE)):
             run_seed = seed("run", index)
             try:
-                torch.manual_seed(seed("inputs", index))
+                seed_everything(seed("inputs", index))
                 args = [transform(a, kind) for a in space["get_inputs"]()]
                 if kind == COMPILE:
                     inputs.append((kind, run_seed, args))
@@ -207,7 +212,7 @@ def flatten(value):
 
 
 def outputs_of(model, args, seed):
-    torch.manual_seed(seed)
+    seed_everything(seed)
     with torch.no_grad():
         # Copies, so that an in-place reference cannot change what the candidate is given.
         return [t.clone() for t in flatten(model(*copy.deepcopy(args)))]

@@ -24,7 +24,7 @@ import seccomp
 
 # How often a running candidate's processes and memory are counted.
 WATCH_MS = 50
-KILL_S = 10
+KILL_S = 30
 # What a candidate may leave in its private directory, which is memory.
 HOME_BYTES = 256 << 20
 

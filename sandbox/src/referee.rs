@@ -14,7 +14,7 @@ use crate::frames::{Frame, FrameLimits, read_frame, write_frame};
 use crate::zygote::{Tail, python};
 
 /// Importing torch on a busy machine.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(300);
 /// One reference, over all draws, in float32 and float64.
 const PREPARE: Duration = Duration::from_secs(120);
 const COMPARE: Duration = Duration::from_secs(60);

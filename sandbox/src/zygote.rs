@@ -24,9 +24,9 @@ use crate::executor::Isolation;
 use crate::fault::{PROTOCOL, SPAWN, STRAYS, SYSTEM, ZYGOTE_LOST, ZYGOTE_START, fault};
 
 /// Importing torch and Triton and compiling one kernel, on a busy machine.
-const START: Duration = Duration::from_secs(180);
-/// A fork, or a kill with everything reaped. Both take milliseconds.
-const CONTROL: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(300);
+/// A fork, or a kill with everything reaped. Both take milliseconds; the zygote itself gives up on a kill after 30 s.
+const CONTROL: Duration = Duration::from_secs(60);
 const MESSAGE_BYTES: usize = 1 << 16;
 const TAIL_BYTES: usize = 8 << 10;
 

@@ -12,7 +12,7 @@ use sandbox::pyenv::{self, PyEnvConfig};
 
 /// Short enough to wait for, long enough for a busy machine.
 pub const LIMITS: Limits =
-    Limits { import_ms: 8_000, compile_ms: 12_000, run_ms: 12_000, memory_bytes: 1 << 30, max_processes: 32 };
+    Limits { import_ms: 12_000, compile_ms: 12_000, run_ms: 12_000, memory_bytes: 1 << 30, max_processes: 32 };
 
 /// The interpreter: `TROUPE_PYTHON`, else the environment in Troupe's cache. `None` (and a line that says why) where
 /// there is none: then the tests that need it are skipped.
