@@ -413,6 +413,9 @@ impl World {
     }
 
     fn at_the_end(&mut self) {
+        if !self.oracle.violations.is_empty() {
+            return;
+        }
         let mut ended: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for (&id, roll) in &self.oracle.rolls {
             match roll.ending {
