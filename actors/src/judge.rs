@@ -1,6 +1,6 @@
-//! The judge: turns answers into rulings with the static layers (`reward::judge`). Owns one thread.
+//! The judge: turns answers into rulings with the static layers (`reward::judge`). Owns its threads.
 //!
-//! Killed by: a panic of the thread.
+//! Killed by: a panic of a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use crate::orchestrator::OrchestratorMsg;
 
 /// Rulings per message back: a long batch does not hold the first ones up.
 const CHUNK: usize = 64;
+/// Threads that lint; they share one channel.
+const THREADS: usize = 2;
 
 #[derive(Clone, Debug)]
 pub struct JudgeJob {
@@ -59,11 +61,14 @@ impl Actor for Judge {
 
     async fn pre_start(&self, myself: ActorRef<JudgeMsg>, args: JudgeArgs) -> Result<JudgeState, ActorProcessingErr> {
         let (batches, receiver) = bounded(args.batches);
-        std::thread::Builder::new().name("judge".into()).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&receiver, &args.out))) {
-                let _ = myself.cast(JudgeMsg::ThreadEnded(panic_text(panic.as_ref())));
-            }
-        })?;
+        for _ in 0..THREADS {
+            let (receiver, out, myself) = (receiver.clone(), args.out.clone(), myself.clone());
+            std::thread::Builder::new().name("judge".into()).spawn(move || {
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&receiver, &out))) {
+                    let _ = myself.cast(JudgeMsg::ThreadEnded(panic_text(panic.as_ref())));
+                }
+            })?;
+        }
         Ok(JudgeState { batches })
     }
 

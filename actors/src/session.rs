@@ -136,7 +136,10 @@ where
             tick: TICK,
             done,
         };
-        match conduct(args, ended, stop)? {
+        let end = conduct(args, ended, stop)?;
+        // Every executor is gone; what they left is of no use.
+        let _ = std::fs::remove_dir_all(run_dir.join("scratch"));
+        match end {
             RunEnd::Completed => {}
             RunEnd::Stopped => return Ok(true),
             RunEnd::Failed { fault, disk_full } => return Err(failed(fault, disk_full, run_dir)),

@@ -11,7 +11,7 @@
 //!      | orders:        | batches:        | queue: credits          | mpsc: 1               | channel: 256 batches
 //!      | 2*credits+64   | 2*credits+64    |                         v                       v
 //!      v                v                 |                       zygote, referee         run.sqlite (WAL)
-//!   thread: engine    thread: lint        +--> verdicts: 100,000  (Python processes)      metrics.jsonl
+//!   thread: engine    2 threads: lint     +--> verdicts: 100,000  (Python processes)      metrics.jsonl
 //!                                      learner
 //!                                         | jobs: 8
 //!                                         v

@@ -2,7 +2,7 @@
 //!
 //! Generator, executors and learner are stand-ins of zero cost. Everything else is what a run has: the actors and
 //! their threads, the machine, the judge on a real answer, the journal and the store on the disk, a durable barrier
-//! before every step. Every rollout is executed (no verdict is reused) and every group is trained on.
+//! before every step. Every rollout is judged and executed (no verdict is reused); a few groups go stale.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

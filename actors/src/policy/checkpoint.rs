@@ -76,7 +76,9 @@ impl Checkpoints {
             let entry = entry?;
             let name = entry.file_name();
             let version = name.to_str().and_then(|n| n.strip_prefix('v')).and_then(|n| n.parse::<u64>().ok());
-            if version.is_some_and(|v| v < oldest_kept || v > newest.0) {
+            // A hidden folder is what a killed process was writing.
+            let unfinished = name.to_str().is_some_and(|n| n.starts_with(".v"));
+            if unfinished || version.is_some_and(|v| v < oldest_kept || v > newest.0) {
                 std::fs::remove_dir_all(entry.path())?;
             }
         }
@@ -109,6 +111,7 @@ mod tests {
         assert_eq!(checkpoints.newest().unwrap(), None);
         for n in 1..=4 {
             std::fs::create_dir_all(checkpoints.path(PolicyVersion(n))).unwrap();
+            std::fs::create_dir(dir.path().join("checkpoints/.v000009.new-1")).unwrap();
             assert_eq!(checkpoints.newest().unwrap().map_or(0, |m| m.policy.0), n - 1, "not named before it is whole");
             let manifest = checkpoints.manifest(
                 StepId(n),
@@ -122,5 +125,6 @@ mod tests {
         }
         let left: Vec<bool> = (1..=4).map(|n| checkpoints.path(PolicyVersion(n)).exists()).collect();
         assert_eq!(left, [false, false, true, true]);
+        assert!(!dir.path().join("checkpoints/.v000009.new-1").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Token and log-prob columns: little-endian 4-byte numbers behind zstd.
+//! Token and log-prob columns: one byte that says how (0 plain, 1 zstd), then little-endian 4-byte numbers.
 
 use std::io::Read;
 
@@ -6,6 +6,10 @@ use super::StoreError;
 
 /// Level 1: log-probs are nearly incompressible noise, more effort buys nothing.
 const LEVEL: i32 = 1;
+/// Shorter columns stay plain: zstd costs more there than it saves. Bytes.
+const PLAIN_MAX: usize = 256;
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
 /// Bytes a column may unpack to: a damaged header cannot ask for more.
 const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
 
@@ -23,13 +27,28 @@ impl Packer {
     pub fn u32s(&mut self, values: &[u32]) -> std::io::Result<Vec<u8>> {
         self.plain.clear();
         self.plain.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        self.zstd.compress(&self.plain)
+        self.pack()
     }
 
     pub fn f32s(&mut self, values: &[f32]) -> std::io::Result<Vec<u8>> {
         self.plain.clear();
         self.plain.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        self.zstd.compress(&self.plain)
+        self.pack()
+    }
+
+    fn pack(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut column;
+        if self.plain.len() <= PLAIN_MAX {
+            column = Vec::with_capacity(1 + self.plain.len());
+            column.push(PLAIN);
+            column.extend_from_slice(&self.plain);
+        } else {
+            let packed = self.zstd.compress(&self.plain)?;
+            column = Vec::with_capacity(1 + packed.len());
+            column.push(ZSTD);
+            column.extend_from_slice(&packed);
+        }
+        Ok(column)
     }
 }
 
@@ -43,9 +62,15 @@ pub fn unpack_f32s(packed: &[u8]) -> Result<Vec<f32>, StoreError> {
 
 fn words(packed: &[u8]) -> Result<impl Iterator<Item = [u8; 4]>, StoreError> {
     let mut plain = Vec::new();
-    zstd::stream::read::Decoder::new(packed)
-        .and_then(|decoder| decoder.take(MAX_UNPACKED).read_to_end(&mut plain))
-        .map_err(|e| StoreError::Incomplete(format!("a readable token column: {e}")))?;
+    match packed.split_first() {
+        Some((&PLAIN, rest)) => plain.extend_from_slice(rest),
+        Some((&ZSTD, rest)) => {
+            zstd::stream::read::Decoder::new(rest)
+                .and_then(|decoder| decoder.take(MAX_UNPACKED).read_to_end(&mut plain))
+                .map_err(|e| StoreError::Incomplete(format!("a readable token column: {e}")))?;
+        }
+        _ => return Err(StoreError::Incomplete("a token column of a known kind".into())),
+    }
     if plain.len() % 4 != 0 {
         return Err(StoreError::Incomplete(format!("a whole number of 4-byte words: {} bytes", plain.len())));
     }
@@ -60,14 +85,19 @@ mod tests {
     #[test]
     fn columns_come_back_bit_for_bit() {
         let mut packer = Packer::new().unwrap();
-        let tokens: Vec<u32> = (0..500).map(|i| i * 7919 % 1024).collect();
-        let logprobs: Vec<f32> = (0..500).map(|i| -(i as f32) * 0.013).chain([f32::MIN_POSITIVE, -0.0]).collect();
-        for _ in 0..2 {
+        for count in [0, 1, 64, 65, 500] {
+            let tokens: Vec<u32> = (0..count).map(|i| i * 7919 % 1024).collect();
+            let logprobs: Vec<f32> =
+                (0..count).map(|i| if i == 3 { -0.0 } else { -(i as f32) * 0.013 + f32::MIN_POSITIVE }).collect();
             assert_eq!(unpack_u32s(&packer.u32s(&tokens).unwrap()).unwrap(), tokens);
-            let back = unpack_f32s(&packer.f32s(&logprobs).unwrap()).unwrap();
+            let column = packer.f32s(&logprobs).unwrap();
+            assert_eq!(column[0], if count <= 64 { PLAIN } else { ZSTD });
             let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&back), bits(&logprobs));
+            assert_eq!(bits(&unpack_f32s(&column).unwrap()), bits(&logprobs));
         }
-        assert!(unpack_u32s(b"not zstd").is_err());
+        assert!(unpack_u32s(b"not a column").is_err());
+        assert!(unpack_u32s(&[PLAIN, 1, 2, 3]).is_err());
+        assert!(unpack_u32s(&[ZSTD, 1, 2, 3]).is_err());
+        assert!(unpack_u32s(&[]).is_err());
     }
 }

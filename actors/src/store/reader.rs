@@ -279,8 +279,26 @@ fn detail(row: &Row<'_>) -> Result<RolloutDetail, StoreError> {
         seed: row.get::<_, i64>(20)? as u64,
         prompt: row.get(27)?,
         completion,
-        ruling: json(25)?.map(|t| serde_json::from_str(&t)).transpose()?,
+        ruling: json(25)?
+            .map(|t| serde_json::from_str(&t))
+            .transpose()?
+            .map(|ruling| with_source(ruling, json(22).ok().flatten().as_deref().unwrap_or(""))),
         report: json(26)?.map(|t| serde_json::from_str(&t)).transpose()?,
         summary,
     })
+}
+
+/// Puts the candidate's source back, which is stored once, in the answer.
+fn with_source(mut ruling: Ruling, answer: &str) -> Ruling {
+    let candidate = match &mut ruling {
+        Ruling::Admit { candidate, .. } => Some(candidate),
+        Ruling::Reject { candidate, .. } => candidate.as_mut(),
+    };
+    if let Some(candidate) = candidate
+        && let Ok(found) = reward::extract::extract(answer)
+        && found.digest == candidate.digest
+    {
+        candidate.source = found.source;
+    }
+    ruling
 }

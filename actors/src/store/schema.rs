@@ -13,6 +13,9 @@ pub const FORMAT: u32 = 1;
 /// How long a statement waits for another process's lock. Only a checkpoint or a foreign writer can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Pages of the log (4 KiB) after which it is copied into the database: each copy costs two fsyncs.
+const CHECKPOINT_PAGES: u32 = 8192;
+
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS journal (seq_first INTEGER PRIMARY KEY, seq_last INTEGER NOT NULL, events BLOB NOT NULL);
@@ -47,6 +50,7 @@ pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, St
     // that also survives a power cut is made at each barrier (writer.rs).
     connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(open)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(open)?;
     if let Some(pages) = max_pages {
         connection.pragma_update(None, "max_page_count", pages).map_err(open)?;
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rollout::completion::Completion;
 use rollout::id::{Attempt, GroupId, TaskId};
 use rollout::journal::Record;
-use rollout::outcome::{ExecReport, Ruling};
+use rollout::outcome::{Candidate, ExecReport, Finding, Outcome, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, params};
 
@@ -219,7 +219,7 @@ fn write_row(
         ),
         None => (None, None, None),
     };
-    let ruling = row.ruling.as_ref().map(|r| serde_json::to_string(&**r)).transpose()?;
+    let ruling = row.ruling.as_ref().map(|r| serde_json::to_string(&RulingText::from(&**r))).transpose()?;
     let report = row.report.as_ref().map(|r| serde_json::to_string(&**r)).transpose()?;
     let rejected = match row.ruling.as_deref() {
         Some(Ruling::Reject { outcome, .. }) => Some(outcome.verdict()),
@@ -266,6 +266,31 @@ fn write_row(
         row.ended.as_ref().map(|(_, at)| *at as i64),
     ])?;
     Ok(())
+}
+
+/// `Ruling` with the candidate's source left empty: it is in the answer, and `Reader` extracts it again.
+#[derive(serde::Serialize)]
+enum RulingText<'a> {
+    Admit { candidate: CandidateText<'a>, findings: &'a [Finding] },
+    Reject { candidate: Option<CandidateText<'a>>, findings: &'a [Finding], outcome: &'a Outcome },
+}
+
+#[derive(serde::Serialize)]
+struct CandidateText<'a> {
+    source: &'static str,
+    digest: &'a rollout::id::Digest,
+}
+
+impl<'a> From<&'a Ruling> for RulingText<'a> {
+    fn from(ruling: &'a Ruling) -> RulingText<'a> {
+        let text = |candidate: &'a Candidate| CandidateText { source: "", digest: &candidate.digest };
+        match ruling {
+            Ruling::Admit { candidate, findings } => RulingText::Admit { candidate: text(candidate), findings },
+            Ruling::Reject { candidate, findings, outcome } => {
+                RulingText::Reject { candidate: candidate.as_ref().map(text), findings, outcome }
+            }
+        }
+    }
 }
 
 fn write_step(tx: &rusqlite::Transaction<'_>, row: &StepRow) -> Result<(), StoreError> {

@@ -290,7 +290,7 @@ mod tests {
                 PolicySpan { start: 2, policy: PolicyVersion(4) },
             ],
             finish: Finish::Length,
-            text: "plan </think> code".into(),
+            text: crate::bench::standins::ANSWER.into(),
             plan_tokens: Some(2),
         })
     }
@@ -312,9 +312,12 @@ mod tests {
             let handle = writer.handle();
             let prompt = Op::Prompt { task: TaskId("t".into()), text: "ask".into(), tokens: vec![1, 2] };
             let ending = EndingRow::Train(Ending::Trained(StepId(2)));
+            let task = crate::bench::standins::tasks(1, rollout::task::Split::Train).remove(0);
+            let ruling = Arc::new(reward::judge(&completion().text, &task.spec));
             for ops in [
                 vec![prompt, issued(7)],
                 vec![row(7, RowPatch::Sampled { completion: completion(), at_ms: 50 })],
+                vec![row(7, RowPatch::Judged { ruling: ruling.clone() })],
                 vec![row(7, RowPatch::Scored { reward: Reward { plan: 0.5, code: 1.0 } })],
                 vec![row(7, RowPatch::Ended { ending, at_ms: 70 })],
             ] {
@@ -328,6 +331,7 @@ mod tests {
             let found = Reader::open(dir.path()).unwrap().rollout(7).unwrap().unwrap();
             assert_eq!(found.completion.as_ref(), Some(&*completion()), "apart: {apart}");
             assert_eq!(found.prompt.as_deref(), Some("ask"));
+            assert_eq!(found.ruling.as_ref(), Some(&*ruling), "the candidate's source too");
             assert_eq!(found.reward(), Some(Reward { plan: 0.5, code: 1.0 }));
             let s = &found.summary;
             assert_eq!((s.policy_oldest, s.policy_newest, s.step), (Some(3), Some(4), Some(2)));
