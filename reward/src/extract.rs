@@ -75,13 +75,22 @@ pub fn from_python(source: &str) -> Result<Candidate, ExtractError> {
 
 /// Canonical text: `\n` line ends, no byte-order mark, no blank lines around, one newline at the end.
 fn canonical(text: &str) -> Result<Candidate, ExtractError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut text = text;
+    // Byte-order marks and blank lines in any order, so that canonical text is a fixed point.
+    loop {
+        let rest = text.trim_start_matches('\u{feff}');
+        let first = rest.split('\n').next().unwrap_or_default();
+        let blank = first.trim().is_empty() && first.len() < rest.len();
+        let rest = if blank { &rest[first.len() + 1..] } else { rest };
+        if rest.len() == text.len() {
+            break;
+        }
+        text = rest;
+    }
     let mut lines: Vec<&str> = text.split('\n').collect();
     while lines.last().is_some_and(|l| l.trim().is_empty()) {
         lines.pop();
     }
-    let blank = lines.iter().take_while(|l| l.trim().is_empty()).count();
-    let lines = &lines[blank..];
     if lines.is_empty() {
         return Err(ExtractError::Empty);
     }

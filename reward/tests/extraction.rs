@@ -93,6 +93,7 @@ fn one_text_has_one_digest() {
         "</think>\r```python\rx = 1\ry = 2\r```\r",
         "</think>\n```python\n\n\nx = 1\ny = 2\n\n  \n```",
         "</think>\n```python\n\u{feff}x = 1\ny = 2\n```",
+        "</think>\n```python\n\n\u{feff}\n\u{feff}\u{feff}x = 1\ny = 2\n```",
     ] {
         assert_eq!(extract(same), Ok(plain.clone()), "{same:?}");
     }
@@ -120,6 +121,8 @@ fn noise() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_text_is_survived_and_canonical(text in noise()) {
         if let Ok(candidate) = extract(&text) {

@@ -133,6 +133,8 @@ fn any_group() -> impl Strategy<Value = Vec<Reward>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn centred_advantages_sum_to_zero(rewards in any_group(), config in any_config()) {
         let found = advantages(&rewards, &config.advantage());

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use ruff_python_ast::{Expr, Pattern, StmtAugAssign};
 
+use super::prepass::{Place, place_of};
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
 use super::{Engine, Origin};
@@ -14,10 +15,14 @@ impl<'a> Engine<'a> {
             Expr::Name(n) => self.bind_name(n.id.as_str(), value),
             Expr::Attribute(a) => {
                 let base = self.eval(&a.value);
+                self.store(Place::Attribute(a.attr.id.as_str()), &value);
                 self.set_attribute(&base, a.attr.id.as_str(), value);
             }
             Expr::Subscript(s) => {
                 let base = self.eval(&s.value);
+                if let Some(place) = place_of(&s.value) {
+                    self.store(place, &value);
+                }
                 self.eval(&s.slice);
                 self.set_item(&s.value, &base, value);
             }
@@ -32,7 +37,11 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn bind_name(&mut self, name: &'a str, value: Value<'a>) {
+        if self.nonlocals.last().is_some_and(|g| g.contains(name)) {
+            self.store(Place::Name(name), &value);
+        }
         if self.globals.last().is_some_and(|g| g.contains(name)) {
+            self.store(Place::Name(name), &value);
             if self.stage == Stage::Forward {
                 let counts = matches!(value, Value::StateScalar);
                 self.note(Fact::Keeps { what: format!("global {name}"), counts });
@@ -130,6 +139,11 @@ impl<'a> Engine<'a> {
     }
 
     fn set_item(&mut self, place: &'a Expr, base: &Value<'a>, value: Value<'a>) {
+        let kept = |id: &u32| matches!(self.origins.get(*id as usize), Some(Origin::Kept) | None);
+        if base.tensors().iter().all(kept) && !base.tensors().is_empty() {
+            // From an earlier call: more likely a collection than a tensor. Returned, it is reported.
+            return;
+        }
         if !base.tensors().is_empty() {
             return self.compute_on(How::Index("x[..] = .."), &[base.clone(), value]);
         }
@@ -139,13 +153,14 @@ impl<'a> Engine<'a> {
         if matches!(base, Value::List(_) | Value::Bag(_) | Value::Union(_)) {
             let old = self.element(base);
             let empty = matches!(base, Value::List(items) if items.is_empty());
+            let counts = matches!(value, Value::StateScalar);
             let item = if empty { value } else { old.join(&value) };
-            self.replace_collection(place, Value::Bag(Rc::new(item)));
+            self.replace_collection(place, Value::Bag(Rc::new(item)), counts);
         }
     }
 
     /// Rebinds the place a collection was read from.
-    pub(super) fn replace_collection(&mut self, place: &'a Expr, collection: Value<'a>) {
+    pub(super) fn replace_collection(&mut self, place: &'a Expr, collection: Value<'a>, counts: bool) {
         match place {
             Expr::Name(n) => {
                 let name = n.id.as_str();
@@ -154,7 +169,7 @@ impl<'a> Engine<'a> {
                     self.state.bind(name, collection);
                 } else if self.state.frames[0].contains_key(name) {
                     if self.stage == Stage::Forward {
-                        self.note(Fact::Keeps { what: name.to_owned(), counts: false });
+                        self.note(Fact::Keeps { what: name.to_owned(), counts });
                     }
                     self.state.bind_global(name, collection);
                 }
@@ -162,7 +177,7 @@ impl<'a> Engine<'a> {
             Expr::Attribute(a) => {
                 if let Value::Instance(object, _) = self.eval(&a.value) {
                     if self.stage == Stage::Forward {
-                        self.note(Fact::Keeps { what: format!("self.{}", a.attr.id.as_str()), counts: false });
+                        self.note(Fact::Keeps { what: format!("self.{}", a.attr.id.as_str()), counts });
                     }
                     self.state.set_field(object, Rc::from(a.attr.id.as_str()), collection);
                 }

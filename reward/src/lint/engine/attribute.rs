@@ -35,10 +35,7 @@ impl<'a> Engine<'a> {
                 Some(Value::Func(func)) if self.functions[func.id].binding == super::Binding::Class => {
                     Value::Bound(Rc::new(base.clone()), func)
                 }
-                Some(member) if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => {
-                    self.kept(&member)
-                }
-                Some(member) => member,
+                Some(member) => self.class_attribute(member, name),
                 None if matches!(name, "__name__" | "__doc__" | "__qualname__") => Value::Scalar,
                 None => Value::Attr(Rc::new(base.clone()), Rc::from(name)),
             },
@@ -56,6 +53,9 @@ impl<'a> Engine<'a> {
             },
             Value::Func(_) | Value::Bound(..) => match name {
                 "__name__" | "__doc__" | "__qualname__" => Value::Scalar,
+                _ if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => {
+                    self.class_attribute(Value::Nothing, name)
+                }
                 _ => Value::Attr(Rc::new(base.clone()), Rc::from(name)),
             },
             Value::Union(values) => {

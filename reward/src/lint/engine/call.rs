@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use ruff_python_ast::{Arguments, ExprCall};
 
+use super::prepass::Place;
 use super::state::State;
 use super::trace::{Fact, How, Stage};
 use super::value::{Env, Func, Partial, Value};
@@ -214,7 +215,7 @@ impl<'a> Engine<'a> {
             let changed: Vec<&'a str> =
                 self.mutable.globals.iter().copied().filter(|n| names.contains_key(n)).collect();
             for name in changed {
-                let kept = self.kept(&names[name].clone());
+                let kept = self.kept(&names[name].clone(), Place::Name(name));
                 names.insert(name, kept);
             }
         }
@@ -226,6 +227,7 @@ impl<'a> Engine<'a> {
         self.state.frames.push(Rc::new(names));
         self.returns.push(Vec::new());
         self.globals.push(Default::default());
+        self.nonlocals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let empty = self.state.empty;
         let owner = std::mem::replace(&mut self.owner, info.owner);
@@ -242,6 +244,7 @@ impl<'a> Engine<'a> {
         self.loops = loops;
         self.owner = owner;
         self.globals.pop();
+        self.nonlocals.pop();
         let mut result: Option<Value<'a>> = None;
         let mut joined: Option<State<'a>> = None;
         for (value, state) in self.returns.pop().unwrap_or_default() {
@@ -296,7 +299,7 @@ impl<'a> Engine<'a> {
                     // A default collection lives on between calls.
                     let collection = matches!(value, Value::List(_) | Value::Bag(_));
                     if collection && self.stage == Stage::Forward && self.mutable.globals.contains(name) {
-                        self.kept(&value)
+                        self.kept(&value, Place::Name(name))
                     } else {
                         value
                     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ruff_python_ast::{Decorator, StmtClassDef, StmtFunctionDef};
 
 use super::call::Args;
+use super::prepass::Place;
 use super::trace::{Fact, Stage};
 use super::value::{ClassId, Env, Func, ObjId, Value};
 use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
@@ -201,11 +202,6 @@ impl<'a> Engine<'a> {
             }
             "__class__" => Value::Class(class),
             "saved_tensors" => Value::unknown(),
-            _ if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => {
-                let kept = self.fresh(Origin::Kept);
-                self.state.set_field(object, Rc::from(name), kept.clone());
-                kept
-            }
             _ => Value::Attr(Rc::new(receiver), Rc::from(name)),
         }
     }
@@ -218,8 +214,16 @@ impl<'a> Engine<'a> {
                 Binding::Static => Value::Func(func),
                 Binding::Property => self.call_function(&func, Some(receiver), Args::default()),
             },
-            other if self.stage == Stage::Forward && self.mutable.attributes.contains(name) => self.kept(&other),
-            other => other,
+            other => self.class_attribute(other, name),
+        }
+    }
+
+    /// A plain member of a class, or what an earlier call of forward put there.
+    pub(super) fn class_attribute(&mut self, member: Value<'a>, name: &str) -> Value<'a> {
+        let changed = self.mutable.attributes.get(name).copied();
+        match changed {
+            Some(name) if self.stage == Stage::Forward => self.kept(&member, Place::Attribute(name)),
+            _ => member,
         }
     }
 

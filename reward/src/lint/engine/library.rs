@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ruff_python_ast::Expr;
 
 use super::call::Args;
+use super::prepass::{Place, place_of};
 use super::state::Written;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
@@ -72,7 +73,7 @@ impl<'a> Engine<'a> {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
             return Value::Bag(Rc::new(self.call_value(&args.positional[0].clone(), Args::of(items))));
         }
-        if name != "super" {
+        if matches!(name, "sorted" | "max" | "min" | "filter" | "iter" | "any" | "all" | "sum") {
             self.callbacks(&args);
         }
         let first = args.positional.first().cloned();
@@ -93,6 +94,9 @@ impl<'a> Engine<'a> {
             },
             ("setattr", Some(base)) => match (args.positional.get(1), args.positional.get(2)) {
                 (Some(Value::Str(name)), Some(value)) => {
+                    if let Some(name) = self.mutable.attributes.get(&**name).copied() {
+                        self.store(Place::Attribute(name), value);
+                    }
                     self.set_attribute(base, name, value.clone());
                     Value::Nothing
                 }
@@ -339,6 +343,9 @@ impl<'a> Engine<'a> {
         match name {
             "register_buffer" | "register_parameter" | "add_module" | "register_module" => {
                 if let (Some(Value::Str(name)), Some(value)) = (args.get(0, "name"), args.get(1, "tensor")) {
+                    if let Some(name) = self.mutable.attributes.get(&**name).copied() {
+                        self.store(Place::Attribute(name), value);
+                    }
                     let value = match value {
                         Value::Tensor(_) | Value::Unknown(_) => self.parameter(),
                         other => other.clone(),
@@ -385,7 +392,10 @@ impl<'a> Engine<'a> {
     ) -> Value<'a> {
         let (result, changed) = self.collection(base, name, args);
         if let Some(collection) = changed {
-            self.replace_collection(place, collection);
+            if let Some(place) = place_of(place) {
+                self.store(place, &collection);
+            }
+            self.replace_collection(place, collection, false);
         }
         result
     }

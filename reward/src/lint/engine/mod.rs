@@ -31,7 +31,7 @@ use ruff_python_ast::{Expr, Parameters, Stmt, StmtFunctionDef};
 
 use super::syntax::Lines;
 use kernel::KernelFacts;
-use prepass::Mutable;
+use prepass::{Mutable, Place};
 use state::{State, Written};
 use trace::{Fact, Seen, Stage};
 use value::{ClassId, Env, Func, FuncId, ObjId, Value};
@@ -131,6 +131,8 @@ pub struct Engine<'a> {
     loops: Vec<Loop<'a>>,
     /// Names declared `global` in every running call.
     globals: Vec<HashSet<&'a str>>,
+    /// The same for `nonlocal`.
+    nonlocals: Vec<HashSet<&'a str>>,
     /// Class whose body is running.
     owner: Option<ClassId>,
     /// `returns.len()` while forward's own statements run.
@@ -139,6 +141,9 @@ pub struct Engine<'a> {
     kernels: HashMap<FuncId, Rc<KernelFacts>>,
     mutable: Mutable<'a>,
     parameter: ObjId,
+    /// Where forward kept something for later calls, and where that was more than numbers.
+    stored: HashSet<Place<'a>>,
+    stored_tensors: HashSet<Place<'a>>,
     /// Buffers with the sizes of an input.
     like_input: HashSet<ObjId>,
     /// Objects of the candidate's classes.
@@ -156,9 +161,20 @@ pub struct Ran<'a> {
     pub forward: Option<FuncId>,
 }
 
-/// Runs a candidate.
+/// Runs a candidate. Where forward changes state, it runs twice: first to see what it keeps, then with that kept.
 pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
-    let mut engine = Engine::new(lines, Mutable::of(body));
+    let mutable = Mutable::of(body);
+    let stateless = mutable.attributes.is_empty() && mutable.globals.is_empty();
+    let ran = run_once(body, lines, inputs, mutable.optimistic());
+    if stateless {
+        return ran;
+    }
+    let narrowed = mutable.narrowed(&ran.engine.stored, &ran.engine.stored_tensors);
+    run_once(body, lines, inputs, narrowed)
+}
+
+fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mutable<'a>) -> Ran<'a> {
+    let mut engine = Engine::new(lines, mutable);
     engine.block(body);
     engine.state.alive = true;
     let bound = engine.state.frames[0].get("ModelNew").cloned();
@@ -198,12 +214,15 @@ impl<'a> Engine<'a> {
             returns: Vec::new(),
             loops: Vec::new(),
             globals: Vec::new(),
+            nonlocals: Vec::new(),
             owner: None,
             entry: usize::MAX,
             function_ids: HashMap::new(),
             kernels: HashMap::new(),
             mutable,
             parameter: 0,
+            stored: HashSet::new(),
+            stored_tensors: HashSet::new(),
             like_input: HashSet::new(),
             instances: Vec::new(),
             defined: Vec::new(),
@@ -219,6 +238,7 @@ impl<'a> Engine<'a> {
         self.returns.clear();
         self.loops.clear();
         self.globals.clear();
+        self.nonlocals.clear();
     }
 
     /// One step of the budget; false when it is used up.
@@ -324,55 +344,76 @@ impl<'a> Engine<'a> {
     /// Before forward: all that forward itself (or anything but the constructor) changes may hold an earlier call's
     /// value.
     fn havoc(&mut self) {
-        let attributes: Vec<&'a str> = self.mutable.attributes.iter().copied().filter(|a| *a != "training").collect();
+        let mut attributes: Vec<&'a str> =
+            self.mutable.attributes.iter().copied().filter(|a| *a != "training").collect();
+        attributes.sort_unstable();
         for (object, class) in self.instances.clone() {
             for name in &attributes {
-                if self.state.field(object, name).is_none() && self.member(class, name).is_none() {
-                    let kept = self.fresh(Origin::Kept);
-                    self.state.set_field(object, Rc::from(*name), kept);
+                let place = Place::Attribute(name);
+                match self.state.field(object, name).cloned() {
+                    Some(old) => {
+                        let kept = self.kept(&old, place);
+                        self.state.set_field(object, Rc::from(*name), kept);
+                    }
+                    None if self.member(class, name).is_none() => {
+                        let kept = self.kept(&Value::Nothing, place);
+                        self.state.set_field(object, Rc::from(*name), kept);
+                    }
+                    None => {}
                 }
             }
         }
-        // In a fixed order: findings must not depend on a hash.
-        let mut fields: Vec<(ObjId, Rc<str>)> = self.state.fields.keys().cloned().collect();
-        fields.sort();
-        for (object, name) in fields {
-            if self.mutable.attributes.contains(name.as_ref()) {
-                let old = self.state.field(object, &name).cloned().unwrap_or(Value::unknown());
-                let kept = self.kept(&old);
-                self.state.set_field(object, name, kept);
-            }
-        }
-        let names: Vec<&'a str> = self.mutable.globals.iter().copied().collect();
+        let mut names: Vec<&'a str> = self.mutable.globals.iter().copied().collect();
+        names.sort_unstable();
         for name in names {
             if let Some(old) = self.state.frames[0].get(name).cloned() {
-                let kept = self.kept(&old);
+                let kept = self.kept(&old, Place::Name(name));
                 self.state.bind_global(name, kept);
             }
         }
     }
 
     /// A value, or what an earlier call replaced it with.
-    fn kept(&mut self, old: &Value<'a>) -> Value<'a> {
+    fn kept(&mut self, old: &Value<'a>, place: Place<'a>) -> Value<'a> {
+        let scalar = self.mutable.scalars.contains(&place);
+        let new = |engine: &mut Self| if scalar { Value::StateScalar } else { engine.fresh(Origin::Kept) };
         match old {
             Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size | Value::StateScalar => {
                 Value::StateScalar
             }
             Value::List(values) => {
-                let kept = self.fresh(Origin::Kept);
+                let kept = new(self);
                 Value::Bag(Rc::new(values.iter().fold(kept, |all, v| all.join(v))))
             }
             Value::Bag(value) => {
-                let kept = self.fresh(Origin::Kept);
+                let kept = new(self);
                 Value::Bag(Rc::new(kept.join(value)))
             }
-            Value::Instance(..) | Value::NnModule(_) | Value::Func(_) | Value::Kernels(_) | Value::Class(_) => {
-                old.clone()
-            }
+            Value::Instance(..)
+            | Value::NnModule(_)
+            | Value::Func(_)
+            | Value::Kernels(_)
+            | Value::Class(_)
+            | Value::Path(_)
+            | Value::KernelDecorator
+            | Value::Launcher(_)
+            | Value::Super(..) => old.clone(),
             other => {
-                let kept = self.fresh(Origin::Kept);
+                let kept = new(self);
                 other.join(&kept)
             }
         }
+    }
+
+    /// Forward keeps a value for later calls.
+    fn store(&mut self, place: Place<'a>, value: &Value<'a>) {
+        if self.stage != Stage::Forward {
+            return;
+        }
+        let places = self.mutable.reach(place);
+        if !value.only_numbers() {
+            self.stored_tensors.extend(&places);
+        }
+        self.stored.extend(places);
     }
 }

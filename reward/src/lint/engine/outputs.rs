@@ -86,7 +86,11 @@ impl<'a> Engine<'a> {
             Value::List(_) | Value::Func(_) | Value::Class(_) | Value::NnModule(_) | Value::Kernels(_) => {
                 self.note(Fact::Returns { forged: Forged::NotATensor });
             }
-            _ => self.note(Fact::Returns { forged: Forged::Unknown }),
+            _ => {
+                let kept = |id: &u32| self.forged(*id) == Some(Forged::Kept);
+                let forged = if value.all_tensors().iter().any(kept) { Forged::Kept } else { Forged::Unknown };
+                self.note(Fact::Returns { forged });
+            }
         }
     }
 

@@ -96,7 +96,11 @@ impl<'a> Engine<'a> {
                     names.extend(g.names.iter().map(|n| n.id.as_str()));
                 }
             }
-            Stmt::Nonlocal(_) => {}
+            Stmt::Nonlocal(n) => {
+                if let Some(names) = self.nonlocals.last_mut() {
+                    names.extend(n.names.iter().map(|n| n.id.as_str()));
+                }
+            }
             Stmt::Expr(e) => {
                 self.eval(&e.value);
             }

@@ -149,6 +149,18 @@ impl<'a> Value<'a> {
         )
     }
 
+    /// Holds no tensor and nothing unknown.
+    pub fn only_numbers(&self) -> bool {
+        match self {
+            Value::Unknown(_) | Value::Tensor(_) | Value::Partial(_) => false,
+            // A member of a number or a setting, not of anything that could be a tensor.
+            Value::Attr(value, _) => value.is_scalar(),
+            Value::List(values) | Value::Union(values) => values.iter().all(Value::only_numbers),
+            Value::Bag(value) => value.only_numbers(),
+            _ => true,
+        }
+    }
+
     /// Objects this value is, or is one of (not those inside collections).
     pub fn tensors(&self) -> Ids {
         match self {
