@@ -257,6 +257,20 @@ fn a_group_that_completes_between_lost_ones_keeps_the_run_alive() {
 }
 
 #[test]
+fn the_first_cause_of_a_stop_stays() {
+    let config = MachineConfig { retries: 0, lost_groups_limit: 1, staleness_max: 1, ..small() };
+    let mut shell = Shell::start(config);
+    (0..3).for_each(|group| shell.finish_group(GroupId(group)));
+    assert_eq!(shell.batches().len(), 1);
+    for rollout in [12, 13, 14, 16, 17, 18] {
+        shell.fault(RolloutId(rollout));
+    }
+    assert_eq!(shell.machine.phase(), RunPhase::Stopping(StopCause::GroupsLost));
+    assert_eq!(shell.send(Event::StopRequested), []);
+    assert_eq!(shell.machine.phase(), RunPhase::Stopping(StopCause::GroupsLost));
+}
+
+#[test]
 fn steps_that_were_skipped_are_told_apart() {
     let mut shell = Shell::start(small());
     shell.run(|command| !is_train(command));

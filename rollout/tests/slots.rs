@@ -164,6 +164,12 @@ fn judge_event(
             report.stale.get_or_insert(format!("history {seed}: {event:?} changed {current:?}"));
         }
     }
+    if let SlotEvent::Added { slot } = event
+        && !matches!(before.get(*slot), None | Some(Slot::Quarantined { .. }))
+        && before != after
+    {
+        report.stale.get_or_insert(format!("history {seed}: {event:?} changed {:?}", before.get(*slot)));
+    }
     for (slot, state) in after.iter() {
         let was = before.get(slot);
         if *state == Slot::Free && was != Some(&Slot::Free) {
@@ -196,12 +202,15 @@ fn report() -> &'static Report {
     })
 }
 
+/// Planted: `lease` also takes a slot that is leased. Seen: "history 0: 0 leased to LeaseId(2) and LeaseId(1)".
 #[test]
 fn s1_a_slot_has_at_most_one_lease() {
     assert_eq!(report().s1, None);
     assert!(report().leases > 20_000 && report().ghosts > 20_000, "the histories do lease");
 }
 
+/// Planted: a slot whose draining takes too long becomes free. Seen: "history 16: 2 became free out of Some(Draining { .. }) by
+/// Tick". Planted: `DeviceEmpty` of an earlier lease is believed. Seen: "history 2: 1 proved with {LeaseId(16)}".
 #[test]
 fn s2_a_slot_is_free_only_after_the_device_is_empty_and_proved() {
     assert_eq!(report().s2, None);
