@@ -169,8 +169,13 @@ mod tests {
             rewards.iter().zip(0u64..).map(|(&(plan, code), id)| (RolloutId(id), Reward { plan, code })).collect();
         let group = TrainGroup { group: GroupId(0), task: TaskId("t".into()), members };
         let config = rc::RewardConfig::default();
-        let credited =
-            credit(&[group.clone()], |id| Some(answer(10 + id.0 as usize, 4, 5)), PolicyVersion(6), &config).unwrap();
+        let credited = credit(
+            std::slice::from_ref(&group),
+            |id| Some(answer(10 + id.0 as usize, 4, 5)),
+            PolicyVersion(6),
+            &config,
+        )
+        .unwrap();
         let plan: Vec<f32> = credited.samples.iter().map(|s| s.plan_advantage).collect();
         let code: Vec<f32> = credited.samples.iter().map(|s| s.code_advantage).collect();
         assert_eq!(plan, [1.0, 0.0, -0.5, -0.5]);

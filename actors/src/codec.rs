@@ -79,7 +79,15 @@ mod tests {
     fn events() -> Vec<(u64, Event)> {
         vec![
             (0, Event::Started { epoch: Epoch(3), policy: PolicyVersion(9), step: StepId(9) }),
-            (5, Event::Sampled { rollout: RolloutId(1 << 40), attempt: Attempt(2), oldest: PolicyVersion(8), tokens: 151 }),
+            (
+                5,
+                Event::Sampled {
+                    rollout: RolloutId(1 << 40),
+                    attempt: Attempt(2),
+                    oldest: PolicyVersion(8),
+                    tokens: 151,
+                },
+            ),
             (
                 7,
                 Event::Judged {
@@ -106,7 +114,9 @@ mod tests {
         let bytes = encode(&events()).unwrap();
         let mut other = bytes.clone();
         other[0] = VERSION + 1;
-        assert!(matches!(decode::<Vec<(u64, Event)>>(&other), Err(CodecError::Version { found }) if found == VERSION + 1));
+        assert!(
+            matches!(decode::<Vec<(u64, Event)>>(&other), Err(CodecError::Version { found }) if found == VERSION + 1)
+        );
         for cut in 1..bytes.len() {
             assert!(decode::<Vec<(u64, Event)>>(&bytes[..cut]).is_err(), "{cut} of {} bytes decoded", bytes.len());
         }

@@ -100,7 +100,9 @@ impl EvalPlan {
                     self.flights.iter().filter(|(_, f)| f.expires_ms <= now_ms).map(|(id, _)| *id).collect();
                 late.into_iter().for_each(|rollout| self.retry(now_ms, rollout, &mut out));
             }
-            Event::Sampled { rollout, attempt, .. } => self.advance(now_ms, *rollout, *attempt, Stage::Sample, &mut out),
+            Event::Sampled { rollout, attempt, .. } => {
+                self.advance(now_ms, *rollout, *attempt, Stage::Sample, &mut out)
+            }
             Event::Judged { rollout, attempt, ruling: Judgement::Admitted } => {
                 self.advance(now_ms, *rollout, *attempt, Stage::Judge, &mut out);
             }
@@ -280,7 +282,9 @@ mod tests {
         plan.on(0, &Event::Tick);
         let fault = |attempt| Event::Faulted { rollout: first, attempt: Attempt(attempt), code: "F101".into() };
         let retried = plan.on(0, &fault(1));
-        assert!(retried.iter().any(|c| matches!(c, EvalCommand::Do(Command::Sample { rollout, attempt: Attempt(2), .. }) if *rollout == first)));
+        assert!(retried.iter().any(
+            |c| matches!(c, EvalCommand::Do(Command::Sample { rollout, attempt: Attempt(2), .. }) if *rollout == first)
+        ));
         assert_eq!(plan.on(0, &sampled(first, Attempt(1))), [], "the first attempt is over");
         let masked = plan.on(0, &fault(2));
         assert!(masked.contains(&EvalCommand::End { rollout: first, ending: EndingRow::EvalFaulted }));
@@ -293,7 +297,8 @@ mod tests {
         plan.on(0, &Event::Tick);
         assert_eq!(plan.on(99, &Event::Tick), []);
         let again = plan.on(100, &Event::Tick);
-        let samples = again.iter().filter(|c| matches!(c, EvalCommand::Do(Command::Sample { attempt: Attempt(2), .. })));
+        let samples =
+            again.iter().filter(|c| matches!(c, EvalCommand::Do(Command::Sample { attempt: Attempt(2), .. })));
         assert_eq!(samples.count(), LIMITS.credits);
     }
 

@@ -23,19 +23,10 @@ use crate::judge::{JudgeJob, JudgedItem};
 use crate::meters::Meters;
 use crate::observe::{Observer, Progress};
 use crate::orchestrator::{RunEnd, StopReason};
+use crate::outbox::{Outbox, Stage};
 use crate::store::rows::{EndingRow, FaultRow, Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{self, LEARNER_FAILED, fault};
-
-/// Where a rollout's work is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Sample,
-    Judge,
-    Execute,
-    /// With nobody: scored, or just restored.
-    Rest,
-}
 
 struct Flight {
     task: Arc<TaskEntry>,
@@ -44,20 +35,6 @@ struct Flight {
     completion: Option<Arc<Completion>>,
     ruling: Option<Arc<Ruling>>,
     correct: bool,
-}
-
-/// What leaves after the store has the batch.
-#[derive(Default)]
-pub struct Outbox {
-    pub adopt: Option<Adoption>,
-    pub unsample: Vec<RolloutId>,
-    pub samples: Vec<SampleJob>,
-    pub judges: Vec<JudgeJob>,
-    pub unexecute: Vec<RolloutId>,
-    pub executes: Vec<ExecJob>,
-    /// The journal must be durable before this step is trained.
-    pub barrier: Option<(StepId, Attempt)>,
-    pub train: Option<Box<TrainJob>>,
 }
 
 pub struct Flow {

@@ -79,9 +79,7 @@ impl Actor for Judge {
         state: &mut JudgeState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            JudgeMsg::Judge(jobs) => {
-                state.batches.try_send(jobs).map_err(|e| ActorProcessingErr::from(e.to_string()))
-            }
+            JudgeMsg::Judge(jobs) => state.batches.try_send(jobs).map_err(|e| ActorProcessingErr::from(e.to_string())),
             JudgeMsg::ThreadEnded(reason) => Err(reason.into()),
         }
     }

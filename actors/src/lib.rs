@@ -19,6 +19,7 @@ pub mod learner;
 mod meters;
 pub mod observe;
 pub mod orchestrator;
+pub mod outbox;
 pub mod policy;
 pub mod pool;
 pub mod resume;

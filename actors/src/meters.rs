@@ -107,8 +107,7 @@ impl Meters {
             policy: view.policy,
             tokens_per_s,
             scored_per_s,
-            recent_correct: (!self.recent.is_empty())
-                .then(|| self.recent_correct as f64 / self.recent.len() as f64),
+            recent_correct: (!self.recent.is_empty()).then(|| self.recent_correct as f64 / self.recent.len() as f64),
             zero_variance_rate: (view.groups.completed > 0).then_some(view.groups.zero_variance_rate),
             groups_ready: view.groups.ready,
             training,

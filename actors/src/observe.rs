@@ -61,16 +61,30 @@ pub enum Progress {
     /// Something worth a line, for example what set-up is doing.
     Note(String),
     /// Optimizer steps of the warm start; `loss` is the mean token loss in nats.
-    WarmStart { step: u64, steps: u64, loss: f64 },
+    WarmStart {
+        step: u64,
+        steps: u64,
+        loss: f64,
+    },
     /// Answers of the present evaluation phase; `correct` of `done` were verified correct.
-    Eval { phase: RunPhase, done: u64, total: u64, correct: u64 },
+    Eval {
+        phase: RunPhase,
+        done: u64,
+        total: u64,
+        correct: u64,
+    },
     Live(Live),
     /// One optimizer step is durable.
     Step(Box<StepRow>),
     /// A fault of ours; the run goes on.
-    Fault { code: String, message: String },
+    Fault {
+        code: String,
+        message: String,
+    },
     /// The run was asked to stop and is letting go of what is in flight.
-    Stopping { after: StepId },
+    Stopping {
+        after: StepId,
+    },
 }
 
 /// Someone who watches.

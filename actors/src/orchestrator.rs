@@ -18,11 +18,12 @@ use tokio::sync::oneshot;
 use crate::crew::{Crew, SampledItem, TaskEntry, TrainError, TrainedItem};
 use crate::driver::PhaseSpec;
 use crate::executor::ExecutedItem;
-use crate::flow::{Flow, Outbox, Stage};
+use crate::flow::Flow;
 use crate::generator::{Adoption, GeneratorMsg};
 use crate::judge::{JudgeMsg, JudgedItem};
 use crate::learner::{LearnerMsg, Pen};
 use crate::observe::{Observer, Progress};
+use crate::outbox::{Outbox, Stage};
 use crate::pool::PoolMsg;
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{Deaths, ORCHESTRATOR_LOST, Role, STORE_FAILED, Verdict, code, fault};
@@ -34,14 +35,28 @@ pub enum OrchestratorMsg {
     Begin,
     Sampled(Vec<SampledItem>),
     /// The generator cannot sample this one.
-    Refused { rollout: RolloutId, attempt: Attempt, fault: Fault },
+    Refused {
+        rollout: RolloutId,
+        attempt: Attempt,
+        fault: Fault,
+    },
     Judged(Vec<JudgedItem>),
     Executed(Vec<ExecutedItem>),
     Trained(Box<TrainedItem>),
-    TrainFailed { step: StepId, attempt: Attempt, error: TrainError },
-    Adopted { policy: PolicyVersion },
+    TrainFailed {
+        step: StepId,
+        attempt: Attempt,
+        error: TrainError,
+    },
+    Adopted {
+        policy: PolicyVersion,
+    },
     /// Everything before this training command is durable (or never will be).
-    Durable { step: StepId, attempt: Attempt, result: Result<(), String> },
+    Durable {
+        step: StepId,
+        attempt: Attempt,
+        result: Result<(), String>,
+    },
     Tick,
     Stop(StopReason),
     /// For tests: kills an actor as a crash would.
@@ -64,7 +79,10 @@ pub enum RunEnd {
     /// Stopped by the user; `troupe resume` goes on.
     Stopped,
     /// A fault of ours; the store is consistent and `troupe resume` goes on.
-    Failed { fault: Fault, disk_full: bool },
+    Failed {
+        fault: Fault,
+        disk_full: bool,
+    },
 }
 
 pub struct OrchestratorArgs {
@@ -120,7 +138,7 @@ impl Actor for Orchestrator {
         let judge = wiring::spawn_judge(&args.capacities, &myself).await?;
         let pool = wiring::spawn_pool(&args.crew, &args.capacities, &myself).await?;
         // Dropped with the actor: the timer ends when its target is gone.
-        let _ = myself.send_interval(args.tick, || OrchestratorMsg::Tick);
+        drop(myself.send_interval(args.tick, || OrchestratorMsg::Tick));
         let flow = Flow::new(
             args.tasks,
             args.phases,
@@ -296,8 +314,7 @@ impl OrchestratorState {
         match role {
             Role::Generator => {
                 let start = self.flow.newest();
-                self.actors.generator.0 =
-                    wiring::spawn_generator(&self.crew, &self.capacities, start, myself).await?;
+                self.actors.generator.0 = wiring::spawn_generator(&self.crew, &self.capacities, start, myself).await?;
                 self.flow.announce_newest();
                 self.flow.stage_lost(Stage::Sample, &lost);
             }

@@ -21,9 +21,14 @@ pub enum PoolMsg {
     Execute(Vec<ExecJob>),
     Cancel(Vec<RolloutId>),
     /// From executor `number`.
-    Done { number: u32, item: ExecutedItem },
+    Done {
+        number: u32,
+        item: ExecutedItem,
+    },
     /// For tests: kills executor `number` as a crash would.
-    KillExecutor { number: u32 },
+    KillExecutor {
+        number: u32,
+    },
 }
 
 pub struct PoolArgs {

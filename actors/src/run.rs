@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rollout::outcome::Fault;
 use rollout::task::TaskSpec;
+use sandbox::pyenv::PyEnvError;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Device};
@@ -34,7 +35,7 @@ pub enum RunError {
     #[error("{0}")]
     User(#[from] UserError),
     #[error("{0}")]
-    PyEnv(#[from] sandbox::pyenv::PyEnvError),
+    PyEnv(#[from] PyEnvError),
     #[error("{0}")]
     WarmStart(WarmStartError),
     #[error("{0}")]
@@ -58,11 +59,10 @@ impl RunError {
             RunError::User(_) | RunError::Model(_) | RunError::Busy(_) => 2,
             RunError::Store(StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Format { .. }) => 2,
             RunError::Store(StoreError::Open { .. }) => 2,
-            RunError::WarmStart(WarmStartError::User(_) | WarmStartError::Model(_) | WarmStartError::Diverged { .. }) => 2,
-            RunError::PyEnv(e) => match e {
-                sandbox::pyenv::PyEnvError::NoPython { .. } | sandbox::pyenv::PyEnvError::Interpreter { .. } => 2,
-                _ => 3,
-            },
+            RunError::WarmStart(
+                WarmStartError::User(_) | WarmStartError::Model(_) | WarmStartError::Diverged { .. },
+            ) => 2,
+            RunError::PyEnv(PyEnvError::NoPython { .. } | PyEnvError::Interpreter { .. }) => 2,
             _ => 3,
         }
     }
@@ -192,9 +192,7 @@ pub fn summarise(
     let complete = |phase: PhaseTag| Ok::<_, StoreError>(reader.meta(crate::driver::done_key(phase))?.is_some());
     let before = if complete(PhaseTag::EvalBefore)? { verdicts(PhaseTag::EvalBefore)? } else { Vec::new() };
     let after = if complete(PhaseTag::EvalAfter)? { verdicts(PhaseTag::EvalAfter)? } else { Vec::new() };
-    let masked = |phase: PhaseTag| {
-        Ok::<_, StoreError>(reader.endings(phase)?.get("faulted").copied().unwrap_or(0))
-    };
+    let masked = |phase: PhaseTag| Ok::<_, StoreError>(reader.endings(phase)?.get("faulted").copied().unwrap_or(0));
     let steps = reader.steps()?;
     let policy_dir = run_dir.join(POLICY_DIR);
     Ok(RunSummary {

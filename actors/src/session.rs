@@ -30,11 +30,11 @@ use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
 use crate::prompt::prompt_messages;
 use crate::resume::{Plan, restore};
 use crate::run::{POLICY_DIR, RunError};
+use crate::sft;
 use crate::stop::StopToken;
 use crate::store::rows::Op;
 use crate::store::{Reader, StoreError, Writer};
 use crate::supervise::{ORCHESTRATOR_LOST, fault};
-use crate::sft;
 use crate::wiring::Capacities;
 
 /// Distance of the orchestrator's ticks.
@@ -155,11 +155,7 @@ where
 }
 
 /// Runs the actors until the run ends. Every wait inside is bounded; this one lasts as long as the run.
-pub fn conduct(
-    args: OrchestratorArgs,
-    ended: oneshot::Receiver<RunEnd>,
-    stop: &StopToken,
-) -> Result<RunEnd, RunError> {
+pub fn conduct(args: OrchestratorArgs, ended: oneshot::Receiver<RunEnd>, stop: &StopToken) -> Result<RunEnd, RunError> {
     conduct_known(args, ended, stop, |_| {})
 }
 
@@ -205,7 +201,8 @@ pub fn conduct_known(
 }
 
 fn failed(fault: Fault, disk_full: bool, run_dir: &Path) -> RunError {
-    let cause = if disk_full { "free some space (or whatever the message names), then" } else { "what is done is safe;" };
+    let cause =
+        if disk_full { "free some space (or whatever the message names), then" } else { "what is done is safe;" };
     RunError::Fault { fault, hint: format!("{cause} continue with `troupe resume {}`", run_dir.display()) }
 }
 
@@ -252,7 +249,11 @@ fn entries(
         if tokens.len() + config.sampling.max_new_tokens > positions {
             return Err(UserError::new("a task's prompt leaves too little room for an answer")
                 .at(format!("task {}", task.id))
-                .found(format!("{} prompt tokens + sampling.max_new_tokens = {}", tokens.len(), config.sampling.max_new_tokens))
+                .found(format!(
+                    "{} prompt tokens + sampling.max_new_tokens = {}",
+                    tokens.len(),
+                    config.sampling.max_new_tokens
+                ))
                 .expected(format!("at most {positions} positions of the model"))
                 .hint("lower sampling.max_new_tokens, shorten the task, or use a model with a longer context")
                 .into());

@@ -215,7 +215,8 @@ fn key(config: &Config, examples: &[(TaskSpec, Example)]) -> Result<String, Warm
 
 /// SHA-256 over names and contents of a model folder's files.
 fn folder_digest(folder: &Path) -> Result<String, WarmStartError> {
-    let failed = |path: &Path, e: &std::io::Error| WarmStartError::User(UserError::io("read the model folder", path, e));
+    let failed =
+        |path: &Path, e: &std::io::Error| WarmStartError::User(UserError::io("read the model folder", path, e));
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(|e| failed(folder, &e))?
         .filter_map(|entry| entry.ok().map(|e| e.path()))

@@ -104,9 +104,8 @@ mod tests {
     use super::*;
 
     fn verdicts(rates: &[(usize, usize)]) -> Vec<Verdict> {
-        let of = |task: usize, (good, all): (usize, usize)| {
-            (0..all).map(move |n| (TaskId(format!("t{task:03}")), n < good))
-        };
+        let of =
+            |task: usize, (good, all): (usize, usize)| (0..all).map(move |n| (TaskId(format!("t{task:03}")), n < good));
         rates.iter().enumerate().flat_map(|(task, rate)| of(task, *rate)).collect()
     }
 

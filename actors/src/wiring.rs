@@ -63,8 +63,7 @@ pub async fn spawn_generator(
     start: Adoption,
     out: &ActorRef<OrchestratorMsg>,
 ) -> Spawned<GeneratorMsg> {
-    let args =
-        GeneratorArgs { factory: crew.sampler.clone(), start, out: out.clone(), orders: capacities.orders() };
+    let args = GeneratorArgs { factory: crew.sampler.clone(), start, out: out.clone(), orders: capacities.orders() };
     Ok(Generator::spawn_linked(None, Generator, args, out.get_cell()).await?.0)
 }
 
@@ -73,11 +72,7 @@ pub async fn spawn_judge(capacities: &Capacities, out: &ActorRef<OrchestratorMsg
     Ok(Judge::spawn_linked(None, Judge, args, out.get_cell()).await?.0)
 }
 
-pub async fn spawn_pool(
-    crew: &Crew,
-    capacities: &Capacities,
-    out: &ActorRef<OrchestratorMsg>,
-) -> Spawned<PoolMsg> {
+pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<OrchestratorMsg>) -> Spawned<PoolMsg> {
     let args = PoolArgs {
         factory: crew.verifier.clone(),
         workers: capacities.executors,

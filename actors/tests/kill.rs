@@ -49,10 +49,8 @@ fn child() {
     let log = dir.join("trained.log");
     let inner = rig.crew();
     let trainer = inner.trainer.clone();
-    let crew = Crew {
-        trainer: Arc::new(move || Ok(Box::new(Logged { inner: trainer()?, log: log.clone() }))),
-        ..inner
-    };
+    let crew =
+        Crew { trainer: Arc::new(move || Ok(Box::new(Logged { inner: trainer()?, log: log.clone() }))), ..inner };
     let end = rig.play(crew, Arc::new(Silent), &StopToken::default(), |_| {});
     assert_eq!(end, RunEnd::Completed);
     std::fs::write(dir.join("done"), "").unwrap();
@@ -167,7 +165,9 @@ fn check_complete(rig: &Rig, log: &Path) {
     assert_eq!(ledger.in_flight, 0);
     assert_eq!(ends.keys().copied().collect::<BTreeSet<_>>(), sampled, "none lost without a reason");
     let mut by_reason: BTreeMap<String, usize> = BTreeMap::new();
-    ends.values().filter(|e| !matches!(e, Ending::Trained(_))).for_each(|e| *by_reason.entry(format!("{e:?}")).or_default() += 1);
+    ends.values()
+        .filter(|e| !matches!(e, Ending::Trained(_)))
+        .for_each(|e| *by_reason.entry(format!("{e:?}")).or_default() += 1);
     let missing: Vec<u64> = (1..=plan.machine.steps).filter(|s| !trained_in.contains_key(&StepId(*s))).collect();
     assert_eq!(missing, Vec::<u64>::new(), "steps without rollouts; endings besides trained: {by_reason:?}");
 

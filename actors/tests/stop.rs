@@ -122,10 +122,8 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_a_resume_completes() {
     // In place of the folder of checkpoints there is a file.
     let inner = rig.crew();
     let (trainer, place) = (inner.trainer.clone(), rig.run_dir.join("checkpoints"));
-    let broken = Crew {
-        trainer: Arc::new(move || Ok(Box::new(Blocked { inner: trainer()?, place: place.clone() }))),
-        ..inner
-    };
+    let broken =
+        Crew { trainer: Arc::new(move || Ok(Box::new(Blocked { inner: trainer()?, place: place.clone() }))), ..inner };
     let end = rig.play(broken, Arc::new(Silent), &StopToken::default(), |_| {});
     let RunEnd::Failed { fault, .. } = end else { panic!("{end:?}") };
     assert_eq!(fault.code, "F106", "{fault}");

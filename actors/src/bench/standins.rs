@@ -20,13 +20,13 @@ pub const ANSWER: &str = "<think>one program</think>
 import torch, triton
 import triton.language as tl
 @triton.jit
-def k(x, y, n, B: tl.constexpr):
-    i = tl.program_id(0) * B + tl.arange(0, B)
-    tl.store(y + i, tl.load(x + i, i < n), i < n)
+def k(x, y, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(y + i, tl.load(x + i) + 1)
 class ModelNew(torch.nn.Module):
     def forward(self, x):
         y = torch.empty_like(x)
-        k[(triton.cdiv(x.numel(), 64),)](x, y, x.numel(), B=64)
+        k[(1,)](x, y, 64)
         return y
 ```
 ";
@@ -143,11 +143,8 @@ impl Verifier for Coin {
 
 /// A report without phases.
 pub fn report(passed: bool) -> ExecReport {
-    let outcome = if passed {
-        Outcome::Passed { speedup: None }
-    } else {
-        Outcome::WrongAnswer { message: String::new() }
-    };
+    let outcome =
+        if passed { Outcome::Passed { speedup: None } } else { Outcome::WrongAnswer { message: String::new() } };
     ExecReport {
         outcome,
         launches: Vec::new(),

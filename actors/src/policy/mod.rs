@@ -17,7 +17,6 @@ pub use verifier::verifier_factory;
 
 use crate::crew::Weights;
 
-
 /// A network on its way to the generator. The mutex makes it shareable; nobody holds it but to copy.
 struct Shared<B: Backend>(Mutex<Transformer<B>>);
 

@@ -42,8 +42,7 @@ struct BurnTrainer<AB: AutodiffBackend> {
 
 impl<AB: AutodiffBackend> BurnTrainer<AB> {
     fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
-        let (_, network) =
-            model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
+        let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
         let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
         let mut learner = Learner::new(network, settings.optim.clone())
             .with_execution(model::learner::Execution::Auto, settings.threads);

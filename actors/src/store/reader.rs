@@ -82,7 +82,8 @@ pub struct FaultEntry {
     pub at: u64,
 }
 
-const SUMMARY: &str = "id, phase, grp, task, state, attempt, policy_oldest, policy_newest, finish, n_tokens, plan_tokens,
+const SUMMARY: &str =
+    "id, phase, grp, task, state, attempt, policy_oldest, policy_newest, finish, n_tokens, plan_tokens,
  verdict, reward_plan, reward_code, adv_plan, adv_code, ending, step, sampled_at, ended_at";
 
 impl Reader {
@@ -119,11 +120,7 @@ impl Reader {
         self.details("phase = ?1 AND ending IS NULL", &[&phase.as_str()])
     }
 
-    fn details(
-        &self,
-        condition: &str,
-        values: &[&dyn rusqlite::ToSql],
-    ) -> Result<Vec<RolloutDetail>, StoreError> {
+    fn details(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<RolloutDetail>, StoreError> {
         let sql = format!(
             "SELECT {SUMMARY}, seed, spans, answer, rollouts.tokens, logprobs, ruling, report, prompt_text, prompt_tokens
              FROM rollouts LEFT JOIN (SELECT task AS prompt_task, text AS prompt_text, tokens AS prompt_tokens FROM prompts)
@@ -161,8 +158,9 @@ impl Reader {
 
     /// All optimizer steps, in order.
     pub fn steps(&self) -> Result<Vec<StepRow>, StoreError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT step, policy, applied, report, batch, at FROM steps ORDER BY step")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT step, policy, applied, report, batch, at FROM steps ORDER BY step")?;
         let mut rows = statement.query([])?;
         let mut steps = Vec::new();
         while let Some(row) = rows.next()? {

@@ -37,14 +37,34 @@ impl PhaseTag {
 #[derive(Clone, Debug)]
 pub enum RowPatch {
     /// A generator was asked for it.
-    Issued { phase: PhaseTag, group: GroupId, task: Arc<TaskId>, seed: u64, attempt: Attempt },
-    Sampled { completion: Arc<Completion>, at_ms: u64 },
-    Judged { ruling: Arc<Ruling> },
+    Issued {
+        phase: PhaseTag,
+        group: GroupId,
+        task: Arc<TaskId>,
+        seed: u64,
+        attempt: Attempt,
+    },
+    Sampled {
+        completion: Arc<Completion>,
+        at_ms: u64,
+    },
+    Judged {
+        ruling: Arc<Ruling>,
+    },
     /// The executor's report, or for a rejected answer nothing but the reward.
-    Executed { report: Arc<ExecReport> },
-    Scored { reward: Reward },
-    Credited { advantage: Advantage },
-    Ended { ending: EndingRow, at_ms: u64 },
+    Executed {
+        report: Arc<ExecReport>,
+    },
+    Scored {
+        reward: Reward,
+    },
+    Credited {
+        advantage: Advantage,
+    },
+    Ended {
+        ending: EndingRow,
+        at_ms: u64,
+    },
 }
 
 /// `Ending`, and the endings that only evaluation phases have.
@@ -112,14 +132,27 @@ pub struct FaultRow {
 /// One operation. Operations sent together are written together.
 #[derive(Debug)]
 pub enum Op {
-    Meta { key: &'static str, value: String },
+    Meta {
+        key: &'static str,
+        value: String,
+    },
     /// The rendered prompt of one task: rollouts refer to it by task.
-    Prompt { task: TaskId, text: String, tokens: Vec<u32> },
+    Prompt {
+        task: TaskId,
+        text: String,
+        tokens: Vec<u32>,
+    },
     /// An event the machine was given.
     Journal(Record),
     /// `rollout::journal::Snapshot`, encoded: the machine before the event `next_seq`.
-    Snapshot { next_seq: u64, machine: Vec<u8> },
-    Row { rollout: RolloutId, patch: RowPatch },
+    Snapshot {
+        next_seq: u64,
+        machine: Vec<u8>,
+    },
+    Row {
+        rollout: RolloutId,
+        patch: RowPatch,
+    },
     Step(Box<StepRow>),
     Fault(FaultRow),
 }

@@ -76,8 +76,7 @@ pub struct Pending {
 
 impl Pending {
     pub fn new() -> Result<Pending, StoreError> {
-        let packer =
-            Packer::new().map_err(|source| StoreError::Io { path: "the zstd context".into(), source })?;
+        let packer = Packer::new().map_err(|source| StoreError::Io { path: "the zstd context".into(), source })?;
         Ok(Pending {
             packer,
             barriers: 0,
@@ -149,7 +148,8 @@ impl Pending {
                 .execute([self.barriers.to_string()])?;
         }
         for (key, value) in self.meta.drain(..) {
-            tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
+            tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
+                .execute(params![key, value])?;
         }
         for (task, text, tokens) in self.prompts.drain(..) {
             let tokens = self.packer.u32s(&tokens).map_err(pack_error)?;

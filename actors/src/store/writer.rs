@@ -272,7 +272,8 @@ mod tests {
 
     fn issued(id: u64) -> Op {
         let task = Arc::new(TaskId("t".into()));
-        let patch = RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(id / 4), task, seed: 9, attempt: Attempt(1) };
+        let patch =
+            RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(id / 4), task, seed: 9, attempt: Attempt(1) };
         Op::Row { rollout: RolloutId(id), patch }
     }
 
@@ -361,10 +362,14 @@ mod tests {
         let failures = Arc::new(AtomicUsize::new(0));
         let counted = failures.clone();
         // 60 pages of 4 KiB: room for the tables and a little more.
-        let writer = writer(dir.path(), Some(60), Box::new(move |error| {
-            assert!(error.disk_full(), "{error}");
-            counted.fetch_add(1, Ordering::Relaxed);
-        }));
+        let writer = writer(
+            dir.path(),
+            Some(60),
+            Box::new(move |error| {
+                assert!(error.disk_full(), "{error}");
+                counted.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
         let handle = writer.handle();
         handle.send(vec![tick(0), issued(0)]).unwrap();
         handle.flush(LONG).unwrap();

@@ -128,7 +128,8 @@ impl Verifier for ByTag {
     fn verify<'a>(&'a mut self, _: &'a TaskSpec, candidate: &'a Candidate) -> BoxFuture<'a, Result<ExecReport, Fault>> {
         Box::pin(async move {
             tokio::time::sleep(self.delay).await;
-            let tag = candidate.source.lines().find_map(|l| l.strip_prefix("TAG = ")).and_then(|t| t.parse::<u64>().ok());
+            let tag =
+                candidate.source.lines().find_map(|l| l.strip_prefix("TAG = ")).and_then(|t| t.parse::<u64>().ok());
             Ok(standins::report(tag.is_some_and(|t| t % 3 == 0)))
         })
     }
