@@ -4,6 +4,8 @@
 //! The run is a child process of this test binary (the ignored test below), with a tiny real policy, real checkpoints
 //! and all three phases. Planted once to see this fail: training without waiting for the journal's barrier.
 
+#![allow(clippy::unwrap_used)]
+
 mod rig;
 
 use std::collections::{BTreeMap, BTreeSet};

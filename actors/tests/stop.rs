@@ -1,5 +1,7 @@
 //! Ways a run ends early: Ctrl-C, a time limit, a full disk. Nothing is lost, and the next process goes on.
 
+#![allow(clippy::unwrap_used)]
+
 mod rig;
 
 use std::sync::Arc;
