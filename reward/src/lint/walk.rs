@@ -285,6 +285,7 @@ impl<'a> Visitor<'a> for Walker<'_> {
             Stmt::Import(i) => {
                 for alias in &i.names {
                     self.found.imports.push(Mention { path: alias.name.id.to_string(), line });
+                    self.found.mentions.push(Mention { path: canonical(alias.name.id.as_str()), line });
                     let bound = alias.asname.as_ref().unwrap_or(&alias.name).id.as_str();
                     if bound == "ModelNew" {
                         self.found.models.push(line);

@@ -187,13 +187,18 @@ impl<'a> Engine<'a> {
         let receiver = Value::Instance(object, class);
         let is_module = self.descends(class, "torch.nn.Module");
         let method = match self.member(class, "__call__") {
-            None if is_module => self.state.field(object, "forward").cloned().or_else(|| self.member(class, "forward")),
+            None if is_module || self.torch_module(class).is_some() => {
+                self.state.field(object, "forward").cloned().or_else(|| self.member(class, "forward"))
+            }
             found => found,
         };
         match method {
             Some(Value::Func(func)) => self.call_function(&func, Some(receiver), args),
             Some(other) => self.call_value(&other, args),
-            None => self.opaque("a call of an object without forward", &args),
+            None => match self.torch_module(class) {
+                Some(module) => self.call_module(&Rc::from(module), &args),
+                None => self.opaque("a call of an object without forward", &args),
+            },
         }
     }
 

@@ -145,6 +145,12 @@ impl<'a> Engine<'a> {
         self.library_bases(class, 0).iter().any(|b| b == path)
     }
 
+    /// The torch module class, other than `nn.Module` itself, that a candidate's class inherits from.
+    pub(super) fn torch_module(&self, class: ClassId) -> Option<String> {
+        let bases = self.library_bases(class, 0);
+        bases.into_iter().find(|b| b.starts_with("torch.nn.") && b != "torch.nn.Module")
+    }
+
     /// Names of library classes among a class's ancestors; `?` for a base that is not understood.
     pub fn library_bases(&self, class: ClassId, depth: usize) -> Vec<String> {
         let Some(info) = self.classes.get(class) else {
@@ -202,7 +208,10 @@ impl<'a> Engine<'a> {
             }
             "__class__" => Value::Class(class),
             "saved_tensors" => Value::unknown(),
-            _ => Value::Attr(Rc::new(receiver), Rc::from(name)),
+            _ => match self.torch_module(class) {
+                Some(module) => self.attribute(&Value::NnModule(Rc::from(module)), name),
+                None => Value::Attr(Rc::new(receiver), Rc::from(name)),
+            },
         }
     }
 

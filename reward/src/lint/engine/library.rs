@@ -127,6 +127,7 @@ impl<'a> Engine<'a> {
                 other => Value::Bag(Rc::new(Value::Unknown(other.all_tensors()))),
             },
             ("type", Some(Value::Instance(_, class))) => Value::Class(*class),
+            ("type", Some(Value::Tensor(_))) => Value::path("torch.Tensor"),
             _ if COMPUTE_BUILTINS.contains(&name) => {
                 if args.has_tensor() {
                     self.compute(How::Function(format!("builtins.{name}")), &args.all())
@@ -258,10 +259,8 @@ impl<'a> Engine<'a> {
             }
             Value::Shape if name == "numel" => Value::Size,
             Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
-            v if v.is_scalar() => Value::Scalar,
+            v if v.is_scalar() && !args.has_tensor() => Value::Scalar,
             Value::Unknown(ids) => {
-                const CONTEXT: &[&str] =
-                    &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
                 if CONTEXT.contains(&name) {
                     return Value::Nothing;
                 }
@@ -354,6 +353,7 @@ impl<'a> Engine<'a> {
                 }
                 Value::Nothing
             }
+            _ if CONTEXT.contains(&name) => Value::Nothing,
             "parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
             "named_parameters" | "named_buffers" => {
                 Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.parameter()]))))
@@ -432,6 +432,9 @@ impl<'a> Engine<'a> {
         }
     }
 }
+
+/// Methods of an autograd context.
+const CONTEXT: &[&str] = &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
 
 /// A view by this name has as many elements as what it looks at.
 fn keeps_size(name: &str) -> bool {

@@ -24,7 +24,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     };
     let line = known.ran.engine.classes[class].line;
     let bases = known.ran.engine.library_bases(class, 0);
-    if !bases.iter().any(|b| b == "torch.nn.Module") {
+    if !bases.iter().any(|b| b.starts_with("torch.nn.")) {
         reject(findings, RULE.code, line, "ModelNew is not a torch.nn.Module");
     }
     if known.ran.forward.is_none() {

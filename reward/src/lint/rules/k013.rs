@@ -15,6 +15,8 @@ pub const RULE: Rule = Rule {
 
 const LIST: &[&str] = &[
     "torch.compile",
+    "triton.compile",
+    "triton.compiler",
     "torch.jit",
     "torch.fx",
     "torch.export",
