@@ -82,7 +82,7 @@ fn digest(tokens: &[u32]) -> u64 {
 
 /// Whether an answer with these tokens passes.
 pub fn passes(tokens: &[u32]) -> bool {
-    digest(tokens) % 3 == 0
+    digest(tokens).is_multiple_of(3)
 }
 
 pub fn plan_tokens(tokens: &[u32]) -> Option<u32> {
