@@ -137,7 +137,7 @@ fn goes_on(played: &Played, code: &str) {
 }
 
 fn half(n: u64) -> bool {
-    n % 2 == 0
+    n.is_multiple_of(2)
 }
 
 #[test]
@@ -224,7 +224,7 @@ impl Verifier for HangsOnce {
             if n == 20 {
                 std::future::pending::<()>().await;
             }
-            Ok(standins::report(n % 2 == 0))
+            Ok(standins::report(n.is_multiple_of(2)))
         })
     }
 }
