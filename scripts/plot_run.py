@@ -30,7 +30,7 @@ def main():
         mean, low, high = (100 * point[key] for key in ("mean", "low", "high"))
         axes.errorbar([place], [mean], yerr=[[mean - low], [high - mean]], fmt="o", color="#c0392b", capsize=4,
                       label="held-out pass@1, 95 % interval" if name == "before" else None)
-        axes.annotate(f"{mean:.1f} %", (place, mean), textcoords="offset points", xytext=(6, 8), color="#c0392b")
+        axes.annotate(f"{mean:.1f} %", (place, mean), textcoords="offset points", xytext=(8, 10) if name == "before" else (-38, 10), color="#c0392b")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("verified correct, %")
     axes.set_ylim(0, 100)
