@@ -15,8 +15,8 @@ use rollout::task::TaskSpec;
 use crate::generator::panic_text;
 use crate::orchestrator::OrchestratorMsg;
 
-/// Rulings per message back: a long batch does not hold the first ones up.
-const CHUNK: usize = 64;
+/// Answers per piece of work and per message back.
+const CHUNK: usize = 32;
 /// Threads that lint; they share one channel.
 const THREADS: usize = 2;
 
@@ -44,7 +44,7 @@ pub enum JudgeMsg {
 
 pub struct JudgeArgs {
     pub out: ActorRef<OrchestratorMsg>,
-    /// Batches that fit in the channel. The orchestrator's credits keep it from filling.
+    /// Pieces that fit in the channel. The orchestrator's credits keep it from filling.
     pub batches: usize,
 }
 
@@ -79,7 +79,15 @@ impl Actor for Judge {
         state: &mut JudgeState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            JudgeMsg::Judge(jobs) => state.batches.try_send(jobs).map_err(|e| ActorProcessingErr::from(e.to_string())),
+            JudgeMsg::Judge(jobs) => {
+                // In pieces, so that the threads share a long batch.
+                let mut rest = jobs.into_iter().peekable();
+                while rest.peek().is_some() {
+                    let piece: Vec<JudgeJob> = rest.by_ref().take(CHUNK).collect();
+                    state.batches.try_send(piece).map_err(|e| ActorProcessingErr::from(e.to_string()))?;
+                }
+                Ok(())
+            }
             JudgeMsg::ThreadEnded(reason) => Err(reason.into()),
         }
     }
@@ -88,16 +96,14 @@ impl Actor for Judge {
 /// The thread: returns when the actor is gone.
 fn work(batches: &Receiver<Vec<JudgeJob>>, out: &ActorRef<OrchestratorMsg>) {
     while let Ok(jobs) = batches.recv() {
-        for chunk in jobs.chunks(CHUNK) {
-            let items = chunk
-                .iter()
-                .map(|job| JudgedItem {
-                    rollout: job.rollout,
-                    attempt: job.attempt,
-                    ruling: Arc::new(reward::judge(&job.completion.text, &job.task)),
-                })
-                .collect();
-            let _ = out.cast(OrchestratorMsg::Judged(items));
-        }
+        let items = jobs
+            .iter()
+            .map(|job| JudgedItem {
+                rollout: job.rollout,
+                attempt: job.attempt,
+                ruling: Arc::new(reward::judge(&job.completion.text, &job.task)),
+            })
+            .collect();
+        let _ = out.cast(OrchestratorMsg::Judged(items));
     }
 }
