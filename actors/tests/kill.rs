@@ -2,7 +2,7 @@
 //! trained twice, none is lost without a reason, and the steps are those of one history.
 //!
 //! The run is a child process of this test binary (the ignored test below), with a tiny real policy, real checkpoints
-//! and all three phases. Planted once to see this fail: training without waiting for the journal's barrier.
+//! and all three phases.
 
 #![allow(clippy::unwrap_used)]
 

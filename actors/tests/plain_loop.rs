@@ -1,6 +1,5 @@
 //! With `rollout.staleness_max = 0` the actors compute what a plain synchronous loop computes: same draws, same
-//! answers, same losses and gradient norms, bit for bit, step for step. Planted once to see this fail: groups handed
-//! to the learner in order of completion instead of group order.
+//! answers, same losses and gradient norms, bit for bit, step for step.
 
 #![allow(clippy::unwrap_used)]
 
