@@ -216,6 +216,10 @@ pub struct Reward {
 #[serde(deny_unknown_fields)]
 pub struct Learner {
     pub lr: f64,
+    /// Optimizer updates.
+    pub warmup_steps: u64,
+    /// 100 = constant.
+    pub final_lr_percent: u32,
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
@@ -246,11 +250,30 @@ pub struct Executor {
     pub reuse_verdicts: bool,
 }
 
+/// Which tasks are evaluated before and after RL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalSplit {
+    HeldOut,
+    Validation,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Eval {
-    pub samples: usize,
     pub enabled: bool,
+    pub split: EvalSplit,
+    pub samples: usize,
+}
+
+impl Eval {
+    /// The tasks' split.
+    pub fn tasks(&self) -> rollout::task::Split {
+        match self.split {
+            EvalSplit::HeldOut => rollout::task::Split::HeldOut,
+            EvalSplit::Validation => rollout::task::Split::Validation,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

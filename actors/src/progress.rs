@@ -71,9 +71,9 @@ fn phase_name(phase: RunPhase) -> &'static str {
     match phase {
         RunPhase::SetUp => "set-up",
         RunPhase::WarmStart => "warm start",
-        RunPhase::EvalBefore => "held-out evaluation before RL",
+        RunPhase::EvalBefore => "evaluation before RL",
         RunPhase::Rl => "RL",
-        RunPhase::EvalAfter => "held-out evaluation after RL",
+        RunPhase::EvalAfter => "evaluation after RL",
         RunPhase::Summary => "summary",
     }
 }
@@ -368,7 +368,7 @@ mod tests {
     fn the_end_of_a_phase_is_always_told() {
         let eval = |done| Progress::Eval { phase: RunPhase::EvalAfter, done, total: 9, correct: done / 3 };
         let out = lines((0..=9).map(eval).collect());
-        assert_eq!(out.last().unwrap(), "held-out evaluation after RL 9/9  correct 33.3 %");
+        assert_eq!(out.last().unwrap(), "evaluation after RL 9/9  correct 33.3 %");
         assert_eq!(out.len(), 2, "{out:#?}");
     }
 }

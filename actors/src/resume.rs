@@ -21,8 +21,9 @@ use crate::store::{METRICS_FILE, Reader, StoreError};
 pub struct Plan {
     pub machine: MachineConfig,
     pub train: Vec<TaskId>,
-    pub held_out: Vec<TaskId>,
-    /// Answers per held-out task; 0 = no evaluation.
+    /// Tasks of the evaluations before and after RL.
+    pub evaluated: Vec<TaskId>,
+    /// Answers per evaluated task; 0 = no evaluation.
     pub eval_samples: u64,
     pub seed: u64,
     pub limits: EvalLimits,
@@ -66,7 +67,7 @@ fn eval(reader: &Reader, plan: &Plan, tag: PhaseTag) -> Result<PhaseSpec, Resume
     let ended: BTreeSet<u64> = reader.ended_ids(tag)?.into_iter().collect();
     let verdicts = reader.evaluated(tag)?;
     let correct = verdicts.iter().filter(|(_, _, correct)| *correct).count() as u64;
-    let eval = EvalPlan::new(tag, plan.held_out.clone(), plan.eval_samples, plan.seed, plan.limits, &ended);
+    let eval = EvalPlan::new(tag, plan.evaluated.clone(), plan.eval_samples, plan.seed, plan.limits, &ended);
     Ok(PhaseSpec::Eval { plan: eval, done: verdicts.len() as u64, correct })
 }
 

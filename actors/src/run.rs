@@ -10,7 +10,7 @@ use rollout::task::TaskSpec;
 use sandbox::pyenv::PyEnvError;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, EvalSplit};
 use crate::errors::UserError;
 use crate::flow::wall_ms;
 use crate::observe::{Observer, Progress, RunPhase};
@@ -87,7 +87,9 @@ pub struct RunSummary {
     /// Optimizer steps that are durable.
     pub steps: u64,
     pub policy_version: u64,
-    /// Held-out verified pass@1; absent without an evaluation.
+    /// The split of the tasks in `held_out` (`eval.split`).
+    pub split: EvalSplit,
+    /// Verified pass@1 on the tasks of `split`; absent without an evaluation.
     pub held_out: Option<HeldOut>,
     /// Held-out answers lost to faults of ours, before and after: in no mean.
     pub masked: [u64; 2],
@@ -200,6 +202,7 @@ pub fn summarise(
         interrupted,
         steps: steps.last().map_or(0, |row| row.step.0),
         policy_version: steps.last().map_or(0, |row| row.policy.0),
+        split: config.eval.split,
         held_out: if config.eval.enabled { held_out(&before, &after) } else { None },
         masked: [masked(PhaseTag::EvalBefore)?, masked(PhaseTag::EvalAfter)?],
         rollouts: reader.endings(PhaseTag::Train)?,

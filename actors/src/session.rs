@@ -243,7 +243,7 @@ fn entries(
 ) -> Result<Vec<Arc<TaskEntry>>, RunError> {
     let style = sft::prompt_style(config);
     let mut entries = Vec::new();
-    for task in tasks.iter().filter(|task| task.split != Split::Validation) {
+    for task in tasks.iter().filter(|task| task.split == Split::Train || task.split == config.eval.tasks()) {
         let messages = prompt_messages(task, style);
         let tokens = tokenizer.encode_chat(&messages, true)?;
         if tokens.len() + config.sampling.max_new_tokens > positions {
@@ -282,7 +282,7 @@ pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
         },
         machine,
         train: of(Split::Train),
-        held_out: of(Split::HeldOut),
+        evaluated: of(config.eval.tasks()),
         eval_samples: if config.eval.enabled { config.eval.samples as u64 } else { 0 },
         seed: config.run.seed,
     }
@@ -338,7 +338,16 @@ fn optim(config: &Config) -> OptimConfig {
         eps: l.eps as f32,
         weight_decay: l.weight_decay as f32,
         grad_clip: l.grad_clip as f32,
-        schedule: LrSchedule::default(),
+        schedule: schedule(config),
+    }
+}
+
+/// One batch is `learner.epochs` updates.
+fn schedule(config: &Config) -> LrSchedule {
+    let l = &config.learner;
+    match l.final_lr_percent {
+        100 => LrSchedule::constant(l.warmup_steps),
+        percent => LrSchedule::cosine(l.warmup_steps, config.run.steps * l.epochs as u64, percent),
     }
 }
 

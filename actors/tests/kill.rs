@@ -210,6 +210,6 @@ fn check_complete(rig: &Rig, log: &Path) {
     // Every held-out answer was evaluated once, before and after.
     for phase in [PhaseTag::EvalBefore, PhaseTag::EvalAfter] {
         let answers = reader.evaluated(phase).unwrap().len() as u64;
-        assert_eq!(answers, plan.held_out.len() as u64 * plan.eval_samples, "{phase:?}");
+        assert_eq!(answers, plan.evaluated.len() as u64 * plan.eval_samples, "{phase:?}");
     }
 }

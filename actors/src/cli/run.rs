@@ -7,7 +7,7 @@ use rollout::task::{Split, TaskSpec};
 
 use super::args::{ConfigArgs, ResumeArgs, RunArgs};
 use super::{Answer, Done, Failure, failure, output};
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, EvalSplit};
 use crate::errors::UserError;
 use crate::observe::Observer;
 use crate::progress::Terminal;
@@ -150,7 +150,7 @@ fn summary_text(summary: &RunSummary) -> String {
     out.push(format!("rollouts   {all}: {}", if endings.is_empty() { "none".into() } else { endings.join(", ") }));
     out.push(format!("faults     {} (never scored)", summary.faults));
     if let Some(h) = &summary.held_out {
-        out.push(format!("held out   {} tasks, verified pass@1, 95 % intervals", h.tasks));
+        out.push(format!("{:<10} {} tasks, verified pass@1, 95 % intervals", split_name(summary.split), h.tasks));
         out.push(format!("  before   {}", interval(&h.before, "%")));
         if let Some(after) = &h.after {
             out.push(format!("  after    {}", interval(after, "%")));
@@ -168,6 +168,13 @@ fn summary_text(summary: &RunSummary) -> String {
     }
     out.push(format!("time       {:.0} s", summary.seconds));
     out.join("\n")
+}
+
+fn split_name(split: EvalSplit) -> &'static str {
+    match split {
+        EvalSplit::HeldOut => "held out",
+        EvalSplit::Validation => "validation",
+    }
 }
 
 fn interval(x: &Interval, unit: &str) -> String {
@@ -196,6 +203,7 @@ mod tests {
             interrupted: false,
             steps: 24,
             policy_version: 24,
+            split: EvalSplit::HeldOut,
             held_out: Some(crate::summary::HeldOut {
                 tasks: 60,
                 samples_before: 480,

@@ -45,7 +45,7 @@ const EFFECTS: &[Effect] = &[
         only: "sft.enabled = true",
         holds: |c| c.sft.enabled,
     },
-    Effect { keys: &["eval.samples"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
+    Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
 ];
 
 /// All rules; the first that is broken is the error.

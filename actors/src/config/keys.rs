@@ -121,6 +121,8 @@ pub const KEYS: &[Key] = &[
     key("reward.missing_delimiter", Kind::Choice(&["zero", "drop"])),
     key("reward.zero_advantages", Kind::Flag),
     key("learner.lr", above(0.0, 10.0)),
+    key("learner.warmup_steps", whole(0, COUNT)),
+    key("learner.final_lr_percent", whole(0, 100)),
     key("learner.beta1", below(0.0, 1.0)),
     key("learner.beta2", below(0.0, 1.0)),
     key("learner.eps", above(0.0, 1.0)),
@@ -140,6 +142,7 @@ pub const KEYS: &[Key] = &[
     key("executor.max_processes", whole(1, COUNT)),
     key("executor.reuse_verdicts", Kind::Flag),
     key("eval.enabled", Kind::Flag),
+    key("eval.split", Kind::Choice(&["held_out", "validation"])),
     key("eval.samples", whole(1, COUNT)),
     key("python.interpreter", Kind::Text),
 ];

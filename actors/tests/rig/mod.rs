@@ -218,7 +218,7 @@ impl Rig {
         Plan {
             machine: self.machine.clone(),
             train: of(Split::Train),
-            held_out: of(Split::HeldOut),
+            evaluated: of(Split::HeldOut),
             eval_samples: self.eval_samples,
             seed: SEED,
             limits: EvalLimits {
