@@ -108,7 +108,13 @@ where
             tokenizer: tokenizer.clone(),
         }),
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
-        verifier: policy::verifier_factory(python, run_dir.join("scratch"), limits(config), secret(&reader)?),
+        verifier: policy::verifier_factory(
+            python,
+            run_dir.join("scratch"),
+            limits(config),
+            secret(&reader)?,
+            observer.clone(),
+        ),
     };
     drop(reader);
     // The generators start from the newest checkpoint, or from the warm start.

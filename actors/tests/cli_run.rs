@@ -5,12 +5,15 @@
 mod cli_common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
-use cli_common::{GOOD, Got, PARTS, Place, TASK, answer, got};
+use cli_common::{GOOD, Got, PARTS, Place, Running, TASK, answer, got};
 use serde_json::Value;
+
+/// For a run of seconds that is interrupted on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A folder with two tasks, an example, and a run file for a policy that takes milliseconds a step.
 fn place(more: &str) -> Option<Place> {
@@ -98,23 +101,32 @@ fn a_run_from_the_warm_start_to_the_summary_and_its_rollouts() {
 }
 
 /// Starts a command and sends it SIGINT after the first line of stderr that starts with `line`.
+#[track_caller]
 fn interrupt_after(place: &Place, args: &[&str], line: &str) -> Got {
-    let mut child = place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut seen = String::new();
-    loop {
-        let before = seen.len();
-        assert!(stderr.read_line(&mut seen).unwrap() > 0, "it ended before `{line}`:\n{seen}");
-        if seen[before..].starts_with(line) {
-            break;
-        }
-    }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let mut running = Running::start(place.command(args), DEADLINE);
+    running.wait_for(line);
+    let sent = Command::new("kill").args(["-INT", &running.pid().to_string()]).status().unwrap();
     assert!(sent.success());
-    std::io::Read::read_to_string(&mut stderr, &mut seen).unwrap();
-    let mut got = got(child.wait_with_output().unwrap());
-    got.err = seen;
-    got
+    running.end()
+}
+
+/// Planted bug that was seen: without the deadline (`recv` for `recv_timeout`) this test hangs as CI did.
+#[test]
+fn a_command_that_hangs_fails_its_test_at_the_deadline() {
+    for waits_for_a_line in [true, false] {
+        let hung = std::panic::catch_unwind(|| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo before >&2; exec sleep 600"]);
+            let mut running = Running::start(command, Duration::from_secs(1));
+            if waits_for_a_line {
+                running.wait_for("step ");
+            }
+            running.end()
+        });
+        let Err(message) = hung else { panic!("`sleep 600` ended") };
+        let message = message.downcast::<String>().unwrap();
+        assert!(message.contains("in time; stderr so far:\nbefore"), "{message}");
+    }
 }
 
 #[test]
@@ -164,15 +176,14 @@ fn on_a_small_disk(place: &Place, dir: &Path, size: &str, script: &str) -> Optio
         return None;
     }
     let script = format!("{mount}\n{script}");
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["-rm", "sh", "-c", &script])
         .current_dir(place.path())
         .env("TROUPE", env!("CARGO_BIN_EXE_troupe"))
         .env("TROUPE_CACHE", place.path().join("cache"))
-        .env("DISK", dir)
-        .output()
-        .unwrap();
-    Some(got(output))
+        .env("DISK", dir);
+    Some(got(command))
 }
 
 #[test]

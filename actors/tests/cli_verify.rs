@@ -1,8 +1,11 @@
-//! `troupe verify`, `lint` and `explain`: documents, exit codes, readable text. Executing a candidate needs an
+//! `troupe verify`, `lint`, `explain` and `doctor`: documents, exit codes, readable text. Executing a candidate needs an
 //! interpreter with torch and triton: `TROUPE_PYTHON`, else Troupe's own environment in its cache folder.
 #![allow(clippy::unwrap_used)]
 
 mod cli_common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use cli_common::{CHEAT, GOOD, Got, PARTS, Place, TASK, answer, got};
 use serde_json::Value;
@@ -139,9 +142,8 @@ fn a_good_candidate_passes_and_a_wrong_one_does_not() {
     place.put("good.md", answer(GOOD));
     place.put("wrong.py", GOOD.replace("value > 0, value, 0.0", "value > 0, value, 0.5"));
     let set = format!("python.interpreter={}", python.display());
-    let verify = |file: &str, more: &[&str]| {
-        got(place.command(&[&["verify", "task.py", file, "--set", &set], more].concat()).output().unwrap())
-    };
+    let verify =
+        |file: &str, more: &[&str]| got(place.command(&[&["verify", "task.py", file, "--set", &set], more].concat()));
     let good = verify("good.md", &["--json", "--no-timing", "--seed", "3"]);
     assert_eq!(good.code, Some(0), "{}{}", good.out, good.err);
     let document = json(&good);
@@ -156,4 +158,72 @@ fn a_good_candidate_passes_and_a_wrong_one_does_not() {
     assert_eq!((&document["verdict"], &document["layers"]["correct"]), (&"wrong_answer".into(), &false.into()));
     let human = verify("good.md", &[]);
     assert!(human.out.contains("correct     yes") && human.out.contains("relu_kernel on a grid of"), "{}", human.out);
+}
+
+/// Verifies this candidate on this task as `--json`; exit code and document.
+fn verified(python: &Path, task: &str, candidate: &str) -> (Got, Value) {
+    let place = Place::new();
+    place.put("task.py", task);
+    place.put("candidate.py", candidate);
+    let set = format!("python.interpreter={}", python.display());
+    let got = place.troupe(&["verify", "task.py", "candidate.py", "--json", "--set", &set]);
+    let document = json(&got);
+    check_document(&document);
+    (got, document)
+}
+
+/// Planted bug that was seen: the static layer kept, so that nothing in the document said why it is rejected.
+#[test]
+fn a_program_that_launches_nothing_when_it_runs_is_not_functional() {
+    let Some(python) = cli_common::python() else { return };
+    // A grid of no blocks, which only the shape of the input makes so.
+    let never = GOOD.replace("triton.cdiv(n, 256),", "n // 65536,");
+    let (got, document) = verified(&python, TASK, &never);
+    assert_eq!(got.code, Some(1), "{}{}", got.out, got.err);
+    assert_eq!(document["verdict"], "rejected", "{document}");
+    let findings = document["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|f| f["severity"] != "reject"), "the rules must let it through: {document}");
+    let layers = &document["layers"];
+    assert_eq!((&layers["syntax"], &layers["functional"]), (&true.into(), &false.into()), "{document}");
+    assert_eq!((&layers["compiled"], &layers["correct"]), (&Value::Null, &Value::Null), "{document}");
+}
+
+/// Planted bug that was seen: a fault answered as "no", exit code 1.
+#[test]
+fn a_fault_of_ours_is_no_verdict_on_the_candidate() {
+    let Some(python) = cli_common::python() else { return };
+    let raises = TASK.replace("return torch.relu(x)", "raise ValueError('the reference is broken')");
+    let (got, document) = verified(&python, &raises, GOOD);
+    got.fails(3, &["fault F006", "the reference is broken", "troupe explain F006"]);
+    assert_eq!(document["verdict"], "fault");
+    let fault = document["fault"].as_object().unwrap();
+    assert_eq!(fault.keys().collect::<Vec<_>>(), ["code", "message"]);
+    assert_eq!(fault["code"], "F006");
+    assert!(fault["message"].as_str().unwrap().contains("the reference is broken"), "{document}");
+    let layers = &document["layers"];
+    assert_eq!((&layers["functional"], &layers["compiled"]), (&true.into(), &Value::Null), "{document}");
+}
+
+/// As on Debian without `python3-venv`. Planted bug that was seen: `doctor` that says "the first run makes it".
+#[test]
+fn doctor_names_a_python_that_cannot_make_an_environment() {
+    let place = Place::new();
+    let python = place.put(
+        "empty/python3",
+        "#!/bin/sh\ncase \"$*\" in *ensurepip*) echo \"ModuleNotFoundError: No module named 'ensurepip'\" >&2; exit 1;; esac\n\
+         echo '{\"python\": [3, 12], \"site\": \"/nowhere\", \"torch\": null, \"triton\": null, \"numpy\": null}'\n",
+    );
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let got = place.troupe(&["doctor", "--json"]);
+    assert_eq!(got.code, Some(1), "{}{}", got.out, got.err);
+    let document = json(&got);
+    let checks = document["checks"].as_array().unwrap();
+    let check = checks.iter().find(|c| c["name"] == "python environment").unwrap();
+    assert_eq!(check["status"], "fail", "{check}");
+    let (found, hint) = (check["found"].as_str().unwrap(), check["hint"].as_str().unwrap());
+    assert!(
+        found.contains("cannot make virtual environments") && found.contains("No module named 'ensurepip'"),
+        "{found}"
+    );
+    assert!(hint.contains("apt install python3-venv") && !hint.contains('\n'), "{hint}");
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rollout::id::{Digest, TaskId};
 use rollout::outcome::Candidate;
 use rollout::task::{Split, TaskSpec};
+use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
 
 #[tokio::main]
@@ -16,7 +17,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let scratch = tempfile_dir();
     let began = Instant::now();
-    let config = ExecutorConfig { python: PathBuf::from(python), scratch, limits: Limits::default(), secret: [7; 32] };
+    let config = ExecutorConfig {
+        python: PathBuf::from(python),
+        scratch,
+        limits: Limits::default(),
+        secret: [7; 32],
+        suspects: Suspects::default(),
+    };
     let executor = Executor::start(config).await?;
     println!("started in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
     let task = TaskSpec {

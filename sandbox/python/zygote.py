@@ -36,6 +36,7 @@ class Zygote:
         self.null = os.open(os.devnull, os.O_RDONLY)
         self.landlock = landlock.abi()
         self.filter = seccomp.program()
+        self.filtered = seccomp.works(self.filter)
         self.readable = landlock.readable()
         self.uid = confine.spare_uid([*self.readable, os.path.dirname(HARNESS)])
         self.base = confine.address_space()
@@ -47,7 +48,9 @@ class Zygote:
         self.control.send(json.dumps(message).encode())
 
     def loop(self, versions):
-        self.send({"event": "ready", "cage": self.parts, "landlock": self.landlock, "uid": self.uid, **versions})
+        self.send({
+            "event": "ready", "cage": self.parts, "landlock": self.landlock, "seccomp": self.filtered, "uid": self.uid,
+            **versions})
         while True:
             events = self.poll.poll(WATCH_MS if self.current else None)
             for fd, _ in events:
@@ -115,7 +118,9 @@ class Zygote:
         confine.unprivileged(self.uid)
         landlock.restrict(self.landlock, message["home"], self.readable)
         confine.limits(message["limits"], self.base, bool(self.uid is not None or "user" in self.parts))
-        seccomp.apply(self.filter)
+        # Where it never works we said so when we were ready; where it does, a child without it is not a candidate's.
+        if not seccomp.apply(self.filter) and self.filtered:
+            raise OSError("the system call filter is not in force")
         sys.path.remove(HARNESS)
 
     def watch(self):

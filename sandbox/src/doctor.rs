@@ -70,15 +70,24 @@ fn python(config: &PyEnvConfig) -> Check {
                 let found = format!("not made yet, and only {} GB are free for it", free >> 30);
                 return Check::new(name, Status::Fail, found, Some(hint));
             }
+            if let Err(e) = pyenv::can_make() {
+                return unusable(name, &e);
+            }
             let hint = "nothing to do: the first run makes it (about 5 GB from the package index)";
             Check::new(name, Status::Warn, "not made yet", Some(hint))
         }
-        Err(e) => {
-            let text = e.to_string();
-            let (found, hint) = text.split_once("\n  hint: ").unwrap_or((&text, "see above"));
-            Check::new(name, Status::Fail, found.trim_end_matches('.'), Some(hint))
-        }
+        Err(e) => unusable(name, &e),
     }
+}
+
+fn unusable(name: &str, error: &pyenv::PyEnvError) -> Check {
+    let text = error.to_string();
+    let (found, hint) = text.split_once("\n  hint: ").unwrap_or((&text, "see above"));
+    // What Python itself said, where the error quotes it, is on the lines after the hint.
+    let (hint, detail) = hint.split_once('\n').unwrap_or((hint, ""));
+    let found = found.trim_end_matches('.');
+    let found = if detail.is_empty() { found.to_owned() } else { format!("{found} ({})", detail.trim()) };
+    Check::new(name, Status::Fail, found, Some(hint))
 }
 
 fn memory(config: &DoctorConfig) -> Check {
@@ -191,17 +200,20 @@ fn failed(name: &str, fault: &Fault) -> Check {
 }
 
 fn isolation(is: &Isolation) -> Check {
-    let has = |part: &str| is.namespaces.iter().any(|n| n == part);
     let landlock = if is.landlock > 0 { format!("Landlock {}", is.landlock) } else { "no Landlock".into() };
     let spaces = if is.namespaces.is_empty() { "none".into() } else { is.namespaces.join(", ") };
     let user = if is.spare_user { ", a user of their own" } else { "" };
-    let found = format!("{landlock}; namespaces: {spaces}{user}");
-    if is.landlock > 0 && has("pid") && has("net") {
+    let filter = if is.seccomp { "system call filter" } else { "no system call filter" };
+    let found = format!("{landlock}; {filter}; namespaces: {spaces}{user}");
+    let missing = is.missing();
+    if missing.is_empty() {
         return Check::new("isolation", Status::Ok, found, None);
     }
-    let hint = "allow unprivileged user namespaces and enable Landlock; until then run only models you trust not to \
-                write to your files or the network";
-    Check::new("isolation", Status::Warn, found, Some(hint))
+    let hint = format!(
+        "missing: {missing}. Allow unprivileged user namespaces, enable Landlock and seccomp; until then run only \
+         models you trust not to write to your files or the network"
+    );
+    Check::new("isolation", Status::Warn, found, Some(&hint))
 }
 
 const TASK: &str = "\

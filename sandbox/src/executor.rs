@@ -2,7 +2,6 @@
 //!
 //! It owns a referee and a zygote, starts them again after a fault, and evaluates one candidate at a time.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,9 +9,10 @@ use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::TaskSpec;
 use tokio::sync::Mutex;
 
-use crate::fault::{PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
+use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
 use crate::referee::{Compared, Prepared, Referee};
+use crate::suspects::Suspects;
 use crate::trial::{self, Ending, Left, ms_since};
 use crate::zygote::Zygote;
 
@@ -47,6 +47,8 @@ pub struct ExecutorConfig {
     pub limits: Limits,
     /// Inputs are drawn from it. It never reaches a candidate's process.
     pub secret: [u8; 32],
+    /// Shared by the executors of one run.
+    pub suspects: Suspects,
 }
 
 /// How candidates are kept apart on this machine.
@@ -56,8 +58,30 @@ pub struct Isolation {
     pub namespaces: Vec<String>,
     /// The Landlock version in force; 0 when the kernel has none.
     pub landlock: u64,
+    /// The system call filter is in force.
+    pub seccomp: bool,
     /// Candidates of the superuser run as a user that owns nothing.
     pub spare_user: bool,
+}
+
+impl Isolation {
+    /// What is not in force, in one line; empty when everything is.
+    pub fn missing(&self) -> String {
+        let parts =
+            [("pid", "own process ids"), ("net", "own network"), ("mount", "own mounts"), ("proc", "own /proc")];
+        let has = |part: &str| self.namespaces.iter().any(|n| n == part);
+        let mut missing: Vec<&str> = parts.iter().filter(|(part, _)| !has(part)).map(|(_, shown)| *shown).collect();
+        if self.landlock == 0 {
+            missing.push("Landlock");
+        }
+        if !self.seccomp {
+            missing.push("system call filter");
+        }
+        if !self.spare_user && rustix::process::geteuid().is_root() {
+            missing.push("a user other than root");
+        }
+        missing.join(", ")
+    }
 }
 
 /// Evaluates candidates, one at a time.
@@ -72,13 +96,17 @@ struct State {
     zygote: Option<Zygote>,
     /// True while an evaluation runs: found true at the next one, it was dropped half way.
     dirty: bool,
-    /// Candidates under which the zygote died, by digest.
-    suspects: HashMap<String, u32>,
 }
 
-/// A zygote that dies twice under one candidate, with a good one passing in between, was not unlucky.
+/// What one attempt came to.
+enum Tried {
+    Told(ExecReport),
+    /// The candidate's process was killed, not by us. The report holds if the candidate is to blame.
+    Killed(ExecReport),
+}
+
+/// A candidate that is killed twice, or the zygote under it, and a good one passes after that, was not unlucky.
 const DEATHS_TO_BLAME: u32 = 2;
-const MAX_SUSPECTS: usize = 1024;
 
 impl Executor {
     /// Starts both Python processes and waits until they are ready.
@@ -93,7 +121,7 @@ impl Executor {
         std::fs::create_dir_all(&config.scratch).map_err(scratch)?;
         let harness = tempfile::Builder::new().prefix("harness-").tempdir_in(&config.scratch).map_err(scratch)?;
         harness::unpack(harness.path()).map_err(scratch)?;
-        let mut state = State { harness, referee: None, zygote: None, dirty: false, suspects: HashMap::new() };
+        let mut state = State { harness, referee: None, zygote: None, dirty: false };
         state.ready(&config).await?;
         Ok(Executor { config, state: Mutex::new(state) })
     }
@@ -180,44 +208,44 @@ impl State {
         let began = Instant::now();
         let result = self.attempt(config, task, candidate, began).await;
         match result {
+            Ok(Tried::Told(report)) => Ok(report),
+            Ok(Tried::Killed(report)) => {
+                let memory = "most likely because the machine ran out of memory";
+                let killed = fault(KILLED, format!("the process of a candidate was killed by the system, {memory}"));
+                self.blame(config, candidate, killed, report).await
+            }
             Err(f) if f.code == ZYGOTE_LOST => {
                 if let Some(zygote) = self.zygote.take() {
                     zygote.stop().await;
                 }
-                self.blame(config, candidate, f, began).await
+                let message = "the process that supervises it died under it, twice".to_owned();
+                let crashed = Outcome::Crashed { phase: Phase::Import, message };
+                self.blame(config, candidate, f, report_of(crashed, None, None, began)).await
             }
             Err(f) if [STRAYS, PROTOCOL].contains(&f.code.as_str()) => {
                 self.reset().await;
                 Err(f)
             }
-            other => other,
+            Err(f) => Err(f),
         }
     }
 
-    /// The zygote died under this candidate. The first time that is ours; when it happens again although a good
-    /// candidate passes, it is the candidate's doing.
+    /// This candidate, or the zygote under it, was killed. The first time that is ours; when it happens again although
+    /// a good candidate passes, it is the candidate's doing: `guilty`.
     async fn blame(
         &mut self,
         config: &ExecutorConfig,
         candidate: &Candidate,
-        lost: Fault,
-        began: Instant,
+        innocent: Fault,
+        guilty: ExecReport,
     ) -> Result<ExecReport, Fault> {
-        if self.suspects.len() >= MAX_SUSPECTS {
-            self.suspects.clear();
-        }
-        let deaths = self.suspects.entry(candidate.digest.0.clone()).or_insert(0);
-        *deaths += 1;
-        if *deaths < DEATHS_TO_BLAME {
-            return Err(lost);
+        if config.suspects.count(&candidate.digest) < DEATHS_TO_BLAME {
+            return Err(innocent);
         }
         let (task, good) = crate::doctor::known_good();
         match self.attempt(config, &task, &good, Instant::now()).await {
-            Ok(report) if report.outcome.is_correct() => {
-                let message = "the process that supervises it died under it, twice".to_owned();
-                Ok(report_of(Outcome::Crashed { phase: Phase::Import, message }, None, None, began))
-            }
-            _ => Err(lost),
+            Ok(Tried::Told(report)) if report.outcome.is_correct() => Ok(guilty),
+            _ => Err(innocent),
         }
     }
 
@@ -237,7 +265,7 @@ impl State {
         task: &TaskSpec,
         candidate: &Candidate,
         began: Instant,
-    ) -> Result<ExecReport, Fault> {
+    ) -> Result<Tried, Fault> {
         let prepared = match self.prepare(config, task, candidate).await {
             // Nothing of this evaluation has happened yet, so a referee that died since the last one is replaced.
             Err(f) if f.code == REFEREE_LOST => self.prepare(config, task, candidate).await?,
@@ -255,7 +283,8 @@ impl State {
         }
         let ending = std::mem::replace(&mut left.ending, Ending::Outcome(Outcome::Passed { speedup: None }));
         match ending {
-            Ending::Outcome(outcome) => Ok(report_of(outcome, Some(left), None, began)),
+            Ending::Outcome(outcome) => Ok(Tried::Told(report_of(outcome, Some(left), None, began))),
+            Ending::Killed(outcome) => Ok(Tried::Killed(report_of(outcome, Some(left), None, began))),
             Ending::Outputs { draws, blob } => {
                 let compared = referee.compare(&draws, &blob).await?;
                 if compared.wrong.is_ok() && compared.kernelbench_1e2.is_none() {
@@ -269,7 +298,7 @@ impl State {
                     Ok(Some(message)) => Outcome::WrongAnswer { message: message.clone() },
                     Ok(None) => Outcome::Passed { speedup: None },
                 };
-                Ok(report_of(outcome, Some(left), Some(compared), began))
+                Ok(Tried::Told(report_of(outcome, Some(left), Some(compared), began)))
             }
         }
     }
@@ -291,5 +320,20 @@ fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, b
         log_tail,
         protocol: harness::protocol_digest(),
         reused: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_and_nothing_else() {
+        let namespaces = ["user", "pid", "net", "mount", "proc"].map(str::to_owned).to_vec();
+        let all = Isolation { namespaces, landlock: 6, seccomp: true, spare_user: true };
+        assert_eq!(all.missing(), "");
+        assert_eq!(Isolation { seccomp: false, ..all.clone() }.missing(), "system call filter");
+        let one = Isolation { namespaces: vec!["pid".into(), "net".into()], landlock: 0, ..all };
+        assert_eq!(one.missing(), "own mounts, own /proc, Landlock");
     }
 }

@@ -34,6 +34,8 @@ codes! {
     STRAYS = "F009",
     /// The harness contradicted its own protocol.
     PROTOCOL = "F010",
+    /// A candidate was killed from outside its own code, for all that is known: the kernel, most likely, out of memory.
+    KILLED = "F011",
 }
 
 /// Every fault's code with its page.

@@ -12,8 +12,10 @@ mod frames;
 mod harness;
 pub mod pyenv;
 mod referee;
+mod suspects;
 mod trial;
 mod zygote;
 
 pub use fault::faults;
 pub use harness::protocol_digest;
+pub use suspects::Suspects;

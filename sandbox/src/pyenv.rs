@@ -87,6 +87,11 @@ pub fn find(config: &PyEnvConfig) -> Result<Option<PathBuf>, PyEnvError> {
     }
 }
 
+/// Whether an environment can be made where there is none: on Debian `venv` works only with a package of its own.
+pub fn can_make() -> Result<(), PyEnvError> {
+    build::can_make()
+}
+
 /// Checks the versions of the user's interpreter, once per state of its packages folder.
 fn check_own(own: &Path, cache_dir: &Path) -> Result<PathBuf, PyEnvError> {
     let bad = |reason: String| PyEnvError::Interpreter { interpreter: own.to_owned(), reason };

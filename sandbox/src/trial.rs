@@ -40,8 +40,14 @@ pub(crate) struct Left {
 
 /// How it went: outputs to compare, or an outcome already.
 pub(crate) enum Ending {
-    Outputs { draws: Value, blob: Vec<u8> },
+    Outputs {
+        draws: Value,
+        blob: Vec<u8>,
+    },
     Outcome(Outcome),
+    /// SIGKILL, and not from us. The kernel sends it to whatever is large when the machine's memory runs out, which
+    /// the learner's may have been; the candidate can send it to itself. The outcome holds once it is proved guilty.
+    Killed(Outcome),
 }
 
 /// Which phase the child is in and how the phases went.
@@ -127,7 +133,7 @@ pub(crate) async fn run(
         (None, None) if !progress.started => {
             return Err(fault(SYSTEM, format!("a child ended before candidate code ran: {ended:?}")));
         }
-        (None, None) => Ending::Outcome(obituary(&ended, progress.phase)),
+        (None, None) => obituary(&ended, progress.phase),
     };
     log.ended().await;
     let log = log.text();
@@ -194,8 +200,9 @@ async fn follow(
         };
         let frame = match next {
             Some(Ok(frame)) => frame,
-            Some(Err(FrameError::End)) if gone => return Ok(None),
-            Some(Err(FrameError::End)) => {
+            // A frame that is cut short is no message: how the process ended says more.
+            Some(Err(FrameError::End | FrameError::Cut)) if gone => return Ok(None),
+            Some(Err(FrameError::End | FrameError::Cut)) => {
                 // The pipe is closed and the process may be about to end: its status says how.
                 let wait = deadline.min(Deadline::now() + DRAIN);
                 match timeout_at(wait, zygote.exited(id)).await {
@@ -268,18 +275,16 @@ fn excess(over: Over, limits: &Limits, phase: Phase) -> Outcome {
 }
 
 /// The outcome of a child that said nothing before it ended.
-fn obituary(ended: &Ended, phase: Phase) -> Outcome {
+fn obituary(ended: &Ended, phase: Phase) -> Ending {
     match (ended.signal, ended.code) {
-        // Nobody of ours sent it: the kernel does when memory runs out.
         (Some(9), _) if ended.itself => {
-            Outcome::OutOfMemory { phase, message: "killed by the system, most likely for its memory".into() }
+            let message = "it was killed twice, by the system for its memory or by itself".into();
+            Ending::Killed(Outcome::OutOfMemory { phase, message })
         }
-        (Some(24), _) => Outcome::Crashed { phase, message: "it used up its processor time".into() },
-        (Some(signal), _) => Outcome::Crashed { phase, message: format!("it was ended by signal {signal}") },
-        (None, Some(code)) => {
-            Outcome::Crashed { phase, message: format!("it exited with code {code} and returned no outputs") }
-        }
-        (None, None) => Outcome::Crashed { phase, message: "it vanished without a status".into() },
+        (Some(24), _) => crashed(phase, "it used up its processor time"),
+        (Some(signal), _) => crashed(phase, format!("it was ended by signal {signal}")),
+        (None, Some(code)) => crashed(phase, format!("it exited with code {code} and returned no outputs")),
+        (None, None) => crashed(phase, "it vanished without a status"),
     }
 }
 

@@ -133,6 +133,7 @@ impl Zygote {
                 zygote.isolation = Isolation {
                     namespaces: serde_json::from_value(message["cage"].clone()).unwrap_or_default(),
                     landlock: message["landlock"].as_u64().unwrap_or(0),
+                    seccomp: message["seccomp"] == true,
                     spare_user: message["uid"].is_u64(),
                 };
                 tracing::debug!(%message, "the zygote is ready");

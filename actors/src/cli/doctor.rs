@@ -35,7 +35,8 @@ pub fn doctor(args: DoctorArgs) -> Done {
     // The proof needs an environment; making one is `troupe run`'s work.
     if let Ok(Some(python)) = find(&environment) {
         output::say("running a known good candidate..");
-        let executor = ExecutorConfig { python, scratch: scratch.path().to_path_buf(), limits, secret: rand::random() };
+        let (scratch, secret) = (scratch.path().to_path_buf(), rand::random());
+        let executor = ExecutorConfig { python, scratch, limits, secret, suspects: Default::default() };
         let proof: Result<Vec<Check>, Failure> = runtime()?.block_on(async {
             tokio::select! {
                 checks = prove(executor) => Ok(checks),

@@ -4,7 +4,9 @@ use reward::judge::judge_candidate;
 use rollout::id::Digest;
 use rollout::outcome::{ExecReport, Fault, Finding, Layers, Outcome, Ruling};
 use rollout::task::TaskSpec;
+use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig};
+use sandbox::fault::KILLED;
 use serde::Serialize;
 use sha2::Digest as _;
 
@@ -13,6 +15,7 @@ use super::lint::finding_text;
 use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime, source};
 use crate::config::Config;
 use crate::errors::UserError;
+use crate::policy::isolation_note;
 use crate::tasks;
 
 /// The document of `--json`.
@@ -82,7 +85,9 @@ pub fn verify(args: VerifyArgs) -> Done {
                 Err(fault) => (Err(fault), None),
             };
             let seen = result.as_ref().map(Outcome::layers).unwrap_or_default();
-            let layers = Layers { compiled: seen.compiled, correct: seen.correct, ..layers };
+            // The rules may find a program functional that then launches nothing.
+            let functional = if seen.functional == Some(false) { Some(false) } else { layers.functional };
+            let layers = Layers { functional, compiled: seen.compiled, correct: seen.correct, ..layers };
             Judged { layers, findings, candidate: Some(candidate), result, report }
         }
     };
@@ -115,7 +120,13 @@ fn execute(
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let limits = doctor::limits(config);
-    let executor = ExecutorConfig { python, scratch: scratch.path().to_path_buf(), limits, secret: secret(seed) };
+    let executor = ExecutorConfig {
+        python,
+        scratch: scratch.path().to_path_buf(),
+        limits,
+        secret: secret(seed),
+        suspects: Suspects::default(),
+    };
     runtime()?.block_on(async {
         tokio::select! {
             result = evaluate(executor, task, candidate) => Ok(result),
@@ -130,7 +141,14 @@ async fn evaluate(
     candidate: &rollout::outcome::Candidate,
 ) -> Result<ExecReport, Fault> {
     let executor = Executor::start(config).await?;
-    let result = executor.evaluate(task, candidate).await;
+    if let Some(note) = executor.isolation().await.as_ref().and_then(isolation_note) {
+        output::say(note);
+    }
+    let mut result = executor.evaluate(task, candidate).await;
+    // Whose doing a kill was shows at the second one; a run tries again too.
+    if result.as_ref().is_err_and(|fault| fault.code == KILLED) {
+        result = executor.evaluate(task, candidate).await;
+    }
     executor.shutdown().await;
     result
 }

@@ -1,8 +1,19 @@
 //! Shared by the tests of the command line: the built binary in a clean folder.
 #![allow(dead_code)]
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+#[path = "../../../sandbox/tests/python/mod.rs"]
+mod environment;
+
+pub use environment::python;
+
+/// Longest life of a command: far above what any takes on a busy machine, far below what CI waits.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A folder of its own to run `troupe` in.
 pub struct Place {
@@ -44,16 +55,108 @@ impl Place {
         command
     }
 
+    #[track_caller]
     pub fn troupe(&self, args: &[&str]) -> Got {
-        got(self.command(args).output().unwrap())
+        got(self.command(args))
     }
 }
 
-pub fn got(output: Output) -> Got {
-    Got {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
+/// Runs a command to its end, within `LIMIT`.
+#[track_caller]
+pub fn got(command: Command) -> Got {
+    Running::start(command, LIMIT).end()
+}
+
+/// A command with a deadline: past it the command is killed and the test fails with what had been said.
+pub struct Running {
+    child: Child,
+    until: Instant,
+    lines: Receiver<String>,
+    /// All of stdout, when it has ended.
+    out: Receiver<String>,
+    err: String,
+}
+
+impl Running {
+    pub fn start(mut command: Command, limit: Duration) -> Running {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (mut stdout, stderr) = (child.stdout.take().unwrap(), BufReader::new(child.stderr.take().unwrap()));
+        // Threads of their own: a read cannot be given a deadline. They end when the pipes do.
+        let (to, out) = channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stdout.read_to_end(&mut text);
+            let _ = to.send(String::from_utf8(text).unwrap());
+        });
+        let (to, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.split(b'\n').map_while(Result::ok) {
+                let _ = to.send(String::from_utf8(line).unwrap());
+            }
+        });
+        Running { child, until: Instant::now() + limit, lines, out, err: String::new() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line of stderr that starts with `start`.
+    #[track_caller]
+    pub fn wait_for(&mut self, start: &str) {
+        loop {
+            match self.lines.recv_timeout(self.left()) {
+                Ok(line) => {
+                    let found = line.starts_with(start);
+                    self.err += &(line + "\n");
+                    if found {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.give_up(&format!("no line `{start}`")),
+                Err(RecvTimeoutError::Disconnected) => panic!("it ended before `{start}`:\n{}", self.err),
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn end(mut self) -> Got {
+        let code = self.status().code();
+        // A process that it left behind could hold the pipes open.
+        let Ok(out) = self.out.recv_timeout(self.left()) else { self.give_up("stdout did not end") };
+        loop {
+            match self.lines.recv_timeout(self.left()) {
+                Ok(line) => self.err += &(line + "\n"),
+                Err(RecvTimeoutError::Disconnected) => return Got { code, out, err: self.err },
+                Err(RecvTimeoutError::Timeout) => self.give_up("stderr did not end"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn status(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            if self.left().is_zero() {
+                self.give_up("it did not end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    #[track_caller]
+    fn give_up(&mut self, what: &str) -> ! {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.err.extend(self.lines.try_iter().map(|line| line + "\n"));
+        panic!("{what} in time; stderr so far:\n{}", self.err);
     }
 }
 
@@ -72,21 +175,6 @@ impl Got {
     #[track_caller]
     pub fn succeeds(&self) -> &Got {
         self.fails(0, &[])
-    }
-}
-
-/// The interpreter: `TROUPE_PYTHON`, else the environment in Troupe's cache. `None` (and a line that says why) where
-/// there is none: then the tests that need it are skipped.
-pub fn python() -> Option<PathBuf> {
-    use sandbox::pyenv::{PyEnvConfig, default_cache_dir, ensure};
-    let interpreter = std::env::var_os("TROUPE_PYTHON").map(PathBuf::from);
-    let cache_dir = default_cache_dir().ok()?;
-    match ensure(&PyEnvConfig { interpreter, cache_dir }, &mut |line| eprintln!("{line}")) {
-        Ok(python) => Some(python),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
     }
 }
 

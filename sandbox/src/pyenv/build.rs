@@ -56,6 +56,12 @@ pub(super) fn ready(cache_dir: &Path) -> Result<Option<PathBuf>, PyEnvError> {
     Ok(is_ready(&dir, cache_dir).then(|| interpreter(&dir)))
 }
 
+/// Asks the interpreter that would make the environment for what `venv` needs.
+pub(super) fn can_make() -> Result<(), PyEnvError> {
+    let (python, _) = find()?;
+    probe::imports(&python, "venv, ensurepip").map_err(|detail| PyEnvError::NoVenv { python, detail })
+}
+
 fn key((major, minor): (u32, u32)) -> String {
     format!("py{major}.{minor}-torch{TORCH}-triton{TRITON}-r{RECIPE}")
 }
@@ -81,7 +87,7 @@ fn is_ready(dir: &Path, cache_dir: &Path) -> bool {
     true
 }
 
-/// The first interpreter on the path that runs, is of a version we can use, and can make environments.
+/// The first interpreter on the path that runs and is of a version we can use.
 fn find() -> Result<(PathBuf, (u32, u32)), PyEnvError> {
     let mut tried = Vec::new();
     for name in NAMES {

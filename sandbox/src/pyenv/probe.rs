@@ -70,6 +70,13 @@ pub(super) fn packages(interpreter: &Path) -> Result<Packages, String> {
     serde_json::from_str(out.trim()).map_err(|e| format!("it does not behave like Python ({e})"))
 }
 
+/// `Err` says why these modules cannot be imported.
+pub(super) fn imports(interpreter: &Path, modules: &str) -> Result<(), String> {
+    let said = output(Command::new(interpreter).args(["-I", "-B", "-c", &format!("import {modules}")]));
+    // The last line of a traceback is the exception.
+    said.map(|_| ()).map_err(|e| e.lines().last().unwrap_or_default().trim().to_owned())
+}
+
 /// Standard output of a short command that must succeed within `LIMIT`.
 fn output(command: &mut Command) -> Result<String, String> {
     let mut child = command

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rollout::outcome::Outcome;
+use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
 
 use crate::fixtures::*;
@@ -73,6 +74,58 @@ async fn a_candidate_is_blamed_for_the_zygote_only_after_proof() {
         }
     }
     executor.shutdown().await;
+}
+
+/// What the kernel does when memory runs out, and what a candidate can do to itself: nobody can tell which it was.
+/// Planted bugs that were seen: the first kill scored at once (round 0 has an outcome), and every executor with suspects
+/// of its own (round 1 is a fault again, and so on for as many executors as there are).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_kills_itself_is_scored_the_second_time_on_whichever_executor() {
+    let Some(config) = config("suicide", LIMITS) else { return };
+    let second = ExecutorConfig { scratch: config.scratch.with_extension("second"), ..config.clone() };
+    let executors = [Executor::start(config).await.unwrap(), Executor::start(second).await.unwrap()];
+    for body in ["os.kill(os.getpid(), 9)", "out = add(x, y)\nos.kill(os.getpid(), 9)\nreturn out"] {
+        let candidate = candidate_of(&add_with("", body));
+        let zygotes = [executors[0].pids().await[0], executors[1].pids().await[0]];
+        for (round, executor) in executors.iter().enumerate() {
+            match (round, executor.evaluate(&task_of(ADD_TASK), &candidate).await) {
+                (0, Err(fault)) => assert_eq!(fault.code, "F011", "{fault}"),
+                (1, Ok(report)) => {
+                    assert!(matches!(report.outcome, Outcome::OutOfMemory { .. }), "{report:?}");
+                    assert!(report.phase_ms.contains_key("compile"), "the report is of the candidate: {report:?}");
+                }
+                (_, other) => panic!("round {round}: {other:?}"),
+            }
+        }
+        assert_eq!([executors[0].pids().await[0], executors[1].pids().await[0]], zygotes, "nothing was restarted");
+    }
+    for executor in executors {
+        assert_works(&executor).await;
+        executor.shutdown().await;
+    }
+}
+
+/// Without proof that the machine works, a second kill is a fault too. Planted bug that was seen: blame without the
+/// known good candidate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_candidate_is_not_blamed_while_a_good_one_fails() {
+    // Too little time to compile anything: on this executor the known good one cannot pass either.
+    let Some(config) = config("no-proof", LIMITS) else { return };
+    let short = ExecutorConfig {
+        scratch: config.scratch.with_extension("short"),
+        limits: Limits { compile_ms: 1, ..LIMITS },
+        ..config.clone()
+    };
+    let (executor, short) = (Executor::start(config).await.unwrap(), Executor::start(short).await.unwrap());
+    let candidate = candidate_of(&add_with("os.kill(os.getpid(), 9)", "return add(x, y)"));
+    for executor in [&executor, &short, &short] {
+        let fault = executor.evaluate(&task_of(ADD_TASK), &candidate).await.unwrap_err();
+        assert_eq!(fault.code, "F011", "{fault}");
+    }
+    let report = executor.evaluate(&task_of(ADD_TASK), &candidate).await.unwrap();
+    assert!(matches!(report.outcome, Outcome::OutOfMemory { .. }), "{report:?}");
+    executor.shutdown().await;
+    short.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,6 +205,7 @@ async fn a_missing_or_useless_interpreter_is_a_fault() {
             scratch: scratch.clone(),
             limits: LIMITS,
             secret: [0; 32],
+            suspects: Suspects::default(),
         })
     };
     assert_eq!(start("/no/such/python").await.err().unwrap().code, "F001");

@@ -106,7 +106,6 @@ fn leaving_early_is_not_success() {
     let lab = lab_or_skip!();
     for (body, part) in [
         ("os._exit(0)", "code 0"),
-        ("add(x, y)\nos.kill(os.getpid(), signal.SIGKILL)", ""),
         ("ctypes.string_at(0)", "signal 11"),
         ("os.abort()", "signal 6"),
         ("sys.exit(0)", "SystemExit"),
@@ -118,11 +117,27 @@ fn leaving_early_is_not_success() {
         let outcome = lab.outcome(ADD_TASK, &add_with("", body));
         match &outcome {
             Outcome::Crashed { phase: Phase::Compile, message } if message.contains(part) => {}
-            Outcome::OutOfMemory { .. } if part.is_empty() => {}
             other => panic!("{body}: {other:?}"),
         }
     }
     assert_unharmed();
+}
+
+#[test]
+fn killing_oneself_is_scored_at_the_second_try() {
+    let lab = lab_or_skip!();
+    // Half a frame before it: a message that is cut short must not be told from one that never came.
+    let cut = "\
+data = b'{\"event\": \"imported\"}'
+for fd in range(3, 64):
+    try: os.write(fd, struct.pack('<I', len(data)) + data[:5])
+    except OSError: pass
+os.kill(os.getpid(), 9)";
+    for body in ["add(x, y)\nos.kill(os.getpid(), 9)", "os.killpg(0, signal.SIGKILL)", cut] {
+        let outcome = lab.outcome_of_two(ADD_TASK, &add_with("", body));
+        assert!(matches!(outcome, Outcome::OutOfMemory { phase: Phase::Compile, .. }), "{body}: {outcome:?}");
+        assert_unharmed();
+    }
 }
 
 #[test]
@@ -251,11 +266,9 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
 #[test]
 fn killing_everybody_kills_nobody_else() {
     let lab = lab_or_skip!();
-    for body in ["os.killpg(0, signal.SIGKILL)", "os.kill(-1, signal.SIGKILL)\nos._exit(3)"] {
-        let outcome = lab.outcome(ADD_TASK, &add_with("", body));
-        assert!(matches!(outcome, Outcome::Crashed { .. } | Outcome::OutOfMemory { .. }), "{body}: {outcome:?}");
-        assert_unharmed();
-    }
+    let outcome = lab.outcome(ADD_TASK, &add_with("", "os.kill(-1, signal.SIGKILL)\nos._exit(3)"));
+    assert!(matches!(outcome, Outcome::Crashed { .. }), "{outcome:?}");
+    assert_unharmed();
     let parent = "for pid in (os.getppid(), 1):\n    for n in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT):\n        try: os.kill(pid, n)\n        except OSError: pass\nreturn add(x, y)";
     assert_eq!(lab.outcome(ADD_TASK, &add_with("", parent)), PASSED);
     assert_unharmed();
@@ -279,6 +292,20 @@ if os.uname().machine == 'x86_64':
         if pid == 0: os._exit(0)
         if pid > 0: raise RuntimeError(f'system call {call}')",
     );
+}
+
+/// Planted bugs that were seen: `apply` that only says that it did something (the candidate gets its memory file), and
+/// a ready message that always says yes together with it.
+#[test]
+fn the_system_call_filter_is_in_force_exactly_where_it_is_reported() {
+    let lab = lab_or_skip!();
+    let top = "print('memory file:', ctypes.CDLL(None).memfd_create(b'x', 0) >= 0)";
+    let report = lab.evaluate(ADD_TASK, &add_with(top, "return add(x, y)")).unwrap();
+    let said = if lab.isolation().seccomp { "memory file: False" } else { "memory file: True" };
+    assert!(report.log_tail.contains(said), "{}", report.log_tail);
+    if ["x86_64", "aarch64"].contains(&std::env::consts::ARCH) {
+        assert!(lab.isolation().seccomp, "the filter is known for this machine type");
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! One executor for all tests of this binary, and short ways to write tasks and candidates.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,38 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rollout::id::{Digest, TaskId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome};
 use rollout::task::{Split, TaskSpec};
-use sandbox::executor::{Executor, ExecutorConfig, Limits};
-use sandbox::pyenv::{self, PyEnvConfig};
+use sandbox::Suspects;
+use sandbox::executor::{Executor, ExecutorConfig, Isolation, Limits};
+
+#[path = "../python/mod.rs"]
+mod environment;
+
+use environment::python;
 
 /// Short enough to wait for, long enough for a busy machine.
 pub const LIMITS: Limits =
     Limits { import_ms: 12_000, compile_ms: 12_000, run_ms: 12_000, memory_bytes: 1 << 30, max_processes: 32 };
 
-/// The interpreter: `TROUPE_PYTHON`, else the environment in Troupe's cache. `None` (and a line that says why) where
-/// there is none: then the tests that need it are skipped.
-pub fn python() -> Option<PathBuf> {
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    FOUND
-        .get_or_init(|| {
-            let interpreter = std::env::var_os("TROUPE_PYTHON").map(PathBuf::from);
-            let named = interpreter.is_some();
-            let cache_dir = pyenv::default_cache_dir().ok()?;
-            match pyenv::ensure(&PyEnvConfig { interpreter, cache_dir }, &mut |line| eprintln!("{line}")) {
-                Ok(python) => Some(python),
-                Err(e) if named => panic!("TROUPE_PYTHON: {e}"),
-                Err(e) => {
-                    // Past the test harness, which shows only what failing tests print.
-                    let _ = writeln!(std::io::stderr(), "tests that run candidates are skipped: {e}");
-                    None
-                }
-            }
-        })
-        .clone()
-}
-
 pub fn config(name: &str, limits: Limits) -> Option<ExecutorConfig> {
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    Some(ExecutorConfig { python: python()?, scratch, limits, secret: [42; 32] })
+    Some(ExecutorConfig { python: python()?, scratch, limits, secret: [42; 32], suspects: Suspects::default() })
 }
 
 /// The executor that most tests share: it takes one candidate at a time, so a test's neighbours are the best check
@@ -75,6 +57,20 @@ fn remove_what_earlier_runs_left() {
 impl Lab {
     pub fn evaluate(&self, task: &str, candidate: &str) -> Result<ExecReport, Fault> {
         self.runtime.block_on(self.executor.evaluate(&task_of(task), &candidate_of(candidate)))
+    }
+
+    /// For candidates that are killed: a fault the first time, scored the second.
+    #[track_caller]
+    pub fn outcome_of_two(&self, task: &str, candidate: &str) -> Outcome {
+        let (task, candidate) = (task_of(task), candidate_of(candidate));
+        let evaluate = || self.runtime.block_on(self.executor.evaluate(&task, &candidate));
+        let first = evaluate().expect_err("it was not proved yet whose doing that was");
+        assert_eq!(first.code, "F011", "{first}");
+        evaluate().expect("no fault").outcome
+    }
+
+    pub fn isolation(&self) -> Isolation {
+        self.runtime.block_on(self.executor.isolation()).expect("the zygote is up")
     }
 
     pub fn outcome(&self, task: &str, candidate: &str) -> Outcome {
