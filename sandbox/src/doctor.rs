@@ -210,8 +210,9 @@ fn isolation(is: &Isolation) -> Check {
         return Check::new("isolation", Status::Ok, found, None);
     }
     let hint = format!(
-        "missing: {missing}. Allow unprivileged user namespaces, enable Landlock and seccomp; until then run only \
-         models you trust not to write to your files or the network"
+        "missing: {missing}. Namespaces, Landlock and seccomp are the kernel's: allow and enable them; for a user of \
+         their own move the cache (TROUPE_CACHE) out of root's home. Until then run only models that you trust not to \
+         harm this machine"
     );
     Check::new("isolation", Status::Warn, found, Some(&hint))
 }

@@ -78,7 +78,8 @@ impl Isolation {
             missing.push("system call filter");
         }
         if !self.spare_user && rustix::process::geteuid().is_root() {
-            missing.push("a user other than root");
+            // The only cause: no other user can read what candidates need.
+            missing.push("a user of their own (only root can read the Python environment or the scratch folder)");
         }
         missing.join(", ")
     }
