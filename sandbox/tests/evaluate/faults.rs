@@ -78,7 +78,7 @@ async fn a_candidate_is_blamed_for_the_zygote_only_after_proof() {
 
 /// What the kernel does when memory runs out, and what a candidate can do to itself: nobody can tell which it was.
 /// Planted bugs that were seen: the first kill scored at once (round 0 has an outcome), and every executor with suspects
-/// of its own (round 1 is a fault again, and so on for as many executors as there are).
+/// of its own (round 1 is a fault again).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_that_kills_itself_is_scored_the_second_time_on_whichever_executor() {
     let Some(config) = config("suicide", LIMITS) else { return };

@@ -123,6 +123,7 @@ fn leaving_early_is_not_success() {
     assert_unharmed();
 }
 
+/// Planted bugs that were seen: the first kill scored at once, and half a frame taken for a crash.
 #[test]
 fn killing_oneself_is_scored_at_the_second_try() {
     let lab = lab_or_skip!();
@@ -294,8 +295,7 @@ if os.uname().machine == 'x86_64':
     );
 }
 
-/// Planted bugs that were seen: `apply` that only says that it did something (the candidate gets its memory file), and
-/// a ready message that always says yes together with it.
+/// Planted bug that was seen: a filter that is never set although the ready message says that it is in force.
 #[test]
 fn the_system_call_filter_is_in_force_exactly_where_it_is_reported() {
     let lab = lab_or_skip!();
