@@ -20,7 +20,9 @@ from transformers import (
 )
 
 VOCAB = 40
-LENGTH = 24  # longer than the pre-training length of the scaled variants, so that the scaling shows
+# Linear, llama3 and yarn turn every position by scaled angles, so their scaling shows at any length. Dynamic scaling begins
+# beyond max_position_embeddings, where texts are refused: its case is the plain rotation, and says no more than that.
+LENGTH = 24
 
 SIZES = dict(
     vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -38,7 +40,7 @@ CASES = {
     "llama-untied": ("llama", dict(tie_word_embeddings=False), torch.float32, None),
     "llama-bias-tied": ("llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True), torch.bfloat16, None),
     "llama-linear": ("llama", dict(rope_scaling=dict(rope_type="linear", factor=4.0)), torch.bfloat16, None),
-    "llama-dynamic": ("llama", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), torch.bfloat16, None),
+    "llama-dynamic-plain": ("llama", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), torch.bfloat16, None),
     "llama-llama3": ("llama", dict(rope_theta=500.0, rope_scaling=dict(
         rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=16)), torch.bfloat16, None),

@@ -120,6 +120,22 @@ pub struct Sampling {
     pub max_new_tokens: usize,
 }
 
+impl Sampling {
+    /// What to tell at the start of a run whose ratios are biased by truncation; see `model::loss::LossConfig::temperature`.
+    pub fn truncation_note(&self) -> Option<String> {
+        let keys = [("top_k", self.top_k > 0), ("top_p", self.top_p < 1.0), ("min_p", self.min_p > 0.0)];
+        let set: Vec<String> = keys.iter().filter(|(_, on)| *on).map(|(key, _)| format!("sampling.{key}")).collect();
+        let verb = if set.len() == 1 { "truncates" } else { "truncate" };
+        (!set.is_empty()).then(|| {
+            format!(
+                "{} {verb}: importance ratios compare the truncated behaviour distribution with the full softmax; \
+                 mismatch KL is biased",
+                set.join(", ")
+            )
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CurriculumKind {

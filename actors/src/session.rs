@@ -68,6 +68,9 @@ where
         return Ok(true);
     }
     let python = python?;
+    if let Some(note) = config.sampling.truncation_note() {
+        observer.on(Progress::Note(note));
+    }
     observer.on(Progress::Phase(RunPhase::WarmStart));
     let start = start_policy::<AB>(config, run_dir, &cache_dir, &device, observer, stop)?;
 

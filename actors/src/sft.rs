@@ -25,11 +25,13 @@ use crate::stop::StopToken;
 use crate::tasks::{Example, load_tasks, warm_start_examples};
 
 /// Rises when the same inputs would give another policy.
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 2;
 /// Positions of the embedded policy: the longest prompt and answer together.
 const MAX_POSITIONS: usize = 2048;
-/// Sequences per forward and backward pass.
+/// Sequences per forward and backward pass, at most.
 const MICRO_BATCH: usize = 16;
+/// Micro-batches a thread gets of each batch: their lengths differ, and two even that out better than one.
+const MICRO_BATCHES_PER_THREAD: usize = 2;
 /// The learning rate falls to this share of its peak, percent.
 const FINAL_LR_PERCENT: u32 = 10;
 
@@ -80,7 +82,7 @@ pub fn warm_start<AB: AutodiffBackend>(
         return Ok(folder);
     }
     let Loaded { config: shape, network, tokenizer } = base::<AB>(config, &examples, device)?;
-    let samples = samples(config, &examples, &tokenizer)?;
+    let samples = samples(config, &examples, &tokenizer, shape.max_position_embeddings)?;
     let parameters = shape.num_parameters();
     observer.on(Progress::Note(format!("warm start: {} examples, {parameters} parameters", samples.len())));
 
@@ -105,7 +107,7 @@ pub fn warm_start<AB: AutodiffBackend>(
                 return Err(WarmStartError::Interrupted);
             }
             let batch: Vec<SftSample> = batch.iter().map(|&n| samples[n].clone()).collect();
-            let report = learner.sft_step(&batch, MICRO_BATCH)?;
+            let report = learner.sft_step(&batch, micro_batch(batch.len(), threads()))?;
             step += 1;
             if !report.applied {
                 return Err(WarmStartError::Diverged { step, lr: config.sft.lr });
@@ -115,6 +117,11 @@ pub fn warm_start<AB: AutodiffBackend>(
     }
     model::save_hf(&folder, &shape, &learner.inference(), &tokenizer)?;
     Ok(folder)
+}
+
+/// Sequences in a micro-batch, so that every thread has some. Threads share a batch by whole micro-batches.
+fn micro_batch(batch: usize, threads: usize) -> usize {
+    batch.div_ceil(threads.max(1) * MICRO_BATCHES_PER_THREAD).clamp(1, MICRO_BATCH)
 }
 
 /// Threads the learner computes with.
@@ -164,6 +171,7 @@ fn samples(
     config: &Config,
     examples: &[(TaskSpec, Example)],
     tokenizer: &model::Tokenizer,
+    positions: usize,
 ) -> Result<Vec<SftSample>, WarmStartError> {
     let style = prompt_style(config);
     let eos = tokenizer.eos_token_ids().first().copied();
@@ -180,6 +188,18 @@ fn samples(
                 .hint("raise sampling.max_new_tokens or shorten the example")
                 .into());
         }
+        if prompt.len() + tokens.len() > positions {
+            let origin = config.model.folder().map_or_else(
+                || "the embedded policy".to_string(),
+                |folder| folder.join("config.json").display().to_string(),
+            );
+            return Err(UserError::new("a warm-start example is longer than the model's context")
+                .at(format!("an example of task {}; {origin}", task.id))
+                .found(format!("{} tokens of prompt and {} of answer", prompt.len(), tokens.len()))
+                .expected(format!("together at most max_position_embeddings = {positions}"))
+                .hint("shorten the task or the example, or choose a model with a longer context")
+                .into());
+        }
         samples.push(SftSample { prompt, tokens });
     }
     Ok(samples)
@@ -193,7 +213,9 @@ fn key(config: &Config, examples: &[(TaskSpec, Example)]) -> Result<String, Warm
         hash.update(bytes);
     };
     let (m, s, l) = (&config.model, &config.sft, &config.learner);
-    part(format!("warm start {CODE_VERSION}, {MAX_POSITIONS} {MICRO_BATCH} {FINAL_LR_PERCENT}").as_bytes());
+    // Threads decide how a batch is cut, and so how its gradient rounds.
+    let cut = micro_batch(s.batch, threads());
+    part(format!("warm start {CODE_VERSION}, {MAX_POSITIONS} {cut} {} {FINAL_LR_PERCENT}", threads()).as_bytes());
     part(format!("{} {} {:?}", config.run.seed, config.sampling.max_new_tokens, m.device).as_bytes());
     part(format!("{:?}", (s.epochs, s.batch, s.lr, s.warmup_steps, s.weight_decay, s.grad_clip)).as_bytes());
     part(format!("{:?}", (l.beta1, l.beta2, l.eps)).as_bytes());
@@ -248,4 +270,35 @@ impl std::io::Write for HashWriter<'_> {
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted and seen to fail: one micro-batch of 16 whatever the threads (the second thread had nothing to do).
+    #[test]
+    fn every_thread_gets_a_share_of_the_default_batch() {
+        let batch = Config::builtin().unwrap().sft.batch;
+        for threads in [1, 2, 3, 4, 8] {
+            assert!(batch.div_ceil(micro_batch(batch, threads)) >= threads, "{threads} threads, {batch} examples");
+        }
+        assert_eq!((micro_batch(0, 2), micro_batch(16, 64), micro_batch(4096, 2)), (1, 1, MICRO_BATCH));
+    }
+
+    /// Planted and seen to fail: only the answer's length checked.
+    #[test]
+    fn an_example_beyond_the_models_context_is_one_clear_error() {
+        let config = Config::builtin().unwrap();
+        let mut examples = warm_start_examples(&config).unwrap();
+        examples.truncate(3);
+        let tokenizer = model::train_bpe(&corpus(&config, &examples).unwrap(), 600).unwrap();
+        let all = samples(&config, &examples, &tokenizer, MAX_POSITIONS).unwrap();
+        let longest = all.iter().map(|s| s.prompt.len() + s.tokens.len()).max().unwrap();
+        assert!(samples(&config, &examples, &tokenizer, longest).is_ok());
+        let error = samples(&config, &examples, &tokenizer, longest - 1).unwrap_err().to_string();
+        for part in ["max_position_embeddings", "of prompt and", "an example of task", "hint:"] {
+            assert!(error.contains(part), "`{part}` is missing in:\n{error}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
-//! Trains the tokenizer of the embedded policy: byte-level BPE whose merges may span a whole source line.
+//! Trains the tokenizer of the embedded policy: byte-level BPE with a few merges, and whole source lines as added tokens.
 //!
-//! Kernels are full of lines that repeat word for word, so a line, not a word, is the largest piece: answers become a few
-//! times shorter than with a tokenizer of a published model, and every text still has an encoding (all bytes are tokens).
+//! Kernels are full of lines that repeat word for word. A line that occurs often is one token, added after training (no merge
+//! ever spans it); whatever is left is spelt with bytes and `MERGES` merges, none of which crosses the end of a line. Answers
+//! become a few times shorter than with a tokenizer of a published model, and every text still has an encoding (all bytes are
+//! tokens).
 
 use std::collections::BTreeMap;
 
@@ -84,7 +86,8 @@ pub fn train_bpe(corpus: &[String], vocab_size: usize) -> Result<Tokenizer, Mode
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    Tokenizer::new(inner, config, Some(CHAT_TEMPLATE.to_string()))
+    let template = (CHAT_TEMPLATE.to_string(), "the embedded tokenizer".to_string());
+    Tokenizer::new(inner, config, Some(template), None)
 }
 
 /// Lines with the blank lines before them, most frequent first, ties in byte order.

@@ -28,14 +28,16 @@ const STANDING_CLOCK_S: i64 = 1_721_952_000;
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     source: String,
+    origin: String,
     special: Vec<(String, String)>,
 }
 
 impl ChatTemplate {
-    /// `special`: names and texts of special tokens (`bos_token`, `eos_token`, ...).
-    pub fn new(source: &str, special: &[(String, String)]) -> Result<Self, ModelError> {
+    /// `special`: names and texts of special tokens (`bos_token`, `eos_token`, ...). `origin`: the file it came from, for errors.
+    pub fn new(source: &str, special: &[(String, String)], origin: &str) -> Result<Self, ModelError> {
+        let broken = |error: Error| template_error(error, origin, "the template is not valid Jinja; correct it there");
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(template_error)?;
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?;
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -43,8 +45,9 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", |format: String| strftime(&format, STANDING_CLOCK_S));
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", plain_generation_marks(source)).map_err(template_error)?;
-        Ok(Self { environment: Arc::new(environment), source: source.to_string(), special: special.to_vec() })
+        environment.add_template_owned("chat", plain_generation_marks(source)).map_err(broken)?;
+        let (source, origin) = (source.to_string(), origin.to_string());
+        Ok(Self { environment: Arc::new(environment), source, origin, special: special.to_vec() })
     }
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak.
@@ -55,8 +58,9 @@ impl ChatTemplate {
             .collect();
         let special = Value::from_pairs(self.special.iter().map(|(name, text)| (name.as_str(), text.as_str())));
         let own = context! { messages, add_generation_prompt, tools => (), documents => () };
-        let template = self.environment.get_template("chat").map_err(template_error)?;
-        template.render(context! { ..own, ..special }).map_err(template_error)
+        let refused = |error: Error| template_error(error, &self.origin, REFUSED);
+        let template = self.environment.get_template("chat").map_err(refused)?;
+        template.render(context! { ..own, ..special }).map_err(refused)
     }
 
     pub fn source(&self) -> &str {
@@ -64,10 +68,13 @@ impl ChatTemplate {
     }
 }
 
-fn template_error(error: Error) -> ModelError {
+/// Troupe's prompts are one turn of the user; a template that refuses them cannot be used.
+const REFUSED: &str = "the template must take a `user` turn without a system turn before it; correct it there, or put another in chat_template.jinja";
+
+fn template_error(error: Error, origin: &str, hint: &'static str) -> ModelError {
     let line = error.line().map_or_else(String::new, |line| format!(" (line {line})"));
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-    ModelError::Template { reason: format!("{detail}{line}") }
+    ModelError::Template { origin: origin.into(), reason: format!("{detail}{line}"), hint }
 }
 
 /// `{% generation %}` only marks what the assistant said, for transformers' own masks; it becomes an `if` that always holds.
@@ -225,8 +232,10 @@ mod tests {
 
     #[test]
     fn raised_exceptions_carry_the_templates_own_words() {
-        let template = ChatTemplate::new("a\n{{ raise_exception('roles must alternate') }}", &[]).expect("parses");
+        let template =
+            ChatTemplate::new("a\n{{ raise_exception('roles must alternate') }}", &[], "a/b.jinja").expect("parses");
         let error = template.render(&[], false).expect_err("raises").to_string();
         assert!(error.contains("roles must alternate (line 2)"), "{error}");
+        assert!(error.starts_with("a/b.jinja: chat template: ") && error.contains("\n  hint: "), "{error}");
     }
 }

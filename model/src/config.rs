@@ -20,7 +20,8 @@ pub enum Family {
 pub enum RopeScaling {
     /// Positions divided by `factor`.
     Linear { factor: f32 },
-    /// NTK-aware base that depends on the length of the text once it passes the pre-training length.
+    /// Plain within the window (`max_position_embeddings`), where `factor` has no effect; longer texts are refused: the
+    /// published rule gives each text a base of its own there, which cached keys cannot follow.
     Dynamic { factor: f32, original_max_position: usize },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between.
     Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_max_position: usize },
@@ -59,6 +60,7 @@ pub struct ModelConfig {
     pub attention_bias: bool,
     /// Biases on the three projections of the MLP (Llama only).
     pub mlp_bias: bool,
+    /// Prompt and answer together; longer texts are refused.
     pub max_position_embeddings: usize,
     /// Any of them ends an answer.
     pub eos_token_ids: Vec<u32>,

@@ -27,7 +27,7 @@ use prefill::Prefill;
 pub struct EngineConfig {
     /// Sequences decoded together.
     pub max_batch: usize,
-    /// Tokens of prompt and answer together.
+    /// Tokens of prompt and answer together; the network's `max_position_embeddings` where that is less.
     pub max_seq_len: usize,
     /// Threads a step uses; the samples do not depend on it.
     pub threads: usize,
@@ -111,7 +111,8 @@ pub struct Engine<B: Backend> {
 
 impl<B: Backend> Engine<B> {
     /// An empty engine with the weights of `network` as policy version 0 (`adopt` for any other).
-    pub fn new(network: &Transformer<B>, config: EngineConfig) -> Self {
+    pub fn new(network: &Transformer<B>, mut config: EngineConfig) -> Self {
+        config.max_seq_len = config.max_seq_len.min(network.rope.positions);
         let workers = (0..config.threads.max(1)).map(|_| Worker::default()).collect();
         Self {
             config,

@@ -11,9 +11,11 @@ pub enum ModelError {
     MissingFolder { path: PathBuf },
     #[error("{path} is missing\n  hint: {hint}")]
     MissingFile { path: PathBuf, hint: String },
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}\n  hint: {}", io_hint(.source))]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("{path} is not valid JSON: {source}")]
+    #[error(
+        "{path} is not valid JSON: {source}\n  hint: the file is incomplete or was edited; copy or download it again"
+    )]
     Json { path: PathBuf, source: serde_json::Error },
     #[error("{path}: key `{key}` is {found}, expected {expected}\n  hint: {hint}")]
     BadKey { path: PathBuf, key: Box<str>, found: Box<str>, expected: Box<str>, hint: Box<str> },
@@ -32,14 +34,37 @@ pub enum ModelError {
         expected: Box<str>,
         hint: Box<str>,
     },
-    #[error("{path}: tokenizer: {reason}")]
+    #[error(
+        "{path} is not a tokenizer that can be read: {reason}\n  hint: copy or download it again, or write it anew with transformers' `save_pretrained`"
+    )]
     Tokenizer { path: PathBuf, reason: String },
-    #[error("text cannot be encoded or tokens cannot be decoded: {reason}")]
-    Encoding { reason: String },
-    #[error("tokenizer training: {reason}")]
+    /// `origin`: the tokenizer's file, or words for the embedded one.
+    #[error(
+        "{origin} cannot encode this text or decode these tokens: {reason}\n  hint: are tokenizer.json and the weights of the same model?"
+    )]
+    Encoding { origin: Box<str>, reason: String },
+    #[error("tokenizer training: {reason}\n  hint: `model.vocab` sets the size, the tasks and examples are the corpus")]
     Training { reason: String },
-    #[error("chat template: {reason}")]
-    Template { reason: String },
+    #[error(
+        "model folder {path} has no chat template: no `chat_template` in tokenizer_config.json, no chat_template.jinja\n  hint: a base model has none: add `chat_template` to its tokenizer_config.json, or take the instruction-tuned model"
+    )]
+    NoTemplate { path: Box<str> },
+    /// `origin`: the template's file, or words for the embedded one.
+    #[error("{origin}: chat template: {reason}\n  hint: {hint}")]
+    Template { origin: Box<str>, reason: String, hint: &'static str },
+}
+
+/// What to do about a file that cannot be read or written.
+fn io_hint(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "a file of the folder is gone; was it moved or deleted meanwhile?",
+        ErrorKind::PermissionDenied => "check who may read and write the folder",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "free some space on that disk",
+        ErrorKind::InvalidData => "the file is damaged; copy or download it again",
+        ErrorKind::UnexpectedEof => "the file became shorter while it was read; copy or download it again",
+        _ => "check the disk and the folder",
+    }
 }
 
 impl ModelError {

@@ -25,7 +25,7 @@ pub fn read(dir: &Path) -> Result<ModelConfig, ModelError> {
     };
     let keys = Keys { path: &path, prefix: "", map: &root };
     let family = family(&keys)?;
-    refuse_unsupported(&keys)?;
+    refuse_unsupported(&keys, family)?;
     let hidden_size = keys.size("hidden_size")?;
     let num_heads = keys.size("num_attention_heads")?;
     let num_kv_heads = keys.opt_size("num_key_value_heads")?.unwrap_or(num_heads);
@@ -35,8 +35,8 @@ pub fn read(dir: &Path) -> Result<ModelConfig, ModelError> {
         None => hidden_size / num_heads,
     };
     keys.check("num_key_value_heads", num_kv_heads, num_heads % num_kv_heads == 0, "a divisor of num_attention_heads")?;
-    keys.check("head_dim", head_dim, head_dim % 2 == 0, "an even number")?;
-    let max_position_embeddings = keys.opt_size("max_position_embeddings")?.unwrap_or(2048);
+    keys.check("head_dim", head_dim, head_dim >= 2 && head_dim % 2 == 0, "an even number, at least 2")?;
+    let max_position_embeddings = keys.opt_size("max_position_embeddings")?.unwrap_or(default_positions(family));
     let (rope_theta, rope_scaling) = rope(&keys, max_position_embeddings)?;
     let mut eos_token_ids = keys.ids("eos_token_id")?;
     for id in generation_eos(dir)? {
@@ -137,7 +137,15 @@ fn family(keys: &Keys) -> Result<Family, ModelError> {
     }
 }
 
-fn refuse_unsupported(keys: &Keys) -> Result<(), ModelError> {
+/// What transformers takes where a file says nothing.
+fn default_positions(family: Family) -> usize {
+    match family {
+        Family::Llama => 2048,
+        Family::Qwen2 | Family::Qwen3 => 32_768,
+    }
+}
+
+fn refuse_unsupported(keys: &Keys, family: Family) -> Result<(), ModelError> {
     if !matches!(keys.map.get("hidden_act").and_then(Value::as_str), None | Some("silu")) {
         return Err(keys.bad("hidden_act", "\"silu\"", "the MLP of these families is SwiGLU"));
     }
@@ -155,7 +163,17 @@ fn refuse_unsupported(keys: &Keys) -> Result<(), ModelError> {
     if keys.flag("use_sliding_window")? {
         return Err(keys.bad("use_sliding_window", "false", "sliding windows are not built"));
     }
-    Ok(())
+    if family != Family::Llama && keys.flag("mlp_bias")? {
+        return Err(keys.bad("mlp_bias", "false", "only the Llama family has biases in its MLP"));
+    }
+    refuse_partial_rotation(keys)
+}
+
+fn refuse_partial_rotation(keys: &Keys) -> Result<(), ModelError> {
+    match keys.number("partial_rotary_factor")? {
+        None | Some(1.0) => Ok(()),
+        Some(_) => Err(keys.bad("partial_rotary_factor", "1.0", "heads are rotated whole; another model is needed")),
+    }
 }
 
 /// Base and scaling, from the flat keys (`rope_theta`, `rope_scaling`) or from `rope_parameters` of newer files.
@@ -168,6 +186,7 @@ fn rope(keys: &Keys, max_position: usize) -> Result<(f32, Option<RopeScaling>), 
     let Some((name, map)) = nested else { return Ok((flat_theta.unwrap_or(10_000.0) as f32, None)) };
     let prefix = format!("{name}.");
     let rope = Keys { path: keys.path, prefix: &prefix, map };
+    refuse_partial_rotation(&rope)?;
     let theta = rope.number("rope_theta")?.or(flat_theta).unwrap_or(10_000.0) as f32;
     let kind_key = if map.contains_key("rope_type") { "rope_type" } else { "type" };
     let need = |key: &str| {
@@ -177,10 +196,18 @@ fn rope(keys: &Keys, max_position: usize) -> Result<(f32, Option<RopeScaling>), 
         let own = rope.opt_size("original_max_position_embeddings")?;
         Ok(own.or(keys.opt_size("original_max_position_embeddings")?).unwrap_or(max_position))
     };
-    let scaling = match map.get(kind_key).and_then(Value::as_str) {
-        Some("default") => None,
+    let scaling = match map.get(kind_key).map(|kind| kind.as_str().unwrap_or_default()) {
+        None | Some("default") => None,
         Some("linear") => Some(RopeScaling::Linear { factor: need("factor")? }),
-        Some("dynamic") => Some(RopeScaling::Dynamic { factor: need("factor")?, original_max_position: original()? }),
+        Some("dynamic") => {
+            let window = original()?;
+            if window != max_position {
+                let expected = format!("max_position_embeddings ({max_position})");
+                let hint = "only the plain window of dynamic scaling is built: set both keys to it";
+                return Err(rope.bad("original_max_position_embeddings", &expected, hint));
+            }
+            Some(RopeScaling::Dynamic { factor: need("factor")?, original_max_position: window })
+        }
         Some("llama3") => Some(RopeScaling::Llama3 {
             factor: need("factor")?,
             low_freq_factor: need("low_freq_factor")?,

@@ -70,6 +70,10 @@ pub enum LearnerError {
     EmptyBatch,
     #[error("sample {sample}: {what}")]
     BadSample { sample: usize, what: String },
+    #[error(
+        "sample {sample}: prompt and answer have {tokens} tokens, expected at most {limit} (`max_position_embeddings` of the model's config.json)\n  hint: shorten the prompt or the answer, or take a model with a longer context"
+    )]
+    TooLong { sample: usize, tokens: usize, limit: usize },
     #[error("kl_coef is set, but there is no reference network")]
     NoReference,
 }
@@ -168,7 +172,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
     /// could be applied.
     pub fn train_step(&mut self, samples: &[TrainSample], loss: &LossConfig) -> Result<StepReport, LearnerError> {
         let started = Instant::now();
-        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         check_train(samples)?;
         let kl = loss.kl_coef != 0.0;
         let items: Vec<Item> = samples.iter().map(|s| item(s, loss)).collect();
@@ -230,7 +234,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
     /// One update of cross-entropy on the answers' tokens (mean over all tokens of the batch).
     pub fn sft_step(&mut self, samples: &[SftSample], micro_batch: usize) -> Result<SftReport, LearnerError> {
         let started = Instant::now();
-        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         let items: Vec<Item> =
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: true }).collect();
         let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
@@ -262,7 +266,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
 
     /// Log-probs of every answer's tokens under the present network, at a temperature; nothing is changed.
     pub fn score(&mut self, samples: &[SftSample], temperature: f32) -> Result<Vec<Vec<f32>>, LearnerError> {
-        check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])), self.network.vocab_size())?;
+        self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         let items: Vec<Item> =
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
         let scored = if self.on_host() {
@@ -272,6 +276,10 @@ impl<AB: AutodiffBackend> Learner<AB> {
             autodiff::run(&self.network, &items, 16, temperature, None).0
         };
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
+    }
+
+    fn check<'a>(&self, samples: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Result<(), LearnerError> {
+        check(samples, self.network.vocab_size(), self.network.rope.positions)
     }
 
     fn on_host(&self) -> bool {
@@ -354,7 +362,11 @@ fn describe(samples: &[TrainSample], scored: &[Scored], reference: Option<&[Scor
     report.reference_kl = if report.tokens == 0 { 0.0 } else { reference_kl / report.tokens as f64 };
 }
 
-fn check<'a>(samples: impl Iterator<Item = (&'a [u32], &'a [u32])>, vocab: usize) -> Result<(), LearnerError> {
+fn check<'a>(
+    samples: impl Iterator<Item = (&'a [u32], &'a [u32])>,
+    vocab: usize,
+    limit: usize,
+) -> Result<(), LearnerError> {
     let mut any = false;
     for (sample, (prompt, tokens)) in samples.enumerate() {
         any = true;
@@ -364,6 +376,10 @@ fn check<'a>(samples: impl Iterator<Item = (&'a [u32], &'a [u32])>, vocab: usize
         }
         if let Some(token) = prompt.iter().chain(tokens).find(|t| **t as usize >= vocab) {
             return bad(format!("token {token} is not in a vocabulary of {vocab}"));
+        }
+        let tokens = prompt.len() + tokens.len();
+        if tokens > limit {
+            return Err(LearnerError::TooLong { sample, tokens, limit });
         }
     }
     if any { Ok(()) } else { Err(LearnerError::EmptyBatch) }

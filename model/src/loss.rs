@@ -19,7 +19,10 @@ pub struct LossConfig {
     pub clip_high: f32,
     /// Coefficient of the estimate of the KL divergence to the reference network; 0 = off.
     pub kl_coef: f32,
-    /// Log-probs are those of `softmax(logits / temperature)`: the sampling temperature (truncation is not undone).
+    /// Log-probs are those of `softmax(logits / temperature)`, the sampling temperature, over the whole vocabulary. Where the
+    /// sampler truncates (`top_k`, `top_p`, `min_p`) the behaviour log-prob is the one of the truncated, renormalised
+    /// distribution, so `rho` is too small by the kept mass of that token's row: ratios, clip fraction and mismatch KL are
+    /// biased. Nothing here corrects that (the kept set would have to be that of each policy).
     pub temperature: f32,
     /// Sequences per forward and backward pass.
     pub micro_batch: usize,

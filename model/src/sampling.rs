@@ -86,40 +86,62 @@ pub fn sample(logits: &[f32], how: &Sampling, rng: &mut TokenRng, scratch: &mut 
     (index as u32, (f64::from((logits[index] - max) * inv_t) - total.ln()) as f32)
 }
 
-/// `probs` holds unnormalised probabilities with a maximum of 1.
+/// `probs` holds unnormalised probabilities with a maximum of 1. Only tokens that can stay are sorted: most rows have few.
 fn sample_truncated(how: &Sampling, rng: &mut TokenRng, scratch: &mut SamplingScratch) -> (u32, f32) {
     let SamplingScratch { probs, order } = scratch;
     order.clear();
     order.extend(0..probs.len() as u32);
+    let mass = |i: &u32| f64::from(probs[*i as usize]);
     let descending = |a: &u32, b: &u32| probs[*b as usize].total_cmp(&probs[*a as usize]).then(a.cmp(b));
     if how.top_k > 0 && how.top_k < order.len() {
         order.select_nth_unstable_by(how.top_k - 1, descending);
         order.truncate(how.top_k);
     }
-    order.sort_unstable_by(descending);
-    if how.top_p < 1.0 {
-        let total: f64 = order.iter().map(|i| f64::from(probs[*i as usize])).sum();
-        let target = f64::from(how.top_p.max(0.0)) * total;
-        let mut mass = 0.0;
-        let mut keep = order.len();
-        for (n, i) in order.iter().enumerate() {
-            mass += f64::from(probs[*i as usize]);
-            if mass >= target {
-                keep = n + 1;
-                break;
-            }
-        }
-        order.truncate(keep);
-    }
+    // The share of `top_p` is that of all `top_k` left, also where `min_p` is the sharper cut.
+    let target = (how.top_p < 1.0).then(|| f64::from(how.top_p.max(0.0)) * order.iter().map(mass).sum::<f64>());
     if how.min_p > 0.0 {
-        let floor = how.min_p.min(1.0) * probs[order[0] as usize];
-        let keep = order.partition_point(|i| probs[*i as usize] >= floor);
-        order.truncate(keep.max(1));
+        // Both filters keep the likeliest tokens, so their order does not matter once the share is known.
+        let best = order.iter().copied().min_by(descending).unwrap_or_default();
+        let floor = how.min_p.min(1.0) * probs[best as usize];
+        order.retain(|i| *i == best || probs[*i as usize] >= floor);
     }
-    let total: f64 = order.iter().map(|i| f64::from(probs[*i as usize])).sum();
+    match target {
+        Some(target) => keep_mass(order, target, mass, descending),
+        None => order.sort_unstable_by(descending),
+    }
+    let total: f64 = order.iter().map(mass).sum();
     let at = walk(order.iter().map(|i| probs[*i as usize]), rng.uniform() * total);
     let token = order[at];
     (token, (f64::from(probs[token as usize]) / total).ln() as f32)
+}
+
+/// Sorts, and keeps the shortest start of the sorted order whose mass reaches `target` (all, if none does). Sorted in pieces
+/// that double: the start is mostly short.
+fn keep_mass(
+    order: &mut Vec<u32>,
+    target: f64,
+    mass: impl Fn(&u32) -> f64,
+    descending: impl Fn(&u32, &u32) -> std::cmp::Ordering + Copy,
+) {
+    const FIRST_PIECE: usize = 32;
+    let (mut sum, mut sorted, mut piece) = (0.0, 0, FIRST_PIECE);
+    while sorted < order.len() {
+        let rest = &mut order[sorted..];
+        if piece < rest.len() {
+            rest.select_nth_unstable_by(piece, descending);
+        }
+        let piece_len = piece.min(rest.len());
+        rest[..piece_len].sort_unstable_by(descending);
+        for (n, i) in rest[..piece_len].iter().enumerate() {
+            sum += mass(i);
+            if sum >= target {
+                order.truncate(sorted + n + 1);
+                return;
+            }
+        }
+        sorted += piece_len;
+        piece *= 2;
+    }
 }
 
 /// The first index whose cumulative mass exceeds `target`; the last with mass when rounding leaves none.
@@ -225,6 +247,52 @@ mod tests {
         check(Sampling { top_p: 0.7, ..Sampling::default() });
         check(Sampling { min_p: 0.3, ..Sampling::default() });
         check(Sampling { temperature: 1.7, top_k: 5, top_p: 0.8, min_p: 0.25 });
+    }
+
+    /// The filters with the whole vocabulary sorted once: what `sample` did before it sorted only what can stay.
+    fn sorted_whole(how: &Sampling, rng: &mut TokenRng, probs: &[f32]) -> (u32, f32) {
+        let mut order: Vec<u32> = (0..probs.len() as u32).collect();
+        order.sort_by(|a, b| probs[*b as usize].total_cmp(&probs[*a as usize]).then(a.cmp(b)));
+        if how.top_k > 0 {
+            order.truncate(how.top_k);
+        }
+        let mass = |order: &[u32]| order.iter().map(|i| f64::from(probs[*i as usize])).sum::<f64>();
+        if how.top_p < 1.0 {
+            let target = f64::from(how.top_p) * mass(&order);
+            let keep = (1..=order.len()).find(|n| mass(&order[..*n]) >= target).unwrap_or(order.len());
+            order.truncate(keep);
+        }
+        let floor = how.min_p * probs[order[0] as usize];
+        order.retain(|i| probs[*i as usize] >= floor);
+        let total = mass(&order);
+        let at = walk(order.iter().map(|i| probs[*i as usize]), rng.uniform() * total);
+        (order[at], (f64::from(probs[order[at] as usize]) / total).ln() as f32)
+    }
+
+    /// Bit for bit, over rows from peaked to flat, with ties. Planted and seen to fail: a first piece that is not sorted, and
+    /// `top_p`'s share taken after `min_p`.
+    #[test]
+    fn sorting_only_what_can_stay_changes_no_sample() {
+        let mut noise = TokenRng::new(11);
+        let mut scratch = SamplingScratch::default();
+        for round in 0..1_500u64 {
+            let width = 1 + (noise.uniform() * 400.0) as usize;
+            let peak = noise.uniform() * 12.0;
+            let logits: Vec<f32> = (0..width).map(|_| ((noise.uniform() * peak) * 8.0).round() as f32 / 8.0).collect();
+            let pick = |noise: &mut TokenRng, values: &[f32]| values[(noise.uniform() * values.len() as f64) as usize];
+            let how = Sampling {
+                temperature: pick(&mut noise, &[0.5, 1.0, 1.6]),
+                top_k: pick(&mut noise, &[0.0, 1.0, 7.0, 60.0]) as usize,
+                top_p: pick(&mut noise, &[0.01, 0.5, 0.9, 0.999, 1.0]),
+                min_p: pick(&mut noise, &[0.0, 1e-4, 0.05, 0.5]),
+            };
+            if !how.truncates(width) {
+                continue;
+            }
+            let found = sample(&logits, &how, &mut TokenRng::new(round), &mut scratch);
+            let expected = sorted_whole(&how, &mut TokenRng::new(round), &scratch.probs);
+            assert_eq!(found, expected, "round {round}: {how:?}, {width} tokens");
+        }
     }
 
     #[test]

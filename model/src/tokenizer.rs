@@ -1,6 +1,6 @@
 //! Text to tokens and back, the chat template, the ids that end an answer, and where the plan of an answer ends.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,8 @@ pub struct Tokenizer {
     bytes: Vec<Box<[u8]>>,
     eos_token_ids: Vec<u32>,
     chat: Option<ChatTemplate>,
+    /// The folder it was read from; none for the embedded one.
+    folder: Option<PathBuf>,
     /// `tokenizer_config.json` as it was found, written back by `save`.
     config: Map<String, Value>,
 }
@@ -42,39 +44,41 @@ impl Tokenizer {
         };
         let template_path = dir.join("chat_template.jinja");
         let template = match std::fs::read_to_string(&template_path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => default_template(&config),
+            Ok(text) => Some((text, template_path.display().to_string())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                default_template(&config).map(|text| (text, config_path.display().to_string()))
+            }
             Err(error) => return Err(ModelError::io("read", &template_path)(error)),
         };
-        Self::new(inner, config, template)
+        Self::new(inner, config, template, Some(dir.to_path_buf()))
     }
 
-    /// `config` holds the keys of a tokenizer_config.json; the template is Jinja source.
+    /// `config` holds the keys of a tokenizer_config.json; the template is Jinja source and where it came from.
     pub(crate) fn new(
         mut inner: tokenizers::Tokenizer,
         config: Map<String, Value>,
-        template: Option<String>,
+        template: Option<(String, String)>,
+        folder: Option<PathBuf>,
     ) -> Result<Self, ModelError> {
         // A file may ask for padding and truncation of batches; an encoded text here is always the text.
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| ModelError::Encoding { reason: error.to_string() })?;
+        inner.with_truncation(None).map_err(|error| coding(folder.as_deref(), &error))?;
         let special = special_tokens(&config);
         let eos = special.iter().find(|(name, _)| name == "eos_token").and_then(|(_, text)| inner.token_to_id(text));
-        let chat = template.map(|source| ChatTemplate::new(&source, &special)).transpose()?;
+        let chat = template.map(|(source, origin)| ChatTemplate::new(&source, &special, &origin)).transpose()?;
         let bytes = token_bytes(&inner);
-        Ok(Self { inner, bytes, eos_token_ids: eos.into_iter().collect(), chat, config })
+        Ok(Self { inner, bytes, eos_token_ids: eos.into_iter().collect(), chat, folder, config })
     }
 
     /// Tokens of a text. Special tokens written out in the text become those tokens; none are added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|error| ModelError::Encoding { reason: error.to_string() })?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| coding(self.folder.as_deref(), &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of some tokens, special tokens written out. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(tokens, false).map_err(|error| ModelError::Encoding { reason: error.to_string() })
+        self.inner.decode(tokens, false).map_err(|error| coding(self.folder.as_deref(), &error))
     }
 
     /// The text of an answer: `decode` without an end-of-sequence token at the end.
@@ -89,10 +93,10 @@ impl Tokenizer {
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
         match &self.chat {
             Some(chat) => chat.render(messages, add_generation_prompt),
-            None => Err(ModelError::Template {
-                reason: "the model folder has none (chat_template in tokenizer_config.json, or chat_template.jinja)"
-                    .into(),
-            }),
+            None => {
+                let folder = self.folder.as_deref().map_or_else(|| "(none)".into(), |f| f.display().to_string());
+                Err(ModelError::NoTemplate { path: folder.into() })
+            }
         }
     }
 
@@ -167,6 +171,12 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+fn coding(folder: Option<&Path>, error: &tokenizers::Error) -> ModelError {
+    let origin = folder
+        .map_or_else(|| "the embedded tokenizer".to_string(), |dir| dir.join("tokenizer.json").display().to_string());
+    ModelError::Encoding { origin: origin.into(), reason: error.to_string() }
 }
 
 /// `chat_template` is a text, or a list of named ones of which `default` counts.

@@ -3,6 +3,7 @@
 //! Only headers are held; a tensor's bytes are read when it is asked for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,21 @@ impl Weights {
                 hint: "is the index complete?".into(),
             });
         };
-        let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+        let bad = |tensor: &str, found: &str, expected: &str, hint: &str| ModelError::BadKey {
+            path: index.clone(),
+            key: format!("weight_map.{tensor}").into(),
+            found: found.into(),
+            expected: expected.into(),
+            hint: hint.into(),
+        };
+        let mut shards: Vec<(&str, &str)> = Vec::with_capacity(map.len());
+        for (tensor, file) in map {
+            let Some(name) = file.as_str() else {
+                return Err(bad(tensor, &file.to_string(), "the name of a shard", "is the index complete?"));
+            };
+            shards.push((tensor, name));
+        }
+        let mut files: Vec<&str> = shards.iter().map(|(_, file)| *file).collect();
         files.sort_unstable();
         files.dedup();
         for file in files {
@@ -75,6 +90,16 @@ impl Weights {
                 return Err(ModelError::MissingFile { path, hint: format!("{INDEX} names this shard; copy it too") });
             }
             read_header(&path, &mut tensors)?;
+        }
+        for (tensor, file) in shards {
+            let hint = "index and shards are of different models or savings; copy all of them again";
+            match tensors.get(tensor).and_then(|place| place.file.file_name()?.to_str()) {
+                Some(found) if found == file => {}
+                Some(other) => {
+                    return Err(bad(tensor, &format!("{file:?}"), &format!("{other:?}, which holds it"), hint));
+                }
+                None => return Err(bad(tensor, &format!("{file:?}"), "a shard that holds this tensor", hint)),
+            }
         }
         Ok(Self { root: index, tensors })
     }
@@ -157,7 +182,20 @@ fn read_header(path: &Path, tensors: &mut HashMap<String, Place>) -> Result<(), 
         }
         let file_end = data.checked_add(end).ok_or_else(|| bad(format!("header entry `{name}`: offset overflow")))?;
         expected_size = expected_size.max(file_end);
-        tensors.insert(name, Place { file: path.to_path_buf(), start: data + start, info });
+        let place = Place { file: path.to_path_buf(), start: data + start, info };
+        match tensors.entry(name) {
+            Entry::Vacant(entry) => entry.insert(place),
+            Entry::Occupied(first) => {
+                return Err(ModelError::BadTensor {
+                    path: path.to_path_buf(),
+                    tensor: first.key().as_str().into(),
+                    what: "a second copy in",
+                    found: first.get().file.display().to_string().into(),
+                    expected: "each tensor in one shard".into(),
+                    hint: "shards of two savings are mixed in this folder; copy all of them again".into(),
+                });
+            }
+        };
     }
     if expected_size != size {
         return Err(bad(format!("its header asks for {expected_size} bytes, the file has {size}")));

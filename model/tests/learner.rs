@@ -8,7 +8,7 @@ use model::learner::{Execution, Learner, LearnerError, SftSample, TrainSample, w
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
 use model::{Cpu, Transformer};
-use policy::{FAMILIES, full_log_probs, network, parameters, tokens};
+use policy::{FAMILIES, fixtures, full_log_probs, network, parameters, tokens};
 
 fn learner(network: Transformer<Cpu>, execution: Execution) -> Learner<Cpu> {
     Learner::new(network, OptimConfig { lr: 1e-3, ..OptimConfig::default() }).with_execution(execution, 2)
@@ -100,6 +100,46 @@ fn the_executor_has_autodiffs_gradients_for_every_family_and_parameter() {
         changed[3].code_advantage += 0.2;
         let other = gradient(learner(net, Execution::Host), &changed, &loss);
         assert!(distance(&other, &burns).0 > 1e-3);
+    }
+}
+
+/// Rope scalings, biases on every projection, tied and untied heads: what the networks above do not have.
+/// Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles` (both yarn fixtures), and no gradient for the
+/// biases in `host::backward` (llama-bias-tied and the Qwen2 fixtures).
+#[test]
+fn the_executor_has_autodiffs_gradients_on_every_fixture_of_transformers() {
+    for (name, net, _) in fixtures() {
+        let loss = LossConfig { temperature: 0.9, ..LossConfig::default() };
+        let samples = batch(&net, 0.9);
+        let ours = gradient(learner(net.clone(), Execution::Host), &samples, &loss);
+        let burns = gradient(learner(net.clone(), Execution::Autodiff), &samples, &loss);
+        assert_eq!(burns.iter().map(|(_, g)| g.len()).sum::<usize>(), parameters(&net).len(), "{name}");
+        let still = burns.iter().find(|(_, g)| g.iter().all(|x| *x == 0.0));
+        assert!(still.is_none(), "{name}: no gradient for {:?}, nothing is compared", still.map(|(n, _)| n));
+        let (error, parameter) = distance(&ours, &burns);
+        assert!(error < 1e-3, "{name}: {parameter} differs by {error}");
+    }
+}
+
+/// The learner's own forward pass, both ways of computing it. Tolerance: fixtures are rounded to five decimals, sums are f32.
+/// Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles`.
+#[test]
+fn the_learner_scores_the_log_probs_of_transformers() {
+    for (name, net, expected) in fixtures() {
+        let numbers = |key: &str| -> Vec<Vec<f64>> { serde_json::from_value(expected[key].clone()).unwrap() };
+        let rows: Vec<Vec<u32>> = serde_json::from_value(expected["tokens"].clone()).unwrap();
+        let samples: Vec<SftSample> =
+            rows.iter().map(|row| SftSample { prompt: row[..3].to_vec(), tokens: row[3..].to_vec() }).collect();
+        for execution in [Execution::Host, Execution::Autodiff] {
+            let found = learner(net.clone(), execution).score(&samples, 1.0).unwrap();
+            for (b, (found, expected)) in found.iter().zip(numbers("following_logprobs")).enumerate() {
+                assert_eq!(found.len(), expected.len() - 2);
+                for (t, (x, y)) in found.iter().zip(&expected[2..]).enumerate() {
+                    let gap = (f64::from(*x) - y).abs() / (1.0 + y.abs());
+                    assert!(gap < 1e-4, "{name}, {execution:?}: row {b}, token {t}: {x} against {y}");
+                }
+            }
+        }
     }
 }
 
@@ -381,6 +421,15 @@ fn bad_batches_are_refused() {
     let mut bad = good.clone();
     bad[2].tokens[0] = 4000;
     assert!(matches!(learner.train_step(&bad, &LossConfig::default()), Err(LearnerError::BadSample { sample: 2, .. })));
+    // 256 positions: prompt and answer fill them, one more is refused everywhere. Planted and seen to fail: no check in `score`.
+    let sample = |n: usize| [SftSample { prompt: tokens(1, 200), tokens: tokens(2, n) }];
+    assert!(learner.score(&sample(56), 1.0).is_ok());
+    let long = LearnerError::TooLong { sample: 0, tokens: 257, limit: 256 };
+    assert_eq!(learner.score(&sample(57), 1.0), Err(long.clone()));
+    assert_eq!(learner.sft_step(&sample(57), 4), Err(long.clone()));
+    let mut bad = good.clone();
+    (bad[0].prompt, bad[0].tokens, bad[0].logprobs) = (tokens(1, 200), tokens(2, 57), vec![-1.0; 57]);
+    assert_eq!(learner.train_step(&bad, &LossConfig::default()), Err(long));
     let kl = LossConfig { kl_coef: 0.1, ..LossConfig::default() };
     assert_eq!(learner.train_step(&good, &kl), Err(LearnerError::NoReference));
     assert_eq!(learner.counters(), Default::default());

@@ -3,7 +3,7 @@
 //! The shell appends one `Record` per event before it carries the commands out, and now and then a `Snapshot`. State is
 //! never journalled, only events: the machine is deterministic, so a snapshot and the records after it give the
 //! machine and, through `CommandDigest`, the proof that it decided the same. `troupe resume` replays and then sends
-//! `Event::Started` with the next epoch; `troupe replay` compares digests.
+//! `Event::Started` with the next epoch; a later command can compare the digests.
 
 use std::fmt::{self, Write};
 

@@ -29,6 +29,18 @@ fn assert_parts(e: &UserError, what: &str, place: &str, found: &str, expected: &
 }
 
 #[test]
+fn truncation_is_told_by_key() {
+    let note = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+        Config::load(&[], &sets).unwrap().sampling.truncation_note()
+    };
+    assert_eq!(note(&[]), None);
+    assert!(note(&["sampling.top_p=0.9"]).unwrap().starts_with("sampling.top_p truncates: importance ratios"));
+    let both = note(&["sampling.top_k=5", "sampling.min_p=0.1"]).unwrap();
+    assert!(both.starts_with("sampling.top_k, sampling.min_p truncate: "), "{both}");
+}
+
+#[test]
 fn the_key_list_the_type_and_cluster_toml_are_equal() {
     let listed: BTreeSet<String> = KEYS.iter().map(|k| k.path.to_string()).collect();
     assert_eq!(listed.len(), KEYS.len(), "a key is listed twice");

@@ -14,6 +14,8 @@ pub struct Rope {
     pub frequencies: Vec<f32>,
     /// Multiplies cos and sin; 1 except for YaRN.
     pub scale: f32,
+    /// Positions the network is made for (`max_position_embeddings`): engine and learner refuse longer texts.
+    pub positions: usize,
 }
 
 /// The cosines and sines of a batch of positions, shared by all layers.
@@ -31,7 +33,7 @@ impl Rope {
         let base: Vec<f64> = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect();
         let (frequencies, scale) = match &config.rope_scaling {
             None => (base, 1.0),
-            // Within `max_position_embeddings` the dynamic base is the plain one; longer texts are refused by the engine's limit.
+            // Plain within the window, and nothing beyond `positions` is computed.
             Some(RopeScaling::Dynamic { .. }) => (base, 1.0),
             Some(RopeScaling::Linear { factor }) => (base.iter().map(|f| f / f64::from(*factor)).collect(), 1.0),
             Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position }) => {
@@ -57,7 +59,8 @@ impl Rope {
                 (mixed, *attention_factor)
             }
         };
-        Self { frequencies: frequencies.into_iter().map(|f| f as f32).collect(), scale }
+        let frequencies = frequencies.into_iter().map(|f| f as f32).collect();
+        Self { frequencies, scale, positions: config.max_position_embeddings }
     }
 
     /// Angles of `positions` (`[batch, seq]`), row by row.

@@ -12,7 +12,7 @@ fn templates_render_as_in_transformers() {
     let mut refused = 0;
     for case in file["cases"].as_array().unwrap() {
         let name = case["template"].as_str().unwrap();
-        let template = ChatTemplate::new(file["templates"][name].as_str().unwrap(), &special).unwrap();
+        let template = ChatTemplate::new(file["templates"][name].as_str().unwrap(), &special, "chat.json").unwrap();
         let messages: Vec<Message> = case["messages"]
             .as_array()
             .unwrap()
@@ -38,6 +38,6 @@ fn templates_render_as_in_transformers() {
 
 #[test]
 fn a_broken_template_names_its_line() {
-    let error = ChatTemplate::new("fine\n{% if %}", &[]).unwrap_err().to_string();
-    assert!(error.contains("line 2"), "{error}");
+    let error = ChatTemplate::new("fine\n{% if %}", &[], "some/chat_template.jinja").unwrap_err().to_string();
+    assert!(error.contains("line 2") && error.starts_with("some/chat_template.jinja"), "{error}");
 }

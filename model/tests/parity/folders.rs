@@ -154,7 +154,7 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     type Edit = fn(&mut serde_json::Value);
-    let edits: [(&str, Edit); 8] = [
+    let edits: [(&str, Edit); 14] = [
         ("model_type", |c| c["model_type"] = "mamba".into()),
         ("hidden_act", |c| c["hidden_act"] = "gelu".into()),
         ("rope_parameters.rope_type", |c| c["rope_parameters"]["rope_type"] = "longrope".into()),
@@ -163,6 +163,21 @@ fn what_is_not_built_is_refused_by_name() {
         ("quantization_config", |c| c["quantization_config"] = serde_json::json!({"bits": 4})),
         ("num_key_value_heads", |c| c["num_key_value_heads"] = 3.into()),
         ("hidden_size", |c| c["hidden_size"] = "big".into()),
+        ("partial_rotary_factor", |c| c["partial_rotary_factor"] = 0.5.into()),
+        ("rope_parameters.partial_rotary_factor", |c| c["rope_parameters"]["partial_rotary_factor"] = 0.25.into()),
+        ("rope_parameters.rope_type", |c| c["rope_parameters"]["rope_type"] = 3.into()),
+        ("head_dim", |c| {
+            c.as_object_mut().unwrap().remove("head_dim");
+            c["hidden_size"] = 3.into();
+        }),
+        ("mlp_bias", |c| {
+            c["model_type"] = "qwen2".into();
+            c["mlp_bias"] = true.into();
+        }),
+        ("rope_parameters.original_max_position_embeddings", |c| {
+            c["rope_parameters"] = serde_json::json!({"rope_type": "dynamic", "factor": 2.0,
+                "original_max_position_embeddings": 32});
+        }),
     ];
     for (key, edit) in edits {
         let dir = copy("llama-untied");
@@ -174,6 +189,87 @@ fn what_is_not_built_is_refused_by_name() {
     let dir = copy("llama-untied");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"llama\",").unwrap();
     assert!(matches!(failure(dir.path()).0, ModelError::Json { .. }));
+}
+
+/// Planted and seen to fail: 2048 positions for every family.
+#[test]
+fn what_a_config_leaves_out_is_transformers_default() {
+    for (case, positions) in [("llama-untied", 2048), ("qwen2-tied", 32_768), ("qwen3-tied-yarn", 32_768)] {
+        let dir = copy(case);
+        edit_config(dir.path(), |config| {
+            config.as_object_mut().unwrap().remove("max_position_embeddings");
+            config["partial_rotary_factor"] = 1.0.into();
+            config["rope_parameters"] = serde_json::json!({"rope_theta": 123.0});
+        });
+        let (config, network) = load_weights::<B>(dir.path(), &Default::default()).unwrap();
+        assert_eq!((config.max_position_embeddings, network.rope.positions), (positions, positions), "{case}");
+        assert_eq!((config.rope_scaling, config.rope_theta), (None, 123.0), "{case}");
+    }
+}
+
+/// Planted and seen to fail: the map's entries not compared with the headers.
+#[test]
+fn an_index_that_is_not_its_shards_is_refused() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let (first, second) = ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors");
+    let edited = |edit: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let dir = copy("qwen3-sharded");
+        let mut index = json(dir.path().join(INDEX));
+        edit(index["weight_map"].as_object_mut().unwrap());
+        std::fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
+        failure(dir.path())
+    };
+    let in_first = |map: &serde_json::Map<String, serde_json::Value>| {
+        map.iter().find(|(_, file)| file.as_str() == Some(first)).unwrap().0.clone()
+    };
+    let (error, text) = edited(&|map| _ = map.insert(in_first(map), second.into()));
+    assert!(matches!(error, ModelError::BadKey { .. }) && text.contains(first) && text.contains(second), "{text}");
+    let (error, text) = edited(&|map| _ = map.insert("model.extra".into(), second.into()));
+    assert!(matches!(error, ModelError::BadKey { .. }) && text.contains("weight_map.model.extra"), "{text}");
+    let (error, text) = edited(&|map| _ = map.insert(in_first(map), 7.into()));
+    assert!(matches!(error, ModelError::BadKey { .. }) && text.contains("is 7, expected"), "{text}");
+    let dir = copy("qwen3-sharded");
+    std::fs::copy(dir.path().join(first), dir.path().join(second)).unwrap();
+    let (error, text) = failure(dir.path());
+    assert!(matches!(error, ModelError::BadTensor { .. }) && text.contains(first) && text.contains(second), "{text}");
+}
+
+/// What `model.dir` may be: a base model without a template, a template that is not Jinja, a tokenizer cut short.
+#[test]
+fn a_folder_whose_text_side_is_broken_names_the_file_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = train_bpe(&["x = 1\n".repeat(4)], 300).unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let message = [model::Message { role: "user".into(), content: "x".into() }];
+    let at = |name: &str| dir.path().join(name);
+    let shown = dir.path().display().to_string();
+
+    std::fs::write(at("chat_template.jinja"), "{% if %}").unwrap();
+    let text = model::Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(text.starts_with(&format!("{shown}/chat_template.jinja: ")) && text.contains("\n  hint: "), "{text}");
+    std::fs::write(at("chat_template.jinja"), "{{ raise_exception('no user turns') }}").unwrap();
+    let text = model::Tokenizer::from_dir(dir.path()).unwrap().render_chat(&message, true).unwrap_err().to_string();
+    assert!(text.contains("no user turns") && text.contains(&shown) && text.contains("\n  hint: "), "{text}");
+
+    std::fs::remove_file(at("chat_template.jinja")).unwrap();
+    let base = model::Tokenizer::from_dir(dir.path()).unwrap();
+    let error = base.encode_chat(&message, true).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, ModelError::NoTemplate { .. }) && text.contains(&shown), "{text}");
+    assert!(text.contains("hint: ") && text.contains("add `chat_template` to its tokenizer_config.json"), "{text}");
+
+    std::fs::write(at("tokenizer_config.json"), "{\"eos_token\": ").unwrap();
+    let text = model::Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(text.contains("tokenizer_config.json is not valid JSON") && text.contains("\n  hint: "), "{text}");
+    let whole = std::fs::read(at("tokenizer.json")).unwrap();
+    std::fs::write(at("tokenizer.json"), &whole[..whole.len() / 2]).unwrap();
+    let error = model::Tokenizer::from_dir(dir.path()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, ModelError::Tokenizer { .. }) && text.contains(&format!("{shown}/tokenizer.json")),
+        "{text}"
+    );
+    assert!(text.contains("\n  hint: "), "{text}");
 }
 
 /// Writes folders for `scripts/make_model_fixtures.py check DIR` and prints the last logits to compare with:

@@ -6,14 +6,14 @@ use crate::*;
 
 /// Fixtures are rounded to five decimals; both sides compute in f32. Weights are far larger than a trained network's, so
 /// that an error of a percent anywhere moves logits by tenths.
-const TOLERANCE: f32 = 1e-4;
+pub const TOLERANCE: f32 = 1e-4;
 
-fn rows_of(value: &serde_json::Value) -> Vec<Vec<f32>> {
+pub fn rows_of(value: &serde_json::Value) -> Vec<Vec<f32>> {
     let row = |row: &serde_json::Value| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
     value.as_array().unwrap().iter().map(row).collect()
 }
 
-fn token_rows(value: &serde_json::Value) -> Vec<Vec<u32>> {
+pub fn token_rows(value: &serde_json::Value) -> Vec<Vec<u32>> {
     rows_of(value).into_iter().map(|row| row.into_iter().map(|x| x as u32).collect()).collect()
 }
 
@@ -21,7 +21,7 @@ pub fn expected_tokens(case: &str) -> Vec<Vec<u32>> {
     token_rows(&json(fixture(case).join("expected.json"))["tokens"])
 }
 
-fn log_softmax(row: &[f32]) -> Vec<f32> {
+pub fn log_softmax(row: &[f32]) -> Vec<f32> {
     let top = row.iter().copied().fold(f32::MIN, f32::max);
     let total: f32 = row.iter().map(|x| (x - top).exp()).sum();
     row.iter().map(|x| x - top - total.ln()).collect()

@@ -6,6 +6,7 @@
 
 mod cache;
 mod chat;
+mod engine;
 mod folders;
 mod gradients;
 mod logits;
@@ -23,7 +24,7 @@ pub const CASES: [&str; 9] = [
     "llama-untied",
     "llama-bias-tied",
     "llama-linear",
-    "llama-dynamic",
+    "llama-dynamic-plain",
     "llama-llama3",
     "qwen2-tied",
     "qwen2-yarn",

@@ -1,5 +1,5 @@
 //! Small networks of every family with weights large enough that nothing is uniform, and made-up tokens.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
@@ -45,6 +45,21 @@ impl<B: Backend> ModuleMapper<B> for Shake {
 pub fn tokens(seed: u64, n: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(|_| 2 + (rng.random::<u32>() % (VOCAB as u32 - 2))).collect()
+}
+
+/// Every fixture of transformers: its name, its network, and what transformers computed.
+pub fn fixtures() -> Vec<(String, Transformer<Cpu>, serde_json::Value)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut folders: Vec<_> =
+        std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() >= 9, "{folders:?}");
+    let read = |dir: &std::path::PathBuf| {
+        let (_, network) = model::load_weights::<Cpu>(dir, &Default::default()).unwrap();
+        let expected = serde_json::from_str(&std::fs::read_to_string(dir.join("expected.json")).unwrap()).unwrap();
+        (dir.file_name().unwrap().to_string_lossy().into_owned(), network, expected)
+    };
+    folders.iter().map(read).collect()
 }
 
 /// Every parameter, in the module's order.

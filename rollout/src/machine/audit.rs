@@ -1,5 +1,5 @@
 //! The audit: every relation between the machine's parts that must hold after every event, checked in one pass. For
-//! tests and for `troupe replay`; never on the hot path.
+//! tests; never on the hot path.
 
 use super::{Machine, RunPhase};
 
