@@ -318,7 +318,7 @@ fn adoption_is_asked_for_again() {
     assert_eq!(shell.send(Event::Tick), []);
 }
 
-/// Planted: `adopt_missed` is never counted up (the state before this test). Seen: "left: Running".
+/// Planted: `adopt_missed` is never counted up. Seen: an `Adopt` in place of `Finish` after the third miss.
 #[test]
 fn generators_that_never_adopt_stop_the_run_but_only_misses_in_a_row_count() {
     let config = MachineConfig { adopt_deadline_ms: 100, retries: 2, steps: 4, ..small() };

@@ -238,7 +238,9 @@ impl Oracle {
                 Command::Overdue(what) => {
                     if let Overdue::Rollout { rollout, attempt } = what {
                         let latest = self.rolls.get(&rollout.0).is_some_and(|roll| roll.attempt == attempt.0);
-                        self.need(latest, Rule::R6, || format!("{rollout} attempt {attempt} is overdue, not its latest"));
+                        self.need(latest, Rule::R6, || {
+                            format!("{rollout} attempt {attempt} is overdue, not its latest")
+                        });
                     }
                     late.push(*what);
                 }
