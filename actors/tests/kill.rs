@@ -118,6 +118,7 @@ fn killed_at_random_moments_it_goes_on() {
         }
     }
     assert!(kills >= 20, "only {kills} kills before the end: make the run longer");
+    eprintln!("{progressed} of {kills} kills met a run that had gone on");
     assert!(progressed >= PROGRESSED, "only {progressed} of {kills} kills met a run that had gone on");
     check_complete(&rig, &dir.path().join("trained.log"));
 }
@@ -180,6 +181,7 @@ fn check_complete(rig: &Rig, log: &Path) {
             }
         }
     }
+    eprintln!("{} lives came as far as RL", lives.len());
     assert!(lives.len() >= LIVES, "only {} lives came as far as RL: kill later", lives.len());
     let ledger = machine.machine.ledger();
     assert!(ledger.closes());

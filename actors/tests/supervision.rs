@@ -273,7 +273,7 @@ fn a_broken_infrastructure_ends_the_run_with_its_own_code_and_the_root_cause() {
     assert!(fault.message.contains("the last fault was F004: no device"), "{fault}");
 }
 
-/// Planted: `Adopt` is announced again without limit (as it was). Seen: the run does not end within its deadline.
+/// Planted: a missed deadline is not noted. Seen: the faults are []. (The machine's part: `rollout/tests/limits.rs`.)
 #[test]
 fn a_generator_that_never_adopts_ends_the_run() {
     let mut crew = standins::crew(half);

@@ -209,7 +209,7 @@ fn the_deadline_of_an_evaluation_is_longer_than_the_limits_inside_it() {
     assert!(Config::load(&[], &["run_timeout_ms=300000".into(), "execute_deadline_s=520".into()]).is_ok());
 }
 
-/// Planted: `steps` 24 in `MachineConfig::default` (as it was). Seen: left and right differ.
+/// Planted: one step more in `machine_config`. Seen: left and right differ.
 #[test]
 fn the_machines_default_is_what_cluster_toml_leads_to() {
     let config = Config::builtin().unwrap();
