@@ -8,7 +8,7 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct UserError {
     /// One sentence, no full stop.
-    pub what: String,
+    pub what: Box<str>,
     /// File and line, key, or id.
     pub place: Option<String>,
     pub found: Option<String>,
@@ -25,7 +25,14 @@ pub fn disk_full(error: &std::io::Error) -> bool {
 
 impl UserError {
     pub fn new(what: impl Into<String>) -> Self {
-        UserError { what: what.into(), place: None, found: None, expected: None, hint: None, disk_full: false }
+        UserError {
+            what: what.into().into_boxed_str(),
+            place: None,
+            found: None,
+            expected: None,
+            hint: None,
+            disk_full: false,
+        }
     }
 
     pub fn at(mut self, place: impl fmt::Display) -> Self {

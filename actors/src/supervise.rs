@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(deaths.on_death(later), Verdict::Restart { code: GENERATOR_LOST });
     }
 
-    /// Planted: every cause gets `LEARNER_FAILED` (as it was). Seen: left "F111", right "F112".
+    /// Planted: every cause gets `LEARNER_FAILED` and no last fault (as it was). Seen: the first message lacks it.
     #[test]
     fn each_abnormal_stop_has_its_code_and_names_the_last_fault() {
         let last = fault(EXECUTOR_LOST, "executor 1 died: no torch");

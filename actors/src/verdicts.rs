@@ -71,7 +71,7 @@ mod tests {
         message + kernels + phases + report.log_tail.capacity() + report.protocol.0.capacity()
     }
 
-    /// Planted: the whole report is kept (as it was). Seen: 35 KiB for one verdict.
+    /// Planted: the whole report is kept (as it was). Seen: 36,739 bytes for one verdict.
     #[test]
     fn a_remembered_report_has_a_fixed_size_and_the_same_verdict() {
         let large = ExecReport {

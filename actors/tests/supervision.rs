@@ -237,7 +237,7 @@ fn a_verifier_that_panics_loses_only_its_evaluation() {
     assert_eq!(played.faults.len(), 1, "one evaluation was lost: {:?}", played.faults);
 }
 
-/// Planted: a missed lease leaves no fault row (as it was). Seen: "faults" is empty.
+/// Planted: a missed lease leaves no fault row (as it was). Seen: "the death is on record: []".
 #[test]
 fn a_stage_past_its_deadline_is_on_record_and_the_run_goes_on() {
     let mut crew = standins::crew(half);
@@ -273,7 +273,7 @@ fn a_broken_infrastructure_ends_the_run_with_its_own_code_and_the_root_cause() {
     assert!(fault.message.contains("the last fault was F004: no device"), "{fault}");
 }
 
-/// Planted: a missed deadline is not noted. Seen: the faults are []. (The machine's part: `rollout/tests/limits.rs`.)
+/// Planted: every stop has the learner's code. Seen: left "F111", right "F114". (That it stops: `rollout/tests/limits.rs`.)
 #[test]
 fn a_generator_that_never_adopts_ends_the_run() {
     let mut crew = standins::crew(half);
