@@ -121,6 +121,10 @@ fn about(
     let mut staleness = vec![0u64; 1 + all().map(lag).max().unwrap_or(0) as usize];
     all().for_each(|c| staleness[lag(c) as usize] += 1);
     let mean = |sum: f64| sum / count;
+    let mixed = |group: &&Vec<Arc<Completion>>| {
+        let mut policies = group.iter().flat_map(|c| c.spans.iter().map(|span| span.policy));
+        policies.next().is_some_and(|first| policies.any(|policy| policy != first))
+    };
     let about = json!({
         "groups": groups.len(),
         "rollouts": members().count(),
@@ -130,7 +134,9 @@ fn about(
         "abs_advantage_code": mean(credited.iter().map(|(_, a)| a.code.abs()).sum()),
         "answer_tokens": mean(all().map(|c| c.tokens.len() as f64).sum()),
         "truncated": mean(all().filter(|c| c.finish == Finish::Length).count() as f64),
+        "no_delimiter": mean(all().filter(|c| c.plan_tokens.is_none()).count() as f64),
         "mixed_policy": mean(all().filter(|c| c.spans.len() > 1).count() as f64),
+        "mixed_policy_groups": answers.iter().filter(mixed).count() as f64 / groups.len().max(1) as f64,
         "staleness_mean": mean(all().map(|c| lag(c) as f64).sum()),
         "staleness_max": staleness.len() - 1,
         "staleness": staleness,
@@ -187,7 +193,40 @@ mod tests {
         }
         assert_eq!(credited.about["staleness"], json!([0, 4]));
         assert_eq!(credited.about["reward_code"], json!(0.5));
+        assert_eq!(
+            (&credited.about["no_delimiter"], &credited.about["mixed_policy_groups"]),
+            (&json!(0.0), &json!(0.0))
+        );
         let missing = credit(&[group], |id| (id.0 != 2).then(|| answer(9, 4, 5)), PolicyVersion(6), &config);
         assert_eq!(missing.err(), Some(RolloutId(2)));
+    }
+
+    /// Planted: `mixed_policy_groups` counts groups with an answer of several versions only. Seen: 0.25 for 0.5.
+    #[test]
+    fn a_batch_counts_answers_without_a_delimiter_and_groups_of_several_policies() {
+        let zero = Reward { plan: 0.0, code: 0.0 };
+        let group = |n: u64| TrainGroup {
+            group: GroupId(n),
+            task: TaskId("t".into()),
+            members: vec![(RolloutId(2 * n), zero), (RolloutId(2 * n + 1), zero)],
+        };
+        let groups: Vec<TrainGroup> = (0..4).map(group).collect();
+        let plain = |policy| (*answer(6, 2, policy)).clone();
+        let switched = |at: u32| PolicySpan { start: at, policy: PolicyVersion(5) };
+        let answer_of = |id: RolloutId| {
+            let mut c = plain(4);
+            match id.0 {
+                // Two answers of group 1 from two versions, and one answer of group 2 from two.
+                2 => c = plain(5),
+                5 => c.spans.push(switched(3)),
+                6 | 7 => c.plan_tokens = None,
+                _ => {}
+            }
+            Some(Arc::new(c))
+        };
+        let about = credit(&groups, answer_of, PolicyVersion(5), &rc::RewardConfig::default()).unwrap().about;
+        let share = |name: &str| about[name].as_f64().unwrap();
+        assert_eq!((share("no_delimiter"), share("mixed_policy")), (0.25, 0.125));
+        assert_eq!(share("mixed_policy_groups"), 0.5);
     }
 }

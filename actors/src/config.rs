@@ -6,6 +6,7 @@
 mod check;
 mod keys;
 mod layers;
+pub mod scope;
 
 use std::path::{Path, PathBuf};
 

@@ -8,17 +8,31 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct UserError {
     /// One sentence, no full stop.
-    pub what: String,
+    pub what: Box<str>,
     /// File and line, key, or id.
     pub place: Option<String>,
     pub found: Option<String>,
     pub expected: Option<String>,
     pub hint: Option<String>,
+    /// The disk is full: not the user's slip, exit code 3.
+    pub disk_full: bool,
+}
+
+/// True when the disk is full, or its quota is used up.
+pub fn disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 impl UserError {
     pub fn new(what: impl Into<String>) -> Self {
-        UserError { what: what.into(), place: None, found: None, expected: None, hint: None }
+        UserError {
+            what: what.into().into_boxed_str(),
+            place: None,
+            found: None,
+            expected: None,
+            hint: None,
+            disk_full: false,
+        }
     }
 
     pub fn at(mut self, place: impl fmt::Display) -> Self {
@@ -46,11 +60,14 @@ impl UserError {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => Some("check the path; relative paths start at the current folder"),
             std::io::ErrorKind::PermissionDenied => Some("check the permissions of this path and of its folders"),
-            std::io::ErrorKind::StorageFull => Some("free some space, then continue (`troupe resume` for a run)"),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("free some space, then do it again (`troupe resume` for a run that has begun)")
+            }
             std::io::ErrorKind::ReadOnlyFilesystem => Some("the file system is read-only; choose another folder"),
             _ => None,
         };
-        let e = UserError::new(format!("cannot {doing}")).at(path.display()).found(error);
+        let mut e = UserError::new(format!("cannot {doing}")).at(path.display()).found(error);
+        e.disk_full = disk_full(error);
         match hint {
             Some(h) => e.hint(h),
             None => e,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rollout::event::{Command, Event, Judgement};
+use rollout::event::{Command, Event, Judgement, Overdue};
 use rollout::id::{Attempt, GroupId, RolloutId, TaskId};
 use rollout::seed::{Stream, derive};
 
@@ -98,7 +98,11 @@ impl EvalPlan {
             Event::Tick => {
                 let late: Vec<RolloutId> =
                     self.flights.iter().filter(|(_, f)| f.expires_ms <= now_ms).map(|(id, _)| *id).collect();
-                late.into_iter().for_each(|rollout| self.retry(now_ms, rollout, &mut out));
+                for rollout in late {
+                    let attempt = self.flights.get(&rollout).map_or(Attempt(0), |f| f.attempt);
+                    out.push(EvalCommand::Do(Command::Overdue(Overdue::Rollout { rollout, attempt })));
+                    self.retry(now_ms, rollout, &mut out);
+                }
             }
             Event::Sampled { rollout, attempt, .. } => {
                 self.advance(now_ms, *rollout, *attempt, Stage::Sample, &mut out)
@@ -300,6 +304,8 @@ mod tests {
         let samples =
             again.iter().filter(|c| matches!(c, EvalCommand::Do(Command::Sample { attempt: Attempt(2), .. })));
         assert_eq!(samples.count(), LIMITS.credits);
+        let told = again.iter().filter(|c| matches!(c, EvalCommand::Do(Command::Overdue(_))));
+        assert_eq!(told.count(), LIMITS.credits, "each missed deadline is told");
     }
 
     #[test]

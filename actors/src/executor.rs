@@ -1,7 +1,7 @@
 //! One executor: turns admitted candidates into reports, one at a time. Owns a verifier (warm Python processes) in a
 //! task that dies with the actor; dropping the verifier ends its processes.
 //!
-//! Killed by: a verifier that cannot be started. A fault of one evaluation is reported and the executor goes on; an
+//! Killed by: a verifier that cannot be started, or that panics. A fault of one evaluation is reported and the executor goes on; an
 //! evaluation past its deadline is a fault and costs the verifier, which is started afresh.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::crew::{Verifier, VerifierFactory};
+use crate::generator::panic_text;
 use crate::pool::PoolMsg;
 use crate::supervise::{EXECUTOR_DEADLINE, EXECUTOR_LOST, fault};
 
@@ -48,7 +49,7 @@ pub struct ExecutedItem {
 #[derive(Debug)]
 pub enum ExecutorMsg {
     Execute(ExecJob),
-    /// From the task: the verifier could not be started.
+    /// From the task: the verifier could not be started, or panicked.
     TaskEnded(String),
 }
 
@@ -82,9 +83,18 @@ impl Actor for Executor {
         let (jobs, receiver) = mpsc::channel(1);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            if let Err(fault) = work(&args, receiver).await {
-                let _ = myself.cast(ExecutorMsg::TaskEnded(fault.to_string()));
-            }
+            // A task of its own, so that a panic comes back as an answer: whoever waits for the job hears of it.
+            let mut inner = JoinSet::new();
+            inner.spawn(async move { work(&args, receiver).await });
+            let reason = match inner.join_next().await {
+                None | Some(Ok(Ok(()))) => return,
+                Some(Ok(Err(fault))) => fault.to_string(),
+                Some(Err(error)) => match error.try_into_panic() {
+                    Ok(panic) => panic_text(panic.as_ref()),
+                    Err(error) => error.to_string(),
+                },
+            };
+            let _ = myself.cast(ExecutorMsg::TaskEnded(reason));
         });
         Ok(ExecutorState { jobs, _task: task })
     }

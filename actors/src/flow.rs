@@ -1,6 +1,9 @@
 //! The orchestrator's bookkeeping: payloads of rollouts in flight, events in, outbox out. No messages, no `async`.
+//! What goes wrong and what ends is in `flow/ends.rs`.
 //!
 //! An event and what follows from it are collected as one batch for the store; the batch is sent before the outbox is.
+
+mod ends;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,13 +13,12 @@ use reward::score::{Scored, score};
 use rollout::completion::Completion;
 use rollout::event::{Command, Event, Judgement, TrainGroup};
 use rollout::id::{Attempt, RolloutId, StepId, TaskId};
-use rollout::machine::{RunPhase as MachinePhase, StopCause};
 use rollout::outcome::{Fault, Outcome, Ruling};
 use rollout::reward::Reward;
 
 use crate::batch;
 use crate::crew::{SampleJob, SampledItem, TaskEntry, TrainJob, TrainedItem};
-use crate::driver::{Decision, Driver, PhaseSpec, done_key, run_phase};
+use crate::driver::{Decision, Driver, PhaseSpec, run_phase};
 use crate::executor::{ExecJob, ExecutedItem};
 use crate::generator::Adoption;
 use crate::judge::{JudgeJob, JudgedItem};
@@ -24,9 +26,9 @@ use crate::meters::Meters;
 use crate::observe::{Observer, Progress};
 use crate::orchestrator::{RunEnd, StopReason};
 use crate::outbox::{Outbox, Stage};
-use crate::store::rows::{EndingRow, FaultRow, Op, PhaseTag, RowPatch, StepRow};
+use crate::store::rows::{Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
-use crate::supervise::{self, LEARNER_FAILED, fault};
+use crate::supervise::{LEARNER_FAILED, STEP_SKIPPED, fault};
 
 struct Flight {
     task: Arc<TaskEntry>,
@@ -57,6 +59,8 @@ pub struct Flow {
     training: Option<(StepId, Attempt)>,
     about: serde_json::Map<String, serde_json::Value>,
     stopped: Option<StopReason>,
+    /// The last fault that was noted: most likely the root of whatever ends the run.
+    last_fault: Option<Fault>,
     end: Option<RunEnd>,
     ops: Vec<Op>,
     outbox: Outbox,
@@ -89,6 +93,7 @@ impl Flow {
             training: None,
             about: serde_json::Map::new(),
             stopped: None,
+            last_fault: None,
             end: None,
             ops: Vec::new(),
             outbox: Outbox::default(),
@@ -204,6 +209,7 @@ impl Flow {
             },
             Command::Train { step, attempt, groups } => self.train(step, attempt, &groups),
             Command::Adopt { .. } => self.announce_newest(),
+            Command::Overdue(what) => self.overdue(what),
             // The driver turned these into decisions.
             Command::End { .. } | Command::Finish => {}
         }
@@ -314,28 +320,6 @@ impl Flow {
         self.event(Event::Faulted { rollout, attempt, code: fault.code });
     }
 
-    /// An actor died with everything it held.
-    pub fn stage_lost(&mut self, stage: Stage, fault: &Fault) {
-        let mut held: Vec<(RolloutId, Attempt)> =
-            self.flights.iter().filter(|(_, f)| f.stage == stage).map(|(id, f)| (*id, f.attempt)).collect();
-        held.sort_unstable();
-        for (rollout, attempt) in held {
-            self.event(Event::Faulted { rollout, attempt, code: fault.code.clone() });
-        }
-    }
-
-    pub fn learner_lost(&mut self, fault: &Fault) {
-        // A step that still waits for its barrier was not with the learner.
-        if let Some((step, attempt)) = self.training.filter(|_| self.undurable.is_none()) {
-            self.event(Event::TrainFaulted { step, attempt, code: fault.code.clone() });
-        }
-    }
-
-    pub fn train_failed(&mut self, step: StepId, attempt: Attempt, fault: Fault) {
-        self.note_fault(None, &fault);
-        self.event(Event::TrainFaulted { step, attempt, code: fault.code });
-    }
-
     pub fn trained(&mut self, item: TrainedItem) {
         if item.policy <= self.newest.policy {
             // Sent again for a repeated command; the machine may have missed it after a resume.
@@ -356,8 +340,8 @@ impl Flow {
         };
         self.ops.push(Op::Step(Box::new(row.clone())));
         if !item.applied {
-            let message = format!("step {}: non-finite loss or gradient, skipped", item.step);
-            self.observer.on(Progress::Fault { code: LEARNER_FAILED.into(), message });
+            let why = format!("step {}: a loss or gradient was not finite; the step was skipped", item.step);
+            self.note_fault(None, &fault(STEP_SKIPPED, why));
         }
         self.observer.on(Progress::Step(Box::new(row)));
         self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
@@ -382,75 +366,8 @@ impl Flow {
         }
     }
 
-    pub fn stop(&mut self, reason: StopReason) {
-        if self.stopped == Some(StopReason::User) {
-            return;
-        }
-        self.stopped = Some(reason);
-        self.observer.on(Progress::Stopping { after: self.training.map_or(StepId(0), |(step, _)| step) });
-        match self.driver {
-            Driver::Idle => self.end = Some(RunEnd::Stopped),
-            _ => self.event(Event::StopRequested),
-        }
-    }
-
-    fn ended(&mut self, rollout: RolloutId, ending: EndingRow) {
-        self.ops.push(Op::Row { rollout, patch: RowPatch::Ended { ending, at_ms: wall_ms() } });
-        if let Some(flight) = self.flights.remove(&rollout) {
-            self.meters.ended(ending, flight.correct);
-            match flight.stage {
-                Stage::Sample => self.outbox.unsample.push(rollout),
-                Stage::Execute => self.outbox.unexecute.push(rollout),
-                Stage::Judge | Stage::Rest => {}
-            }
-        }
-    }
-
-    fn phase_over(&mut self) {
-        let cause = match &self.driver {
-            Driver::Rl(snapshot) => match snapshot.machine.phase() {
-                MachinePhase::Finished(cause) => Some(cause),
-                _ => None,
-            },
-            _ => None,
-        };
-        if let Driver::Eval(_) = self.driver {
-            self.observer.on(self.meters.eval(run_phase(self.phase)));
-        }
-        let failed = match cause {
-            Some(StopCause::LearnerFailed) => Some("the learner gave up too many steps in a row"),
-            Some(StopCause::LearnerOverdue) => Some("the learner was silent past its deadline too often"),
-            Some(StopCause::GroupsLost) => Some("too many groups in a row were lost to faults of the infrastructure"),
-            Some(StopCause::CannotProceed) => Some("the machine cannot proceed with these settings"),
-            _ => None,
-        };
-        if let Some(why) = failed {
-            let fault = fault(supervise::LEARNER_FAILED, why);
-            self.end = Some(RunEnd::Failed { fault, disk_full: false });
-        } else if self.stopped == Some(StopReason::User) {
-            self.end = Some(RunEnd::Stopped);
-        } else {
-            self.stopped = None;
-            self.ops.push(Op::Meta { key: done_key(self.phase), value: wall_ms().to_string() });
-            // The next phase begins in the same breath, so that no message meets an idle driver.
-            self.next_phase();
-        }
-    }
-
     fn current(&mut self, rollout: RolloutId, attempt: Attempt, stage: Stage) -> Option<&mut Flight> {
         self.flights.get_mut(&rollout).filter(|f| f.attempt == attempt && f.stage == stage)
-    }
-
-    pub fn note_fault(&mut self, rollout: Option<(RolloutId, Attempt)>, fault: &Fault) {
-        self.meters.fault();
-        self.ops.push(Op::Fault(FaultRow {
-            rollout: rollout.map(|(id, _)| id),
-            attempt: rollout.map(|(_, attempt)| attempt),
-            code: fault.code.clone(),
-            message: fault.message.clone(),
-            at_ms: wall_ms(),
-        }));
-        self.observer.on(Progress::Fault { code: fault.code.clone(), message: fault.message.clone() });
     }
 
     pub fn announce_newest(&mut self) {

@@ -18,7 +18,7 @@ use crate::orchestrator::OrchestratorMsg;
 /// Answers per piece of work and per message back.
 const CHUNK: usize = 32;
 /// Threads that lint; they share one channel.
-const THREADS: usize = 2;
+pub const THREADS: usize = 2;
 
 #[derive(Clone, Debug)]
 pub struct JudgeJob {

@@ -30,6 +30,7 @@ pub mod stop;
 pub mod store;
 pub mod summary;
 pub mod supervise;
+pub mod verdicts;
 pub mod wiring;
 
 // The command line's side.

@@ -15,6 +15,7 @@ use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
 use crate::orchestrator::OrchestratorMsg;
 use crate::supervise::{Deaths, EXECUTOR_LOST, Role, Verdict, fault};
+use crate::verdicts::remembered;
 
 #[derive(Debug)]
 pub enum PoolMsg {
@@ -54,6 +55,7 @@ pub struct PoolState {
     args: PoolArgs,
     slots: Vec<Slot>,
     waiting: VecDeque<ExecJob>,
+    /// What is kept of each report has a fixed size (`verdicts`).
     verdicts: HashMap<Key, Arc<ExecReport>>,
     /// Jobs that wait for the same candidate's evaluation.
     followers: HashMap<Key, Vec<ExecJob>>,
@@ -158,8 +160,8 @@ impl PoolState {
             && let Some(key) = key(&job)
         {
             if let Some(report) = self.verdicts.get(&key) {
-                let report = reused(report);
-                self.outbox.push(ExecutedItem { rollout: job.rollout, attempt: job.attempt, result: Ok(report) });
+                let result = Ok(report.clone());
+                self.outbox.push(ExecutedItem { rollout: job.rollout, attempt: job.attempt, result });
                 return;
             }
             if let Some(followers) = self.followers.get_mut(&key) {
@@ -191,7 +193,7 @@ impl PoolState {
                         self.outbox.push(ExecutedItem { rollout: follower.rollout, attempt: follower.attempt, result });
                     }
                     if self.verdicts.len() < self.args.verdicts_max {
-                        self.verdicts.insert(key, report.clone());
+                        self.verdicts.insert(key, remembered(report));
                     }
                 }
                 self.outbox.push(item);

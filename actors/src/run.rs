@@ -11,14 +11,14 @@ use sandbox::pyenv::PyEnvError;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Device, EvalSplit};
-use crate::errors::UserError;
+use crate::errors::{UserError, disk_full};
 use crate::flow::wall_ms;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::resume::{ResumeError, rebuild_metrics};
 use crate::sft::WarmStartError;
 use crate::stop::StopToken;
 use crate::store::rows::{Op, PhaseTag};
-use crate::store::{Reader, StoreConfig, StoreError, Writer};
+use crate::store::{Reader, StoreConfig, StoreError, Writer, holds_run};
 use crate::summary::{HeldOut, Verdict, held_out};
 use crate::{policy, session};
 
@@ -53,19 +53,25 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 2: usage or configuration; 3: a fault of ours.
-    pub fn exit_code(&self) -> u8 {
+    /// True when the disk is full, whoever met it.
+    pub fn disk_full(&self) -> bool {
         match self {
-            RunError::User(_) | RunError::Model(_) | RunError::Busy(_) => 2,
-            RunError::Store(StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Format { .. }) => 2,
-            RunError::Store(StoreError::Open { .. }) => 2,
-            RunError::WarmStart(
-                WarmStartError::User(_) | WarmStartError::Model(_) | WarmStartError::Diverged { .. },
-            ) => 2,
-            RunError::PyEnv(PyEnvError::NoPython { .. } | PyEnvError::Interpreter { .. }) => 2,
-            _ => 3,
+            RunError::User(e) => e.disk_full,
+            RunError::Model(e) | RunError::WarmStart(WarmStartError::Model(e)) => model_disk_full(e),
+            RunError::Store(e) | RunError::Resume(ResumeError::Store(e)) => e.disk_full(),
+            RunError::Resume(ResumeError::Metrics(source)) | RunError::Io { source, .. } => disk_full(source),
+            RunError::PyEnv(_)
+            | RunError::WarmStart(_)
+            | RunError::Resume(ResumeError::Journal(_))
+            | RunError::Busy(_)
+            | RunError::Fault { .. } => false,
         }
     }
+}
+
+/// True when a model folder could not be written because the disk is full.
+pub fn model_disk_full(error: &model::ModelError) -> bool {
+    matches!(error, model::ModelError::Io { source, .. } if disk_full(source))
 }
 
 impl From<WarmStartError> for RunError {
@@ -96,13 +102,16 @@ pub struct RunSummary {
     /// Training rollouts by ending.
     pub rollouts: std::collections::BTreeMap<String, u64>,
     pub faults: u64,
+    /// Steps whose loss or gradient was not finite: taken, and the weights stayed as they were.
+    pub skipped: u64,
     /// Folder of the final policy; absent after an interruption.
     pub policy_dir: Option<PathBuf>,
     /// Wall time of this process, seconds.
     pub seconds: f64,
 }
 
-/// Starts a run in `run_dir`, which must not hold one.
+/// Starts a run in `run_dir`, which must not hold one. What a process left that was killed before it had written the
+/// configuration is no run yet.
 pub fn run(
     config: Config,
     tasks: Vec<TaskSpec>,
@@ -111,11 +120,16 @@ pub fn run(
     stop: StopToken,
 ) -> Result<RunSummary, RunError> {
     let io = |doing: &str, e: &std::io::Error| UserError::io(doing, run_dir, e);
-    if crate::store::path(run_dir).exists() {
-        return Err(StoreError::Exists(run_dir.to_path_buf()).into());
+    let exists = || StoreError::Exists(run_dir.to_path_buf());
+    if holds_run(run_dir)? {
+        return Err(exists().into());
     }
     std::fs::create_dir_all(run_dir).map_err(|e| io("make the run directory", &e))?;
     let lock = lock(run_dir)?;
+    // Again, now that nobody else can begin one.
+    if holds_run(run_dir)? {
+        return Err(exists().into());
+    }
     let writer = open_store(run_dir)?;
     writer.handle().send(vec![
         Op::Meta { key: "config", value: config.to_toml() },
@@ -133,10 +147,9 @@ pub fn run(
 pub fn resume(run_dir: &Path, observer: Arc<dyn Observer>, stop: StopToken) -> Result<RunSummary, RunError> {
     let reader = Reader::open(run_dir)?;
     let lock = lock(run_dir)?;
-    let missing = |what: &str| StoreError::Incomplete(format!("its {what}: the run was killed before it began"));
-    let config = reader.meta("config")?.ok_or_else(|| missing("configuration"))?;
+    let config = reader.meta("config")?.ok_or_else(|| StoreError::Unbegun(run_dir.to_path_buf()))?;
     let config = Config::from_resolved(&config, &crate::store::path(run_dir))?;
-    let tasks = reader.meta("tasks")?.ok_or_else(|| missing("tasks"))?;
+    let tasks = reader.meta("tasks")?.ok_or_else(|| StoreError::Incomplete("its tasks".into()))?;
     let tasks = serde_json::from_str(&tasks).map_err(StoreError::from)?;
     drop(reader);
     let writer = open_store(run_dir)?;
@@ -207,6 +220,7 @@ pub fn summarise(
         masked: [masked(PhaseTag::EvalBefore)?, masked(PhaseTag::EvalAfter)?],
         rollouts: reader.endings(PhaseTag::Train)?,
         faults: reader.faults()?.len() as u64,
+        skipped: steps.iter().filter(|row| !row.applied).count() as u64,
         policy_dir: policy_dir.join("config.json").is_file().then_some(policy_dir),
         seconds: elapsed.as_secs_f64(),
     })
@@ -237,4 +251,50 @@ fn secret() -> Result<[u8; 32], RunError> {
         .and_then(|mut source| source.read_exact(&mut secret))
         .map_err(|source| RunError::Io { doing: "cannot read", path, source })?;
     Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Silent;
+
+    fn play(run_dir: &Path, resumed: bool) -> RunError {
+        let stop = StopToken::default();
+        let config = Config::builtin().unwrap();
+        // Without a task nothing can be trained; asked to stop it would not even come to that.
+        stop.ask();
+        let result = if resumed {
+            resume(run_dir, Arc::new(Silent), stop)
+        } else {
+            run(config, Vec::new(), run_dir, Arc::new(Silent), stop)
+        };
+        result.unwrap_err()
+    }
+
+    /// A process that is killed while it makes the store leaves an empty file; one that is killed before its first
+    /// commit leaves tables. Planted: `run` refuses any `run.sqlite` (as it was). Seen: `holds_run` is true.
+    #[test]
+    fn a_store_without_a_configuration_is_no_run_and_resume_says_how_to_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!holds_run(dir.path()).unwrap());
+        std::fs::write(crate::store::path(dir.path()), "").unwrap();
+        assert!(!holds_run(dir.path()).unwrap());
+        let unbegun = |e: &RunError| matches!(e, RunError::Store(StoreError::Unbegun(d)) if d == dir.path());
+        let e = play(dir.path(), true);
+        assert!(unbegun(&e), "{e}");
+        let writer = open_store(dir.path()).unwrap();
+        assert!(!holds_run(dir.path()).unwrap(), "tables and nothing in them");
+        let e = play(dir.path(), true);
+        assert!(unbegun(&e), "{e}");
+        writer.handle().send(vec![Op::Meta { key: "config", value: "x".into() }]).unwrap();
+        writer.stop().unwrap();
+        assert!(holds_run(dir.path()).unwrap());
+        let e = play(dir.path(), false);
+        assert!(matches!(e, RunError::Store(StoreError::Exists(_))), "{e}");
+        // What is no database at all is not taken over either.
+        std::fs::write(crate::store::path(dir.path()), "not a database, and long enough to be read as one".repeat(9))
+            .unwrap();
+        let e = play(dir.path(), false);
+        assert!(matches!(e, RunError::Store(StoreError::Open { .. })), "{e}");
+    }
 }

@@ -375,7 +375,8 @@ fn loss(config: &Config) -> LossConfig {
     }
 }
 
-fn limits(config: &Config) -> Limits {
+/// The run file's limits on one candidate.
+pub fn limits(config: &Config) -> Limits {
     let e = &config.executor;
     Limits {
         compile_ms: e.compile_timeout_ms,

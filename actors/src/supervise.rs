@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rollout::machine::{ConfigError, StopCause};
 use rollout::outcome::Fault;
 
 /// The kinds of actors below the orchestrator.
@@ -42,10 +43,18 @@ pub const EXECUTOR_DEADLINE: &str = "F107";
 pub const GENERATOR_REFUSED: &str = "F108";
 /// The orchestrator died.
 pub const ORCHESTRATOR_LOST: &str = "F109";
-/// A stage of an evaluation passed its deadline.
+/// A stage, a step or an adoption passed its deadline.
 pub const STAGE_DEADLINE: &str = "F110";
 /// The learner could not take a step.
 pub const LEARNER_FAILED: &str = "F111";
+/// Too many groups in a row were lost to faults.
+pub const GROUPS_LOST: &str = "F112";
+/// The machine cannot proceed with its settings.
+pub const CANNOT_PROCEED: &str = "F113";
+/// The generators do not take a new version over.
+pub const GENERATORS_SILENT: &str = "F114";
+/// A step's loss or gradient was not finite: skipped.
+pub const STEP_SKIPPED: &str = "F115";
 
 macro_rules! pages {
     ($($code:literal),*) => {
@@ -55,11 +64,36 @@ macro_rules! pages {
 
 /// The runtime's fault codes with their pages; `sandbox::faults` has the executor's.
 pub fn faults() -> &'static [(&'static str, &'static str)] {
-    pages!("F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111")
+    pages!(
+        "F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111", "F112", "F113", "F114",
+        "F115"
+    )
 }
 
 pub fn fault(code: &str, message: impl std::fmt::Display) -> Fault {
     Fault { code: code.to_string(), message: message.to_string() }
+}
+
+/// Why a run that the machine ended by itself failed; `None` for a cause that is no failure. `last` is the last fault
+/// before it, which is most likely the root.
+pub fn stop_fault(cause: StopCause, settings: &Result<(), ConfigError>, last: Option<&Fault>) -> Option<Fault> {
+    let (code, why) = match cause {
+        StopCause::Completed | StopCause::Requested => return None,
+        StopCause::LearnerFailed => (LEARNER_FAILED, "the learner gave up too many steps in a row".to_string()),
+        StopCause::LearnerOverdue => {
+            (LEARNER_FAILED, "the learner was silent past rollout.train_deadline_s too often".to_string())
+        }
+        StopCause::GroupsLost => (GROUPS_LOST, "too many groups in a row were lost to faults".to_string()),
+        StopCause::GeneratorsSilent => {
+            (GENERATORS_SILENT, "the generators did not take over a new version, asked again and again".to_string())
+        }
+        StopCause::CannotProceed => {
+            let reason = settings.as_ref().err().map_or_else(String::new, |e| format!(": {e}"));
+            (CANNOT_PROCEED, format!("no run can proceed with these settings{reason}"))
+        }
+    };
+    let root = last.map_or_else(String::new, |last| format!("; the last fault was {last}"));
+    Some(fault(code, format!("{why}{root}")))
 }
 
 /// Deaths of one role within `WINDOW` that are answered with a restart.
@@ -111,6 +145,28 @@ mod tests {
         assert_eq!(deaths.on_death(start + Duration::from_secs(9)), Verdict::EndRun { code: GENERATOR_LOST });
         let later = start + WINDOW + Duration::from_secs(10);
         assert_eq!(deaths.on_death(later), Verdict::Restart { code: GENERATOR_LOST });
+    }
+
+    /// Planted: every cause gets `LEARNER_FAILED` and no last fault (as it was). Seen: the first message lacks it.
+    #[test]
+    fn each_abnormal_stop_has_its_code_and_names_the_last_fault() {
+        let last = fault(EXECUTOR_LOST, "executor 1 died: no torch");
+        let told = |cause| stop_fault(cause, &Err(ConfigError::NoTasks), Some(&last));
+        let cases = [
+            (StopCause::LearnerFailed, LEARNER_FAILED),
+            (StopCause::LearnerOverdue, LEARNER_FAILED),
+            (StopCause::GroupsLost, GROUPS_LOST),
+            (StopCause::CannotProceed, CANNOT_PROCEED),
+            (StopCause::GeneratorsSilent, GENERATORS_SILENT),
+        ];
+        for (cause, code) in cases {
+            let fault = told(cause).unwrap();
+            assert_eq!(fault.code, code);
+            assert!(fault.message.ends_with("the last fault was F103: executor 1 died: no torch"), "{fault}");
+        }
+        assert!(told(StopCause::CannotProceed).unwrap().message.contains("no tasks to train on"));
+        assert_eq!((told(StopCause::Completed), told(StopCause::Requested)), (None, None));
+        assert!(!stop_fault(StopCause::GroupsLost, &Ok(()), None).unwrap().message.contains("last fault"));
     }
 
     #[test]

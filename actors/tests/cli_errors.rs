@@ -60,6 +60,62 @@ fn a_dry_run_prints_placement_and_a_run_file_and_makes_nothing() {
 }
 
 #[test]
+fn a_run_that_could_never_take_a_step_is_refused_before_anything_is_made() {
+    let place = Place::new();
+    let cases: &[(&str, &[&str])] = &[
+        ("rollout.groups_per_step=40", &["no step could ever be taken", "rollout.credits = 640"]),
+        ("rollout.credits=24", &["no step could ever be taken", "rollout.credits = 192"]),
+        ("sft.enabled=false", &["without a warm start", "model.dir"]),
+        ("executor.run_timeout_ms=300000", &["before its own limits", "rollout.execute_deadline_s = 520"]),
+    ];
+    for (set, texts) in cases {
+        place.troupe(&["run", "--dry-run", "--set", set]).fails(2, PARTS).fails(2, &[set]).fails(2, texts);
+    }
+}
+
+#[test]
+fn an_evaluation_without_tasks_is_refused() {
+    let place = Place::new();
+    place.put("t/train/level1/relu.py", TASK);
+    let got = place.troupe(&["run", "--dry-run", "--set", "tasks.dir=t"]);
+    got.fails(2, PARTS).fails(2, &["nothing to evaluate", "tasks.dir = ", "eval.split = \"held_out\""]);
+    place.troupe(&["run", "--dry-run", "--set", "tasks.dir=t", "--set", "eval.enabled=false"]).succeeds();
+    place.put("t/validation/level1/relu2.py", TASK.replace("16, 64", "8, 8"));
+    place.troupe(&["run", "--dry-run", "--set", "tasks.dir=t", "--set", "eval.split=validation"]).succeeds();
+}
+
+/// Planted: no look at the scope of a command (as it was). Seen: `verify` goes on to look for its task.
+#[test]
+fn a_key_of_a_run_has_no_effect_on_other_commands() {
+    let place = Place::new();
+    let cases: &[(&[&str], &str)] = &[
+        (&["verify", "t.py", "c.py", "--set", "learner.lr=1"], "[executor], [python]"),
+        (&["sft", "--set", "rollout.credits=300"], "[sft], [model], [tasks], `run.seed`"),
+        (&["sft", "--set", "sampling.top_k=3"], "`sampling.max_new_tokens`"),
+        (&["doctor", "--set", "run.seed=3"], "[executor], [python], [model]"),
+    ];
+    for (args, expected) in cases {
+        place.troupe(args).fails(2, PARTS).fails(2, &["no effect on `troupe", expected, args.last().unwrap()]);
+    }
+    // A file is shared with runs.
+    place.put("my.toml", "[learner]\nlr = 0.5\n");
+    let got = place.troupe(&["verify", "t.py", "c.py", "-c", "my.toml"]);
+    assert!(!got.err.contains("no effect"), "{}", got.err);
+}
+
+#[test]
+fn a_run_that_was_killed_before_it_began() {
+    let place = Place::new();
+    place.put("r/run.sqlite", "");
+    let got = place.troupe(&["resume", "r"]);
+    got.fails(2, PARTS).fails(2, &["killed before it began", "troupe run --run-dir r"]);
+    // Taken over: it comes as far as the Python that is not there.
+    place.troupe(&["run", "--run-dir", "r"]).fails(2, &["error: no Python"]);
+    let got = place.troupe(&["run", "--run-dir", "r"]);
+    got.fails(2, PARTS).fails(2, &["already holds a run"]);
+}
+
+#[test]
 fn a_missing_model_folder_and_a_folder_without_a_model() {
     let place = Place::new();
     let got = place.troupe(&["run", "--set", "model.dir=nowhere", "--run-dir", "r"]);

@@ -20,16 +20,21 @@ use actors::crew::{Crew, TrainError, TrainJob, TrainedItem, Trainer};
 use actors::observe::Silent;
 use actors::orchestrator::RunEnd;
 use actors::stop::StopToken;
+use actors::store::StoreError;
 use actors::store::rows::PhaseTag;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rig::Rig;
-use rollout::event::{Command as Order, Ending};
+use rollout::event::{Command as Order, Ending, Event};
 use rollout::id::{RolloutId, StepId};
 use rollout::journal::Snapshot;
 
 const DIR: &str = "TROUPE_TEST_KILL_DIR";
 const KILLS: usize = 24;
+/// Of them, at least this many must have found the run further than the kill before.
+const PROGRESSED: usize = 10;
+/// And this many lives must have come as far as `Started`.
+const LIVES: usize = 15;
 /// All kills and restarts together.
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -77,6 +82,7 @@ impl Trainer for Logged {
     }
 }
 
+/// Planted: kills after at most 60 ms, before anything happens. Seen: "only 0 of 24 kills met a run that had gone on".
 #[test]
 fn killed_at_random_moments_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -84,6 +90,7 @@ fn killed_at_random_moments_it_goes_on() {
     let deadline = Instant::now() + DEADLINE;
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut kills = 0;
+    let (mut furthest, mut progressed) = ((0, 0), 0);
     loop {
         assert!(Instant::now() < deadline, "{kills} kills and not done");
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -102,7 +109,9 @@ fn killed_at_random_moments_it_goes_on() {
             if dir.path().join("done").exists() {
                 break;
             }
-            check_consistent(&rig);
+            let reached = check_consistent(&rig);
+            progressed += usize::from(reached > furthest);
+            furthest = furthest.max(reached);
         } else {
             let output = child.wait_with_output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -110,18 +119,22 @@ fn killed_at_random_moments_it_goes_on() {
         }
     }
     assert!(kills >= 20, "only {kills} kills before the end: make the run longer");
+    eprintln!("{progressed} of {kills} kills met a run that had gone on");
+    assert!(progressed >= PROGRESSED, "only {progressed} of {kills} kills met a run that had gone on");
     check_complete(&rig, &dir.path().join("trained.log"));
 }
 
-/// What holds at any moment: the store opens and its journal replays to a ledger that closes.
-fn check_consistent(rig: &Rig) {
-    if !actors::store::path(&rig.run_dir).exists() {
-        return;
-    }
-    let Ok(reader) = actors::store::Reader::open(&rig.run_dir) else {
-        // Killed before the first transaction: an empty file, which the next start fills.
-        assert_eq!(rig.checkpoints().newest().unwrap(), None);
-        return;
+/// What holds at any moment: the store opens and its journal replays to a ledger that closes. Returns how far the run
+/// has come: answers evaluated and events journalled, and the step of the checkpoint.
+fn check_consistent(rig: &Rig) -> (u64, u64) {
+    let reader = match actors::store::Reader::open(&rig.run_dir) {
+        Ok(reader) => reader,
+        Err(StoreError::Missing(_) | StoreError::Unbegun(_)) => {
+            // Killed before the tables were in it; the next start makes them.
+            assert_eq!(rig.checkpoints().newest().unwrap(), None);
+            return (0, 0);
+        }
+        Err(error) => panic!("a kill left a store that cannot be opened: {error}"),
     };
     let plan = rig.plan();
     let mut machine = Snapshot::start(plan.machine, plan.train);
@@ -137,6 +150,9 @@ fn check_consistent(rig: &Rig) {
     // A checkpoint is never ahead of the journal by more than the step that the journal says is being trained.
     let step = rig.checkpoints().newest().unwrap().map_or(0, |m| m.step.0);
     assert!(step <= machine.machine.step().0 + 1, "checkpoint of step {step}, journal at {}", machine.machine.step());
+    let evaluated: usize =
+        [PhaseTag::EvalBefore, PhaseTag::EvalAfter].iter().map(|tag| reader.evaluated(*tag).unwrap().len()).sum();
+    (machine.next_seq + evaluated as u64, step)
 }
 
 fn check_complete(rig: &Rig, log: &Path) {
@@ -148,7 +164,11 @@ fn check_complete(rig: &Rig, log: &Path) {
     let mut ends: BTreeMap<RolloutId, Ending> = BTreeMap::new();
     let mut sampled = BTreeSet::new();
     let mut trained_in: BTreeMap<StepId, Vec<RolloutId>> = BTreeMap::new();
+    let mut lives = BTreeSet::new();
     for record in reader.journal_from(0).unwrap() {
+        if let Event::Started { epoch, .. } = &record.event {
+            lives.insert(epoch.0);
+        }
         for command in machine.apply(&record).unwrap() {
             match command {
                 Order::Sample { rollout, .. } => drop(sampled.insert(rollout)),
@@ -162,6 +182,8 @@ fn check_complete(rig: &Rig, log: &Path) {
             }
         }
     }
+    eprintln!("{} lives came as far as RL", lives.len());
+    assert!(lives.len() >= LIVES, "only {} lives came as far as RL: kill later", lives.len());
     let ledger = machine.machine.ledger();
     assert!(ledger.closes());
     assert_eq!(ledger.in_flight, 0);

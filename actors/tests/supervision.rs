@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use actors::bench::standins;
-use actors::crew::{Crew, Verifier};
+use actors::crew::{
+    BoxFuture, Crew, SampleJob, SampledItem, Sampler, TrainError, TrainJob, TrainedItem, Trainer, Verifier, Weights,
+};
 use actors::driver::PhaseSpec;
 use actors::generator::Adoption;
 use actors::observe::Progress;
@@ -23,9 +25,10 @@ use actors::supervise::{Role, fault};
 use actors::wiring::Capacities;
 use ractor::ActorRef;
 use rig::Watch;
-use rollout::id::{Epoch, PolicyVersion, StepId};
+use rollout::id::{Epoch, PolicyVersion, RolloutId, StepId};
 use rollout::journal::Snapshot;
 use rollout::machine::MachineConfig;
+use rollout::outcome::{ExecReport, Fault};
 use rollout::task::Split;
 use tokio::sync::oneshot;
 
@@ -38,6 +41,8 @@ struct Played {
     endings: std::collections::BTreeMap<String, u64>,
     steps: usize,
     faults: Vec<String>,
+    /// Steps that the summary counts as skipped.
+    skipped: u64,
 }
 
 /// Plays a run of stand-ins in its own thread; `disturb` is called with the orchestrator's address after step 2.
@@ -50,20 +55,28 @@ fn play_at(
     crew: Crew,
     disturb: impl Fn(&ActorRef<OrchestratorMsg>) + Send + Sync + 'static,
 ) -> Played {
+    play_with(move |machine| machine.staleness_max = staleness_max, crew, disturb)
+}
+
+fn play_with(
+    set: impl FnOnce(&mut MachineConfig) + Send + 'static,
+    crew: Crew,
+    disturb: impl Fn(&ActorRef<OrchestratorMsg>) + Send + Sync + 'static,
+) -> Played {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_path_buf();
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let tasks = standins::tasks(4, Split::Train);
-        let machine = MachineConfig {
+        let mut machine = MachineConfig {
             group_size: 4,
             groups_per_step: 4,
-            staleness_max,
             credits: 48,
             drop_zero_variance: false,
             steps: STEPS,
             ..MachineConfig::default()
         };
+        set(&mut machine);
         let writer = Writer::start(StoreConfig::new(path), Box::new(|_| {})).unwrap();
         let address: Arc<OnceLock<ActorRef<OrchestratorMsg>>> = Arc::new(OnceLock::new());
         let (known, disturbed) = (address.clone(), AtomicU64::new(0));
@@ -108,7 +121,9 @@ fn play_at(
     });
     let end = receiver.recv_timeout(DEADLINE).expect("the run must end within its deadline");
     let reader = Reader::open(dir.path()).unwrap();
+    let config = actors::config::Config::builtin().unwrap();
     Played {
+        skipped: actors::run::summarise(&config, dir.path(), false, Duration::ZERO).unwrap().skipped,
         end,
         endings: reader.endings(PhaseTag::Train).unwrap(),
         steps: reader.steps().unwrap().len(),
@@ -205,6 +220,134 @@ fn an_evaluation_past_its_deadline_is_a_fault_and_the_run_goes_on() {
     // Synchronous: no other group can take the place of the one that hangs.
     goes_on(&play_at(0, crew, |_| {}), "F107");
     assert!(hung.load(Ordering::Relaxed) > STEPS * 16);
+}
+
+/// Planted: the panic stays in the task's `JoinSet` (as it was). Seen: the run does not end within its deadline.
+#[test]
+fn a_verifier_that_panics_loses_only_its_evaluation() {
+    let mut crew = standins::crew(half);
+    let count = Arc::new(AtomicU64::new(0));
+    crew.verifier = Arc::new(move |_| {
+        let count = count.clone();
+        Box::pin(async move { Ok(Box::new(PanicsOnce(count)) as Box<dyn Verifier>) })
+    });
+    // Synchronous: no other group can take the place of the one that is lost.
+    let played = play_at(0, crew, |_| {});
+    goes_on(&played, "F103");
+    assert_eq!(played.faults.len(), 1, "one evaluation was lost: {:?}", played.faults);
+}
+
+/// Planted: a missed lease leaves no fault row (as it was). Seen: "the death is on record: []".
+#[test]
+fn a_stage_past_its_deadline_is_on_record_and_the_run_goes_on() {
+    let mut crew = standins::crew(half);
+    let hung = Arc::new(AtomicU64::new(0));
+    crew.verifier = Arc::new(move |_| {
+        let hung = hung.clone();
+        Box::pin(async move { Ok(Box::new(HangsOnce(hung)) as Box<dyn Verifier>) })
+    });
+    // The machine's deadline strikes before the executor's own (2 s).
+    let played = play_with(|machine| (machine.staleness_max, machine.execute_deadline_ms) = (0, 500), crew, |_| {});
+    goes_on(&played, "F110");
+}
+
+/// Planted: only the observer is told (as it was). Seen: no F115 among the faults.
+#[test]
+fn a_skipped_step_is_on_record_and_in_the_summary() {
+    let mut crew = standins::crew(half);
+    let inner = crew.trainer.clone();
+    crew.trainer = Arc::new(move || Ok(Box::new(SkipsThird(inner()?))));
+    let played = play(crew, |_| {});
+    goes_on(&played, "F115");
+    assert_eq!((played.skipped, played.faults.len()), (1, 1), "{:?}", played.faults);
+}
+
+/// Planted: the stop has the learner's code and no root cause (as it was). Seen: left "F111", right "F112".
+#[test]
+fn a_broken_infrastructure_ends_the_run_with_its_own_code_and_the_root_cause() {
+    let mut crew = standins::crew(half);
+    crew.verifier = Arc::new(|_| Box::pin(async { Ok(Box::new(Broken) as Box<dyn Verifier>) }));
+    let played = play_with(|machine| machine.lost_groups_limit = 3, crew, |_| {});
+    let RunEnd::Failed { fault, .. } = played.end else { panic!("{:?}", played.end) };
+    assert_eq!(fault.code, "F112", "{fault}");
+    assert!(fault.message.contains("the last fault was F004: no device"), "{fault}");
+}
+
+/// Planted: every stop has the learner's code. Seen: left "F111", right "F114". (That it stops: `rollout/tests/limits.rs`.)
+#[test]
+fn a_generator_that_never_adopts_ends_the_run() {
+    let mut crew = standins::crew(half);
+    let inner = crew.sampler.clone();
+    crew.sampler = Arc::new(move |weights, policy| Ok(Box::new(Stubborn(inner(weights, policy)?))));
+    let played = play_with(|machine| (machine.staleness_max, machine.adopt_deadline_ms) = (0, 200), crew, |_| {});
+    let RunEnd::Failed { fault, .. } = played.end else { panic!("{:?}", played.end) };
+    assert_eq!(fault.code, "F114", "{fault}");
+    assert_eq!(played.faults, ["F110"; 3], "each miss is on record");
+}
+
+struct PanicsOnce(Arc<AtomicU64>);
+
+impl Verifier for PanicsOnce {
+    fn verify<'a>(
+        &'a mut self,
+        _: &'a rollout::task::TaskSpec,
+        _: &'a rollout::outcome::Candidate,
+    ) -> BoxFuture<'a, Result<ExecReport, Fault>> {
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            assert!(n != 20, "planted in the verifier");
+            Ok(standins::report(n.is_multiple_of(2)))
+        })
+    }
+}
+
+struct Broken;
+
+impl Verifier for Broken {
+    fn verify<'a>(
+        &'a mut self,
+        _: &'a rollout::task::TaskSpec,
+        _: &'a rollout::outcome::Candidate,
+    ) -> BoxFuture<'a, Result<ExecReport, Fault>> {
+        Box::pin(async { Err(fault("F004", "no device")) })
+    }
+}
+
+struct SkipsThird(Box<dyn Trainer>);
+
+impl Trainer for SkipsThird {
+    fn newest(&self) -> Option<TrainedItem> {
+        self.0.newest()
+    }
+
+    fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
+        let item = self.0.train(job)?;
+        Ok(TrainedItem { applied: job.step.0 != 3, ..item })
+    }
+}
+
+/// Samples well and never takes new weights: its thread is stuck in there.
+struct Stubborn(Box<dyn Sampler>);
+
+impl Sampler for Stubborn {
+    fn admit(&mut self, job: SampleJob) -> Result<(), Fault> {
+        self.0.admit(job)
+    }
+    fn cancel(&mut self, rollout: RolloutId) {
+        self.0.cancel(rollout);
+    }
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+        if policy > PolicyVersion(0) {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        self.0.adopt(weights, policy)
+    }
+    fn busy(&self) -> bool {
+        self.0.busy()
+    }
+    fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
+        self.0.step()
+    }
 }
 
 fn slow(delay: Duration) -> actors::crew::VerifierFactory {

@@ -86,6 +86,9 @@ pub enum Command {
     Adopt {
         policy: PolicyVersion,
     },
+    /// A deadline passed. Nothing is to be done but to put it on record: what follows from it are the commands after
+    /// this one.
+    Overdue(Overdue),
     /// A rollout ended, exactly once.
     End {
         rollout: RolloutId,
@@ -94,6 +97,17 @@ pub enum Command {
     /// Nothing will start any more: the run is over. Nothing is in flight, unless the learner stayed silent past its
     /// deadlines: its step is then settled by the next resume.
     Finish,
+}
+
+/// What did not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overdue {
+    /// The result of its present stage: one fault more for the rollout.
+    Rollout { rollout: RolloutId, attempt: Attempt },
+    /// `Trained` or `TrainFaulted`.
+    Step { step: StepId, attempt: Attempt },
+    /// `Adopted`.
+    Adoption { policy: PolicyVersion },
 }
 
 /// A whole group in a training batch: masked members are left out.

@@ -62,6 +62,8 @@ pub enum StopCause {
     GroupsLost,
     /// `MachineConfig::check` fails: the run could never proceed.
     CannotProceed,
+    /// The generators left `Adopt` unanswered past its deadline more than `retries` times in a row.
+    GeneratorsSilent,
 }
 
 /// The whole state of a run's decisions. A snapshot is its serialised form.
@@ -77,6 +79,8 @@ pub struct Machine {
     adopted: PolicyVersion,
     /// Set while `Adopt` is unanswered.
     adopt_deadline_ms: Option<u64>,
+    /// Its deadlines missed since the generators last took a version over.
+    adopt_missed: u32,
     /// The last step that closed (trained or given up).
     step: StepId,
     next_rollout: RolloutId,
@@ -103,6 +107,7 @@ impl Machine {
             policy: PolicyVersion(0),
             adopted: PolicyVersion(0),
             adopt_deadline_ms: None,
+            adopt_missed: 0,
             step: StepId(0),
             next_rollout: RolloutId(0),
             next_group: GroupId(0),
@@ -198,6 +203,7 @@ impl Machine {
         self.policy = policy;
         self.adopted = policy;
         self.adopt_deadline_ms = None;
+        self.adopt_missed = 0;
         if self.config.check(self.curriculum.tasks().len()).is_err() {
             self.stop(StopCause::CannotProceed, out);
             return true;
@@ -224,7 +230,7 @@ impl Machine {
             changed = true;
         }
         if self.adopt_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
-            self.announce(now_ms, out);
+            self.adopt_overdue(now_ms, out);
             changed = true;
         }
         changed

@@ -91,6 +91,8 @@ fn admission_is_neither_early_nor_late() {
     holds(Rule::Admission);
 }
 
+/// Planted: an expired lease is not told (`Overdue`). Seen: "Steps violated in 1172 of 2400 histories, first in history 0:
+/// rollout 0 was overdue, nobody told". Planted: `adopt_missed` is never counted up. Seen: "1 to adopt, why" in 11 histories.
 #[test]
 fn steps_are_reissued_adopted_and_finished_once() {
     holds(Rule::Steps);

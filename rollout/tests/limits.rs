@@ -2,8 +2,8 @@
 
 mod support;
 
-use rollout::event::{Command, DropReason, Ending, Event, Judgement};
-use rollout::id::{Epoch, GroupId, PolicyVersion, RolloutId, StepId};
+use rollout::event::{Command, DropReason, Ending, Event, Judgement, Overdue};
+use rollout::id::{Attempt, Epoch, GroupId, PolicyVersion, RolloutId, StepId};
 use rollout::machine::{ConfigError, Machine, MachineConfig, RunPhase, StopCause};
 use rollout::reward::Reward;
 use support::profile::tasks;
@@ -84,10 +84,10 @@ fn an_overdue_lease_is_a_fault_and_only_then() {
     assert_eq!(shell.send(Event::Tick), []);
     shell.now_ms = 60;
     let commands = shell.send(Event::Tick);
-    assert!(matches!(
-        commands[..],
-        [Command::Cancel { rollout: RolloutId(0), .. }, Command::Judge { rollout: RolloutId(0), .. }]
-    ));
+    let (rollout, attempt) = (RolloutId(0), Attempt(2));
+    let late = Command::Overdue(Overdue::Rollout { rollout, attempt });
+    let again = Command::Judge { rollout, attempt: Attempt(3) };
+    assert_eq!(commands, [late, Command::Cancel { rollout, attempt }, again], "told, cancelled, issued again");
     shell.now_ms = 100;
     let commands = shell.send(Event::Tick);
     assert_eq!(commands.iter().filter(|c| matches!(c, Command::Sample { .. })).count(), 11);
@@ -286,9 +286,12 @@ fn a_silent_learner_stops_the_run_and_a_resume_settles_its_step() {
         let mut shell = Shell::start(MachineConfig { retries: 1, train_deadline_ms: 1_000, ..small() });
         shell.run(|command| !is_train(command));
         shell.now_ms = 1_000;
-        assert!(matches!(shell.send(Event::Tick)[..], [Command::Train { step: StepId(1), .. }]));
+        let late = |attempt| Command::Overdue(Overdue::Step { step: StepId(1), attempt: Attempt(attempt) });
+        let commands = shell.send(Event::Tick);
+        assert_eq!(commands[0], late(1));
+        assert!(matches!(commands[1..], [Command::Train { step: StepId(1), .. }]));
         shell.now_ms = 2_000;
-        assert_eq!(shell.send(Event::Tick), [Command::Finish]);
+        assert_eq!(shell.send(Event::Tick), [late(2), Command::Finish]);
         assert_eq!(shell.machine.phase(), RunPhase::Finished(StopCause::LearnerOverdue));
         assert_eq!(shell.machine.ledger().in_flight, 12, "trained or not, nobody knows yet");
         shell.todo.clear();
@@ -307,10 +310,37 @@ fn adoption_is_asked_for_again() {
     shell.now_ms = 99;
     assert_eq!(shell.send(Event::Tick), []);
     shell.now_ms = 100;
-    assert_eq!(shell.send(Event::Tick), [Command::Adopt { policy: PolicyVersion(1) }]);
+    let policy = PolicyVersion(1);
+    let late = Command::Overdue(Overdue::Adoption { policy });
+    assert_eq!(shell.send(Event::Tick), [late, Command::Adopt { policy }]);
     shell.answer(0);
     shell.now_ms = 1_000;
     assert_eq!(shell.send(Event::Tick), []);
+}
+
+/// Planted: `adopt_missed` is never counted up. Seen: an `Adopt` in place of `Finish` after the third miss.
+#[test]
+fn generators_that_never_adopt_stop_the_run_but_only_misses_in_a_row_count() {
+    let config = MachineConfig { adopt_deadline_ms: 100, retries: 2, steps: 4, ..small() };
+    let miss = |shell: &mut Shell| {
+        shell.todo.retain(|command| !matches!(command, Command::Adopt { .. }));
+        shell.now_ms += 100;
+        shell.send(Event::Tick)
+    };
+    let mut shell = Shell::start(config);
+    for _ in 0..2 {
+        shell.run(|command| !matches!(command, Command::Adopt { .. }));
+        miss(&mut shell);
+        miss(&mut shell);
+        assert_eq!(shell.machine.phase(), RunPhase::Running);
+        shell.run(|command| matches!(command, Command::Adopt { .. }));
+    }
+    shell.run(|command| !matches!(command, Command::Adopt { .. }));
+    (0..2).for_each(|_| drop(miss(&mut shell)));
+    let policy = PolicyVersion(3);
+    assert_eq!(miss(&mut shell), [Command::Overdue(Overdue::Adoption { policy }), Command::Finish]);
+    assert_eq!(shell.machine.phase(), RunPhase::Finished(StopCause::GeneratorsSilent));
+    assert!(shell.machine.ledger().closes() && shell.machine.ledger().in_flight == 0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn with_staleness_zero_a_run_is_exactly_the_synchronous_loop() {
             Command::End { ending, .. } => format!("{ending:?}"),
             Command::Finish => String::from("finish"),
             Command::Judge { .. } | Command::Execute { .. } => continue,
-            Command::Cancel { .. } => panic!("nothing is cancelled"),
+            Command::Cancel { .. } | Command::Overdue(_) => panic!("nothing is cancelled or overdue"),
         };
         if seen.last() != Some(&line) {
             seen.push(line);

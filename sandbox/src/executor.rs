@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
-use crate::referee::{Compared, Prepared, Referee};
+use crate::referee::{self, Compared, Prepared, Referee};
 use crate::suspects::Suspects;
 use crate::trial::{self, Ending, Left, ms_since};
 use crate::zygote::Zygote;
@@ -34,6 +34,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { import_ms: 10_000, compile_ms: 20_000, run_ms: 20_000, memory_bytes: 2 << 30, max_processes: 64 }
+    }
+}
+
+impl Limits {
+    /// Longest time one evaluation may take with its processes up and each of its phases within its limit, the reference
+    /// and the comparison included, milliseconds.
+    pub fn evaluation_ms(&self) -> u64 {
+        let referee = (referee::PREPARE + referee::COMPARE).as_millis() as u64;
+        referee + self.import_ms + self.compile_ms + self.run_ms
     }
 }
 

@@ -16,8 +16,8 @@ use crate::zygote::{Tail, python};
 /// Importing torch on a busy machine.
 const START: Duration = Duration::from_secs(300);
 /// One reference, over all draws, in float32 and float64.
-const PREPARE: Duration = Duration::from_secs(120);
-const COMPARE: Duration = Duration::from_secs(60);
+pub(crate) const PREPARE: Duration = Duration::from_secs(120);
+pub(crate) const COMPARE: Duration = Duration::from_secs(60);
 /// The referee is trusted; the limit only keeps a runaway task from taking the machine's memory.
 const LIMITS: FrameLimits = FrameLimits { header: 64 << 20, blob: 8 << 30 };
 

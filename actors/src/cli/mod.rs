@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::config::scope;
 use crate::errors::UserError;
 
 pub use args::Cli;
@@ -55,6 +56,17 @@ enum Failure {
 }
 
 impl Failure {
+    /// The one table of exit codes. A full disk is nobody's slip, wherever it is met.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::User(e) if e.disk_full => 3,
+            Failure::User(_) => 2,
+            Failure::Fault { .. } | Failure::Broken(_) => 3,
+            Failure::Interrupted => 130,
+            Failure::Closed => 0,
+        }
+    }
+
     fn fault(code: impl Into<String>, message: impl std::fmt::Display) -> Failure {
         Failure::Fault { code: code.into(), message: message.to_string() }
     }
@@ -73,15 +85,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
     let code = match dispatch(cli) {
-        Ok(Answer::Yes) | Err(Failure::Closed) => 0,
+        Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
         Err(failure) => {
             output::complain(&failure);
-            match failure {
-                Failure::User(_) => 2,
-                Failure::Interrupted => 130,
-                Failure::Fault { .. } | Failure::Broken(_) | Failure::Closed => 3,
-            }
+            failure.exit_code()
         }
     };
     ExitCode::from(code)
@@ -91,11 +99,20 @@ fn dispatch(cli: Cli) -> Done {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Resume(args) => run::resume(args),
-        Command::Sft(args) => sft::sft(args),
-        Command::Verify(args) => verify::verify(args),
+        Command::Sft(args) => {
+            scope::SFT.require(&args.config.sets)?;
+            sft::sft(args)
+        }
+        Command::Verify(args) => {
+            scope::VERIFY.require(&args.config.sets)?;
+            verify::verify(args)
+        }
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
-        Command::Doctor(args) => doctor::doctor(args),
+        Command::Doctor(args) => {
+            scope::DOCTOR.require(&args.config.sets)?;
+            doctor::doctor(args)
+        }
         Command::Explain(args) => explain::explain(args),
         Command::Bench(args) => bench::bench(args),
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rollout::task::TaskSpec;
+
 use super::args::RolloutsArgs;
 use super::filter::Filter;
 use super::{Answer, Done, Failure, output, show};
@@ -10,7 +12,6 @@ use crate::config::Config;
 use crate::errors::UserError;
 use crate::store::reader::RolloutSummary;
 use crate::store::{Reader, StoreError, path, schema};
-use crate::tasks;
 
 pub fn rollouts(args: RolloutsArgs) -> Done {
     // The filter first: a slip in it is found without a run.
@@ -73,7 +74,7 @@ fn one(args: &RolloutsArgs, reader: &Reader, id: u64) -> Done {
 
 /// Ids of the rollouts that a filter selects.
 fn matching(run_dir: &Path, reader: &Reader, filter: &Filter) -> Result<BTreeSet<u64>, Failure> {
-    let levels = if filter.needs_levels() { levels(run_dir, reader)? } else { Vec::new() };
+    let levels = if filter.needs_levels() { levels(reader).map_err(failure)? } else { Vec::new() };
     let (condition, values) = filter.sql(&levels);
     let select = || -> Result<BTreeSet<u64>, StoreError> {
         let connection = schema::open_reader(&path(run_dir))?;
@@ -85,11 +86,10 @@ fn matching(run_dir: &Path, reader: &Reader, filter: &Filter) -> Result<BTreeSet
     select().map_err(failure)
 }
 
-/// The run's tasks with their levels.
-fn levels(run_dir: &Path, reader: &Reader) -> Result<Vec<(String, u8)>, Failure> {
-    let text = reader.meta("config").map_err(failure)?.unwrap_or_default();
-    let config = Config::from_resolved(&text, run_dir)?;
-    let tasks = tasks::load_tasks(config.tasks.folder())?;
+/// The run's tasks with their levels, as they were when it began: the folder may have changed since.
+fn levels(reader: &Reader) -> Result<Vec<(String, u8)>, StoreError> {
+    let text = reader.meta("tasks")?.ok_or_else(|| StoreError::Incomplete("its tasks".into()))?;
+    let tasks: Vec<TaskSpec> = serde_json::from_str(&text)?;
     Ok(tasks.into_iter().map(|t| (t.id.0, t.level)).collect())
 }
 
@@ -138,6 +138,13 @@ pub fn failure(error: StoreError) -> Failure {
             "a directory that is new or empty",
             "continue the run with `troupe resume`, or name another directory with --run-dir",
         ),
+        StoreError::Unbegun(dir) => user(
+            "this run was killed before it began",
+            dir,
+            format!("a {} without a configuration in it", crate::store::FILE),
+            "a run that has begun",
+            &format!("nothing is lost: start it again with `troupe run --run-dir {}`", dir.display()),
+        ),
         StoreError::Format { path, found, expected } => user(
             "this store was made by another version of Troupe",
             path,
@@ -145,14 +152,7 @@ pub fn failure(error: StoreError) -> Failure {
             &format!("store format {expected}"),
             "use the version that made it",
         ),
-        StoreError::Io { path, source } => {
-            let e = UserError::io("write the run directory", path, source);
-            if error.disk_full() { Failure::fault(crate::supervise::STORE_FAILED, e) } else { Failure::User(e) }
-        }
-        _ if error.disk_full() => Failure::fault(
-            crate::supervise::STORE_FAILED,
-            format!("{error}\n  hint:     the disk is full; free some space, then `troupe resume` the run"),
-        ),
+        StoreError::Io { path, source } => Failure::User(UserError::io("write the run directory", path, source)),
         _ => Failure::fault(crate::supervise::STORE_FAILED, error),
     }
 }

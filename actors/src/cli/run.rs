@@ -24,9 +24,13 @@ pub fn run(args: RunArgs) -> Done {
     let tasks = load_tasks(config.tasks.folder())?;
     require_training_tasks(&tasks, config.tasks.folder())?;
     require_model(&config)?;
+    require_evaluated_tasks(&config, &tasks)?;
     if args.dry_run {
         output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
         return Ok(Answer::Yes);
+    }
+    if config.reward.speed_clip != Config::builtin()?.reward.speed_clip {
+        output::say("note: nothing is timed without a GPU, so reward.speed_clip has nothing to clip");
     }
     let stop = signals()?;
     let run_dir = match args.run_dir {
@@ -61,6 +65,27 @@ pub fn require_model(config: &Config) -> Result<(), UserError> {
             .hint("check the path; relative paths start at the current folder")),
         _ => Ok(()),
     }
+}
+
+/// An evaluation of nothing would say nothing.
+fn require_evaluated_tasks(config: &Config, tasks: &[TaskSpec]) -> Result<(), UserError> {
+    let split = config.eval.tasks();
+    if !config.eval.enabled || tasks.iter().any(|task| task.split == split) {
+        return Ok(());
+    }
+    let (name, folder) = match config.eval.split {
+        EvalSplit::HeldOut => ("held_out", "held_out/level<N>"),
+        EvalSplit::Validation => ("validation", "validation/level<N>"),
+    };
+    let place = match config.tasks.folder() {
+        Some(dir) => format!("tasks.dir = \"{}\"", dir.display()),
+        None => "tasks.dir = \"\" (the tasks that ship with Troupe)".to_string(),
+    };
+    Err(UserError::new("there is nothing to evaluate")
+        .at(place)
+        .found(format!("eval.enabled = true, eval.split = \"{name}\", and no task of that split"))
+        .expected(format!("tasks in {folder} of tasks.dir"))
+        .hint("add some, choose another eval.split, or set eval.enabled = false"))
 }
 
 fn current_dir() -> Result<PathBuf, UserError> {
@@ -120,7 +145,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   policy         {policy}; warm start {warm_start}\n\
          #   learner        1 on the {device}\n\
          #   generator      1 on the {device}, {} sequences together\n\
-         #   judge          1 thread\n\
+         #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
          #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
          #   tasks          {} training, {} validation, {} held out\n\
@@ -128,6 +153,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          \n\
          # resolved configuration\n{}",
         config.generator.max_batch,
+        crate::judge::THREADS,
         config.executor.workers,
         count(Split::Train),
         count(Split::Validation),
@@ -149,6 +175,9 @@ fn summary_text(summary: &RunSummary) -> String {
     let endings: Vec<String> = summary.rollouts.iter().map(|(ending, n)| format!("{ending} {n}")).collect();
     out.push(format!("rollouts   {all}: {}", if endings.is_empty() { "none".into() } else { endings.join(", ") }));
     out.push(format!("faults     {} (never scored)", summary.faults));
+    if summary.skipped > 0 {
+        out.push(format!("skipped    {} steps: a loss or gradient was not finite", summary.skipped));
+    }
     if let Some(h) = &summary.held_out {
         out.push(format!("{:<10} {} tasks, verified pass@1, 95 % intervals", split_name(summary.split), h.tasks));
         out.push(format!("  before   {}", interval(&h.before, "%")));
@@ -215,11 +244,13 @@ mod tests {
             masked: [0, 1],
             rollouts: [("trained".to_string(), 90), ("zero_variance".to_string(), 10)].into(),
             faults: 1,
+            skipped: 2,
             policy_dir: None,
             seconds: 12.3,
         };
         let text = summary_text(&summary);
         for line in [
+            "skipped    2 steps: a loss or gradient was not finite",
             "rollouts   100: trained 90, zero_variance 10",
             "  before   20.0 %  [15.0, 25.0]",
             "  gain     +15.0 points  [+10.0, +20.0]",

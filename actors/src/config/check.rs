@@ -1,7 +1,13 @@
 //! Rules between keys: a key that the user set must have an effect, and keys that belong together must fit.
 
+use rollout::machine::ConfigError;
+
 use super::{AdvNorm, Config, Device, LenNormKind, RewardMode, Settings};
 use crate::errors::UserError;
+use crate::session;
+
+/// Seconds of an evaluation for what has no limit of its own in the run file.
+const EVALUATION_MARGIN_S: u64 = 10;
 
 /// A group of keys that only count under a condition.
 struct Effect {
@@ -46,6 +52,11 @@ const EFFECTS: &[Effect] = &[
         holds: |c| c.sft.enabled,
     },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
+    Effect {
+        keys: &["reward.adv_norm", "reward.std_estimator", "reward.baseline"],
+        only: "reward.zero_advantages = false",
+        holds: |c| !c.reward.zero_advantages,
+    },
 ];
 
 /// All rules; the first that is broken is the error.
@@ -64,7 +75,9 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     }
     device(config, settings)?;
     shape(config, settings)?;
-    batch(config, settings)
+    start(config, settings)?;
+    batch(config, settings)?;
+    deadlines(config, settings)
 }
 
 /// The place of the first of `keys` that the user set, else of the first.
@@ -109,17 +122,61 @@ fn shape(config: &Config, settings: &Settings) -> Result<(), UserError> {
     Ok(())
 }
 
+/// The embedded policy is made by the warm start.
+fn start(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    if config.sft.enabled || config.model.folder().is_some() {
+        return Ok(());
+    }
+    Err(UserError::new("the embedded policy knows nothing without a warm start")
+        .at(place(settings, &["sft.enabled", "model.dir"]))
+        .found("sft.enabled = false, model.dir = \"\"")
+        .expected("sft.enabled = true, or a model of your own in model.dir")
+        .hint("remove `sft.enabled`, or name a Hugging Face folder in model.dir"))
+}
+
+/// The machine's own rule: it is what decides in the run.
 fn batch(config: &Config, settings: &Settings) -> Result<(), UserError> {
     let r = &config.rollout;
-    if r.credits < r.group_size {
-        return Err(UserError::new("no group could ever start")
-            .at(place(settings, &["rollout.credits", "rollout.group_size"]))
-            .found(format!("rollout.credits = {}, rollout.group_size = {}", r.credits, r.group_size))
-            .expected("rollout.credits of at least rollout.group_size")
-            .hint(format!(
-                "rollout.credits = {} keeps every stage busy",
-                r.group_size * r.groups_per_step * (1 + r.staleness_max as usize)
-            )));
+    // Tasks are looked at when they are loaded.
+    let error = match session::machine_config(config).check(1) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let e = UserError::new(format!("no step could ever be taken: {error}"));
+    let ConfigError::Credits { needed, .. } = error else {
+        // The other rules are bounds of single keys.
+        return Err(e.at(place(settings, &["rollout.credits"])));
+    };
+    let keys = ["rollout.credits", "rollout.group_size", "rollout.groups_per_step"];
+    Err(e
+        .at(place(settings, &keys))
+        .found(format!(
+            "rollout.credits = {}, rollout.group_size = {}, rollout.groups_per_step = {}",
+            r.credits, r.group_size, r.groups_per_step
+        ))
+        .expected(format!("rollout.credits of at least group_size x groups_per_step = {needed}"))
+        .hint(format!("rollout.credits = {} keeps every stage busy", needed * (1 + r.staleness_max))))
+}
+
+/// An evaluation's deadline that strikes before the limits inside it turns what a slow candidate did (scored) into a
+/// fault of ours (never scored): a policy could hide its failures there.
+fn deadlines(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let (r, e) = (&config.rollout, &config.executor);
+    let inside_s = session::limits(config).evaluation_ms().div_ceil(1000);
+    let needed = inside_s + EVALUATION_MARGIN_S;
+    if r.execute_deadline_s >= needed {
+        return Ok(());
     }
-    Ok(())
+    let keys = ["rollout.execute_deadline_s", "executor.run_timeout_ms", "executor.compile_timeout_ms"];
+    Err(UserError::new("an evaluation could pass its deadline before its own limits end it")
+        .at(place(settings, &keys))
+        .found(format!(
+            "rollout.execute_deadline_s = {}, executor.compile_timeout_ms = {}, executor.run_timeout_ms = {}",
+            r.execute_deadline_s, e.compile_timeout_ms, e.run_timeout_ms
+        ))
+        .expected(format!(
+            "rollout.execute_deadline_s of at least {needed}: {inside_s} s for the limits inside (import, compile, run, \
+             reference, comparison) and {EVALUATION_MARGIN_S} s for starting and ending processes"
+        ))
+        .hint(format!("set rollout.execute_deadline_s = {needed}, or lower the limits of [executor]")))
 }

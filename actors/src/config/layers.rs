@@ -174,7 +174,7 @@ impl Settings {
     }
 }
 
-fn find_key(name: &str, origin: &Origin) -> Result<&'static Key, UserError> {
+pub(super) fn find_key(name: &str, origin: &Origin) -> Result<&'static Key, UserError> {
     if let Some((section, key)) = name.split_once('.') {
         return KEYS.iter().find(|k| k.path == name).ok_or_else(|| {
             if sections().contains(&section) {

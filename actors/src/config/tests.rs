@@ -168,6 +168,8 @@ fn a_key_without_effect_is_an_error_only_when_the_user_set_it() {
         ("[model]\ndir = \"m\"\nhidden = 64\n", "model.hidden", "model.dir = \"\""),
         ("[sft]\nenabled = false\nlr = 0.1\n", "sft.lr", "sft.enabled = true"),
         ("[eval]\nenabled = false\nsamples = 2\n", "eval.samples", "eval.enabled = true"),
+        ("[reward]\nzero_advantages = true\nadv_norm = \"std\"\n", "reward.adv_norm", "zero_advantages = false"),
+        ("[reward]\nzero_advantages = true\nbaseline = \"leave_one_out\"\n", "reward.baseline", "zero_advantages"),
     ];
     for (text, key, condition) in cases {
         assert_parts(&error(text), key, "my.toml, line", key, condition, "remove");
@@ -195,11 +197,35 @@ fn a_whole_copy_of_cluster_toml_is_a_valid_file_until_an_idle_key_is_changed() {
 fn keys_that_do_not_fit_together_are_errors() {
     assert_parts(&set_error("model.heads=5"), "heads", "--set model.heads=5", "model.hidden = 192", "even", "160");
     assert_parts(&set_error("kv_heads=4"), "key-value heads", "--set kv_heads=4", "kv_heads = 4", "multiple", "1");
-    assert_parts(&set_error("credits=4"), "no group", "--set credits=4", "credits = 4", "group_size", "credits = 192");
+    assert_parts(&set_error("credits=4"), "no step", "--set credits=4", "credits = 4", "group_size", "credits = 192");
+    // Planted: the rule compares credits with group_size alone (as it was). Seen: both are accepted.
+    let set = "rollout.groups_per_step=40";
+    assert_parts(&set_error(set), "no step", set, "groups_per_step = 40", "at least group_size x", "credits = 640");
+    assert_parts(&set_error("credits=24"), "no step", "--set credits=24", "credits = 24", "= 96", "credits = 192");
+    let set = "sft.enabled=false";
+    assert_parts(&set_error(set), "without a warm start", set, "sft.enabled = false", "model.dir", "Hugging Face");
     if !cfg!(feature = "cuda") {
         let e = set_error("device=cuda");
         assert_parts(&e, "without CUDA", "--set device=cuda", "\"cuda\"", "\"cpu\"", "--features cuda");
     }
+}
+
+/// A slow candidate must end in its own limits. Planted: no such rule (as it was). Seen: `run_timeout_ms = 300000` is
+/// accepted.
+#[test]
+fn the_deadline_of_an_evaluation_is_longer_than_the_limits_inside_it() {
+    let set = "executor.run_timeout_ms=300000";
+    assert_parts(&set_error(set), "its own limits", set, "run_timeout_ms = 300000", "at least 520", "= 520");
+    let set = "rollout.execute_deadline_s=239";
+    assert_parts(&set_error(set), "its own limits", set, "execute_deadline_s = 239", "at least 240", "= 240");
+    assert!(Config::load(&[], &["run_timeout_ms=300000".into(), "execute_deadline_s=520".into()]).is_ok());
+}
+
+/// Planted: one step more in `machine_config`. Seen: left and right differ.
+#[test]
+fn the_machines_default_is_what_cluster_toml_leads_to() {
+    let config = Config::builtin().unwrap();
+    assert_eq!(crate::session::machine_config(&config), rollout::machine::MachineConfig::default());
 }
 
 #[test]

@@ -25,6 +25,16 @@ pub fn path(run_dir: &Path) -> PathBuf {
     run_dir.join(FILE)
 }
 
+/// True when the run directory holds a run: a store with a configuration. One without is what a process left that was
+/// killed before its first commit; the next `troupe run` takes it over.
+pub fn holds_run(run_dir: &Path) -> Result<bool, StoreError> {
+    match Reader::open(run_dir) {
+        Ok(reader) => Ok(reader.meta("config")?.is_some()),
+        Err(StoreError::Missing(_) | StoreError::Unbegun(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -32,6 +42,9 @@ pub enum StoreError {
     Missing(PathBuf),
     #[error("{0} already holds a run: continue it with `troupe resume`, or name another directory with --run-dir")]
     Exists(PathBuf),
+    /// The process that made it was killed before the configuration was in it: nothing was begun.
+    #[error("the run in {0} was killed before it began: start it again with `troupe run --run-dir {0}`")]
+    Unbegun(PathBuf),
     #[error("{path} has store format {found}, this program reads {expected}")]
     Format { path: PathBuf, found: String, expected: u32 },
     #[error("cannot open the store {path}: {source}")]
@@ -56,10 +69,10 @@ impl StoreError {
     /// True when the disk is full (or its quota is used up): shown with its own hint.
     pub fn disk_full(&self) -> bool {
         match self {
-            StoreError::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
-            StoreError::Io { source, .. } => {
-                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            StoreError::Sqlite(e) | StoreError::Open { source: e, .. } => {
+                e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
+            StoreError::Io { source, .. } => crate::errors::disk_full(source),
             StoreError::WriterGone { disk_full, .. } => *disk_full,
             _ => false,
         }

@@ -54,15 +54,18 @@ pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, St
     if let Some(pages) = max_pages {
         connection.pragma_update(None, "max_page_count", pages).map_err(open)?;
     }
-    connection.execute_batch(TABLES).map_err(open)?;
+    // All tables and the format, or nothing: a process killed in here leaves an empty file.
+    let transaction = connection.unchecked_transaction().map_err(open)?;
+    transaction.execute_batch(TABLES).map_err(open)?;
     let format: Option<String> =
-        connection.query_row("SELECT (SELECT value FROM meta WHERE key = 'format')", [], |row| row.get(0))?;
+        transaction.query_row("SELECT (SELECT value FROM meta WHERE key = 'format')", [], |row| row.get(0))?;
     match format {
         None => {
-            connection.execute("INSERT INTO meta (key, value) VALUES ('format', ?1)", [FORMAT.to_string()])?;
+            transaction.execute("INSERT INTO meta (key, value) VALUES ('format', ?1)", [FORMAT.to_string()])?;
         }
         Some(found) => check_format(path, found)?,
     }
+    transaction.commit().map_err(open)?;
     Ok(connection)
 }
 
@@ -74,6 +77,10 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let open = |source| StoreError::Open { path: path.to_path_buf(), source };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(open)?;
+    if tables == 0 {
+        return Err(StoreError::Unbegun(path.parent().unwrap_or(path).to_path_buf()));
+    }
     let found: String =
         connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).map_err(open)?;
     check_format(path, found)?;

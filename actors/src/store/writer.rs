@@ -162,7 +162,8 @@ impl StoreHandle {
         }))?;
         match wait.recv_timeout(deadline) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(StoreError::WriterGone { reason, disk_full: false }),
+            // The recorded failure knows whether the disk is full.
+            Ok(Err(reason)) => Err(self.check().err().unwrap_or(StoreError::WriterGone { reason, disk_full: false })),
             Err(_) => Err(StoreError::Stuck(deadline.as_millis() as u64)),
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::config::MachineConfig;
 use super::stages::{Rollout, Stage};
 use super::{Machine, RunPhase, StopCause};
-use crate::event::{Command, DropReason, Ending, TrainGroup};
+use crate::event::{Command, DropReason, Ending, Overdue, TrainGroup};
 use crate::id::{Attempt, GroupId, PolicyVersion, StepId};
 
 /// Batches and groups the history keeps.
@@ -110,6 +110,7 @@ impl Machine {
     pub(super) fn train_overdue(&mut self, now_ms: u64, out: &mut Vec<Command>) {
         let Some(training) = &mut self.training else { return };
         training.overdue += 1;
+        out.push(Command::Overdue(Overdue::Step { step: training.step, attempt: training.attempt }));
         if training.overdue <= self.config.retries {
             self.reissue_training(now_ms, out);
         } else if self.phase == RunPhase::Running {
@@ -152,10 +153,25 @@ impl Machine {
         self.history.step_trained(applied);
     }
 
-    /// `Adopt` for the newest version, again whenever its deadline passes without an answer.
+    /// `Adopt` for the newest version.
     pub(super) fn announce(&mut self, now_ms: u64, out: &mut Vec<Command>) {
         self.adopt_deadline_ms = Some(now_ms.saturating_add(self.config.adopt_deadline_ms));
         out.push(Command::Adopt { policy: self.policy });
+    }
+
+    /// No answer in time: the version is announced again, or the run stops. Without an adoption nothing new could be
+    /// sampled for ever.
+    pub(super) fn adopt_overdue(&mut self, now_ms: u64, out: &mut Vec<Command>) {
+        out.push(Command::Overdue(Overdue::Adoption { policy: self.policy }));
+        self.adopt_missed += 1;
+        if self.adopt_missed <= self.config.retries {
+            self.announce(now_ms, out);
+            return;
+        }
+        self.adopt_deadline_ms = None;
+        if self.phase == RunPhase::Running {
+            self.stop(StopCause::GeneratorsSilent, out);
+        }
     }
 
     /// Generators sample from `policy`. One that was never published, or is not newer, changes nothing.
@@ -164,6 +180,7 @@ impl Machine {
             return false;
         }
         self.adopted = policy;
+        self.adopt_missed = 0;
         if policy == self.policy {
             self.adopt_deadline_ms = None;
         }

@@ -17,7 +17,8 @@ pub struct MachineConfig {
     /// Rollouts in flight at once; at least `group_size * groups_per_step`, or no batch would ever be complete.
     pub credits: u32,
     /// Faults a rollout survives before it is masked; also reissues a training step gets before it is given up,
-    /// steps in a row that may be given up, and deadlines the learner may miss, before the run stops.
+    /// steps in a row that may be given up, and deadlines the learner or (in a row) an adoption may miss, before the
+    /// run stops.
     pub retries: u32,
     pub curriculum: CurriculumKind,
     pub drop_zero_variance: bool,
@@ -25,6 +26,7 @@ pub struct MachineConfig {
     pub steps: u64,
     pub sample_deadline_ms: u64,
     pub judge_deadline_ms: u64,
+    /// The wait for a free executor included: with all credits queued before it, hours.
     pub execute_deadline_ms: u64,
     pub train_deadline_ms: u64,
     /// `Adopt` is issued again when no `Adopted` came in this time.
@@ -38,8 +40,8 @@ pub struct MachineConfig {
 }
 
 impl Default for MachineConfig {
-    /// The values of the built-in `cluster.toml`; for the two limits, which have no key there, 16 batches' worth of
-    /// groups and 24 groups.
+    /// The values that the built-in `cluster.toml` leads to (a test of `actors` holds them equal). Those without a key
+    /// there: 60 s for an adoption, 16 batches' worth of groups without variance, 24 lost groups.
     fn default() -> MachineConfig {
         MachineConfig {
             seed: 1,
@@ -50,10 +52,10 @@ impl Default for MachineConfig {
             retries: 2,
             curriculum: CurriculumKind::Frontier,
             drop_zero_variance: true,
-            steps: 24,
+            steps: 60,
             sample_deadline_ms: 300_000,
             judge_deadline_ms: 30_000,
-            execute_deadline_ms: 120_000,
+            execute_deadline_ms: 34_800_000,
             train_deadline_ms: 1_200_000,
             adopt_deadline_ms: 60_000,
             zero_variance_limit: 192,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Machine;
-use crate::event::{Command, DropReason, Judgement};
+use crate::event::{Command, DropReason, Judgement, Overdue};
 use crate::id::{Attempt, GroupId, PolicyVersion, RolloutId};
 use crate::reward::Reward;
 use crate::seed::{Stream, derive};
@@ -125,7 +125,9 @@ impl Machine {
     /// The lease is already taken out of `leases`.
     pub(super) fn lease_expired(&mut self, now_ms: u64, id: RolloutId, out: &mut Vec<Command>) -> bool {
         let Some(rollout) = self.rollouts.get(&id) else { return false };
-        out.push(Command::Cancel { rollout: id, attempt: rollout.attempt });
+        let attempt = rollout.attempt;
+        out.push(Command::Overdue(Overdue::Rollout { rollout: id, attempt }));
+        out.push(Command::Cancel { rollout: id, attempt });
         self.fault(now_ms, id, out);
         true
     }

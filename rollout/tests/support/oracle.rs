@@ -7,7 +7,7 @@ mod intake;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rollout::event::{Command, DropReason, Ending, Event, TrainGroup};
+use rollout::event::{Command, DropReason, Ending, Event, Overdue, TrainGroup};
 use rollout::id::StepId;
 use rollout::machine::{Machine, MachineConfig};
 use rollout::reward::Reward;
@@ -87,6 +87,7 @@ pub struct Oracle {
     pub policy: u64,
     pub adopted: u64,
     adopt_deadline: Option<u64>,
+    adopt_missed: u32,
     pub step: u64,
     pub rolls: BTreeMap<u64, Roll>,
     /// Members of every group that ever was.
@@ -110,6 +111,9 @@ struct Leave {
     work: BTreeMap<u64, Work>,
     train_again: bool,
     adopt: bool,
+    /// The deadlines of the outstanding step and of the adoption, where this event found them missed.
+    step_late: bool,
+    adopt_late: bool,
     /// Rollouts that may be cancelled without ending: their lease expired.
     overdue: BTreeSet<u64>,
     /// The step that became durable or was given up by this event, and the members of its batch.
@@ -127,6 +131,7 @@ impl Oracle {
             policy: 0,
             adopted: 0,
             adopt_deadline: None,
+            adopt_missed: 0,
             step: 0,
             rolls: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -194,6 +199,7 @@ impl Oracle {
         let mut cancelled = BTreeSet::new();
         let mut finished = false;
         let mut adopts = 0;
+        let mut late = Vec::new();
         for command in commands {
             self.need(!finished, Rule::Steps, || format!("{command:?} after Finish"));
             match command {
@@ -229,6 +235,15 @@ impl Oracle {
                     });
                     self.adopt_deadline = Some(now + self.config.adopt_deadline_ms);
                 }
+                Command::Overdue(what) => {
+                    if let Overdue::Rollout { rollout, attempt } = what {
+                        let latest = self.rolls.get(&rollout.0).is_some_and(|roll| roll.attempt == attempt.0);
+                        self.need(latest, Rule::R6, || {
+                            format!("{rollout} attempt {attempt} is overdue, not its latest")
+                        });
+                    }
+                    late.push(*what);
+                }
                 Command::End { rollout, ending } => {
                     let at_work = self.rolls.get(&rollout.0).is_some_and(|roll| roll.work.is_some());
                     let lost = matches!(ending, Ending::Dropped(DropReason::Faulted));
@@ -260,6 +275,7 @@ impl Oracle {
             self.need(ending == Some(due), Rule::R1, || format!("rollout {id} of a closed step ended as {ending:?}"));
         }
         self.need((adopts == 1) == leave.adopt, Rule::Steps, || format!("{adopts} Adopt after {event:?}"));
+        self.overdue(&late, &leave);
         for id in cancelled {
             let roll = &self.rolls[&id];
             let justified = roll.ending.is_some() || leave.overdue.contains(&id);

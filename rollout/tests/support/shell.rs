@@ -75,7 +75,7 @@ impl Shell {
                     self.todo.push(command.clone());
                 }
                 Command::Cancel { rollout, .. } => self.todo.retain(|todo| subject(todo) != Some(*rollout)),
-                Command::End { .. } | Command::Finish => {}
+                Command::End { .. } | Command::Overdue(_) | Command::Finish => {}
                 _ => self.todo.push(command.clone()),
             }
         }

@@ -276,7 +276,7 @@ impl World {
                 self.generators = self.generators.max(policy.0);
                 Event::Adopted { policy }
             }
-            Command::Cancel { .. } | Command::End { .. } | Command::Finish => return,
+            Command::Cancel { .. } | Command::Overdue(_) | Command::End { .. } | Command::Finish => return,
         };
         self.inbox.push(event);
     }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rollout::event::{DropReason, Ending, Event};
+use rollout::event::{DropReason, Ending, Event, Overdue};
 use rollout::machine::Machine;
 use rollout::reward::Reward;
 
-use super::{Oracle, Phase, Rule, Work};
+use super::{Leave, Oracle, Phase, Rule, Work};
 
 impl Oracle {
     /// What must hold after every event.
@@ -81,6 +81,29 @@ impl Oracle {
         let training = self.train.as_ref().map_or(0, |train| train.groups.len() as u64);
         let mine = (self.live_groups.len() as u64, self.ready_groups().len() as u64, training);
         self.need(groups == mine, Rule::View, || format!("the view's groups {groups:?}, it is {mine:?}"));
+    }
+
+    /// Every deadline that passed is told, once, and no other.
+    pub(super) fn overdue(&mut self, late: &[Overdue], leave: &Leave) {
+        let mut told = BTreeSet::new();
+        let (mut steps, mut adoptions) = (0, 0);
+        for what in late {
+            match what {
+                Overdue::Rollout { rollout, .. } => {
+                    let due = leave.overdue.contains(&rollout.0) && told.insert(rollout.0);
+                    self.need(due, Rule::Steps, || format!("rollout {rollout} was called overdue, why"));
+                }
+                Overdue::Step { .. } => steps += 1,
+                Overdue::Adoption { .. } => adoptions += 1,
+            }
+        }
+        for id in &leave.overdue {
+            // One that ended with its group in the same tick was not waited for any more.
+            let ended = self.rolls[id].ending.is_some();
+            self.need(ended || told.contains(id), Rule::Steps, || format!("rollout {id} was overdue, nobody told"));
+        }
+        let due = (u32::from(leave.step_late), u32::from(leave.adopt_late));
+        self.need((steps, adoptions) == due, Rule::Steps, || format!("{late:?} for {due:?} steps and adoptions"));
     }
 
     /// A complete group without variance lives only where it may not be dropped.

@@ -31,7 +31,7 @@ impl Oracle {
                 self.step = self.step.max(step.0);
                 self.policy = policy.0;
                 self.adopted = policy.0;
-                self.adopt_deadline = None;
+                (self.adopt_deadline, self.adopt_missed) = (None, 0);
                 for &id in &self.live {
                     if let Some((work, _)) = self.rolls[&id].work {
                         leave.work.insert(id, work);
@@ -50,9 +50,12 @@ impl Oracle {
                     }
                 }
                 if self.train.as_ref().is_some_and(|train| train.deadline <= now) {
+                    leave.step_late = true;
                     self.train_overdue(&mut leave);
                 }
-                leave.adopt = self.adopt_deadline.is_some_and(|deadline| deadline <= now);
+                if self.adopt_deadline.is_some_and(|deadline| deadline <= now) {
+                    self.adopt_overdue(&mut leave);
+                }
             }
             Event::Sampled { rollout, oldest, .. } => {
                 let Some(roll) = self.rolls.get_mut(&rollout.0) else { return leave };
@@ -81,7 +84,7 @@ impl Oracle {
             }
             Event::TrainFaulted { .. } => self.train_fault(&mut leave),
             Event::Adopted { policy } => {
-                self.adopted = policy.0;
+                (self.adopted, self.adopt_missed) = (policy.0, 0);
                 if policy.0 == self.policy {
                     self.adopt_deadline = None;
                 }
@@ -119,6 +122,17 @@ impl Oracle {
         if train.overdue <= self.config.retries {
             leave.train_again = true;
         } else {
+            self.phase = Phase::Stopping;
+        }
+    }
+
+    fn adopt_overdue(&mut self, leave: &mut Leave) {
+        leave.adopt_late = true;
+        self.adopt_missed += 1;
+        if self.adopt_missed <= self.config.retries {
+            leave.adopt = true;
+        } else {
+            self.adopt_deadline = None;
             self.phase = Phase::Stopping;
         }
     }
