@@ -289,7 +289,8 @@ mod tests {
     /// Planted and seen to fail: only the answer's length checked.
     #[test]
     fn an_example_beyond_the_models_context_is_one_clear_error() {
-        let config = Config::builtin().unwrap();
+        let mut config = Config::builtin().unwrap();
+        config.sampling.max_new_tokens = 10_000;
         let mut examples = warm_start_examples(&config).unwrap();
         examples.truncate(3);
         let tokenizer = model::train_bpe(&corpus(&config, &examples).unwrap(), 600).unwrap();

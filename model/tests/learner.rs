@@ -104,8 +104,8 @@ fn the_executor_has_autodiffs_gradients_for_every_family_and_parameter() {
 }
 
 /// Rope scalings, biases on every projection, tied and untied heads: what the networks above do not have.
-/// Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles` (both yarn fixtures), and no gradient for the
-/// biases in `host::backward` (llama-bias-tied and the Qwen2 fixtures).
+/// Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles` (qwen2-yarn), and no gradient for the biases in
+/// `host::backward` (llama-bias-tied).
 #[test]
 fn the_executor_has_autodiffs_gradients_on_every_fixture_of_transformers() {
     for (name, net, _) in fixtures() {

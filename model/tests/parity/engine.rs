@@ -1,7 +1,7 @@
 //! The path that samples (prefill, cached decoding, the engine's records) against transformers, on every fixture.
 //!
-//! Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles` (qwen2-yarn, qwen3-tied-yarn), and the bias of the
-//! output projection dropped in `host::decode` (llama-bias-tied).
+//! Planted and seen to fail: `rope_scale` dropped in `host::kernels::angles` (qwen2-yarn), and the bias of the output projection
+//! dropped in `host::decode` (llama-bias-tied).
 
 use std::sync::Arc;
 
