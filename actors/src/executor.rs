@@ -1,8 +1,8 @@
 //! One executor: turns admitted candidates into reports, one at a time. Owns a verifier (warm Python processes) in a
 //! task that dies with the actor; dropping the verifier ends its processes.
 //!
-//! Killed by: a verifier that cannot be started, or that panics. A fault of one evaluation is reported and the executor goes on; an
-//! evaluation past its deadline is a fault and costs the verifier, which is started afresh.
+//! Killed by: a verifier that cannot be started, or that panics. A fault of one evaluation is reported and the executor
+//! goes on; an evaluation past its deadline is a fault and costs the verifier, which is started afresh.
 
 use std::sync::Arc;
 use std::time::Duration;

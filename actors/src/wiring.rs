@@ -32,7 +32,8 @@ use crate::learner::{Learner, LearnerArgs, LearnerMsg, Pen};
 use crate::orchestrator::OrchestratorMsg;
 use crate::pool::{Pool, PoolArgs, PoolMsg};
 
-/// Verdicts remembered in one run: about 1 KiB each, 1.5 KiB at most (`verdicts::BYTES_MAX`, the key and the fixed fields).
+/// Verdicts remembered in one run: about 1 KiB each, 1.5 KiB at most (`verdicts::BYTES_MAX`, the key, the fixed
+/// fields).
 const VERDICTS_MAX: usize = 100_000;
 
 /// Sizes and limits of the graph.

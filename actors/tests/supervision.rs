@@ -273,7 +273,8 @@ fn a_broken_infrastructure_ends_the_run_with_its_own_code_and_the_root_cause() {
     assert!(fault.message.contains("the last fault was F004: no device"), "{fault}");
 }
 
-/// Planted: every stop has the learner's code. Seen: left "F111", right "F114". (That it stops: `rollout/tests/limits.rs`.)
+/// Planted: every stop has the learner's code. Seen: left "F111", right "F114". That it stops at all:
+/// `rollout/tests/limits.rs`.
 #[test]
 fn a_generator_that_never_adopts_ends_the_run() {
     let mut crew = standins::crew(half);

@@ -175,8 +175,8 @@ fn deadlines(config: &Config, settings: &Settings) -> Result<(), UserError> {
             r.execute_deadline_s, e.compile_timeout_ms, e.run_timeout_ms
         ))
         .expected(format!(
-            "rollout.execute_deadline_s of at least {needed}: {inside_s} s for the limits inside (import, compile, run, \
-             reference, comparison) and {EVALUATION_MARGIN_S} s for starting and ending processes"
+            "rollout.execute_deadline_s of at least {needed}: {inside_s} s for the limits inside (import, compile, \
+             run, reference, comparison) and {EVALUATION_MARGIN_S} s for starting and ending processes"
         ))
         .hint(format!("set rollout.execute_deadline_s = {needed}, or lower the limits of [executor]")))
 }
