@@ -16,6 +16,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 def main():
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # A step that a resumed run took over from its checkpoint has no account of its batch.
+    steps = [step for step in steps if "scored_reward_code" in step["batch"]]
     summary = json.loads((run / "summary.json").read_text())
     x = [s["step"] for s in steps]
     y = [100 * s["batch"]["scored_reward_code"] for s in steps]

@@ -12,49 +12,6 @@ use rollout::id::{PolicyVersion, RolloutId};
 use rollout::reward::Advantage;
 use serde_json::json;
 
-use crate::config;
-
-/// The run file's `[reward]` as the reward room's type.
-pub fn reward_config(c: &config::Reward) -> rc::RewardConfig {
-    rc::RewardConfig {
-        alpha: c.alpha,
-        mode: match c.mode {
-            config::RewardMode::Hrd => rc::Mode::Hrd,
-            config::RewardMode::Uniform => rc::Mode::Uniform,
-        },
-        uniform_beta: c.uniform_beta,
-        speed_clip: c.speed_clip,
-        plan_fallback: match c.plan_fallback {
-            config::PlanFallback::Correctness => rc::PlanFallback::Correctness,
-            config::PlanFallback::Zero => rc::PlanFallback::Zero,
-        },
-        adv_norm: match c.adv_norm {
-            config::AdvNorm::Center => rc::AdvNorm::Center,
-            config::AdvNorm::Std => rc::AdvNorm::Std,
-        },
-        std_estimator: match c.std_estimator {
-            config::StdEstimator::Unbiased => rc::StdEstimator::Unbiased,
-            config::StdEstimator::Population => rc::StdEstimator::Population,
-        },
-        baseline: match c.baseline {
-            config::Baseline::GroupMean => rc::Baseline::GroupMean,
-            config::Baseline::LeaveOneOut => rc::Baseline::LeaveOneOut,
-        },
-        len_norm: match c.len_norm {
-            config::LenNormKind::PerClass => rc::LenNorm::PerClass,
-            config::LenNormKind::Sequence => rc::LenNorm::Sequence,
-            config::LenNormKind::TokenMean => rc::LenNorm::TokenMean,
-            config::LenNormKind::Constant => rc::LenNorm::Constant,
-        },
-        len_norm_constant: u32::try_from(c.len_norm_constant).unwrap_or(u32::MAX),
-        missing_delimiter: match c.missing_delimiter {
-            config::MissingDelimiter::Zero => rc::MissingDelimiter::Zero,
-            config::MissingDelimiter::Drop => rc::MissingDelimiter::Drop,
-        },
-        zero_advantages: c.zero_advantages,
-    }
-}
-
 /// A batch with every token's part in the objective.
 pub struct Credited {
     /// In group order, members in rollout order.

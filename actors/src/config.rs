@@ -16,6 +16,8 @@ use crate::errors::UserError;
 
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
+pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
+pub use rollout::curriculum::CurriculumKind;
 
 /// The text of the built-in default.
 pub const DEFAULT_TOML: &str = include_str!("../../cluster.toml");
@@ -30,7 +32,7 @@ pub struct Config {
     pub sft: Sft,
     pub sampling: Sampling,
     pub rollout: Rollout,
-    pub reward: Reward,
+    pub reward: RewardConfig,
     pub learner: Learner,
     pub generator: Generator,
     pub executor: Executor,
@@ -137,13 +139,6 @@ impl Sampling {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CurriculumKind {
-    Uniform,
-    Frontier,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
@@ -158,75 +153,6 @@ pub struct Rollout {
     pub judge_deadline_s: u64,
     pub execute_deadline_s: u64,
     pub train_deadline_s: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RewardMode {
-    Hrd,
-    Uniform,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlanFallback {
-    Correctness,
-    Zero,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdvNorm {
-    Center,
-    Std,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StdEstimator {
-    Unbiased,
-    Population,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Baseline {
-    GroupMean,
-    LeaveOneOut,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LenNormKind {
-    PerClass,
-    Sequence,
-    TokenMean,
-    Constant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MissingDelimiter {
-    Zero,
-    Drop,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reward {
-    pub alpha: f64,
-    pub mode: RewardMode,
-    pub uniform_beta: f64,
-    /// 0 = no cap.
-    pub speed_clip: f64,
-    pub plan_fallback: PlanFallback,
-    pub adv_norm: AdvNorm,
-    pub std_estimator: StdEstimator,
-    pub baseline: Baseline,
-    pub len_norm: LenNormKind,
-    pub len_norm_constant: usize,
-    pub missing_delimiter: MissingDelimiter,
-    pub zero_advantages: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -18,8 +18,7 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
-use crate::batch::reward_config;
-use crate::config::{Config, CurriculumKind};
+use crate::config::Config;
 use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
@@ -139,7 +138,7 @@ where
             phases: restored.phases,
             store: handle.clone(),
             observer: observer.clone(),
-            reward: reward_config(&config.reward),
+            reward: config.reward,
             start,
             time_limit_ms: config.run.time_limit_s * 1000,
             tick: TICK,
@@ -309,10 +308,7 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         staleness_max: r.staleness_max,
         credits: r.credits as u32,
         retries: r.retries,
-        curriculum: match r.curriculum {
-            CurriculumKind::Uniform => rollout::curriculum::CurriculumKind::Uniform,
-            CurriculumKind::Frontier => rollout::curriculum::CurriculumKind::Frontier,
-        },
+        curriculum: r.curriculum,
         drop_zero_variance: r.drop_zero_variance,
         steps: config.run.steps,
         sample_deadline_ms: r.sample_deadline_s * 1000,

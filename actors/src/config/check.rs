@@ -2,7 +2,7 @@
 
 use rollout::machine::ConfigError;
 
-use super::{AdvNorm, Config, Device, LenNormKind, RewardMode, Settings};
+use super::{AdvNorm, Config, Device, LenNorm, RewardMode, Settings};
 use crate::errors::UserError;
 use crate::session;
 
@@ -31,7 +31,7 @@ const EFFECTS: &[Effect] = &[
     Effect {
         keys: &["reward.len_norm_constant"],
         only: "reward.len_norm = \"constant\"",
-        holds: |c| c.reward.len_norm == LenNormKind::Constant,
+        holds: |c| c.reward.len_norm == LenNorm::Constant,
     },
     Effect {
         keys: &["model.hidden", "model.layers", "model.heads", "model.kv_heads", "model.ff", "model.vocab"],
