@@ -52,7 +52,7 @@ impl Default for MachineConfig {
             retries: 2,
             curriculum: CurriculumKind::Frontier,
             drop_zero_variance: true,
-            steps: 160,
+            steps: 240,
             sample_deadline_ms: 300_000,
             judge_deadline_ms: 30_000,
             execute_deadline_ms: 34_800_000,
