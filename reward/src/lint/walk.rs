@@ -53,7 +53,32 @@ pub struct WholeFile {
     pub models: Vec<u32>,
     /// Lines of functions decorated as kernels.
     pub kernels: Vec<u32>,
+    /// Questions about a kernel or a part of `triton` as a Python object.
+    pub inspected: Vec<Mention>,
 }
+
+/// Builtins that tell something about the object they are given.
+const TELLING: &[&str] = &[
+    "type",
+    "repr",
+    "str",
+    "format",
+    "isinstance",
+    "issubclass",
+    "hasattr",
+    "getattr",
+    "callable",
+    "vars",
+    "dir",
+    "id",
+    "hash",
+    "ascii",
+    "bytes",
+    "len",
+];
+
+/// Attributes of a kernel that honest code uses.
+const KERNEL_ATTRIBUTES: &[&str] = &["run", "warmup", "best_config"];
 
 /// Builtins that are looked for.
 const WATCHED: &[&str] = &[
@@ -98,7 +123,8 @@ pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
             _ => {}
         }
     }
-    let mut walker = Walker { lines, aliases: &aliases, found: WholeFile::default(), local: Vec::new() };
+    let mut walker =
+        Walker { lines, aliases: &aliases, found: WholeFile::default(), local: Vec::new(), in_kernel: false };
     walker.visit_body(body);
     walker.found
 }
@@ -107,6 +133,8 @@ pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
 struct Aliases {
     names: HashMap<String, Vec<String>>,
     defined: HashSet<String>,
+    /// Names bound to a kernel.
+    kernels: HashSet<String>,
 }
 
 impl Aliases {
@@ -132,6 +160,28 @@ impl Aliases {
         }
     }
 
+    fn makes_kernel(&self, decorator: &Expr) -> bool {
+        let expr = match decorator {
+            Expr::Call(c) => &c.func,
+            other => other,
+        };
+        self.resolve(expr).iter().any(|p| matches!(p.as_str(), "triton.jit" | "triton.autotune" | "triton.heuristics"))
+    }
+
+    fn is_kernel(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Name(n) => self.kernels.contains(n.id.as_str()),
+            Expr::Call(c) => self.makes_kernel(expr) && c.arguments.args.iter().any(|a| matches!(a, Expr::Name(_))),
+            _ => false,
+        }
+    }
+
+    /// A kernel, or a part of `triton`.
+    fn is_inside(&self, expr: &Expr) -> bool {
+        let triton = |p: &String| p.split('.').next() == Some("triton");
+        self.is_kernel(expr) || self.resolve(expr).iter().any(triton)
+    }
+
     fn extend(&self, paths: Vec<String>, name: &str) -> Vec<String> {
         paths.into_iter().filter(|p| p.len() < 400).map(|p| canonical(&format!("{p}.{name}"))).collect()
     }
@@ -139,6 +189,9 @@ impl Aliases {
     fn bind(&mut self, target: &Expr, value: &Expr) {
         match (target, value) {
             (Expr::Name(n), value) => {
+                if self.is_kernel(value) {
+                    self.kernels.insert(n.id.to_string());
+                }
                 let mut paths = self.resolve(value);
                 if let Expr::Name(v) = value
                     && WATCHED.contains(&v.id.as_str())
@@ -187,6 +240,9 @@ impl<'a> Visitor<'a> for Aliases {
                 if let Some(value) = a.value.as_deref() {
                     self.bind(&a.target, value);
                 }
+            }
+            Stmt::FunctionDef(f) if f.decorator_list.iter().any(|d| self.makes_kernel(&d.expression)) => {
+                self.kernels.insert(f.name.id.to_string());
             }
             Stmt::With(w) => {
                 for item in &w.items {
@@ -237,6 +293,8 @@ struct Walker<'b> {
     found: WholeFile,
     /// Parameters of the functions around.
     local: Vec<HashSet<String>>,
+    /// In a kernel's body.
+    in_kernel: bool,
 }
 
 impl Walker<'_> {
@@ -331,7 +389,9 @@ impl<'a> Visitor<'a> for Walker<'_> {
                     self.found.kernels.push(line);
                 }
                 self.parameters(Some(&f.parameters));
+                let around = std::mem::replace(&mut self.in_kernel, kernel);
                 walk_stmt(self, stmt);
+                self.in_kernel = around;
                 self.local.pop();
                 return;
             }
@@ -385,7 +445,21 @@ impl<'a> Visitor<'a> for Walker<'_> {
                     self.found.mentions.push(Mention { path: format!("builtins.{name}"), line });
                 }
             }
+            Expr::FString(f) => {
+                for element in f.value.elements().filter_map(|e| e.as_interpolation()) {
+                    if self.aliases.is_kernel(&element.expression) {
+                        self.found.inspected.push(Mention { path: "a kernel's text".to_owned(), line });
+                    }
+                }
+            }
             Expr::Attribute(a) => {
+                let name = a.attr.id.as_str();
+                if self.aliases.is_kernel(&a.value) && !KERNEL_ATTRIBUTES.contains(&name) {
+                    self.found.inspected.push(Mention { path: format!("a kernel's .{name}"), line });
+                }
+                if self.in_kernel && name == "handle" {
+                    self.found.inspected.push(Mention { path: ".handle in a kernel".to_owned(), line });
+                }
                 self.found.attributes.push(Mention { path: a.attr.id.to_string(), line });
                 let paths = self.aliases.resolve(expr);
                 let chain = !paths.is_empty();
@@ -408,6 +482,11 @@ impl<'a> Visitor<'a> for Walker<'_> {
             Expr::Call(c) => {
                 if let Expr::Name(n) = &*c.func {
                     let name = n.id.as_str();
+                    if TELLING.contains(&name) && c.arguments.args.iter().any(|a| self.aliases.is_inside(a)) {
+                        self.found
+                            .inspected
+                            .push(Mention { path: format!("{name} of a kernel or a part of triton"), line });
+                    }
                     if matches!(name, "getattr" | "setattr" | "delattr" | "hasattr") {
                         let key = c.arguments.args.get(1);
                         match key.and_then(constant_text) {

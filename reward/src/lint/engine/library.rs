@@ -216,7 +216,9 @@ impl<'a> Engine<'a> {
                 }
                 Value::Scalar
             }
-            _ if args.has_tensor() => self.opaque(&format!("{path} is given a tensor"), &args),
+            // Other views of the same memory.
+            "reinterpret" | "TensorWrapper" => first.unwrap_or(Value::unknown()),
+            _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             _ => Value::Scalar,
         }
     }

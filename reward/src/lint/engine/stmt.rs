@@ -337,8 +337,53 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// Modules that other modules import for themselves and hand on by doing so.
+const HANDED_ON: &[&str] = &[
+    "torch",
+    "numpy",
+    "np",
+    "os",
+    "sys",
+    "io",
+    "time",
+    "threading",
+    "_thread",
+    "subprocess",
+    "importlib",
+    "builtins",
+    "ctypes",
+    "inspect",
+    "socket",
+    "shutil",
+    "pathlib",
+    "tempfile",
+    "traceback",
+    "pickle",
+    "marshal",
+    "gc",
+    "atexit",
+    "weakref",
+    "linecache",
+    "codeop",
+    "runpy",
+];
+
+/// The path from the last module in it that was only handed on: `triton.tools.mxfp.torch.sigmoid` is `torch.sigmoid`.
+fn own_root(path: &str) -> &str {
+    let mut own = path;
+    for (at, _) in path.match_indices('.') {
+        let rest = &path[at + 1..];
+        let segment = rest.split('.').next().unwrap_or_default();
+        if HANDED_ON.contains(&segment) {
+            own = rest;
+        }
+    }
+    own
+}
+
 /// One spelling per function, whatever road leads to it.
 pub fn canonical(path: &str) -> String {
+    let path = own_root(path);
     for (from, to) in [
         ("torch.nn.modules.module.Module", "torch.nn.Module"),
         ("torch.nn.parameter.", "torch.nn."),

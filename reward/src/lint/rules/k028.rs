@@ -39,6 +39,10 @@ const LIST: &[&str] = &[
     "fcntl",
     "resource",
     "pip",
+    "logging.FileHandler",
+    "logging.basicConfig",
+    "logging.config",
+    "logging.handlers",
 ];
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {

@@ -29,6 +29,7 @@ mod k026;
 mod k027;
 mod k028;
 mod k029;
+mod k030;
 
 use rollout::outcome::{Finding, Severity};
 
@@ -85,6 +86,7 @@ pub const RULES: &[Rule] = &[
     k027::RULE,
     k028::RULE,
     k029::RULE,
+    k030::RULE,
 ];
 
 const DOCS: [RuleDoc; RULES.len()] = {
