@@ -38,6 +38,12 @@ pub enum ResumeError {
     Journal(#[from] JournalError),
     #[error("cannot write {METRICS_FILE}: {0}")]
     Metrics(std::io::Error),
+    /// The store has a step whose weights are not there: going on would train another policy under the same numbers.
+    #[error("step {step} was trained, but checkpoints/newest.json {}", match .found {
+        Some(found) => format!("names step {found}"),
+        None => "is missing".to_string(),
+    })]
+    NoCheckpoint { step: StepId, found: Option<StepId> },
 }
 
 /// Phases still to run, and what the store is missing of what already happened.
@@ -48,6 +54,11 @@ pub struct Restored {
 
 /// Reads the store; `newest` is the newest durable checkpoint.
 pub fn restore(reader: &Reader, plan: &Plan, newest: Option<&Manifest>) -> Result<Restored, ResumeError> {
+    // A step is told only when its checkpoint is durable.
+    let (found, told) = (newest.map(|manifest| manifest.step), reader.steps()?.iter().map(|row| row.step).max());
+    if let Some(step) = told.filter(|step| found.is_none_or(|found| found < *step)) {
+        return Err(ResumeError::NoCheckpoint { step, found });
+    }
     let mut restored = Restored { phases: Vec::new(), repairs: Vec::new() };
     let done = |tag: PhaseTag| Ok::<bool, StoreError>(reader.meta(done_key(tag))?.is_some());
     if plan.eval_samples > 0 && !done(PhaseTag::EvalBefore)? {

@@ -62,7 +62,7 @@ impl RunError {
             RunError::Resume(ResumeError::Metrics(source)) | RunError::Io { source, .. } => disk_full(source),
             RunError::PyEnv(_)
             | RunError::WarmStart(_)
-            | RunError::Resume(ResumeError::Journal(_))
+            | RunError::Resume(ResumeError::Journal(_) | ResumeError::NoCheckpoint { .. })
             | RunError::Busy(_)
             | RunError::Fault { .. } => false,
         }

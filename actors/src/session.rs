@@ -228,6 +228,10 @@ fn start_policy<AB: AutodiffBackend>(
         return Ok(own);
     }
     let made = sft::warm_start::<AB>(config, cache_dir, device, observer, stop)?;
+    if !config.sft.enabled {
+        // A broken folder is told by its own name, and once mended `troupe resume` goes on.
+        model::load_hf::<AB>(&made, device)?;
+    }
     let failed = |source| RunError::Io { doing: "cannot copy the policy to", path: own.clone(), source };
     let staging = tempfile::Builder::new().prefix("warm-start-").tempdir_in(run_dir).map_err(failed)?;
     for entry in std::fs::read_dir(&made).map_err(failed)? {

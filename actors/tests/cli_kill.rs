@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cli_common::{GOOD, Place, TASK, answer};
+use cli_common::{GOOD, PARTS, Place, TASK, answer};
 use serde_json::Value;
 
 const KILLS: u64 = 3;
@@ -86,5 +86,10 @@ fn the_binary_killed_in_the_middle_is_continued_by_resume() {
     let ids: BTreeSet<u64> = rows.iter().map(|r| r["id"].as_u64().unwrap()).collect();
     let steps: BTreeSet<u64> = rows.iter().map(|r| r["step"].as_u64().unwrap()).collect();
     assert_eq!((rows.len(), ids.len(), steps.len()), (4 * STEPS, 4 * STEPS, STEPS));
+    // The weights are gone: going on would train another policy under the same numbers. Planted: no look at the store's
+    // steps (as it was). Seen by a reviewer: exit code 0, and step 4 trained policy 1.
+    std::fs::remove_dir_all(place.path().join("r/checkpoints")).unwrap();
+    let got = place.troupe(&["resume", "r"]);
+    got.fails(2, PARTS).fails(2, &["newest weights are gone", "newest.json", "step 12 was trained"]);
     assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
 }

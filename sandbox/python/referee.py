@@ -67,7 +67,7 @@ class Prepared:
                 state = {k: v.detach().clone() for k, v in model.state_dict().items()}
             else:
                 state = {}
-        except Exception:
+        except (Exception, SystemExit):
             raise TaskError(traceback.format_exc(limit=-3)) from None
         try:
             wide = copy.deepcopy(model).double() if isinstance(model, torch.nn.Module) else model
@@ -85,7 +85,7 @@ class Prepared:
                     inputs.append((kind, run_seed, args))
                     continue
                 expected = outputs_of(model, args, run_seed)
-            except Exception:
+            except (Exception, SystemExit):
                 if kind == NOMINAL:
                     raise TaskError(traceback.format_exc(limit=-3)) from None
                 self.notes.append(f"draw {index} ({kind}) is outside the reference's domain")

@@ -51,6 +51,13 @@ pub fn of_run(error: RunError, run_dir: &Path) -> Failure {
         RunError::WarmStart(e) => of_warm_start(e),
         RunError::Model(e) => Failure::User(of_model(&e)),
         RunError::Store(e) | RunError::Resume(ResumeError::Store(e)) => rollouts::failure(e),
+        RunError::Resume(e @ ResumeError::NoCheckpoint { .. }) => Failure::User(
+            UserError::new("the run's newest weights are gone")
+                .at(run_dir.join("checkpoints/newest.json").display())
+                .found(&e)
+                .expected("the checkpoint of the last step in run.sqlite")
+                .hint("put `checkpoints` back, or start a new run; the rollouts of this one stay readable"),
+        ),
         RunError::Busy(dir) => Failure::User(
             UserError::new("another process is working on this run")
                 .at(dir.display())

@@ -165,7 +165,10 @@ async fn a_broken_task_is_not_the_candidates_doing() {
     let Some(config) = config("broken-task", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
     let constant = "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        return torch.zeros_like(x)\ndef get_inputs():\n    return [torch.randn(8)]\n";
-    for source in ["raise ValueError('broken')", "class Model: pass", "x = (", constant] {
+    // One that exits took the referee with it (as it was: F005).
+    let exits = ADD_TASK.replace("def get_inputs():", "def get_inputs():\n    raise SystemExit(0)\ndef unused():");
+    assert_ne!(exits, ADD_TASK);
+    for source in ["raise ValueError('broken')", "raise SystemExit", &exits, "class Model: pass", "x = (", constant] {
         let fault = executor.evaluate(&task_of(source), &candidate_of(&add())).await.unwrap_err();
         assert_eq!(fault.code, "F006", "{source}: {fault}");
     }

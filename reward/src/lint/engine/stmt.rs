@@ -376,6 +376,9 @@ fn own_root(path: &str) -> &str {
         let segment = rest.split('.').next().unwrap_or_default();
         if HANDED_ON.contains(&segment) {
             own = rest;
+        } else if HANDED_ON.contains(&segment.trim_start_matches('_')) {
+            // As in `collections._sys`.
+            own = rest.trim_start_matches('_');
         }
     }
     own
