@@ -4,6 +4,7 @@
 //! values, and the rules, one a file, turn facts into findings. To add a rule: a file in `rules`, a line in its list, a
 //! page in `docs/rules`, and fixtures that it must and must not flag in the tests.
 
+mod aliases;
 pub mod engine;
 pub mod rules;
 pub mod syntax;
