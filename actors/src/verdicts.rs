@@ -3,17 +3,21 @@
 
 use std::sync::Arc;
 
-use rollout::outcome::{ExecReport, Outcome};
+use rollout::evidence::Evidence;
+use rollout::outcome::{ExecReport, Finding, Outcome};
 
 /// Upper bound of what one remembered report holds besides its fixed-size fields, bytes: message, launches, digest.
-pub const BYTES_MAX: usize = MESSAGE_BYTES + LAUNCHES * KERNEL_BYTES + DIGEST_BYTES;
+pub const BYTES_MAX: usize =
+    MESSAGE_BYTES + LAUNCHES * KERNEL_BYTES + DIGEST_BYTES + FINDINGS * (MESSAGE_BYTES + CODE_BYTES);
 const MESSAGE_BYTES: usize = 256;
 const LAUNCHES: usize = 8;
 const KERNEL_BYTES: usize = 48;
+const FINDINGS: usize = 3;
+const CODE_BYTES: usize = 8;
 /// SHA-256 in hex, and a little.
 const DIGEST_BYTES: usize = 80;
 
-/// The report to keep: no log and no times (nothing runs when it is used again), a message and launches cut to size.
+/// The report to keep: no log, no evidence and no times (nothing runs when it is used again), a message and launches cut to size.
 pub fn remembered(report: &ExecReport) -> Arc<ExecReport> {
     let mut outcome = report.outcome.clone();
     match &mut outcome {
@@ -36,10 +40,19 @@ pub fn remembered(report: &ExecReport) -> Arc<ExecReport> {
         kernelbench_1e2: report.kernelbench_1e2,
         kernelbench_1e4: report.kernelbench_1e4,
         max_abs_error: report.max_abs_error,
+        evidence: Evidence::default(),
+        findings: report.findings.iter().take(FINDINGS).map(shortened).collect(),
         log_tail: String::new(),
         protocol,
         reused: true,
     })
+}
+
+fn shortened(finding: &Finding) -> Finding {
+    let mut kept = finding.clone();
+    shorten(&mut kept.code, CODE_BYTES);
+    shorten(&mut kept.message, MESSAGE_BYTES);
+    kept
 }
 
 /// Cuts `text` to at most `bytes`, between two characters, and gives the memory back.
@@ -56,7 +69,8 @@ fn shorten(text: &mut String, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use rollout::id::Digest;
-    use rollout::outcome::{Launch, Phase};
+    use rollout::evidence::Seen;
+    use rollout::outcome::{Launch, Phase, Severity};
 
     use super::*;
 
@@ -68,7 +82,9 @@ mod tests {
         };
         let kernels: usize = report.launches.iter().map(|l| l.kernel.capacity()).sum();
         let phases: usize = report.phase_ms.keys().map(String::capacity).sum();
-        message + kernels + phases + report.log_tail.capacity() + report.protocol.0.capacity()
+        let findings: usize = report.findings.iter().map(|f| f.code.capacity() + f.message.capacity()).sum();
+        let seen: usize = report.evidence.forwards.iter().map(|s| s.draw.capacity()).sum();
+        message + kernels + phases + findings + seen + report.log_tail.capacity() + report.protocol.0.capacity()
     }
 
     /// Planted: the whole report is kept (as it was). Seen: 36,739 bytes for one verdict.
@@ -81,6 +97,14 @@ mod tests {
             kernelbench_1e2: Some(false),
             kernelbench_1e4: Some(false),
             max_abs_error: Some(0.5),
+            evidence: Evidence {
+                forwards: vec![Seen { draw: "nominal".repeat(9), ..Seen::default() }; 9],
+                ..Evidence::default()
+            },
+            findings: vec![
+                Finding { code: "K102".into(), severity: Severity::Reject, line: 0, message: "m".repeat(900) };
+                9
+            ],
             log_tail: "x".repeat(8192),
             protocol: Digest("d".repeat(64)),
             reused: false,
@@ -91,6 +115,7 @@ mod tests {
         let (Outcome::Crashed { phase, message }, true) = (&kept.outcome, kept.reused) else { panic!("{kept:?}") };
         assert_eq!((*phase, message.ends_with("ä..")), (Phase::Run, true));
         assert_eq!((kept.max_abs_error, kept.launches.len()), (Some(0.5), LAUNCHES));
+        assert_eq!((kept.findings.len(), kept.findings[0].code.as_str()), (FINDINGS, "K102"));
         // What is small stays as it is, but for times and log.
         let small = ExecReport { launches: large.launches[..1].to_vec(), ..crate::bench::standins::report(true) };
         assert_eq!(remembered(&small).outcome, small.outcome);

@@ -5,6 +5,7 @@
 
 pub mod advantage;
 pub mod config;
+pub mod evidence;
 pub mod extract;
 pub mod judge;
 pub mod lint;

@@ -6,6 +6,7 @@
 pub mod completion;
 pub mod curriculum;
 pub mod event;
+pub mod evidence;
 pub mod id;
 pub mod journal;
 pub mod machine;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::id::Digest;
 
 /// How a finding of the static layers weighs.
@@ -180,6 +181,10 @@ pub struct ExecReport {
     pub kernelbench_1e4: Option<bool>,
     /// Largest absolute error over all outputs and draws, `None` when no output was compared.
     pub max_abs_error: Option<f64>,
+    /// What was seen of it while it ran.
+    pub evidence: Evidence,
+    /// What the evidence and the judge after it came to: `K1..` and `J..`.
+    pub findings: Vec<Finding>,
     /// The last part of what the candidate printed; a log, never evidence.
     pub log_tail: String,
     /// SHA-256 of the evaluation protocol (harness sources and settings).

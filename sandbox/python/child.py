@@ -18,8 +18,10 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 import frames
 import interp
+import outputs
 import shim
 import standin
+import watch
 
 MAX_MESSAGE = 2000
 
@@ -54,13 +56,13 @@ def load(path, name):
     return module
 
 
-def build(module, job, blob):
+def build(module, job, state, blob):
     torch.default_generator.manual_seed(job["build_seed"])
     init = frames.unpack(job["init"], blob)
     kwargs = frames.unpack(job["init_kwargs"], blob)
     model = module.ModelNew(*init, **kwargs)
     if isinstance(model, torch.nn.Module):
-        note = adopt(model, [(k, frames.unpack(v, blob)) for k, v in job["state"]])
+        note = adopt(model, [(k, frames.unpack(v, blob)) for k, v in state])
         if note:
             print(f"[troupe] {note}", file=sys.stderr)
     return model
@@ -86,20 +88,12 @@ def adopt(model, state):
     return f"weights without a counterpart in ModelNew: {', '.join(missing)}" if missing else None
 
 
-def forward(model, draw, blob):
+def forward(model, draw, args):
     torch.default_generator.manual_seed(draw["seed"])
-    with torch.no_grad():
-        return model(*frames.unpack(draw["inputs"], blob))
-
-
-def flatten(value):
-    if type(value) in (torch.Tensor, torch.nn.Parameter):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [t for v in value for t in flatten(v)]
-    if isinstance(value, dict):
-        return [t for k in value for t in flatten(value[k])]
-    raise TypeError(f"forward returned a {type(value).__name__}, expected a torch.Tensor")
+    if isinstance(model, torch.nn.Module):
+        model.train(draw["train"])
+    with torch.set_grad_enabled(draw["grad"]):
+        return model(*args)
 
 
 def flush():
@@ -126,18 +120,110 @@ def describe(error):
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "bad_alloc" in text or (
             isinstance(error, OSError) and error.errno == 12):
         return "memory", tail(text)
+    if isinstance(error, outputs.NotAnAnswer):
+        return "wrong", tail(str(error))
     if isinstance(error, SyntaxError):
         return "compile", tail(text)
     return "failed", tail("".join(traceback.format_exception(error, limit=-4)))
 
 
+class Session:
+    """The run phase of one candidate: one model, one call per draw, everything kept until the last."""
+
+    def __init__(self, module, job, blob):
+        self.module, self.job, self.blob = module, job, blob
+        self.model = build(module, job, job["state"], blob)
+        self.trials = []
+
+    def check(self, draw):
+        """One checked forward. An exception is an answer only where the draw says so."""
+        model = self.model if draw["state"] is None else build(self.module, self.job, draw["state"], self.blob)
+        earlier = self.trials[-1].args if draw["rewrite"] and self.trials else None
+        trial = Trial(draw, self.blob, earlier)
+        try:
+            trial.call(model)
+        except Exception as e:
+            if not draw["may_raise"]:
+                raise
+            trial.raised = describe(e)[1]
+        self.trials.append(trial)
+        return trial
+
+    def outputs(self):
+        """Written down only now: an answer that a later call overwrites was never the caller's."""
+        out = frames.Blob()
+        weights, held, draws = outputs.weights_of(self.model), [], []
+        for trial in self.trials:
+            others = [*trial.inputs, *weights, *held]
+            entries = [{**out.add(t), **outputs.oddities(t, others)} for t in trial.tensors]
+            held += [outputs.span(t) for t in trial.tensors]
+            draws.append({"outputs": entries, "tree": trial.tree, "mutated": trial.mutated, "raised": trial.raised})
+        return draws, out.bytes()
+
+    def ablated(self):
+        """The first draw once more with every launch doing nothing: what kernels do not make stays as it was."""
+        interp.ablated = True
+        trial = Trial(self.trials[0].draw, self.blob, None)
+        try:
+            trial.call(self.model)
+        except Exception:
+            return None, b""
+        out = frames.Blob()
+        return [out.add(t) for t in trial.tensors], out.bytes()
+
+
+class Trial:
+    """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents."""
+
+    def __init__(self, draw, blob, earlier):
+        self.draw, self.raised, self.tensors, self.tree, self.mutated = draw, None, [], "", []
+        fresh = frames.unpack(draw["inputs"], blob)
+        self.args = fresh if earlier is None else outputs.overwrite(earlier, fresh)
+        self.pristine = [frames.raw(t) for t in watch.tensors(self.args)]
+        self.inputs = [outputs.span(t) for t in watch.tensors(self.args)]
+        self.evidence = {"launches": 0}
+
+    def call(self, model):
+        seen = watch.Watch([*watch.tensors(self.args), *outputs.weight_tensors(model)])
+        interp.reset(seen)
+        shim.escaped.clear()
+        try:
+            with seen:
+                value = forward(model, self.draw, self.args)
+        finally:
+            interp.watch = None
+            for name, size in shim.escaped.items():
+                seen.note(name, size)
+            self.evidence = {
+                "launches": interp.launches, "kernel_bytes": interp.traffic, "signatures": list(interp.signatures),
+                **seen.report()}
+        self.tensors, self.tree = outputs.flatten(value)
+        given = watch.tensors(self.args)
+        self.mutated = [i for i, (t, was) in enumerate(zip(given, self.pristine)) if frames.raw(t) != was]
+
+
+def compile_once(module, job, draw, blob):
+    """Compiles what forward launches, then asks for the launches of a call that has nothing to compile any more."""
+    model = build(module, job, job["state"], blob)
+    forward(model, draw, frames.unpack(draw["inputs"], blob))
+    first = [entry[:2] for entry in standin.launches]
+    if standin.count == 0:
+        raise Reject("no_launch", "no Triton kernel was launched")
+    standin.reset()
+    forward(model, draw, frames.unpack(draw["inputs"], blob))
+    again = [interp.signature(*entry) for entry in standin.launches[:interp.MAX_SIGNATURES]]
+    return first, again
+
+
 def run(job_fd, result):
-    """Sends one frame per phase and the outputs last. A failure is a frame too; a crash is the end of the pipe."""
+    """Sends one frame per phase, the outputs, and last the outputs without kernels. A failure is a frame too; a crash is
+    the end of the pipe."""
     began = time.perf_counter()
     source, job, blob = read_job(job_fd)
     os.close(job_fd)
 
     def say(header, blob=b""):
+        flush()
         frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3}, blob)
 
     say({"event": "started"})
@@ -153,30 +239,28 @@ def run(job_fd, result):
             module = load(path, "candidate")
             say({"event": "imported"})
             phase = "compile"
-            forward(build(module, job, blob), unchecked, blob)
-        if standin.count == 0:
-            raise Reject("no_launch", "no Triton kernel was launched")
-        say({"event": "compiled", "launches": standin.launches})
+            launches, compiled = compile_once(module, job, unchecked, blob)
+        say({"event": "compiled", "launches": launches, "signatures": compiled})
         phase = "run"
         del module
         interp.enter()
-        held = []
         with shim.CudaIsCpu(shim.poison):
-            model = build(load(path, "candidate"), job, blob)
+            session = Session(load(path, "candidate"), job, blob)
             for draw in checked:
-                before = interp.launches
-                held.append(flatten(forward(model, draw, blob)))
-                if interp.launches == before:
-                    raise Reject("no_launch", "a checked forward launched no Triton kernel")
-        # Written down only now: an answer that a later call overwrites was never the caller's.
-        out = frames.Blob()
-        draws = [[out.add(t) for t in tensors] for tensors in held]
-        flush()
-        say({"event": "outputs", "draws": draws}, out.bytes())
+                trial = session.check(draw)
+                if trial.evidence["launches"] == 0 and draw["must_launch"] and trial.raised is None:
+                    raise Reject("no_launch", f"a checked forward launched no Triton kernel ({mode(draw)})")
+            draws, answer = session.outputs()
+            say({"event": "outputs", "draws": draws, "evidence": [t.evidence for t in session.trials]}, answer)
+            phase = "ablation"
+            entries, answer = session.ablated()
+            say({"event": "ablated", "outputs": entries}, answer)
     except Reject as e:
-        flush()
         say({"event": "failed", "phase": phase, "kind": e.kind, "message": str(e)})
     except BaseException as e:
         kind, message = describe(e)
-        flush()
         say({"event": "failed", "phase": phase, "kind": kind, "message": message})
+
+
+def mode(draw):
+    return f"{'training' if draw['train'] else 'inference'} mode, grad {'on' if draw['grad'] else 'off'}"

@@ -3,6 +3,7 @@
 Triton decides at decoration time; its own library (`tl.sum`, `tl.softmax`, ...) was decorated when it was imported.
 `prepare` finds those functions and makes interpreted twins before the fork; `enter` swaps them in, in microseconds.
 """
+import inspect
 import math
 import sys
 import types
@@ -17,7 +18,17 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction
 
 _swaps = []
-launches = 0
+# Whether a kernel runs at this moment; whether launches do nothing (the ablation); who is told of launches.
+inside, ablated, watch = False, False, None
+# Launches since `reset`: a count, the first ones in words, and the bytes that kernels read and wrote.
+launches, signatures, traffic = 0, [], 0
+MAX_SIGNATURES = 64
+
+
+def reset(watcher=None):
+    global launches, traffic, watch
+    launches, traffic, watch = 0, 0, watcher
+    signatures.clear()
 
 
 class _Patched:
@@ -57,7 +68,11 @@ def prepare():
             bound = _bound(function)
             _swaps.extend((owner, name, bound) for owner in (libdevice, stubs))
     interpreter.InterpreterBuilder.create_extern_elementwise = _extern
+    interpreter.GridExecutor.__init__ = _as_compiled(interpreter.GridExecutor.__init__)
     interpreter.GridExecutor.__call__ = _counted(interpreter.GridExecutor.__call__)
+    builder = interpreter.InterpreterBuilder
+    for name, pointers in (("create_masked_load", 0), ("create_masked_store", 0), ("create_atomic_rmw", 1)):
+        setattr(builder, name, _weighed(getattr(builder, name), pointers))
 
 
 def _bound(function):
@@ -67,13 +82,60 @@ def _bound(function):
     return bound
 
 
+def _as_compiled(init):
+    """What the compiler accepts and the interpreter does not: grids as lists, constexpr under another name."""
+    def made(self, fn, arg_names, grid, *args, **kwargs):
+        known = (lambda meta: tuple(grid(meta))) if callable(grid) else tuple(grid)
+        init(self, fn, arg_names, known, *args, **kwargs)
+        self.constexprs = [n for n in arg_names if "constexpr" in str(fn.__annotations__.get(n, ""))]
+    return made
+
+
 def _counted(call):
     def counted(self, *args, **kwargs):
-        global launches
-        out = call(self, *args, **kwargs)
-        launches += 1
+        global launches, inside
+        values = (*args, *kwargs.values())
+        if watch is not None:
+            watch.kernel(values)
+        if ablated:
+            return None
+        inside = True
+        try:
+            out = call(self, *args, **kwargs)
+        finally:
+            inside = False
+        grid = interpreter.interpreter_builder.grid_dim
+        # An empty grid launches nothing on a device.
+        if 0 not in grid:
+            launches += 1
+            if len(signatures) < MAX_SIGNATURES:
+                known = {k: v for k, v in kwargs.items() if k in self.arg_names}
+                bound = inspect.getcallargs(self.fn, *args, **known)
+                signatures.append(signature(self.fn.__name__, grid, [bound[n] for n in self.arg_names]))
         return out
     return counted
+
+
+def signature(kernel, grid, values):
+    """A launch in words: kernel, grid, and each argument's value, or its size and dtype where it is a tensor."""
+    return [kernel, [int(n) for n in grid], " ".join(map(_word, values))]
+
+
+def _word(value):
+    if hasattr(value, "data_ptr"):
+        return f"{value.dtype}x{value.numel()}"
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return repr(value)[:64]
+    return "?"
+
+
+def _weighed(access, pointers):
+    def weighed(self, *args, **kwargs):
+        global traffic
+        handle = args[pointers]
+        traffic += handle.data.size * (handle.get_element_ty().primitive_bitwidth >> 3)
+        return access(self, *args, **kwargs)
+    return weighed
 
 
 def enter():

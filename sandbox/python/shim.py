@@ -9,8 +9,14 @@ import types
 import torch
 from torch.overrides import TorchFunctionMode
 
+import interp
+
 DEVICE = torch.device("cuda", 0)
 EMPTY = {torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty, torch.Tensor.new_empty_strided}
+# What hands a tensor's elements to the host; a CUDA tensor would refuse most of these.
+ESCAPES = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__}
+# Which of them were used on more than one element, for `watch`.
+escaped = {}
 TO = {torch.Tensor.to, torch.Tensor.type}
 CUDA = {torch.Tensor.cuda, torch.Tensor.pin_memory}
 
@@ -49,11 +55,13 @@ class CudaIsCpu(TorchFunctionMode):
         kwargs.pop("pin_memory", None)
         if func in CUDA:
             return args[0]
+        if func in ESCAPES and not interp.inside and args[0].numel() > 1:
+            escaped[func.__name__] = max(args[0].numel(), escaped.get(func.__name__, 0))
         if func in TO and len(args) > 1:
             args = (args[0], *[cpu(a) if isinstance(a, (str, torch.device, int)) and not isinstance(a, bool)
                                and (i == 0 or not isinstance(a, int)) else a for i, a in enumerate(args[1:])])
         out = func(*args, **kwargs)
-        if func in EMPTY:
+        if func in EMPTY and interp.watch is None:
             with torch._C.DisableTorchFunction():
                 self.fill(out)
         return out

@@ -17,6 +17,7 @@ LIMITS = {
 MAX_THREADS = 1024
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_LOGGED = 256
+HEAD_ARGUMENTS = 6
 
 launches = []
 count = 0
@@ -37,7 +38,7 @@ class _Launcher:
     def __init__(self, src, metadata):
         self.name = metadata.name
 
-    def __call__(self, x, y, z, *_):
+    def __call__(self, x, y, z, *rest):
         global count
         grid = (int(x), int(y), int(z))
         for axis, (n, limit) in enumerate(zip(grid, MAX_GRID)):
@@ -50,7 +51,8 @@ class _Launcher:
             return
         count += 1
         if len(launches) < MAX_LOGGED:
-            launches.append([self.name, list(grid)])
+            # Behind the stream, the function, metadata and hooks come the kernel's own arguments.
+            launches.append([self.name, list(grid), rest[HEAD_ARGUMENTS:]])
 
 
 class StandIn(DriverBase):

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use rollout::evidence::Ablation;
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::TaskSpec;
 use tokio::sync::Mutex;
@@ -295,11 +296,18 @@ impl State {
         match ending {
             Ending::Outcome(outcome) => Ok(Tried::Told(report_of(outcome, Some(left), None, began))),
             Ending::Killed(outcome) => Ok(Tried::Killed(report_of(outcome, Some(left), None, began))),
-            Ending::Outputs { draws, blob } => {
+            Ending::Outputs { draws, blob, ablated } => {
+                left.evidence.ablation = Ablation::Changed;
+                if let Some((outputs, blob)) = ablated
+                    && referee.ablated(&outputs, &blob).await?
+                {
+                    left.evidence.ablation = Ablation::Unchanged;
+                }
                 let compared = referee.compare(&draws, &blob).await?;
                 if compared.wrong.is_ok() && compared.kernelbench_1e2.is_none() {
                     return Err(fault(PROTOCOL, "the referee gave half a verdict"));
                 }
+                left.evidence.own_shapes_only.clone_from(&compared.own_shapes_only);
                 let outcome = match &compared.wrong {
                     Err(reason) => Outcome::Crashed {
                         phase: Phase::Run,
@@ -315,7 +323,8 @@ impl State {
 }
 
 fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, began: Instant) -> ExecReport {
-    let (launches, mut phase_ms, log_tail) = left.map(|l| (l.launches, l.phase_ms, l.log)).unwrap_or_default();
+    let (launches, evidence, mut phase_ms, log_tail) =
+        left.map(|l| (l.launches, l.evidence, l.phase_ms, l.log)).unwrap_or_default();
     if let Some(c) = &compared {
         phase_ms.insert("compare".into(), c.ms);
     }
@@ -327,6 +336,8 @@ fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, b
         kernelbench_1e2: compared.as_ref().and_then(|c| c.kernelbench_1e2),
         kernelbench_1e4: compared.as_ref().and_then(|c| c.kernelbench_1e4),
         max_abs_error: compared.as_ref().and_then(|c| c.max_abs_error),
+        evidence,
+        findings: Vec::new(),
         log_tail,
         protocol: harness::protocol_digest(),
         reused: false,

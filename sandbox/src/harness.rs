@@ -18,11 +18,15 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "frames.py",
     "interp.py",
     "landlock.py",
+    "oracle.py",
+    "outputs.py",
+    "plan.py",
     "referee.py",
     "seccomp.py",
     "shim.py",
     "standin.py",
     "warm.py",
+    "watch.py",
     "zygote.py",
 ];
 

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod doctor;
+mod evidence;
 pub mod executor;
 pub mod fault;
 mod frames;

@@ -45,6 +45,8 @@ pub(crate) struct Compared {
     pub kernelbench_1e2: Option<bool>,
     pub kernelbench_1e4: Option<bool>,
     pub max_abs_error: Option<f64>,
+    /// What it raised on another legal shape.
+    pub own_shapes_only: Option<String>,
     pub ms: f64,
 }
 
@@ -88,7 +90,7 @@ impl Referee {
         let ms = h["ms"].as_f64().unwrap_or(0.0);
         if let Some(reason) = h["malformed"].as_str() {
             let wrong = Err(reason.to_owned());
-            return Ok(Compared { wrong, kernelbench_1e2: None, kernelbench_1e4: None, max_abs_error: None, ms });
+            return Ok(Compared { wrong, kernelbench_1e2: None, kernelbench_1e4: None, max_abs_error: None, own_shapes_only: None, ms });
         }
         let (Some(at_1e2), Some(at_1e4)) = (h["kernelbench_1e2"].as_bool(), h["kernelbench_1e4"].as_bool()) else {
             return Err(fault(PROTOCOL, "the referee gave no verdict"));
@@ -98,8 +100,15 @@ impl Referee {
             kernelbench_1e2: Some(at_1e2),
             kernelbench_1e4: Some(at_1e4),
             max_abs_error: h["max_abs_error"].as_f64(),
+            own_shapes_only: h["shapes"].as_str().map(str::to_owned),
             ms,
         })
+    }
+
+    /// Whether the outputs of a run without kernels are right all the same.
+    pub async fn ablated(&mut self, outputs: &Value, blob: &[u8]) -> Result<bool, Fault> {
+        let frame = self.ask(&json!({"op": "ablated", "outputs": outputs}), blob, COMPARE).await?;
+        Ok(frame.header["unchanged"].as_bool().unwrap_or(false))
     }
 
     async fn ask(&mut self, header: &Value, blob: &[u8], limit: Duration) -> Result<Frame, Fault> {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rollout::evidence::Evidence;
 use rollout::outcome::{Candidate, Fault, Launch, Outcome, Phase};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,6 +15,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
+use crate::evidence;
 use crate::executor::Limits;
 use crate::fault::{SCRATCH, SYSTEM, fault};
 use crate::frames::{FrameError, FrameLimits, encode_head, read_frame};
@@ -29,11 +31,14 @@ const MAX_LAUNCHES: usize = 256;
 const MAX_BLOB_FACTOR: u64 = 8;
 /// For reading what a finished child still has in its pipes.
 const DRAIN: Duration = Duration::from_secs(5);
+/// For one forward without kernels, after the outputs are in: code that waits for a kernel's result may never end.
+const ABLATION: Duration = Duration::from_secs(5);
 
 /// What a child left behind.
 pub(crate) struct Left {
     pub ending: Ending,
     pub launches: Vec<Launch>,
+    pub evidence: Evidence,
     pub phase_ms: BTreeMap<String, f64>,
     pub log: String,
 }
@@ -43,6 +48,8 @@ pub(crate) enum Ending {
     Outputs {
         draws: Value,
         blob: Vec<u8>,
+        /// The first draw's outputs with all launches doing nothing; `None` when there were none.
+        ablated: Option<(Value, Vec<u8>)>,
     },
     Outcome(Outcome),
     /// SIGKILL, and not from us. The kernel sends it to whatever is large when the machine's memory runs out, which
@@ -57,6 +64,9 @@ struct Progress {
     phase: Phase,
     entered: Instant,
     launches: Vec<Launch>,
+    /// What a forward launched that had nothing to compile any more.
+    compiled: Value,
+    evidence: Evidence,
     ms: BTreeMap<String, f64>,
 }
 
@@ -114,9 +124,16 @@ pub(crate) async fn run(
     let mut log = Tail::drain(log);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
     let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
-    let mut progress =
-        Progress { started: false, phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
-    let ending = match follow(zygote, id, &mut frames, limits, &mut progress).await {
+    let mut progress = Progress {
+        started: false,
+        phase: Phase::Import,
+        entered: forked,
+        launches: Vec::new(),
+        compiled: Value::Null,
+        evidence: Evidence::default(),
+        ms: BTreeMap::new(),
+    };
+    let ending = match follow(zygote, id, &mut frames, prepared, limits, &mut progress).await {
         Ok(ending) => ending,
         Err(fault) => {
             let _ = zygote.end(id).await;
@@ -137,7 +154,7 @@ pub(crate) async fn run(
     };
     log.ended().await;
     let log = log.text();
-    Ok(Left { ending, launches: progress.launches, phase_ms: progress.ms, log })
+    Ok(Left { ending, launches: progress.launches, evidence: progress.evidence, phase_ms: progress.ms, log })
 }
 
 /// `u64 source length | source | frame`, in memory that has no name.
@@ -172,6 +189,7 @@ async fn follow(
     zygote: &mut Zygote,
     id: u64,
     frames: &mut mpsc::Receiver<Read>,
+    prepared: &Prepared,
     limits: &Limits,
     progress: &mut Progress,
 ) -> Result<Option<Ending>, Fault> {
@@ -233,16 +251,29 @@ async fn follow(
             }
             Some("compiled") if progress.phase == Phase::Compile => {
                 progress.launches = launches(&header["launches"]);
+                progress.compiled = header["signatures"].clone();
                 progress.enter(Phase::Run);
                 deadline = Deadline::now() + Duration::from_millis(limits.run_ms);
             }
             Some("outputs") if progress.phase == Phase::Run => {
-                let draws = header["draws"].clone();
-                return Ok(Some(Ending::Outputs { draws, blob: frame.blob }));
+                progress.evidence = evidence::read(&prepared.job["draws"], &header["evidence"], &progress.compiled);
+                let wait = deadline.min(Deadline::now() + ABLATION);
+                let ablated = ablated(frames, wait).await;
+                return Ok(Some(Ending::Outputs { draws: header["draws"].clone(), blob: frame.blob, ablated }));
             }
             Some("failed") => return Ok(Some(Ending::Outcome(failure(&header, progress.phase)))),
             _ => return Ok(Some(crashed(progress.phase, "its result channel carries something else"))),
         }
+    }
+}
+
+/// The child's last frame. Its outputs stand: whatever else it does now, there are no right ones without kernels.
+async fn ablated(frames: &mut mpsc::Receiver<Read>, deadline: Deadline) -> Option<(Value, Vec<u8>)> {
+    match timeout_at(deadline, frames.recv()).await {
+        Ok(Some(Ok(frame))) if frame.header["event"] == "ablated" && frame.header["outputs"].is_array() => {
+            Some((frame.header["outputs"].clone(), frame.blob))
+        }
+        _ => None,
     }
 }
 
@@ -255,6 +286,7 @@ fn failure(header: &Value, phase: Phase) -> Outcome {
     let message: String = header["message"].as_str().unwrap_or("no message").chars().take(4000).collect();
     match header["kind"].as_str() {
         Some("no_launch") => Outcome::Rejected { reason: message },
+        Some("wrong") => Outcome::WrongAnswer { message },
         Some("compile") if phase != Phase::Run => Outcome::CompileError { message },
         Some("memory") => Outcome::OutOfMemory { phase, message },
         _ => Outcome::Crashed { phase, message },

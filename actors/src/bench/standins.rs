@@ -152,6 +152,8 @@ pub fn report(passed: bool) -> ExecReport {
         kernelbench_1e2: Some(passed),
         kernelbench_1e4: Some(passed),
         max_abs_error: None,
+        evidence: Default::default(),
+        findings: Vec::new(),
         log_tail: String::new(),
         protocol: Digest(String::new()),
         reused: false,

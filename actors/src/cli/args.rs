@@ -181,4 +181,62 @@ pub enum BenchWhat {
         #[arg(long)]
         json: bool,
     },
+    /// Every hack and every honest kernel of the corpus through the verifier: the table of what stopped what. The answer
+    /// is no when a hack passes, an honest kernel does not, or another layer stops a hack than the corpus names.
+    Corpus(CorpusArgs),
+    /// Candidates per second through the static layers, on one core.
+    Lint(LintBenchArgs),
+    /// What one verified candidate costs, beside a fresh Python process for each with KernelBench's checks alone.
+    Executor(ExecutorBenchArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct CorpusArgs {
+    /// The corpus' folder.
+    #[arg(long, value_name = "DIR", default_value = "tests/exploits")]
+    pub corpus: PathBuf,
+    /// Only files whose path contains this.
+    #[arg(long, value_name = "PART")]
+    pub only: Option<String>,
+    /// Execute what the static rules reject too, for the table's last column. Takes longer.
+    #[arg(long)]
+    pub behind: bool,
+    /// Executors at once.
+    #[arg(long, default_value_t = 2)]
+    pub workers: usize,
+    /// One JSON document on stdout, every candidate with its reason.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct LintBenchArgs {
+    /// The corpus' folder.
+    #[arg(long, value_name = "DIR", default_value = "tests/exploits")]
+    pub corpus: PathBuf,
+    /// How long to measure.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ExecutorBenchArgs {
+    /// Triton's interpreter on the CPU.
+    #[arg(long)]
+    pub cpu: bool,
+    /// Candidates, measured one after the other and then again on all executors.
+    #[arg(long, default_value_t = 60)]
+    pub candidates: usize,
+    /// Candidates of the peer.
+    #[arg(long, default_value_t = 12)]
+    pub peer: usize,
+    /// Executors, and processes of the peer, at once.
+    #[arg(long, default_value_t = 2)]
+    pub workers: usize,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
 }

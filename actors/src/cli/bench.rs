@@ -1,7 +1,7 @@
 //! `troupe bench`: the figures in the README, reproducible.
 
 use super::args::{BenchArgs, BenchWhat};
-use super::{Answer, Done, failure, output, run};
+use super::{Answer, Done, bench_verifier, failure, output, run};
 use crate::bench::orchestrator::{self, OrchestratorBench};
 
 pub fn bench(args: BenchArgs) -> Done {
@@ -21,6 +21,9 @@ pub fn bench(args: BenchArgs) -> Done {
             }
             Ok(Answer::Yes)
         }
+        BenchWhat::Corpus(args) => bench_verifier::corpus(args),
+        BenchWhat::Lint(args) => bench_verifier::lint(args),
+        BenchWhat::Executor(args) => bench_verifier::executor(args),
     }
 }
 

@@ -10,7 +10,7 @@ pub fn page(code: &str) -> Option<&'static str> {
 }
 
 fn pages() -> Vec<(&'static str, &'static str)> {
-    let rules = reward::lint::rules().iter().map(|rule| (rule.code, rule.page));
+    let rules = reward::lint::rules().iter().chain(reward::evidence::DOCS).map(|rule| (rule.code, rule.page));
     rules.chain(sandbox::faults().iter().copied()).chain(crate::supervise::faults().iter().copied()).collect()
 }
 

@@ -78,12 +78,14 @@ pub fn verify(args: VerifyArgs) -> Done {
             let layers = static_layers(candidate.as_ref(), &task);
             Judged { layers, findings, candidate, result: Ok(outcome), report: None }
         }
-        Ruling::Admit { candidate, findings } => {
+        Ruling::Admit { candidate, mut findings } => {
             let layers = static_layers(Some(&candidate), &task);
             let (result, report) = match execute(&config, &task, &candidate, args.seed)? {
                 Ok(report) => (Ok(report.outcome.clone()), Some(report)),
                 Err(fault) => (Err(fault), None),
             };
+            findings.extend(report.iter().flat_map(|r| r.findings.iter().cloned()));
+            findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
             let seen = result.as_ref().map(Outcome::layers).unwrap_or_default();
             // The rules may find a program functional that then launches nothing.
             let functional = if seen.functional == Some(false) { Some(false) } else { layers.functional };
@@ -150,7 +152,7 @@ async fn evaluate(
         result = executor.evaluate(task, candidate).await;
     }
     executor.shutdown().await;
-    result
+    Ok(reward::evidence::weigh(result?))
 }
 
 /// Inputs are drawn from it: the same for the same seed, new each time without one.

@@ -58,7 +58,7 @@ impl Verifier for SandboxVerifier {
         task: &'a TaskSpec,
         candidate: &'a Candidate,
     ) -> BoxFuture<'a, Result<ExecReport, Fault>> {
-        Box::pin(self.0.evaluate(task, candidate))
+        Box::pin(async { Ok(reward::evidence::weigh(self.0.evaluate(task, candidate).await?)) })
     }
 }
 

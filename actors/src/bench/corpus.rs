@@ -1,0 +1,238 @@
+//! `troupe bench corpus`: every hack and every honest kernel of the corpus through the verifier, and which layer stopped
+//! what. The corpus' own README has its format.
+
+mod load;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rollout::outcome::{ExecReport, Fault, Outcome, Ruling};
+use rollout::task::TaskSpec;
+use sandbox::executor::{Executor, ExecutorConfig};
+use sandbox::fault::KILLED;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+pub use load::{Entry, Expected, load};
+pub use table::table;
+
+/// A layer of the verifier that can stop a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    Extract,
+    Static,
+    Compile,
+    Evidence,
+    Numeric,
+    Isolation,
+}
+
+impl Layer {
+    pub const ALL: [Layer; 6] =
+        [Layer::Extract, Layer::Static, Layer::Compile, Layer::Evidence, Layer::Numeric, Layer::Isolation];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Extract => "extract",
+            Layer::Static => "static",
+            Layer::Compile => "compile",
+            Layer::Evidence => "evidence",
+            Layer::Numeric => "numeric",
+            Layer::Isolation => "isolation",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Layer> {
+        Layer::ALL.into_iter().find(|l| l.name() == name)
+    }
+
+    /// Which layer an outcome is the work of; `None` for one that passed.
+    fn of(outcome: &Outcome, ran: bool) -> Option<Layer> {
+        match outcome {
+            Outcome::Passed { .. } => None,
+            Outcome::Unparsed { .. } if !ran => Some(Layer::Extract),
+            Outcome::Rejected { .. } if !ran => Some(Layer::Static),
+            Outcome::Unparsed { .. } | Outcome::Rejected { .. } => Some(Layer::Evidence),
+            Outcome::CompileError { .. } => Some(Layer::Compile),
+            Outcome::WrongAnswer { .. } | Outcome::Implausible { .. } => Some(Layer::Numeric),
+            Outcome::Crashed { .. } | Outcome::OutOfMemory { .. } | Outcome::TimedOut { .. } => Some(Layer::Isolation),
+        }
+    }
+}
+
+/// What became of one entry.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    pub file: String,
+    pub row: Option<String>,
+    pub expected: Option<Layer>,
+    /// The layer that stopped it; `None`: it passed.
+    pub stopped: Option<Layer>,
+    pub verdict: String,
+    pub reason: String,
+    /// For a hack that the static rules stopped: what stops it without them. Not reached otherwise.
+    pub behind: Option<Behind>,
+    /// Milliseconds in the sandbox; `None` where it was not executed.
+    pub ms: Option<f64>,
+}
+
+/// What happens to a candidate when the static rules let it through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Behind {
+    Stopped(Layer),
+    Passed,
+    /// The evaluation came to a fault of ours.
+    Fault,
+}
+
+impl Judged {
+    /// An honest one passed, a hack was stopped by the layer it names.
+    pub fn as_expected(&self) -> bool {
+        self.stopped == self.expected
+    }
+}
+
+/// Everything a run over the corpus found.
+#[derive(Clone, Debug, Serialize)]
+pub struct CorpusBench {
+    pub hacks: usize,
+    pub honest: usize,
+    /// Hacks that passed.
+    pub false_accepts: usize,
+    /// Honest ones that did not.
+    pub false_rejects: usize,
+    /// Hacks that another layer stopped than the one they name.
+    pub other_layer: usize,
+    pub seconds: f64,
+    pub entries: Vec<Judged>,
+}
+
+/// Runs all `entries` on `executors` executors. `behind`: static rejections are executed too, for the table's sake.
+///
+/// # Errors
+/// A fault: a corpus that cannot be judged has no figures.
+pub async fn run(
+    entries: Vec<Entry>,
+    executors: usize,
+    behind: bool,
+    config: impl Fn(usize) -> ExecutorConfig,
+    progress: impl Fn(usize) + Send + Sync + 'static,
+) -> Result<CorpusBench, Fault> {
+    let began = Instant::now();
+    let entries = Arc::new(entries);
+    let next = Arc::new(AtomicUsize::new(0));
+    let judged = Arc::new(Mutex::new(Vec::new()));
+    let progress = Arc::new(progress);
+    let mut workers = tokio::task::JoinSet::new();
+    for number in 0..executors.max(1) {
+        let config = config(number);
+        let (entries, next, judged, progress) = (entries.clone(), next.clone(), judged.clone(), progress.clone());
+        workers.spawn(async move {
+            let executor = Executor::start(config).await?;
+            while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let one = judge(entry, &executor, behind).await?;
+                let mut all = judged.lock().await;
+                all.push(one);
+                progress(all.len());
+            }
+            executor.shutdown().await;
+            Ok::<(), Fault>(())
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done.map_err(|e| Fault { code: "F999".into(), message: format!("a worker of the bench ended: {e}") })??;
+    }
+    let mut all = std::mem::take(&mut *judged.lock().await);
+    all.sort_by(|a: &Judged, b: &Judged| a.file.cmp(&b.file));
+    Ok(summary(all, began.elapsed().as_secs_f64()))
+}
+
+fn summary(entries: Vec<Judged>, seconds: f64) -> CorpusBench {
+    let count = |which: fn(&Judged) -> bool| entries.iter().filter(|e| which(e)).count();
+    CorpusBench {
+        hacks: count(|e| e.expected.is_some()),
+        honest: count(|e| e.expected.is_none()),
+        false_accepts: count(|e| e.expected.is_some() && e.stopped.is_none()),
+        false_rejects: count(|e| e.expected.is_none() && e.stopped.is_some()),
+        other_layer: count(|e| e.expected.is_some() && e.stopped.is_some() && !e.as_expected()),
+        seconds,
+        entries,
+    }
+}
+
+async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judged, Fault> {
+    let mut judged = Judged {
+        file: entry.file.clone(),
+        row: entry.row.clone(),
+        expected: match entry.expected {
+            Expected::Stopped(layer) => Some(layer),
+            Expected::Passed => None,
+        },
+        stopped: None,
+        verdict: String::new(),
+        reason: String::new(),
+        behind: None,
+        ms: None,
+    };
+    let ruling = match &entry.candidate {
+        Ok(candidate) => reward::judge_candidate(candidate.clone(), Some(&entry.task)),
+        Err(reason) => Ruling::Reject {
+            candidate: None,
+            findings: Vec::new(),
+            outcome: Outcome::Unparsed { reason: reason.clone() },
+        },
+    };
+    let (outcome, ran) = match ruling {
+        Ruling::Reject { outcome, candidate, .. } => {
+            if let (true, Outcome::Rejected { .. }, Some(candidate)) = (behind, &outcome, candidate) {
+                judged.behind = Some(match execute(executor, &entry.task, &candidate).await {
+                    Ok(report) => Layer::of(&report.outcome, true).map_or(Behind::Passed, Behind::Stopped),
+                    Err(_) => Behind::Fault,
+                });
+            }
+            (outcome, false)
+        }
+        Ruling::Admit { candidate, .. } => {
+            let report = execute(executor, &entry.task, &candidate).await.map_err(|f| Fault {
+                code: f.code,
+                message: format!("{}: {}", entry.file, f.message),
+            })?;
+            judged.ms = report.phase_ms.get("total").copied();
+            (report.outcome, true)
+        }
+    };
+    judged.stopped = Layer::of(&outcome, ran);
+    judged.verdict = outcome.verdict().to_owned();
+    judged.reason = reason_of(&outcome);
+    Ok(judged)
+}
+
+async fn execute(
+    executor: &Executor,
+    task: &TaskSpec,
+    candidate: &rollout::outcome::Candidate,
+) -> Result<ExecReport, Fault> {
+    let mut result = executor.evaluate(task, candidate).await;
+    // Whose doing a kill was shows at the second one; a run tries again too.
+    if result.as_ref().is_err_and(|fault| fault.code == KILLED) {
+        result = executor.evaluate(task, candidate).await;
+    }
+    Ok(reward::evidence::weigh(result?))
+}
+
+fn reason_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Unparsed { reason: text } | Outcome::Rejected { reason: text } => text.clone(),
+        Outcome::CompileError { message }
+        | Outcome::Crashed { message, .. }
+        | Outcome::OutOfMemory { message, .. }
+        | Outcome::WrongAnswer { message }
+        | Outcome::Implausible { message } => message.clone(),
+        Outcome::TimedOut { phase, limit_ms } => format!("{phase:?} took more than {limit_ms} ms"),
+        Outcome::Passed { .. } => String::new(),
+    }
+}

@@ -1,0 +1,194 @@
+"""The right answer and how far from it an answer may be: the reference in float64, tolerances, the null outputs."""
+import copy
+import math
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Relative to each element, and to the output's root mean square times the square root of the longest reduction, by the
+# output's dtype. float32: no kernel that computes in float32 comes near, one that rounds to fp16, bf16 or tf32 does not
+# stay below.
+TOLERANCE = {"float64": (1e-7, 1e-8), "float32": (1e-4, 2e-6), "float16": (5e-3, 5e-4), "bfloat16": (2e-2, 2e-3)}
+# The longest reduction that is allowed for: errors do not all point the same way.
+MAX_REDUCTION = 1 << 16
+# How far beyond the reference's own error (against float64) a candidate may be.
+ERROR_FLOOR = 4.0
+# A null output counts as passing although it is this many times further off than allowed.
+NULL_MARGIN = 10.0
+# Largest integers that a dtype holds without a gap.
+EXACT = {torch.float64: 2.0**53, torch.float32: 2.0**24, torch.float16: 2048.0, torch.bfloat16: 256.0}
+
+_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
+_REDUCTIONS = ("sum", "mean", "var", "std", "softmax", "norm", "logsumexp", "cumsum", "cumprod", "prod", "amax", "amin",
+               "pool", "loss", "attention")
+
+
+def seed_everything(seed):
+    """`torch.manual_seed` for the CPU alone: torch's own also queues a call, with a traceback, for each absent GPU."""
+    torch.default_generator.manual_seed(seed)
+
+
+class Reductions(TorchDispatchMode):
+    """The longest reduction among the operations of a reference."""
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        # Or the first operation would import torch's compiler.
+        return False
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.partition("::")[2]
+        given = [a for a in args if isinstance(a, torch.Tensor)]
+        if name in _PRODUCTS and len(given) > _PRODUCTS[name]:
+            self.note(given[_PRODUCTS[name]].shape[-1])
+        elif "convolution" in name and len(given) > 1:
+            self.note(given[1].numel() // max(1, min(given[1].shape[0], given[1].shape[1])))
+        elif given and any(part in name for part in _REDUCTIONS):
+            made = out if isinstance(out, torch.Tensor) else out[0]
+            same = made.numel() == given[0].numel()
+            self.note(max(given[0].shape, default=1) if same else given[0].numel() // max(1, made.numel()))
+        return out
+
+    def note(self, length):
+        self.longest = min(max(self.longest, int(length)), MAX_REDUCTION)
+
+
+def flatten(value):
+    """(tensors, tree), the tree in the child's words."""
+    found = []
+
+    def walk(node):
+        if isinstance(node, torch.Tensor):
+            found.append(node.detach())
+            return "t"
+        if isinstance(node, (list, tuple)):
+            return f"({','.join(map(walk, node))})"
+        if isinstance(node, dict):
+            return f"{{{','.join(f'{k!r}:{walk(node[k])}' for k in node)}}}"
+        raise TypeError(f"forward returned a {type(node).__name__}")
+
+    return found, walk(value)
+
+
+def spans(values):
+    memory = [t.untyped_storage() for t in values if isinstance(t, torch.Tensor)]
+    return [(m.data_ptr(), m.data_ptr() + m.nbytes()) for m in memory]
+
+
+class Answer:
+    """What the reference returns, and what it does besides."""
+
+    def __init__(self, model, args, seed, train=True):
+        # Copies, so that an in-place reference cannot change what the candidate is given.
+        args = copy.deepcopy(args)
+        given = [a for a in args if isinstance(a, torch.Tensor)]
+        before = [a.clone() for a in given]
+        if isinstance(model, torch.nn.Module):
+            model.train(train)
+        seed_everything(seed)
+        with torch.no_grad():
+            found, self.tree = flatten(model(*args))
+        inputs = spans(given)
+        # A reference that hands out its input, or changes it, allows the candidate to.
+        self.shared = [any(low < b and a < high for a, b in inputs) for low, high in spans(found)]
+        self.mutates = [i for i, (a, b) in enumerate(zip(given, before)) if not same_bits(a, b)]
+        self.overlaps = [not t.is_contiguous() and t.numel() > t.untyped_storage().nbytes() // t.element_size()
+                         for t in found]
+        self.tensors = [t.clone() for t in found]
+
+
+def same_bits(a, b):
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def wide_answer(wide, args, seed, train, expected):
+    """The reference in float64, where it runs there; its own outputs otherwise."""
+    plain = [torch.view_as_real(e).double() if e.is_complex() else e.double() for e in expected]
+    if wide is None or any(e.is_complex() for e in expected):
+        return plain
+    try:
+        args = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+        found = [t.double() for t in Answer(wide, args, seed, train).tensors]
+    except Exception:
+        return plain
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return plain
+    out = []
+    for w, p, e in zip(found, plain, expected):
+        # A random reference (dropout) draws other numbers in float64: then float32 is the oracle.
+        rms = float(p.square().mean().sqrt()) if p.numel() else 0.0
+        agrees = bool(((w - p).abs() <= 0.05 * rms + 0.05 * p.abs()).all())
+        out.append(w if agrees and e.is_floating_point() else p)
+    return out
+
+
+def allowed_error(expected, oracle, reduction):
+    relative, share = TOLERANCE.get(str(expected.dtype).removeprefix("torch."), TOLERANCE["float32"])
+    finite = oracle[torch.isfinite(oracle)]
+    rms = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+    if expected.is_complex():
+        expected = torch.view_as_real(expected)
+    own = (expected.double() - oracle).abs()
+    own = own[torch.isfinite(own)]
+    floor = ERROR_FLOOR * (float(own.max()) if own.numel() else 0.0)
+    return relative * oracle.abs() + share * math.sqrt(max(4, reduction)) * rms + floor
+
+
+class Draw:
+    """One draw's expected outputs and the error allowed on each element; `exact` allows none."""
+
+    def __init__(self, kind, answer, oracle, reduction, exact=False):
+        self.kind, self.answer, self.expected, self.oracle = kind, answer, answer.tensors, oracle
+        self.allowed = [torch.zeros_like(o) if exact else allowed_error(e, o, reduction)
+                        for e, o in zip(self.expected, oracle)]
+
+    def passes(self, fakes, margin=NULL_MARGIN):
+        """Whether these tensors would be accepted with `margin` times the allowed error."""
+        return len(fakes) == len(self.expected) and all(
+            fake is not None and fake.shape == want.shape and fake.dtype == want.dtype
+            and self.check(i, fake, margin)[0] is None
+            for i, (fake, want) in enumerate(zip(fakes, self.expected)))
+
+    def check(self, index, got, margin=1.0):
+        """(complaint or None, largest absolute error) of one output tensor against the oracle."""
+        want, oracle, allowed = self.expected[index], self.oracle[index], self.allowed[index]
+        if not want.is_floating_point() and not want.is_complex():
+            wrong = got != want
+            count = int(wrong.sum())
+            error = float((got.double() - want.double()).abs().max()) if want.numel() else 0.0
+            return (f"{count} of {want.numel()} elements differ" if count else None), error
+        if want.is_complex():
+            got, want = torch.view_as_real(got), torch.view_as_real(want)
+        wide = got.double()
+        same = (got == want) | (torch.isnan(got) & torch.isnan(want))
+        error = (wide - oracle).abs()
+        error = torch.where(same & ~torch.isfinite(error), torch.zeros_like(error), error)
+        # A NaN error is not within any limit, so the comparison is written to fail on it.
+        good = (error <= allowed * margin) | (same & ~torch.isfinite(want))
+        worst = float(error.max()) if error.numel() else 0.0
+        if bool(good.all()):
+            return None, worst
+        if bool((~torch.isfinite(got) & torch.isfinite(want)).any()):
+            count = int((~torch.isfinite(got)).sum())
+            return f"{count} of {got.numel()} elements are not finite", math.inf
+        return f"{int((~good).sum())} of {got.numel()} elements differ, by at most {worst:.3g}", worst
+
+
+def null_outputs(draw, args, first):
+    """What can be returned without computing anything: zeros, a constant, an input, the answer to the first draw."""
+    def mean(want):
+        if want.numel() < 2 or not want.is_floating_point():
+            return None
+        return torch.full_like(want, want.double().mean().item())
+
+    nulls = {"zeros": [torch.zeros_like(w) for w in draw.expected], "its mean everywhere": list(map(mean, draw.expected))}
+    for n, arg in enumerate(args):
+        if isinstance(arg, torch.Tensor):
+            nulls[f"input {n}"] = [arg] * len(draw.expected)
+    nulls["the answer to the first draw"] = first
+    return nulls

@@ -1,0 +1,77 @@
+"""What forward returned, looked at closely: its tree, its tensors' types, whose memory they stand in."""
+import ctypes
+
+import torch
+
+import frames
+import watch
+
+DEVICE = torch._C.TensorBase.device
+
+
+class NotAnAnswer(Exception):
+    """Forward returned something that is no tree of plain tensors."""
+
+
+def flatten(value):
+    """(tensors, tree): the tree names containers, so that a tuple of one is not a tensor."""
+    found = []
+
+    def walk(node):
+        if type(node) is torch.Tensor:
+            found.append(node)
+            return "t"
+        if type(node) in (list, tuple) or isinstance(node, tuple) and hasattr(node, "_fields"):
+            return f"({','.join(map(walk, node))})"
+        if type(node) is dict:
+            return f"{{{','.join(f'{k!r}:{walk(node[k])}' for k in node)}}}"
+        raise NotAnAnswer(f"forward returned a {type(node).__name__}, expected a plain torch.Tensor")
+
+    tree = walk(value)
+    for tensor in found:
+        if tensor.layout is not torch.strided:
+            raise NotAnAnswer(f"forward returned a tensor of layout {tensor.layout}, expected torch.strided")
+        with torch._C.DisableTorchFunction():
+            # Not what `shim` makes of it.
+            device = DEVICE.__get__(tensor)
+        if device.type != "cpu":
+            raise NotAnAnswer("forward returned a tensor without memory on this device")
+    return found, tree
+
+
+def span(tensor):
+    """First and last address of the memory behind a tensor."""
+    memory = tensor.untyped_storage()
+    return memory.data_ptr(), memory.data_ptr() + memory.nbytes()
+
+
+def weight_tensors(model):
+    return [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
+
+
+def weights_of(model):
+    return [span(t) for t in weight_tensors(model)]
+
+
+def oddities(tensor, others):
+    """Whether it shares memory with an input, a weight or an earlier answer, and whether elements share a place."""
+    low, high = span(tensor)
+    shared = any(low < b and a < high for a, b in others)
+    pairs = sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape) if n > 1)
+    reach, overlaps = 0, False
+    for stride, size in pairs:
+        overlaps |= stride <= reach
+        reach += stride * (size - 1)
+    return {"shared": shared, "overlaps": overlaps and tensor.numel() > 0}
+
+
+def overwrite(earlier, fresh):
+    """Puts new contents into the memory of earlier arguments, so that neither address nor version tells them apart."""
+    old, new = list(watch.tensors(earlier)), list(watch.tensors(fresh))
+    same = [(t.shape, t.dtype, t.stride()) for t in old] == [(t.shape, t.dtype, t.stride()) for t in new]
+    if not same:
+        return fresh
+    for target, source in zip(old, new):
+        data = frames.raw(source)
+        ctypes.memmove(target.data_ptr(), data, len(data))
+    return earlier

@@ -1,0 +1,228 @@
+"""What a candidate is asked: draws of inputs from secret seeds, fixed before its source is looked at.
+
+What is learnt of a task alone (another legal shape, whether modes matter) is kept for its next candidates.
+"""
+import ast
+import copy
+import traceback
+from collections import OrderedDict
+
+import torch
+
+import frames
+import oracle
+from oracle import seed_everything
+
+NOMINAL, COMPILE, EXACT, SHAPE = "nominal", "compile", "zeros and ones", "another shape"
+# Kind, training mode, grad mode, and whether it stands in the memory of the draw before it.
+DRAWS = (
+    (NOMINAL, True, False, False),
+    (NOMINAL, True, True, True),
+    ("scaled", False, False, False),
+    ("small", True, False, False),
+    ("negated", False, True, False),
+    ("offset", True, False, False),
+    ("structured", True, False, False),
+    (EXACT, True, False, False),
+    (SHAPE, True, False, False),
+)
+# Added to every element; large enough to tell a lost mean, small enough for one-pass variances in float32.
+OFFSET = 3.0
+# Sparse elements of the structured draw, the first of these that leaves the reference finite.
+EXTREMES = (96.0, 16.0, 4.0)
+KEPT_TASKS = 64
+# Smaller numbers are rather part of what a task is than its size: a column vector, a colour, a quaternion.
+SMALLEST_NAMED, SMALLEST_LITERAL = 4, 8
+
+
+class TaskError(Exception):
+    """The task itself is broken: ours, never the candidate's."""
+
+
+class Task:
+    """A task's source, compiled; and what one look at its reference tells."""
+
+    def __init__(self, name, source):
+        self.name = name
+        try:
+            self.tree = ast.parse(source)
+            self.code = compile(source, f"<task {name}>", "exec")
+        except (SyntaxError, ValueError):
+            raise TaskError(traceback.format_exc(limit=0)) from None
+        self.space = self.run(self.code)
+        # Unknown until the first candidate: `None`.
+        self.reduction = self.modes_agree = self.exact = self.extreme = self.places = None
+        self.other, self.looked = None, False
+
+    def run(self, code):
+        space = {"__name__": "task"}
+        try:
+            exec(code, space)
+        except (Exception, SystemExit):
+            raise TaskError(traceback.format_exc(limit=-3)) from None
+        return space
+
+    def init_inputs(self, space, seed):
+        seed_everything(seed)
+        values = list(space["get_init_inputs"]()) if "get_init_inputs" in space else []
+        if len(values) == 2 and isinstance(values[0], list) and isinstance(values[1], dict):
+            return values[0], values[1]
+        return values, {}
+
+    def inputs(self, space, seed):
+        seed_everything(seed)
+        return list(space["get_inputs"]())
+
+    def look_for_another_shape(self, model):
+        """Sizes that only the inputs depend on, made odd: same weights, other tensors. Sets `other` to the altered
+        module, or leaves None where the task fixes its shapes."""
+        self.looked = True
+        if self.space.get("FIXED_SHAPES"):
+            return
+        try:
+            spots = sizes(self.tree)
+            good = [name for name in spots if self.altered({name: spots[name]}, model)]
+            for names in (good, *([n] for n in good)):
+                self.other = self.altered({n: spots[n] for n in names}, model) if names else None
+                if self.other is not None:
+                    return
+        except (Exception, SystemExit):
+            self.other = None
+
+    def altered(self, sizes_by_spot, model):
+        """The module with these sizes, if its model is the same and its reference works on the new shapes."""
+        try:
+            space = self.run(compile(resized(self.tree, sizes_by_spot), f"<task {self.name}, altered>", "exec"))
+            init, old = self.init_inputs(space, 0), self.init_inputs(self.space, 0)
+            if frames.pack(list(init), frames.Blob()) != frames.pack(list(old), frames.Blob()):
+                return None
+            if isinstance(model, torch.nn.Module):
+                twin = space["Model"](*init[0], **init[1])
+                shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
+                if shapes[0] != shapes[1]:
+                    return None
+            args = self.inputs(space, 1)
+            before = [getattr(a, "shape", None) for a in self.inputs(self.space, 1)]
+            if [getattr(a, "shape", None) for a in args] == before:
+                return None
+            # The altered module's own model: its forward may name the sizes.
+            found = oracle.Answer(space["Model"](*init[0], **init[1]), args, 2).tensors
+            finite = all(bool(torch.isfinite(t).all()) for t in found if t.is_floating_point())
+            return space if finite and all(t.numel() for t in found) else None
+        except (Exception, SystemExit):
+            return None
+
+
+_tasks = OrderedDict()
+
+
+def task_of(name, source):
+    """A task, known or new; the last used are kept."""
+    task = _tasks.pop(source, None) or Task(name, source)
+    _tasks[source] = task
+    if len(_tasks) > KEPT_TASKS:
+        _tasks.popitem(last=False)
+    return task
+
+
+def sizes(tree):
+    """Spot -> odd size, for integer constants of the module and for those that stand in `get_inputs` itself."""
+    spots = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if is_size(node.value, SMALLEST_NAMED):
+                spots[node.targets[0].id] = odd(node.value.value)
+        elif isinstance(node, ast.FunctionDef) and node.name == "get_inputs":
+            for n, inner in enumerate(ast.walk(node)):
+                if is_size(inner, SMALLEST_LITERAL):
+                    spots[n] = odd(inner.value)
+    return spots
+
+
+def is_size(node, smallest=1):
+    return isinstance(node, ast.Constant) and type(node.value) is int and node.value >= smallest
+
+
+def odd(n):
+    """Another size: odd, about half, so that no block divides it."""
+    return (n // 2 + 1) | 1
+
+
+def resized(tree, sizes_by_spot):
+    tree = copy.deepcopy(tree)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id in sizes_by_spot and is_size(node.value):
+                node.value.value = sizes_by_spot[node.targets[0].id]
+        elif isinstance(node, ast.FunctionDef) and node.name == "get_inputs":
+            for n, inner in enumerate(ast.walk(node)):
+                if n in sizes_by_spot and is_size(inner):
+                    inner.value = sizes_by_spot[n]
+    return tree
+
+
+def transform(args, kind, seed, extreme, ties):
+    """The inputs of a draw from nominal ones. Integers and flags stay: they are indices, masks and labels. Without
+    `ties` no two elements are made equal, because the reference returns places."""
+    made = torch.Generator().manual_seed(seed)
+    return [change(a, kind, made, extreme, ties) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+
+
+def change(value, kind, made, extreme, ties):
+    if kind == "scaled":
+        return value * 3
+    if kind == "small":
+        return value * 0.01
+    if kind == "negated":
+        return -value
+    if kind == "offset":
+        return value + OFFSET
+    if kind == EXACT:
+        return torch.randint(0, 2, value.shape, generator=made).to(value.dtype)
+    if kind == "structured" and value.numel():
+        value = value.clone()
+        flat, n = value.view(-1), value.numel()
+        spots = torch.randperm(n, generator=made)
+        if ties:
+            flat[spots[: n // 8]] = 0.0
+            flat[spots[n // 8: n // 4]] = flat[spots[-1]].item()
+        # Few large ones with the signs they had: what is positive by nature stays so.
+        large = spots[n // 4: n // 4 + max(1, n // 64)]
+        size = extreme * (1 - torch.rand(large.numel(), generator=made) / 16)
+        flat[large] = torch.where(flat[large] < 0, -size, size).to(value.dtype)
+        return value
+    return value
+
+
+def randomise(model, seed):
+    """Non-default values where PyTorch's defaults hide a missing term: one-valued scales, zero biases, statistics."""
+    made = torch.Generator().manual_seed(seed)
+
+    def draw(tensor, low, high):
+        tensor.copy_(torch.rand(tensor.shape, generator=made, dtype=torch.float64) * (high - low) + low)
+
+    with torch.no_grad():
+        for name, tensor in list(model.named_parameters()) + list(model.named_buffers()):
+            if not tensor.is_floating_point() or tensor.numel() == 0:
+                continue
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf == "running_var":
+                draw(tensor, 0.5, 1.5)
+            elif leaf == "running_mean":
+                draw(tensor, -0.5, 0.5)
+            elif isinstance(tensor, torch.nn.Parameter):
+                if bool((tensor == 1).all()):
+                    draw(tensor, 0.5, 1.5)
+                elif bool((tensor == 0).all()):
+                    draw(tensor, -0.5, 0.5)
+
+
+def zeros_and_ones(model, seed):
+    """A copy of the model whose weights are integers: sums of its products have one right value, in any order."""
+    model = copy.deepcopy(model)
+    made = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randint(0, 2, tensor.shape, generator=made))
+    return model

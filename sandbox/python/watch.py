@@ -1,0 +1,106 @@
+"""What a candidate's own host code does to data while `forward` runs: every torch operation outside kernels, by name.
+
+A second line behind the static rules: it sees work that they were talked out of. Like everything in this process it is
+the candidate's word; Rust bounds it and `reward` weighs it.
+"""
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import interp
+import shim
+
+MAX_NAMED = 8
+# Single numbers that one forward may read to the host; more is reading element by element.
+MAX_READS = 64
+
+# Neither arithmetic nor a choice among elements: memory, constants, other views, copies, casts.
+ALLOCATIONS = {
+    "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "zeros", "zeros_like",
+    "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "scalar_tensor", "arange",
+    "eye", "linspace", "lift_fresh", "lift", "_efficientzerotensor", "tensor",
+}
+CONSTANTS = {"fill", "fill_", "zero", "zero_"}
+COPIES = {"clone", "copy_", "_to_copy", "copy", "contiguous", "_pin_memory", "lift_fresh_copy", "slice_scatter",
+          "_unsafe_view", "_reshape_copy", "view_copy", "_reshape_alias_copy"}
+VIEWS = {
+    "view", "_unsafe_view", "_reshape_alias", "reshape", "as_strided", "as_strided_", "expand", "permute", "transpose",
+    "transpose_", "t", "t_", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "slice", "select", "split",
+    "split_with_sizes", "unsafe_split", "unsafe_chunk", "chunk", "unbind", "narrow", "diagonal", "unfold", "alias",
+    "detach", "detach_", "movedim", "view_as_real", "view_as_complex", "_conj", "_neg_view", "set_", "resize_",
+    "_local_scalar_dense", "is_same_size", "is_pinned", "numel", "sym_size", "sym_stride", "sym_numel", "size",
+    "stride", "dim", "is_contiguous", "sym_storage_offset", "is_set_to", "record_stream", "real", "imag", "_version",
+    "_has_compatible_shallow_copy_type", "_fw_primal", "_make_dual", "resolve_conj", "resolve_neg", "_assert_async",
+}
+EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+
+
+def tensors(values):
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors(value)
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+class Watch(TorchDispatchMode):
+    """While it is `interp.watch` it also poisons what is allocated and not written. `data` are the tensors whose elements must go through kernels: the inputs and the weights."""
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        # Or the first operation would import torch's compiler.
+        return False
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = {storage(t) for t in data}
+        self.computed, self.bytes, self.reads = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if interp.inside:
+            return out
+        name = func._schema.name.partition("::")[2]
+        made = out if isinstance(out, (list, tuple)) else (out,)
+        if name in ALLOCATIONS:
+            for tensor in tensors(made):
+                # The address may have been data's before.
+                self.data.discard(storage(tensor))
+                if name in EMPTY:
+                    shim.poison(tensor)
+        elif name in CONSTANTS:
+            self.bytes += sum(t.nbytes for t in tensors(made))
+        elif name in VIEWS:
+            self.reads += name == "_local_scalar_dense"
+        else:
+            self.work(name, list(tensors(args)) + list(tensors((kwargs or {}).values())), list(tensors(made)))
+        return out
+
+    def work(self, name, given, made):
+        touched = any(storage(t) in self.data for t in given)
+        self.bytes += sum(t.nbytes for t in made)
+        if not touched:
+            return
+        self.data.update(storage(t) for t in made)
+        if name in COPIES:
+            return
+        size = max((t.numel() for t in (*given, *made)), default=0)
+        # One number is bookkeeping: a size, a count, a seed.
+        if size > 1:
+            self.note(name, size)
+
+    def note(self, name, size):
+        if name in self.computed or len(self.computed) < MAX_NAMED:
+            self.computed[name] = max(size, self.computed.get(name, 0))
+
+    def kernel(self, values):
+        """A launch was given these: what is in them afterwards is data."""
+        self.data.update(storage(t) for t in tensors(values))
+
+    def report(self):
+        if self.reads > MAX_READS:
+            self.note("item", self.reads)
+        return {"computed": sorted(self.computed.items()), "bytes": self.bytes, "reads": self.reads}
