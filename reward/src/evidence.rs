@@ -1,7 +1,7 @@
 //! What was seen of a candidate while it ran, weighed: the rules from K101 on. They stand behind the static ones and
 //! need not know a trick to see what it does.
 
-use rollout::evidence::{Ablation, Evidence};
+use rollout::evidence::{Ablation, Evidence, Seen};
 use rollout::outcome::{ExecReport, Finding, Outcome, Severity};
 
 use crate::lint::RuleDoc;
@@ -23,6 +23,11 @@ pub const TWO_FACES: &str = "K104";
 /// It raises on legal shapes other than the task's own.
 pub const OWN_SHAPES: &str = "K105";
 
+/// A kernel writes outside the tensors it was given.
+pub const STRAY: &str = "K106";
+/// The code around the kernels launches other things after some calls.
+pub const DRIFT: &str = "K107";
+
 /// The pages of these rules.
 pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: NO_LAUNCH, title: "a checked forward launched no kernel", page: page!("K101") },
@@ -30,6 +35,8 @@ pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: DECORATIVE, title: "the kernels change nothing", page: page!("K103") },
     RuleDoc { code: TWO_FACES, title: "compiled and interpreted, two different programs", page: page!("K104") },
     RuleDoc { code: OWN_SHAPES, title: "only the task's own shapes", page: page!("K105") },
+    RuleDoc { code: STRAY, title: "a kernel writes outside its tensors", page: page!("K106") },
+    RuleDoc { code: DRIFT, title: "calls are counted", page: page!("K107") },
 ];
 
 /// The report with its findings, and its outcome where they reject what ran: delegation is found before a wrong number
@@ -67,6 +74,21 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
         let message = format!("torch's `{name}` worked on {elements} elements outside kernels{also} ({})", seen.draw);
         found.push(finding(COMPUTED, Severity::Reject, message));
     }
+    let sum = |part: fn(&Seen) -> u64| report.evidence.forwards.iter().map(part).sum::<u64>();
+    let (stores, loads) = (sum(|s| s.stray_stores), sum(|s| s.stray_loads));
+    if stores > 0 {
+        let seen = report.evidence.forwards.iter().find(|s| s.stray_stores > 0).map_or("", |s| s.draw.as_str());
+        let message = format!("kernels wrote {stores} elements outside the tensors they were given ({seen})");
+        found.push(finding(STRAY, Severity::Reject, message));
+    } else if loads > 0 {
+        let message = format!("kernels read {loads} elements outside the tensors they were given");
+        found.push(finding(STRAY, Severity::Warn, message));
+    }
+    if let Some((first, other)) = &report.evidence.drift {
+        let calls = report.evidence.calls;
+        let message = format!("call {calls} launches {}, the ones before it {}", shown(other), shown(first));
+        found.push(finding(DRIFT, Severity::Reject, message));
+    }
     if let Some((compiled, interpreted)) = &report.evidence.two_faces {
         let message = format!("compiled it launches {}, interpreted {}", shown(compiled), shown(interpreted));
         found.push(finding(TWO_FACES, Severity::Reject, message));
@@ -100,7 +122,6 @@ fn shown(launches: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rollout::evidence::Seen;
     use rollout::id::Digest;
 
     use super::*;
@@ -149,6 +170,27 @@ mod tests {
             assert_eq!(codes(&weighed), [COMPUTED]);
             assert!(matches!(&weighed.outcome, Outcome::Rejected { reason } if reason.contains("`mm` worked on 64")));
         }
+    }
+
+    #[test]
+    fn stray_stores_reject_and_stray_loads_warn() {
+        let with = |stray_stores, stray_loads| {
+            let seen = Seen { draw: "another shape".into(), stray_stores, stray_loads, ..Seen::default() };
+            weigh(report(PASSED, Evidence { forwards: vec![seen], ..Evidence::default() }))
+        };
+        let weighed = with(7, 3);
+        assert!(weighed.findings[0].message.contains("wrote 7 elements outside"));
+        assert!(matches!(weighed.outcome, Outcome::Rejected { .. }));
+        let weighed = with(0, 3);
+        assert_eq!((weighed.outcome, weighed.findings[0].severity), (PASSED, Severity::Warn));
+    }
+
+    #[test]
+    fn counting_calls_rejects() {
+        let drift = Some(("k[8]()".to_owned(), "k[1]()".to_owned()));
+        let weighed = weigh(report(PASSED, Evidence { calls: 12, drift, ..Evidence::default() }));
+        assert_eq!(codes(&weighed), [DRIFT]);
+        assert!(weighed.findings[0].message.starts_with("call 12 launches k[1]()"));
     }
 
     #[test]

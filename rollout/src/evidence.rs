@@ -14,6 +14,9 @@ pub struct Seen {
     pub reads: u32,
     /// Bytes that kernels read and wrote.
     pub kernel_bytes: u64,
+    /// Elements that kernels read and wrote outside the tensors they were given; such a store was kept from happening.
+    pub stray_loads: u64,
+    pub stray_stores: u64,
     /// Bytes that torch wrote outside kernels.
     pub torch_bytes: u64,
 }
@@ -37,6 +40,9 @@ pub struct Evidence {
     pub ablation: Ablation,
     /// Where the compiled call and the interpreted one launched different things; both in words.
     pub two_faces: Option<(String, String)>,
+    /// Calls with the same arguments, kernels doing nothing, and what launched otherwise than the calls before it.
+    pub calls: u32,
+    pub drift: Option<(String, String)>,
     /// What the candidate raised on shapes that are legal but not the task's own.
     pub own_shapes_only: Option<String>,
 }

@@ -18,12 +18,15 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 import frames
 import interp
+import memory
 import outputs
 import shim
 import standin
 import watch
 
 MAX_MESSAGE = 2000
+# Calls without kernels, at least; up to twice as many, by the seed.
+CALLS = 100
 
 
 class Reject(Exception):
@@ -171,6 +174,23 @@ class Session:
         out = frames.Blob()
         return [out.add(t) for t in trial.tensors], out.bytes()
 
+    def many_calls(self):
+        """Many calls in which kernels do nothing cost little: whether the code around them counts calls shows in what it
+        launches. (calls, first launches, other launches or None); a call that reads numbers back may differ."""
+        draw = self.trials[0].draw
+        args = frames.unpack(draw["inputs"], self.blob)
+        calls, seen = CALLS + draw["seed"] % CALLS, []
+        for n in range(calls):
+            interp.reset()
+            try:
+                forward(self.model, draw, args)
+            except Exception:
+                return n, [], None
+            if seen and interp.signatures != seen:
+                return n, seen, list(interp.signatures)
+            seen = list(interp.signatures)
+        return calls, seen, None
+
 
 class Trial:
     """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents."""
@@ -195,7 +215,8 @@ class Trial:
             for name, size in shim.escaped.items():
                 seen.note(name, size)
             self.evidence = {
-                "launches": interp.launches, "kernel_bytes": interp.traffic, "signatures": list(interp.signatures),
+                "launches": interp.launches, "kernel_bytes": memory.traffic,
+                "stray_loads": memory.stray_loads, "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
                 **seen.report()}
         self.tensors, self.tree = outputs.flatten(value)
         given = watch.tensors(self.args)
@@ -254,7 +275,10 @@ def run(job_fd, result):
             say({"event": "outputs", "draws": draws, "evidence": [t.evidence for t in session.trials]}, answer)
             phase = "ablation"
             entries, answer = session.ablated()
-            say({"event": "ablated", "outputs": entries}, answer)
+            numbers_read = any(t.evidence.get("reads") for t in session.trials)
+        with shim.CudaIsCpu(lambda t: None):
+            calls, first, other = (0, [], None) if numbers_read else session.many_calls()
+        say({"event": "ablated", "outputs": entries, "calls": calls, "first": first, "other": other}, answer)
     except Reject as e:
         say({"event": "failed", "phase": phase, "kind": e.kind, "message": str(e)})
     except BaseException as e:

@@ -17,18 +17,21 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction
 
+import memory
+
 _swaps = []
 # Whether a kernel runs at this moment; whether launches do nothing (the ablation); who is told of launches.
 inside, ablated, watch = False, False, None
-# Launches since `reset`: a count, the first ones in words, and the bytes that kernels read and wrote.
-launches, signatures, traffic = 0, [], 0
+# Launches since `reset`: a count, and the first ones in words.
+launches, signatures = 0, []
 MAX_SIGNATURES = 64
 
 
 def reset(watcher=None):
-    global launches, traffic, watch
-    launches, traffic, watch = 0, 0, watcher
+    global launches, watch
+    launches, watch = 0, watcher
     signatures.clear()
+    memory.reset()
 
 
 class _Patched:
@@ -70,9 +73,7 @@ def prepare():
     interpreter.InterpreterBuilder.create_extern_elementwise = _extern
     interpreter.GridExecutor.__init__ = _as_compiled(interpreter.GridExecutor.__init__)
     interpreter.GridExecutor.__call__ = _counted(interpreter.GridExecutor.__call__)
-    builder = interpreter.InterpreterBuilder
-    for name, pointers in (("create_masked_load", 0), ("create_masked_store", 0), ("create_atomic_rmw", 1)):
-        setattr(builder, name, _weighed(getattr(builder, name), pointers))
+    memory.install()
 
 
 def _bound(function):
@@ -97,20 +98,24 @@ def _counted(call):
         values = (*args, *kwargs.values())
         if watch is not None:
             watch.kernel(values)
+        known = {k: v for k, v in kwargs.items() if k in self.arg_names}
+        bound = inspect.getcallargs(self.fn, *args, **known)
+        out = None
         if ablated:
-            return None
-        inside = True
-        try:
-            out = call(self, *args, **kwargs)
-        finally:
-            inside = False
-        grid = interpreter.interpreter_builder.grid_dim
+            grid = self.grid(bound) if callable(self.grid) else self.grid
+        else:
+            memory.allow(values)
+            inside = True
+            try:
+                out = call(self, *args, **kwargs)
+            finally:
+                inside = False
+            grid = interpreter.interpreter_builder.grid_dim
         # An empty grid launches nothing on a device.
         if 0 not in grid:
             launches += 1
             if len(signatures) < MAX_SIGNATURES:
-                known = {k: v for k, v in kwargs.items() if k in self.arg_names}
-                bound = inspect.getcallargs(self.fn, *args, **known)
+                grid = (*grid, 1, 1, 1)[:3]
                 signatures.append(signature(self.fn.__name__, grid, [bound[n] for n in self.arg_names]))
         return out
     return counted
@@ -127,15 +132,6 @@ def _word(value):
     if isinstance(value, (bool, int, float, str)) or value is None:
         return repr(value)[:64]
     return "?"
-
-
-def _weighed(access, pointers):
-    def weighed(self, *args, **kwargs):
-        global traffic
-        handle = args[pointers]
-        traffic += handle.data.size * (handle.get_element_ty().primitive_bitwidth >> 3)
-        return access(self, *args, **kwargs)
-    return weighed
 
 
 def enter():

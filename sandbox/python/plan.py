@@ -31,6 +31,8 @@ OFFSET = 3.0
 # Sparse elements of the structured draw, the first of these that leaves the reference finite.
 EXTREMES = (96.0, 16.0, 4.0)
 KEPT_TASKS = 64
+# Share of elements that the second draw has from the first.
+KEPT = 0.875
 # Smaller numbers are rather part of what a task is than its size: a column vector, a colour, a quaternion.
 SMALLEST_NAMED, SMALLEST_LITERAL = 4, 8
 
@@ -168,11 +170,26 @@ def transform(args, kind, seed, extreme, ties):
     return [change(a, kind, made, extreme, ties) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
 
 
+def mixed(args, earlier, seed):
+    """Most elements as they were in the draw before: what remembers answers by a few elements meets them again."""
+    made = torch.Generator().manual_seed(seed)
+
+    def mix(new, old):
+        if not isinstance(new, torch.Tensor) or new.shape != old.shape:
+            return new
+        return torch.where(torch.rand(new.shape, generator=made) < KEPT, old, new)
+
+    return [mix(new, old) for new, old in zip(args, earlier)]
+
+
 def change(value, kind, made, extreme, ties):
     if kind == "scaled":
         return value * 3
     if kind == "small":
-        return value * 0.01
+        # Two sizes, each over whole blocks and rows: tiny, and just below one.
+        factor = torch.full((max(1, value.numel()),), 0.01, dtype=value.dtype)
+        factor[value.numel() // 2:] = 0.25
+        return value * factor[: value.numel()].view(value.shape)
     if kind == "negated":
         return -value
     if kind == "offset":

@@ -42,7 +42,7 @@ class Prepared:
             return seed_of(secret, name, nonce, *parts)
 
         self.task = task = plan.task_of(name, source)
-        self.seed, self.notes, self.draws, self.wire = seed, [], [], []
+        self.seed, self.notes, self.draws, self.wire, self.args = seed, [], [], [], []
         self.blob = frames.Blob()
         try:
             init = task.init_inputs(task.space, seed("init"))
@@ -92,6 +92,9 @@ class Prepared:
                 state, wide = model, widened(model)
         try:
             args = task.inputs(space, self.seed("inputs", index))
+            if rewrite:
+                args = plan.mixed(args, self.args, self.seed("mix", index))
+            self.args = args
             args, answer = self.reference(model, args, kind, index, train)
         except (Exception, SystemExit):
             if kind == NOMINAL:

@@ -15,6 +15,8 @@ DEVICE = torch.device("cuda", 0)
 EMPTY = {torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty, torch.Tensor.new_empty_strided}
 # What hands a tensor's elements to the host; a CUDA tensor would refuse most of these.
 ESCAPES = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__}
+# Memory of tensors that were moved to the host by name.
+host = set()
 # Which of them were used on more than one element, for `watch`.
 escaped = {}
 TO = {torch.Tensor.to, torch.Tensor.type}
@@ -31,6 +33,10 @@ def cpu(device):
     if isinstance(device, torch.device) and device.type == "cuda":
         return torch.device("cpu")
     return device
+
+
+def names_the_host(device):
+    return isinstance(device, (str, torch.device)) and str(device).startswith("cpu")
 
 
 def poison(tensor):
@@ -50,6 +56,8 @@ class CudaIsCpu(TorchFunctionMode):
 
     def __torch_function__(self, func, types_, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        leaves = func is torch.Tensor.cpu or names_the_host(kwargs.get("device")) or (
+            func in TO and len(args) > 1 and names_the_host(args[1]))
         if kwargs.get("device") is not None:
             kwargs["device"] = cpu(kwargs["device"])
         kwargs.pop("pin_memory", None)
@@ -61,6 +69,11 @@ class CudaIsCpu(TorchFunctionMode):
             args = (args[0], *[cpu(a) if isinstance(a, (str, torch.device, int)) and not isinstance(a, bool)
                                and (i == 0 or not isinstance(a, int)) else a for i, a in enumerate(args[1:])])
         out = func(*args, **kwargs)
+        if leaves and isinstance(out, torch.Tensor) and not interp.inside:
+            with torch._C.DisableTorchFunction():
+                # A tensor on the device stays where it is.
+                out = out.clone() if args and out is args[0] else out
+                host.add(out.untyped_storage().data_ptr())
         if func in EMPTY and interp.watch is None:
             with torch._C.DisableTorchFunction():
                 self.fill(out)

@@ -25,6 +25,12 @@ pub(crate) fn read(draws: &Value, forwards: &Value, compiled: &Value) -> Evidenc
     Evidence { forwards: seen, two_faces, ..Evidence::default() }
 }
 
+/// What many calls with the same arguments launched.
+pub(crate) fn drift(said: &Value) -> (u32, Option<(String, String)>) {
+    let calls = u32::try_from(said["calls"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
+    (calls, said["other"].is_array().then(|| (words(&said["first"]), words(&said["other"]))))
+}
+
 fn forward(draw: &Value, said: &Value) -> Seen {
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let small = |key: &str| u32::try_from(number(key)).unwrap_or(u32::MAX);
@@ -42,6 +48,8 @@ fn forward(draw: &Value, said: &Value) -> Seen {
         computed: computed.collect(),
         reads: small("reads"),
         kernel_bytes: number("kernel_bytes"),
+        stray_loads: number("stray_loads"),
+        stray_stores: number("stray_stores"),
         torch_bytes: number("bytes"),
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant as Deadline, timeout, timeout_at};
 use crate::evidence;
 use crate::executor::Limits;
 use crate::fault::{SCRATCH, SYSTEM, fault};
-use crate::frames::{FrameError, FrameLimits, encode_head, read_frame};
+use crate::frames::{Frame, FrameError, FrameLimits, encode_head, read_frame};
 use crate::referee::Prepared;
 use crate::zygote::{Ended, Over, Tail, Zygote};
 
@@ -167,7 +167,7 @@ fn job_file(candidate: &Candidate, prepared: &Prepared) -> std::io::Result<std::
     Ok(file)
 }
 
-type Read = Result<crate::frames::Frame, FrameError>;
+type Read = Result<Frame, FrameError>;
 
 /// Reads frames in a task until the stream ends, breaks, or says more than it may.
 fn read_all(mut from: Receiver, limits: FrameLimits) -> mpsc::Receiver<Read> {
@@ -258,7 +258,13 @@ async fn follow(
             Some("outputs") if progress.phase == Phase::Run => {
                 progress.evidence = evidence::read(&prepared.job["draws"], &header["evidence"], &progress.compiled);
                 let wait = deadline.min(Deadline::now() + ABLATION);
-                let ablated = ablated(frames, wait).await;
+                let last = last_frame(frames, wait).await;
+                if let Some(frame) = &last {
+                    (progress.evidence.calls, progress.evidence.drift) = evidence::drift(&frame.header);
+                }
+                let ablated = last
+                    .filter(|frame| frame.header["outputs"].is_array())
+                    .map(|frame| (frame.header["outputs"].clone(), frame.blob));
                 return Ok(Some(Ending::Outputs { draws: header["draws"].clone(), blob: frame.blob, ablated }));
             }
             Some("failed") => return Ok(Some(Ending::Outcome(failure(&header, progress.phase)))),
@@ -268,11 +274,9 @@ async fn follow(
 }
 
 /// The child's last frame. Its outputs stand: whatever else it does now, there are no right ones without kernels.
-async fn ablated(frames: &mut mpsc::Receiver<Read>, deadline: Deadline) -> Option<(Value, Vec<u8>)> {
+async fn last_frame(frames: &mut mpsc::Receiver<Read>, deadline: Deadline) -> Option<Frame> {
     match timeout_at(deadline, frames.recv()).await {
-        Ok(Some(Ok(frame))) if frame.header["event"] == "ablated" && frame.header["outputs"].is_array() => {
-            Some((frame.header["outputs"].clone(), frame.blob))
-        }
+        Ok(Some(Ok(frame))) if frame.header["event"] == "ablated" => Some(frame),
         _ => None,
     }
 }

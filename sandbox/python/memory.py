@@ -1,0 +1,101 @@
+"""Where interpreted kernels may read and write: inside the memory of the tensors their launch was given, nowhere else.
+
+A stray store is kept from happening and counted; a stray load yields poison and is counted. On a device both would touch
+somebody else's memory, or end the process.
+"""
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import TensorHandle
+
+import watch
+
+# Bytes that kernels read and wrote, and elements outside of every tensor, since `reset`.
+traffic, stray_loads, stray_stores = 0, 0, 0
+_spans = []
+
+
+def reset():
+    global traffic, stray_loads, stray_stores
+    traffic, stray_loads, stray_stores = 0, 0, 0
+
+
+def allow(values):
+    """Only this launch's tensors from here on."""
+    _spans.clear()
+    # `watch.tensors` knows lists and tuples; a descriptor stands for its base.
+    bases = [getattr(v, "base", v) if type(v).__name__ == "TensorDescriptor" else v for v in values]
+    for tensor in watch.tensors(bases):
+        memory = tensor.untyped_storage()
+        low = memory.data_ptr()
+        _spans.append((low, low + memory.nbytes()))
+
+
+def _strays(handle, mask):
+    """Which of the active elements lie outside; None when none does. Counts the bytes of all."""
+    global traffic
+    size = max(1, handle.get_element_ty().primitive_bitwidth >> 3)
+    active = handle.data[mask]
+    traffic += active.size * size
+    if active.size == 0:
+        return None
+    first, last = int(active.min()), int(active.max()) + size
+    if any(low <= first and last <= high for low, high in _spans):
+        return None
+    inside = np.zeros(handle.data.shape, dtype=bool)
+    for low, high in _spans:
+        if high - low >= size:
+            inside |= (handle.data >= np.uint64(low)) & (handle.data <= np.uint64(high - size))
+    stray = mask & ~inside
+    return stray if stray.any() else None
+
+
+def install():
+    builder = interpreter.InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+    change, swap = builder.create_atomic_rmw, builder.create_atomic_cas
+
+    def whole(mask, like):
+        return np.broadcast_to(mask.data, like.data.shape).astype(bool, copy=False)
+
+    def guarded_load(self, ptrs, mask, other, *rest, **kwargs):
+        global stray_loads
+        active = whole(mask, ptrs)
+        stray = _strays(ptrs, active)
+        if stray is None:
+            return load(self, ptrs, mask, other, *rest, **kwargs)
+        stray_loads += int(stray.sum())
+        out = load(self, ptrs, TensorHandle(active & ~stray, tl.int1), other, *rest, **kwargs)
+        out.data = np.array(out.data)
+        out.data[stray] = np.nan if out.data.dtype.kind == "f" else np.iinfo(out.data.dtype).max \
+            if out.data.dtype.kind in "iu" else True
+        return out
+
+    def guarded_store(self, ptrs, value, mask, *rest, **kwargs):
+        global stray_stores
+        active = whole(mask, ptrs)
+        stray = _strays(ptrs, active)
+        if stray is not None:
+            stray_stores += int(stray.sum())
+            mask = TensorHandle(active & ~stray, tl.int1)
+        return store(self, ptrs, value, mask, *rest, **kwargs)
+
+    def guarded_change(self, operation, ptrs, value, mask, *rest):
+        global stray_stores
+        active = whole(mask, ptrs)
+        stray = _strays(ptrs, active)
+        if stray is not None:
+            stray_stores += int(stray.sum())
+            mask = TensorHandle(active & ~stray, tl.int1)
+        return change(self, operation, ptrs, value, mask, *rest)
+
+    def guarded_swap(self, ptrs, *rest):
+        global stray_stores
+        stray = _strays(ptrs, np.ones(ptrs.data.shape, dtype=bool))
+        if stray is not None:
+            stray_stores += int(stray.sum())
+            raise IndexError("an atomic exchange outside the tensors of its launch")
+        return swap(self, ptrs, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = guarded_load, guarded_store
+    builder.create_atomic_rmw, builder.create_atomic_cas = guarded_change, guarded_swap
