@@ -19,6 +19,7 @@ from triton.runtime.jit import JITFunction
 
 import memory
 
+_ADDRESS = np.dtype(np.uint64)
 _swaps = []
 # Whether a kernel runs at this moment; whether launches do nothing (the ablation); who is told of launches.
 inside, ablated, watch = False, False, None
@@ -73,6 +74,11 @@ def prepare():
     interpreter.InterpreterBuilder.create_extern_elementwise = _extern
     interpreter.GridExecutor.__init__ = _as_compiled(interpreter.GridExecutor.__init__)
     interpreter.GridExecutor.__call__ = _counted(interpreter.GridExecutor.__call__)
+    interpreter.FunctionRewriter._find_def = _first_def
+    interpreter.FunctionRewriter._compile_and_exec = _with_closure
+    # Compiled kernels do not check integers for overflow either, and here the check is two thirds of the time.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+    interpreter._get_np_dtype = _known_dtype(interpreter._get_np_dtype)
     memory.install()
 
 
@@ -81,6 +87,37 @@ def _bound(function):
         kwargs["_semantic"] = interpreter.interpreter_semantic
         return function(*args, **kwargs)
     return bound
+
+
+def _known_dtype(find):
+    """The interpreter makes its table of dtypes anew each time it looks into it."""
+    known = {}
+
+    def found(dtype):
+        scalar = dtype.element_ty if isinstance(dtype, tl.block_type) else dtype
+        if isinstance(scalar, tl.pointer_type):
+            return _ADDRESS
+        if scalar.name not in known:
+            known[scalar.name] = find(scalar)
+        return known[scalar.name]
+    return found
+
+
+def _first_def(self, lines):
+    """Line of the kernel's `def`, counted from 1: the first one, not one that its docstring speaks of."""
+    return next((n + 1 for n, line in enumerate(lines) if line.strip().startswith("def ")), 0)
+
+
+def _with_closure(self, transformed_ast):
+    """As Triton's own, and names of enclosing functions are known, as they are to the compiler."""
+    code = compile(transformed_ast, filename=self.filename, mode="exec")
+    space = self.fn.__globals__
+    for key, value in vars(interpreter).items():
+        space.setdefault(key, value)
+    captured = inspect.getclosurevars(self.fn).nonlocals
+    local = {**self.kwargs}
+    exec(code, {**space, **captured} if captured else space, local)
+    return local[self.fn.__name__]
 
 
 def _as_compiled(init):

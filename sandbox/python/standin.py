@@ -36,7 +36,9 @@ class _Utils:
 
 class _Launcher:
     def __init__(self, src, metadata):
-        self.name = metadata.name
+        # The function's own name; a kernel may give itself another one for profilers.
+        function = getattr(src, "fn", None)
+        self.name = getattr(function, "__name__", None) or metadata.name
 
     def __call__(self, x, y, z, *rest):
         global count
