@@ -1,13 +1,15 @@
 //! `reward`: from a model's answer to numbers. Text -> candidate -> lint -> ruling; outcome -> reward; group ->
 //! advantages; batch -> token weights.
 //!
-//! Pure: no file, clock, process, thread or random number (`docs/architecture.md`). Rule pages are compiled in.
+//! Pure: no file, clock, process, thread or random number (`docs/architecture.md`). Rule pages and the LLM
+//! judge's rubric are compiled in.
 
 pub mod advantage;
 pub mod config;
 pub mod extract;
 pub mod judge;
 pub mod lint;
+pub mod rubric;
 pub mod score;
 pub mod weights;
 
