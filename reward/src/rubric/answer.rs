@@ -84,8 +84,7 @@ fn words(text: &str) -> String {
 }
 
 fn holds(line: &str, evidence: &str) -> bool {
-    !evidence.is_empty()
-        && (line == evidence || evidence.chars().count() >= MIN_PART && line.contains(evidence))
+    !evidence.is_empty() && (line == evidence || evidence.chars().count() >= MIN_PART && line.contains(evidence))
 }
 
 fn cut(text: &str) -> String {
@@ -119,7 +118,9 @@ mod tests {
             assert_eq!(message, "calls a library (`y = torch.matmul(a, b)`)");
         }
         let opinion = ask(&json("omission", "self.norm(x) * self.scale", "no scale")).unwrap();
-        let Opinion::Objects { objection: Objection::Omission, line: 0, message } = opinion else { panic!("{opinion:?}") };
+        let Opinion::Objects { objection: Objection::Omission, line: 0, message } = opinion else {
+            panic!("{opinion:?}")
+        };
         assert_eq!(message, "no scale (`return self.norm(x) * self.scale`)");
     }
 

@@ -8,7 +8,7 @@ mod question;
 mod strip;
 
 use rollout::id::Digest;
-use rollout::outcome::Outcome;
+use rollout::outcome::{Finding, Outcome, Severity};
 
 use crate::lint::RuleDoc;
 
@@ -91,6 +91,19 @@ impl Opinion {
                 Outcome::Rejected { reason: format!("{}{place}: {message}", objection.code()) }
             }
             (_, outcome) => outcome,
+        }
+    }
+
+    /// The objection as the static layers' findings are.
+    pub fn finding(&self) -> Option<Finding> {
+        match self {
+            Opinion::NoObjection => None,
+            Opinion::Objects { objection, line, message } => Some(Finding {
+                code: objection.code().to_owned(),
+                severity: Severity::Reject,
+                line: *line,
+                message: message.clone(),
+            }),
         }
     }
 }

@@ -180,7 +180,8 @@ mod tests {
         assert_eq!(text("\"a\"; x = 1\n"), "pass; x = 1\n");
         assert_eq!(text("\"\"\"a\"\"\" # b\n'c'\n"), "pass\n");
         // What computes is code, whatever it looks like.
-        for code in ["f\"{launch()}\"\n", "'a'.join(x)\n", "x = 'a'\n", "'a' + y\n", "f(\"\"\"\n# in a text\n\"\"\")\n"] {
+        for code in ["f\"{launch()}\"\n", "'a'.join(x)\n", "x = 'a'\n", "'a' + y\n", "f(\"\"\"\n# in a text\n\"\"\")\n"]
+        {
             assert_eq!(text(code), code);
         }
     }
