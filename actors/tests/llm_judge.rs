@@ -256,8 +256,8 @@ async fn a_budget_that_is_used_up_is_a_fault_and_outlives_the_actor() {
 #[tokio::test]
 async fn tokens_and_the_rate_are_limited_too() {
     let endpoint = Endpoint::start(|_, _| no_objection());
-    let tokens = judge(&setup(&Judge { max_tokens: 2700, ..endpoint.section() })).await;
-    // The estimate of one is above 2000: the rubric and judge.answer_tokens.
+    let tokens = judge(&setup(&Judge { max_tokens: 2500, ..endpoint.section() })).await;
+    // The estimate of one is above 1850: the rubric and judge.answer_tokens.
     assert_eq!(answer(send(&tokens, "x = 1\n")).await, Ok(Opinion::NoObjection));
     fault(answer(send(&tokens, "x = 2\n")).await, "F117", "700 tokens");
     let rate = judge(&setup(&Judge { requests_per_minute: 1, ..endpoint.section() })).await;

@@ -138,6 +138,8 @@ impl Setup {
 /// # Errors
 /// What was found instead of a usable base URL.
 pub fn endpoint(base_url: &str) -> Result<Url, String> {
+    // By itself first: in `http:///chat/completions` the path would be taken for a host.
+    Url::parse(base_url).map_err(|e| format!("\"{base_url}\": {e}"))?;
     let whole = format!("{}/chat/completions", base_url.trim_end_matches('/'));
     let url = Url::parse(&whole).map_err(|e| format!("\"{base_url}\": {e}"))?;
     let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|h| !h.is_empty());
