@@ -49,7 +49,7 @@ fn fault(result: Result<Opinion, Fault>, code: &str, text: &str) {
     assert!(!fault.message.contains("sesame"), "the key is in a message: {fault}");
 }
 
-/// Planted: the candidate is sent unstripped, or the mark is a constant. Seen: "certified" is found; the marks are equal.
+/// Nothing that speaks to a reader leaves the machine, and no mark is used twice.
 #[tokio::test]
 async fn what_is_sent_holds_no_words_to_the_reader_and_a_new_mark_each_time() {
     let endpoint = Endpoint::start(|n, _| if n == 0 { Play::Says("what?".into()) } else { no_objection() });
@@ -168,7 +168,7 @@ async fn errors_that_stay_are_told_once_without_the_key() {
     assert_eq!(other.received().len(), 0);
 }
 
-/// Planted: no limit on a request. Seen: the test ends with the question's deadline instead.
+/// Planted: a hundred times the limit of a request. Seen: the question's deadline strikes instead.
 #[tokio::test]
 async fn silence_and_absence_are_faults_within_their_limits() {
     let endpoint = Endpoint::start(|_, _| Play::Stalls(Duration::from_secs(30)));
@@ -202,7 +202,7 @@ async fn answer(answer: oneshot::Receiver<Result<Opinion, Fault>>) -> Result<Opi
     tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap().unwrap()
 }
 
-/// Planted: the key is the digest of the unstripped program, or followers are not kept. Seen: more than one request.
+/// Planted: the key is the unstripped program. Seen: 7 requests.
 #[tokio::test]
 async fn the_same_code_is_asked_about_once_and_a_fault_is_not_remembered() {
     let endpoint = Endpoint::start(|n, _| match n {
@@ -237,7 +237,7 @@ async fn no_more_requests_at_once_than_allowed() {
     assert_eq!((endpoint.most_at_once(), endpoint.received().len()), (3, 8));
 }
 
-/// Planted: the ledger is the actor's. Seen: the new one asks.
+/// Planted: `>` for `>=`. Seen: a third request is answered.
 #[tokio::test]
 async fn a_budget_that_is_used_up_is_a_fault_and_outlives_the_actor() {
     let endpoint = Endpoint::start(|_, _| no_objection());
@@ -253,6 +253,7 @@ async fn a_budget_that_is_used_up_is_a_fault_and_outlives_the_actor() {
     assert_eq!(endpoint.received().len(), 2);
 }
 
+/// Planted: tokens without the next request's, and a rate that is not waited for. Seen: both second answers come.
 #[tokio::test]
 async fn tokens_and_the_rate_are_limited_too() {
     let endpoint = Endpoint::start(|_, _| no_objection());

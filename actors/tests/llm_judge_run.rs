@@ -78,7 +78,7 @@ fn play(judge: Option<&Judge>, prepare: impl FnOnce(&Rig)) -> Played {
     }
 }
 
-/// Planted: a fault of the judge passes the candidate. Seen: 23 passing answers were trained on.
+/// Planted: a fault of the judge passes the candidate. Seen: rollout 1 is trained on with reward 1.
 #[test]
 fn a_judge_that_is_away_masks_and_nothing_that_passed_is_trained_on() {
     let section = Judge { retries: 0, ..endpoint::section(&nobody()) };
@@ -131,7 +131,7 @@ fn an_objection_rejects_and_no_objection_changes_nothing() {
     }));
 }
 
-/// Planted: what the judge was asked is not faulted. Seen: F110, after the stage's own deadline.
+/// Planted: what the judge was asked is not faulted. Seen: the run hangs until the stage's own deadline.
 #[test]
 fn a_killed_llm_judge_is_replaced_and_only_its_questions_are_lost() {
     let (killed, asked) = (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::OnceLock::new()));

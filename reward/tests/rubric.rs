@@ -36,7 +36,7 @@ fn may_go(kind: TokenKind) -> bool {
     matches!(kind, String | FStringStart | FStringMiddle | FStringEnd | Newline | Lpar | Rpar | Comma)
 }
 
-/// Planted: a comment's cut that ends one byte late. Seen: a file in which a line end is lost.
+/// Planted: a comment's cut takes the line end along. Seen: an accepted fixture is no Python any more.
 #[test]
 fn everything_at_hand_keeps_its_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -235,7 +235,7 @@ fn paths_become_absolute_but_empty_ones_stay_empty() {
     assert_eq!(config.model.folder(), None);
 }
 
-/// Planted: the rules are checked while the judge is off. Seen: the built-in default is an error.
+/// Planted: no look at `timeout_s`. Seen: a deadline of 30 s is accepted.
 #[test]
 fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
     let on = |sets: &[&str]| {

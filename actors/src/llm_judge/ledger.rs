@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(ledger.counts().requests, 3, "what was refused is not counted");
     }
 
-    /// Planted: the oldest entry is taken, not waited for. Seen: three requests in the first minute.
+    /// Planted: the oldest entry is not waited for. Seen: four requests in the first minute.
     #[test]
     fn no_minute_has_more_requests_than_allowed() {
         let (start, ledger) = (Instant::now(), ledger(2, 0, 0));

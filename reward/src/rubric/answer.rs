@@ -143,7 +143,7 @@ mod tests {
         assert!(matches!(ask(&long), Err(Malformed::Long { .. })));
     }
 
-    /// Planted: any evidence will do. Seen: a line of the task rejects the program.
+    /// Planted: any evidence will do. Seen: an objection with a line that is not there.
     #[test]
     fn an_objection_needs_a_reason_and_a_line_that_is_there() {
         let evidence = |place| Err(Malformed::Evidence { place });

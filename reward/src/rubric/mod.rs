@@ -126,7 +126,7 @@ mod tests {
         Opinion::Objects { objection: Objection::Trivial, line, message: "copies".into() }
     }
 
-    /// Planted: `apply` without the look at `Passed`. Seen: a crash becomes a rejection.
+    /// Planted: `apply` without the look at `Passed`. Seen: a wrong answer becomes a rejection.
     #[test]
     fn an_opinion_can_reject_what_passed_and_do_nothing_else() {
         let passed = Outcome::Passed { speedup: Some(2.0) };
