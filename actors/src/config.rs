@@ -36,6 +36,7 @@ pub struct Config {
     pub learner: Learner,
     pub generator: Generator,
     pub executor: Executor,
+    pub judge: Judge,
     pub eval: Eval,
     pub python: Python,
 }
@@ -191,6 +192,28 @@ pub struct Executor {
     pub memory_mb: u64,
     pub max_processes: u64,
     pub reuse_verdicts: bool,
+}
+
+/// The LLM judge; the static one has no settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    pub enabled: bool,
+    pub base_url: String,
+    pub model: String,
+    /// A variable's name, never the key itself: the configuration is printed and stored. Empty: no key is sent.
+    pub api_key_env: String,
+    pub temperature: f64,
+    /// Of one answer.
+    pub answer_tokens: usize,
+    pub timeout_s: u64,
+    pub deadline_s: u64,
+    pub concurrency: usize,
+    pub retries: u32,
+    /// 0 = no limit, as for the next two.
+    pub requests_per_minute: usize,
+    pub max_requests: u64,
+    pub max_tokens: u64,
 }
 
 /// Which tasks are evaluated before and after RL.

@@ -126,4 +126,6 @@ pub struct Crew {
     pub sampler: SamplerFactory,
     pub trainer: TrainerFactory,
     pub verifier: VerifierFactory,
+    /// Asked about what passed; `None` when it is off.
+    pub llm_judge: Option<Arc<crate::llm_judge::Setup>>,
 }

@@ -16,6 +16,7 @@ mod flow;
 pub mod generator;
 pub mod judge;
 pub mod learner;
+pub mod llm_judge;
 mod meters;
 pub mod observe;
 pub mod orchestrator;

@@ -300,7 +300,7 @@ impl OrchestratorState {
         let deaths = match role {
             Role::Generator => &mut self.actors.generator.1,
             Role::Judge => &mut self.actors.judge.1,
-            Role::Pool | Role::Executor => &mut self.actors.pool.1,
+            Role::Pool | Role::Executor | Role::LlmJudge => &mut self.actors.pool.1,
             Role::Learner => &mut self.actors.learner_deaths,
         };
         let verdict = deaths.on_death(Instant::now());
@@ -322,7 +322,7 @@ impl OrchestratorState {
                 self.actors.judge.0 = wiring::spawn_judge(&self.capacities, myself).await?;
                 self.flow.stage_lost(Stage::Judge, &lost);
             }
-            Role::Pool | Role::Executor => {
+            Role::Pool | Role::Executor | Role::LlmJudge => {
                 self.actors.pool.0 = wiring::spawn_pool(&self.crew, &self.capacities, myself).await?;
                 self.flow.stage_lost(Stage::Execute, &lost);
             }
@@ -342,6 +342,9 @@ impl OrchestratorState {
             Role::Pool => self.actors.pool.0.kill(),
             Role::Executor => {
                 let _ = self.actors.pool.0.cast(PoolMsg::KillExecutor { number: 0 });
+            }
+            Role::LlmJudge => {
+                let _ = self.actors.pool.0.cast(PoolMsg::KillLlmJudge);
             }
             Role::Learner => {
                 if let Some(learner) = &self.actors.learner {

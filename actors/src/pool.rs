@@ -1,20 +1,23 @@
-//! The executors' pool: gives each idle executor the oldest waiting job, and answers repeated candidates from memory.
+//! The executors' pool: gives each idle executor the oldest waiting job, answers repeated candidates from memory, and
+//! asks the LLM judge, where there is one, about what passed; its executor goes on meanwhile.
 //!
-//! Owns and supervises the executor actors. Killed by: executors that keep dying. Identical candidates for one task
-//! are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
+//! Owns and supervises the executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
+//! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use rollout::id::{Digest, RolloutId, TaskId};
-use rollout::outcome::ExecReport;
+use reward::rubric::Opinion;
+use rollout::id::{Attempt, Digest, RolloutId, TaskId};
+use rollout::outcome::{ExecReport, Fault};
 
 use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
+use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
 use crate::orchestrator::OrchestratorMsg;
-use crate::supervise::{Deaths, EXECUTOR_LOST, Role, Verdict, fault};
+use crate::supervise::{Deaths, EXECUTOR_LOST, LLM_JUDGE_LOST, Role, Verdict, fault};
 use crate::verdicts::remembered;
 
 #[derive(Debug)]
@@ -26,14 +29,23 @@ pub enum PoolMsg {
         number: u32,
         item: ExecutedItem,
     },
+    /// From the LLM judge, about a candidate that passed.
+    Judged {
+        rollout: RolloutId,
+        attempt: Attempt,
+        result: Result<Opinion, Fault>,
+    },
     /// For tests: kills executor `number` as a crash would.
     KillExecutor {
         number: u32,
     },
+    /// For tests.
+    KillLlmJudge,
 }
 
 pub struct PoolArgs {
     pub factory: VerifierFactory,
+    pub llm_judge: Option<Arc<Setup>>,
     pub workers: u32,
     pub deadline: Duration,
     pub reuse_verdicts: bool,
@@ -51,9 +63,19 @@ struct Slot {
     deaths: Deaths,
 }
 
+/// The LLM judge and what it was asked.
+struct Bench {
+    actor: ActorRef<LlmJudgeMsg>,
+    deaths: Deaths,
+    /// What passed and waits for an opinion. The machine's credits bound it.
+    asked: HashMap<(RolloutId, Attempt), (ExecJob, Arc<ExecReport>)>,
+}
+
 pub struct PoolState {
     args: PoolArgs,
+    myself: ActorRef<PoolMsg>,
     slots: Vec<Slot>,
+    bench: Option<Bench>,
     waiting: VecDeque<ExecJob>,
     /// What is kept of each report has a fixed size (`verdicts`).
     verdicts: HashMap<Key, Arc<ExecReport>>,
@@ -76,9 +98,18 @@ impl Actor for Pool {
             let actor = spawn(&args, number, &myself).await?;
             slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor) });
         }
+        let bench = match &args.llm_judge {
+            None => None,
+            Some(setup) => {
+                let actor = spawn_llm_judge(setup, &myself).await?;
+                Some(Bench { actor, deaths: Deaths::new(Role::LlmJudge), asked: HashMap::new() })
+            }
+        };
         Ok(PoolState {
             args,
+            myself,
             slots,
+            bench,
             waiting: VecDeque::new(),
             verdicts: HashMap::new(),
             followers: HashMap::new(),
@@ -96,6 +127,12 @@ impl Actor for Pool {
             PoolMsg::Execute(jobs) => jobs.into_iter().for_each(|job| state.take(job)),
             PoolMsg::Cancel(rollouts) => state.cancel(&rollouts),
             PoolMsg::Done { number, item } => state.done(number, item),
+            PoolMsg::Judged { rollout, attempt, result } => state.judged(rollout, attempt, result),
+            PoolMsg::KillLlmJudge => {
+                if let Some(bench) = &state.bench {
+                    bench.actor.kill();
+                }
+            }
             PoolMsg::KillExecutor { number } => {
                 if let Some(slot) = state.slots.get(number as usize) {
                     slot.actor.kill();
@@ -118,6 +155,9 @@ impl Actor for Pool {
             SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_else(|| "was killed".into())),
             _ => return Ok(()),
         };
+        if state.bench.as_ref().is_some_and(|bench| bench.actor.get_id() == who.get_id()) {
+            return state.replace_llm_judge(&reason).await;
+        }
         let found = state.slots.iter().position(|slot| slot.actor.get_id() == who.get_id());
         let Some(number) = found else { return Ok(()) };
         let slot = &mut state.slots[number];
@@ -148,6 +188,13 @@ async fn spawn(
     let supervisor: ActorCell = pool.get_cell();
     let (actor, _handle) = ractor::Actor::spawn_linked(None, Executor, worker, supervisor).await?;
     Ok(actor)
+}
+
+async fn spawn_llm_judge(
+    setup: &Arc<Setup>,
+    pool: &ActorRef<PoolMsg>,
+) -> Result<ActorRef<LlmJudgeMsg>, ActorProcessingErr> {
+    Ok(LlmJudge::spawn_linked(None, LlmJudge, setup.clone(), pool.get_cell()).await?.0)
 }
 
 fn key(job: &ExecJob) -> Option<Key> {
@@ -181,28 +228,75 @@ impl PoolState {
             return;
         }
         let Some(job) = slot.job.take() else { return };
-        match &item.result {
-            Err(fault) => {
-                let fault = fault.clone();
-                self.fail(job, &fault);
-            }
+        match item.result {
+            Ok(report) if self.bench.is_some() && report.outcome.is_correct() => self.ask(job, report),
+            result => self.finish(job, result),
+        }
+    }
+
+    /// What passed is not reported before the LLM judge has been heard.
+    fn ask(&mut self, job: ExecJob, report: Arc<ExecReport>) {
+        let candidate = job.candidate().cloned();
+        let (Some(bench), Some(candidate)) = (self.bench.as_mut(), candidate) else {
+            let fault = fault(LLM_JUDGE_LOST, "nobody to ask, or nothing to ask about");
+            return self.fail(job, &fault);
+        };
+        let (rollout, attempt, task, pool) = (job.rollout, job.attempt, job.task.clone(), self.myself.clone());
+        bench.asked.insert((rollout, attempt), (job, report));
+        let reply = Box::new(move |result| drop(pool.cast(PoolMsg::Judged { rollout, attempt, result })));
+        // One that just died is replaced, and what it was asked faulted, by its supervision event.
+        let _ = bench.actor.cast(LlmJudgeMsg::Ask { task, candidate, reply });
+    }
+
+    fn judged(&mut self, rollout: RolloutId, attempt: Attempt, result: Result<Opinion, Fault>) {
+        let asked = self.bench.as_mut().and_then(|bench| bench.asked.remove(&(rollout, attempt)));
+        let Some((job, report)) = asked else { return };
+        let result = result.map(|opinion| {
+            let outcome = opinion.apply(report.outcome.clone());
+            Arc::new(ExecReport { outcome, ..(*report).clone() })
+        });
+        self.finish(job, result);
+    }
+
+    /// By the table: what it was asked is faulted, and a new one starts without a memory.
+    async fn replace_llm_judge(&mut self, reason: &str) -> Result<(), ActorProcessingErr> {
+        let (Some(bench), Some(setup)) = (&mut self.bench, &self.args.llm_judge) else { return Ok(()) };
+        let verdict = bench.deaths.on_death(Instant::now());
+        tracing::warn!(%reason, ?verdict, "the LLM judge died");
+        if let Verdict::EndRun { code } = verdict {
+            return Err(format!("{code}: the LLM judge keeps dying: {reason}").into());
+        }
+        bench.actor = spawn_llm_judge(setup, &self.myself).await?;
+        let mut lost: Vec<_> = bench.asked.drain().map(|(_, (job, _))| job).collect();
+        lost.sort_by_key(|job| job.rollout);
+        let fault = fault(LLM_JUDGE_LOST, format!("the LLM judge died: {reason}"));
+        lost.into_iter().for_each(|job| self.fail(job, &fault));
+        self.dispatch();
+        self.post();
+        Ok(())
+    }
+
+    fn finish(&mut self, job: ExecJob, result: Result<Arc<ExecReport>, Fault>) {
+        match result {
+            Err(fault) => self.fail(job, &fault),
             Ok(report) => {
                 if let Some(key) = key(&job).filter(|_| self.args.reuse_verdicts) {
                     for follower in self.followers.remove(&key).unwrap_or_default() {
-                        let result = Ok(reused(report));
+                        let result = Ok(reused(&report));
                         self.outbox.push(ExecutedItem { rollout: follower.rollout, attempt: follower.attempt, result });
                     }
                     if self.verdicts.len() < self.args.verdicts_max {
-                        self.verdicts.insert(key, remembered(report));
+                        self.verdicts.insert(key, remembered(&report));
                     }
                 }
-                self.outbox.push(item);
+                let result = Ok(report);
+                self.outbox.push(ExecutedItem { rollout: job.rollout, attempt: job.attempt, result });
             }
         }
     }
 
     /// A fault is the job's own; whoever waited for the same candidate tries for itself.
-    fn fail(&mut self, job: ExecJob, fault: &rollout::outcome::Fault) {
+    fn fail(&mut self, job: ExecJob, fault: &Fault) {
         self.release_followers(&job);
         let result = Err(fault.clone());
         self.outbox.push(ExecutedItem { rollout: job.rollout, attempt: job.attempt, result });

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Device, EvalSplit};
 use crate::errors::{UserError, disk_full};
 use crate::flow::wall_ms;
+use crate::llm_judge::Counts;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::resume::{ResumeError, rebuild_metrics};
 use crate::sft::WarmStartError;
@@ -102,6 +103,9 @@ pub struct RunSummary {
     /// Training rollouts by ending.
     pub rollouts: std::collections::BTreeMap<String, u64>,
     pub faults: u64,
+    /// What the LLM judge did, evaluations included; absent when it is off.
+    #[serde(default)]
+    pub llm_judge: Option<Counts>,
     /// Steps whose loss or gradient was not finite: taken, and the weights stayed as they were.
     pub skipped: u64,
     /// Folder of the final policy; absent after an interruption.
@@ -220,6 +224,7 @@ pub fn summarise(
         masked: [masked(PhaseTag::EvalBefore)?, masked(PhaseTag::EvalAfter)?],
         rollouts: reader.endings(PhaseTag::Train)?,
         faults: reader.faults()?.len() as u64,
+        llm_judge: session::llm_judge_counts(&reader)?,
         skipped: steps.iter().filter(|row| !row.applied).count() as u64,
         policy_dir: policy_dir.join("config.json").is_file().then_some(policy_dir),
         seconds: elapsed.as_secs_f64(),

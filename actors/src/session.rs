@@ -23,6 +23,7 @@ use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
+use crate::llm_judge;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
 use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
@@ -43,6 +44,9 @@ const STOP_POLL: Duration = Duration::from_millis(100);
 /// Longest wait for the actors to let go at the end.
 const LET_GO: Duration = Duration::from_secs(10);
 
+/// The store's key of `llm_judge::Counts`.
+const LLM_JUDGE_COUNTS: &str = "llm_judge";
+
 /// Plays all phases that are left; true when the user stopped it.
 pub fn play<AB: AutodiffBackend>(
     config: &Config,
@@ -55,6 +59,7 @@ pub fn play<AB: AutodiffBackend>(
 where
     AB::Device: Sync,
 {
+    let llm_judge = llm_judge::Setup::new(&config.judge)?;
     let device = AB::Device::default();
     observer.on(Progress::Phase(RunPhase::SetUp));
     let cache_dir = pyenv::default_cache_dir()?;
@@ -117,7 +122,11 @@ where
             secret(&reader)?,
             observer.clone(),
         ),
+        llm_judge: llm_judge.clone(),
     };
+    if let (Some(judge), Some(counts)) = (&llm_judge, llm_judge_counts(&reader)?) {
+        judge.restore(counts);
+    }
     drop(reader);
     // The generators start from the newest checkpoint, or from the warm start.
     let newest = (crew.trainer)().map_err(|fault| failed(fault, false, run_dir))?.newest();
@@ -145,6 +154,13 @@ where
             done,
         };
         let end = conduct(args, ended, stop)?;
+        if let Some(judge) = &llm_judge {
+            let value = serde_json::to_string(&judge.counts()).map_err(StoreError::from)?;
+            // How the run ended is the news, also where the store is the reason.
+            if let Err(error) = handle.send(vec![Op::Meta { key: LLM_JUDGE_COUNTS, value }]) {
+                tracing::warn!(%error, "what the LLM judge did was not stored");
+            }
+        }
         // Every executor is gone; what they left is of no use.
         let _ = std::fs::remove_dir_all(run_dir.join("scratch"));
         match end {
@@ -160,6 +176,12 @@ where
         model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
     }
     Ok(false)
+}
+
+/// What the LLM judge did in this run, as far as its processes ended in order; `None` before the first.
+pub fn llm_judge_counts(reader: &Reader) -> Result<Option<llm_judge::Counts>, StoreError> {
+    let text = reader.meta(LLM_JUDGE_COUNTS)?;
+    Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
 }
 
 /// Runs the actors until the run ends. Every wait inside is bounded; this one lasts as long as the run.
@@ -301,10 +323,11 @@ pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
 }
 
 /// The machine's settings. Its deadline for execution also covers the wait for a free executor: as many evaluations
-/// as may be queued before this one, each within its own limit.
+/// as may be queued before this one, each within its own limit; and the LLM judge after it.
 pub fn machine_config(config: &Config) -> MachineConfig {
     let r = &config.rollout;
     let queued = r.credits.div_ceil(config.executor.workers.max(1)) as u64;
+    let llm_judge_s = if config.judge.enabled { config.judge.deadline_s } else { 0 };
     MachineConfig {
         seed: config.run.seed,
         group_size: r.group_size as u32,
@@ -317,7 +340,7 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         steps: config.run.steps,
         sample_deadline_ms: r.sample_deadline_s * 1000,
         judge_deadline_ms: r.judge_deadline_s * 1000,
-        execute_deadline_ms: r.execute_deadline_s * 1000 * (1 + queued),
+        execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,
         ..MachineConfig::default()
     }

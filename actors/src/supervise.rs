@@ -13,6 +13,8 @@ pub enum Role {
     /// The executors' pool; it supervises the executors itself, by the same table.
     Pool,
     Executor,
+    /// Asked by the pool, which supervises it by the same table.
+    LlmJudge,
     Learner,
 }
 
@@ -55,6 +57,12 @@ pub const CANNOT_PROCEED: &str = "F113";
 pub const GENERATORS_SILENT: &str = "F114";
 /// A step's loss or gradient was not finite: skipped.
 pub const STEP_SKIPPED: &str = "F115";
+/// The LLM judge's endpoint gave no opinion that could be read.
+pub const LLM_JUDGE_UNAVAILABLE: &str = "F116";
+/// The LLM judge's budget is used up.
+pub const LLM_JUDGE_BUDGET: &str = "F117";
+/// The LLM judge died.
+pub const LLM_JUDGE_LOST: &str = "F118";
 
 macro_rules! pages {
     ($($code:literal),*) => {
@@ -66,7 +74,7 @@ macro_rules! pages {
 pub fn faults() -> &'static [(&'static str, &'static str)] {
     pages!(
         "F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111", "F112", "F113", "F114",
-        "F115"
+        "F115", "F116", "F117", "F118"
     )
 }
 
@@ -126,6 +134,7 @@ pub fn code(role: Role) -> &'static str {
         Role::Generator => GENERATOR_LOST,
         Role::Judge => JUDGE_LOST,
         Role::Pool | Role::Executor => EXECUTOR_LOST,
+        Role::LlmJudge => LLM_JUDGE_LOST,
         Role::Learner => LEARNER_LOST,
     }
 }

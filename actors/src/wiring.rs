@@ -12,6 +12,9 @@
 //!      | 2*credits+64   | 2*credits+64    |                         v                       v
 //!      v                v                 |                       zygote, referee         run.sqlite (WAL)
 //!   thread: engine    2 threads: lint     +--> verdicts: 100,000  (Python processes)      metrics.jsonl
+//!                                         |
+//!                                         +--> LLM judge, if on: what passed; `judge.concurrency` requests at once,
+//!                                              opinions: 100,000
 //!                                      learner
 //!                                         | jobs: 8
 //!                                         v
@@ -19,7 +22,8 @@
 //! ```
 //!
 //! Results come back to the orchestrator as messages (`Sampled`, `Judged`, `Executed`, `Trained`, `Adopted`,
-//! `Durable`). The orchestrator is the supervisor of generator, judge, pool and learner; the pool of its executors.
+//! `Durable`). The orchestrator is the supervisor of generator, judge, pool and learner; the pool of its executors
+//! and of the LLM judge.
 
 use std::time::Duration;
 
@@ -76,6 +80,7 @@ pub async fn spawn_judge(capacities: &Capacities, out: &ActorRef<OrchestratorMsg
 pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<OrchestratorMsg>) -> Spawned<PoolMsg> {
     let args = PoolArgs {
         factory: crew.verifier.clone(),
+        llm_judge: crew.llm_judge.clone(),
         workers: capacities.executors,
         deadline: capacities.execute_deadline,
         reuse_verdicts: capacities.reuse_verdicts,

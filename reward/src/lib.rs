@@ -1,7 +1,10 @@
 //! `reward`: from a model's answer to numbers. Text -> candidate -> lint -> ruling; outcome -> reward; group ->
 //! advantages; batch -> token weights.
 //!
-//! Pure: no file, clock, process, thread or random number (`docs/architecture.md`). Rule pages are compiled in.
+//! Pure: no file, clock, process, thread or random number (`docs/architecture.md`). Rule pages and the LLM
+//! judge's rubric are compiled in.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod advantage;
 pub mod config;
@@ -9,6 +12,7 @@ pub mod evidence;
 pub mod extract;
 pub mod judge;
 pub mod lint;
+pub mod rubric;
 pub mod score;
 pub mod weights;
 

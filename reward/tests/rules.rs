@@ -157,7 +157,7 @@ fn judge_admits_rejects_and_says_why() {
 #[test]
 fn every_rule_has_its_page() {
     let mut codes = BTreeSet::new();
-    for rule in rules() {
+    for rule in rules().iter().chain(reward::rubric::rules()) {
         assert!(codes.insert(rule.code), "{} is there twice", rule.code);
         let heading = format!("# {}: {}\n", rule.code, rule.title);
         assert!(rule.page.starts_with(&heading), "docs/rules/{}.md must begin with '{}'", rule.code, heading.trim());

@@ -44,7 +44,7 @@ pub enum Command {
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),
-    /// The page of a lint rule (K...) or of a fault (F...).
+    /// The page of a lint rule (K...), of an LLM judge's objection (J...) or of a fault (F...).
     #[command(after_help = "Example: troupe explain K001")]
     Explain(ExplainArgs),
     /// The figures in the README, reproducible.
@@ -112,6 +112,9 @@ pub struct VerifyArgs {
     /// Seed of the inputs; without it they are drawn anew each time.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Ask the LLM judge (`[judge]`) about a candidate that passes, as with `judge.enabled = true`.
+    #[arg(long)]
+    pub judge: bool,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -158,7 +161,7 @@ pub struct DoctorArgs {
 
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// `K001`, `F001`, ... Without it, all codes with their titles.
+    /// `K001`, `J001`, `F001`, ... Without it, all codes with their titles.
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
 }

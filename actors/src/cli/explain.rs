@@ -1,4 +1,4 @@
-//! `troupe explain CODE`: the page of a lint rule or a fault, compiled in.
+//! `troupe explain CODE`: the page of a lint rule, an objection or a fault, compiled in.
 
 use super::args::ExplainArgs;
 use super::{Answer, Done, Failure, output};
@@ -11,7 +11,12 @@ pub fn page(code: &str) -> Option<&'static str> {
 
 fn pages() -> Vec<(&'static str, &'static str)> {
     let rules = reward::lint::rules().iter().chain(reward::evidence::DOCS).map(|rule| (rule.code, rule.page));
-    rules.chain(sandbox::faults().iter().copied()).chain(crate::supervise::faults().iter().copied()).collect()
+    let objections = reward::rubric::rules().iter().map(|rule| (rule.code, rule.page));
+    rules
+        .chain(objections)
+        .chain(sandbox::faults().iter().copied())
+        .chain(crate::supervise::faults().iter().copied())
+        .collect()
 }
 
 /// The first heading of a page, without its marks.
@@ -43,7 +48,9 @@ pub fn explain(args: ExplainArgs) -> Done {
                 UserError::new("there is no such code")
                     .at("troupe explain")
                     .found(format!("`{code}`"))
-                    .expected("the code of a lint rule (K001..) or of a fault (F001..)")
+                    .expected(
+                        "the code of a lint rule (K001..), of an LLM judge's objection (J001..) or of a fault (F001..)",
+                    )
                     .hint(hint),
             ))
         }

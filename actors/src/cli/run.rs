@@ -25,6 +25,8 @@ pub fn run(args: RunArgs) -> Done {
     require_training_tasks(&tasks, config.tasks.folder())?;
     require_model(&config)?;
     require_evaluated_tasks(&config, &tasks)?;
+    // A key that is not there is found before anything is made.
+    crate::llm_judge::Setup::new(&config.judge)?;
     if args.dry_run {
         output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
         return Ok(Answer::Yes);
@@ -138,6 +140,13 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         Device::Cuda => "GPU 0",
     };
     let warm_start = if config.sft.enabled { "on (cached)" } else { "off" };
+    let llm_judge = match config.judge.enabled {
+        true => format!(
+            "{} at {}, {} requests at once",
+            config.judge.model, config.judge.base_url, config.judge.concurrency
+        ),
+        false => "off".to_string(),
+    };
     let target = run_dir.map_or(format!("a new one in {}", config.run.dir.display()), |d| d.display().to_string());
     format!(
         "# placement\n\
@@ -148,6 +157,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
          #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
+         #   LLM judge      {llm_judge}\n\
          #   tasks          {} training, {} validation, {} held out\n\
          #   a step         {} groups of {} answers; at most {} rollouts in flight, at most {} versions stale\n\
          \n\
@@ -175,6 +185,12 @@ fn summary_text(summary: &RunSummary) -> String {
     let endings: Vec<String> = summary.rollouts.iter().map(|(ending, n)| format!("{ending} {n}")).collect();
     out.push(format!("rollouts   {all}: {}", if endings.is_empty() { "none".into() } else { endings.join(", ") }));
     out.push(format!("faults     {} (never scored)", summary.faults));
+    if let Some(c) = &summary.llm_judge {
+        out.push(format!(
+            "LLM judge  {} asked, {} of them known; {} rejected, {} masked; {} requests, {} tokens",
+            c.asked, c.cached, c.rejected, c.faults, c.requests, c.tokens
+        ));
+    }
     if summary.skipped > 0 {
         out.push(format!("skipped    {} steps: a loss or gradient was not finite", summary.skipped));
     }
@@ -244,12 +260,21 @@ mod tests {
             masked: [0, 1],
             rollouts: [("trained".to_string(), 90), ("zero_variance".to_string(), 10)].into(),
             faults: 1,
+            llm_judge: Some(crate::llm_judge::Counts {
+                asked: 90,
+                cached: 20,
+                rejected: 3,
+                faults: 1,
+                requests: 71,
+                tokens: 9000,
+            }),
             skipped: 2,
             policy_dir: None,
             seconds: 12.3,
         };
         let text = summary_text(&summary);
         for line in [
+            "LLM judge  90 asked, 20 of them known; 3 rejected, 1 masked; 71 requests, 9000 tokens",
             "skipped    2 steps: a loss or gradient was not finite",
             "rollouts   100: trained 90, zero_variance 10",
             "  before   20.0 %  [15.0, 25.0]",

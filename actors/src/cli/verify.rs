@@ -1,5 +1,7 @@
 //! `troupe verify`: one candidate through every layer of the verifier.
 
+use std::sync::Arc;
+
 use reward::judge::judge_candidate;
 use rollout::id::Digest;
 use rollout::outcome::{ExecReport, Fault, Finding, Layers, Outcome, Ruling};
@@ -15,6 +17,7 @@ use super::lint::finding_text;
 use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime, source};
 use crate::config::Config;
 use crate::errors::UserError;
+use crate::llm_judge::{self, Setup};
 use crate::policy::isolation_note;
 use crate::tasks;
 
@@ -62,7 +65,12 @@ pub fn verify(args: VerifyArgs) -> Done {
                 .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter; nothing is timed"),
         ));
     }
-    let config = Config::load_here(&args.config.files, &args.config.sets)?;
+    let mut sets = args.config.sets.clone();
+    if args.judge {
+        sets.push("judge.enabled=true".to_string());
+    }
+    let config = Config::load_here(&args.config.files, &sets)?;
+    let llm_judge = Setup::new(&config.judge)?;
     let task = tasks::load_task(&args.task)?;
     let read = source::read(&args.candidate)?;
     let ruling = match read.candidate {
@@ -80,14 +88,17 @@ pub fn verify(args: VerifyArgs) -> Done {
         }
         Ruling::Admit { candidate, mut findings } => {
             let layers = static_layers(Some(&candidate), &task);
-            let (result, report) = match execute(&config, &task, &candidate, args.seed)? {
-                Ok(report) => (Ok(report.outcome.clone()), Some(report)),
+            let (result, report) = match execute(&config, &task, &candidate, args.seed, llm_judge)? {
+                Ok((report, finding)) => {
+                    findings.extend(finding);
+                    (Ok(report.outcome.clone()), Some(report))
+                }
                 Err(fault) => (Err(fault), None),
             };
             findings.extend(report.iter().flat_map(|r| r.findings.iter().cloned()));
             findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
             let seen = result.as_ref().map(Outcome::layers).unwrap_or_default();
-            // The rules may find a program functional that then launches nothing.
+            // The rules may find a program functional that then launches nothing, or to which the LLM judge objects.
             let functional = if seen.functional == Some(false) { Some(false) } else { layers.functional };
             let layers = Layers { functional, compiled: seen.compiled, correct: seen.correct, ..layers };
             Judged { layers, findings, candidate: Some(candidate), result, report }
@@ -110,13 +121,17 @@ fn static_layers(candidate: Option<&rollout::outcome::Candidate>, task: &TaskSpe
     }
 }
 
+/// A report, and the LLM judge's objection to what passed.
+type Seen = (ExecReport, Option<Finding>);
+
 /// Runs the candidate; the outer error ends the command, the inner one is a fault to be shown as the verdict.
 fn execute(
     config: &Config,
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
     seed: Option<u64>,
-) -> Result<Result<ExecReport, Fault>, Failure> {
+    llm_judge: Option<Arc<Setup>>,
+) -> Result<Result<Seen, Fault>, Failure> {
     let python = pyenv::interpreter(config)?;
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
@@ -131,7 +146,7 @@ fn execute(
     };
     runtime()?.block_on(async {
         tokio::select! {
-            result = evaluate(executor, task, candidate) => Ok(result),
+            result = evaluate(executor, task, candidate, llm_judge) => Ok(result),
             () = interrupt::first() => Err(Failure::Interrupted),
         }
     })
@@ -141,7 +156,8 @@ async fn evaluate(
     config: ExecutorConfig,
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
-) -> Result<ExecReport, Fault> {
+    llm_judge: Option<Arc<Setup>>,
+) -> Result<Seen, Fault> {
     let executor = Executor::start(config).await?;
     if let Some(note) = executor.isolation().await.as_ref().and_then(isolation_note) {
         output::say(note);
@@ -152,7 +168,15 @@ async fn evaluate(
         result = executor.evaluate(task, candidate).await;
     }
     executor.shutdown().await;
-    Ok(reward::evidence::weigh(result?))
+    let report = reward::evidence::weigh(result?);
+    match llm_judge.filter(|_| report.outcome.is_correct()) {
+        None => Ok((report, None)),
+        Some(setup) => {
+            let opinion = llm_judge::ask_once(setup, task, candidate).await?;
+            let outcome = opinion.apply(report.outcome.clone());
+            Ok((ExecReport { outcome, ..report }, opinion.finding()))
+        }
+    }
 }
 
 /// Inputs are drawn from it: the same for the same seed, new each time without one.

@@ -4,7 +4,7 @@ use rollout::machine::ConfigError;
 
 use super::{AdvNorm, Config, Device, LenNorm, RewardMode, Settings};
 use crate::errors::UserError;
-use crate::session;
+use crate::{llm_judge, session};
 
 /// Seconds of an evaluation for what has no limit of its own in the run file.
 const EVALUATION_MARGIN_S: u64 = 10;
@@ -51,6 +51,24 @@ const EFFECTS: &[Effect] = &[
         only: "sft.enabled = true",
         holds: |c| c.sft.enabled,
     },
+    Effect {
+        keys: &[
+            "judge.base_url",
+            "judge.model",
+            "judge.api_key_env",
+            "judge.temperature",
+            "judge.answer_tokens",
+            "judge.timeout_s",
+            "judge.deadline_s",
+            "judge.concurrency",
+            "judge.retries",
+            "judge.requests_per_minute",
+            "judge.max_requests",
+            "judge.max_tokens",
+        ],
+        only: "judge.enabled = true",
+        holds: |c| c.judge.enabled,
+    },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
     Effect {
         keys: &["reward.adv_norm", "reward.std_estimator", "reward.baseline"],
@@ -77,7 +95,8 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     shape(config, settings)?;
     start(config, settings)?;
     batch(config, settings)?;
-    deadlines(config, settings)
+    deadlines(config, settings)?;
+    llm_judge(config, settings)
 }
 
 /// The place of the first of `keys` that the user set, else of the first.
@@ -179,4 +198,37 @@ fn deadlines(config: &Config, settings: &Settings) -> Result<(), UserError> {
              run, reference, comparison) and {EVALUATION_MARGIN_S} s for starting and ending processes"
         ))
         .hint(format!("set rollout.execute_deadline_s = {needed}, or lower the limits of [executor]")))
+}
+
+/// A judge that is on must have somebody to ask and time to do it.
+fn llm_judge(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let j = &config.judge;
+    if !j.enabled {
+        return Ok(());
+    }
+    if let Err(found) = llm_judge::endpoint(&j.base_url) {
+        return Err(UserError::new("the LLM judge has no address")
+            .at(place(settings, &["judge.base_url"]))
+            .found(format!("judge.base_url: {found}"))
+            .expected("the URL of an OpenAI-compatible endpoint, for example \"http://127.0.0.1:8000/v1\"")
+            .hint("the part before `/chat/completions`; a key belongs into the variable judge.api_key_env names"));
+    }
+    if j.model.is_empty() {
+        return Err(UserError::new("the LLM judge has no model")
+            .at(place(settings, &["judge.model", "judge.enabled"]))
+            .found("judge.enabled = true, judge.model = \"\"")
+            .expected("judge.model as the endpoint calls it")
+            .hint("GET <judge.base_url>/models lists the names"));
+    }
+    if j.deadline_s < j.timeout_s {
+        return Err(UserError::new("the LLM judge's first request could outlive its question")
+            .at(place(settings, &["judge.deadline_s", "judge.timeout_s"]))
+            .found(format!("judge.deadline_s = {}, judge.timeout_s = {}", j.deadline_s, j.timeout_s))
+            .expected("judge.deadline_s of at least judge.timeout_s")
+            .hint(format!(
+                "judge.deadline_s = {} leaves room for the queue and for repeated requests",
+                3 * j.timeout_s
+            )));
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ pub struct Scope {
     pub counts: &'static [&'static str],
 }
 
-pub const VERIFY: Scope = Scope { command: "verify", counts: &["executor", "python"] };
+pub const VERIFY: Scope = Scope { command: "verify", counts: &["executor", "judge", "python"] };
 pub const DOCTOR: Scope = Scope { command: "doctor", counts: &["executor", "python", "model"] };
 pub const SFT: Scope = Scope {
     command: "sft",

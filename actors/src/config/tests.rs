@@ -234,3 +234,35 @@ fn paths_become_absolute_but_empty_ones_stay_empty() {
     assert_eq!(config.run.dir, PathBuf::from("/here/runs"));
     assert_eq!(config.model.folder(), None);
 }
+
+/// Planted: no look at `timeout_s`. Seen: a deadline of 30 s is accepted.
+#[test]
+fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
+    let on = |sets: &[&str]| {
+        let sets =
+            ["judge.enabled=true", "judge.model=m"].iter().chain(sets).map(|s| s.to_string()).collect::<Vec<_>>();
+        Config::load(&[], &sets)
+    };
+    assert!(on(&[]).is_ok() && !Config::builtin().unwrap().judge.enabled);
+    assert_parts(
+        &error("[judge]\nenabled = true\n"),
+        "no model",
+        "my.toml, line 2",
+        "judge.model = \"\"",
+        "as the endpoint",
+        "/models",
+    );
+    let e = on(&["judge.base_url=h:8000"]).unwrap_err();
+    assert_parts(&e, "no address", "--set judge.base_url=h:8000", "h:8000", "http://", "before `/chat/completions`");
+    let e = on(&["judge.base_url=http://u:sesame@h/v1"]).unwrap_err();
+    assert!(e.found.as_deref().is_some_and(|f| f.contains("a password") && !f.contains("sesame")), "{e}");
+    let e = on(&["judge.deadline_s=30"]).unwrap_err();
+    assert_parts(&e, "outlive", "--set judge.deadline_s=30", "timeout_s = 60", "at least", "= 180");
+    let e = on(&["judge.max_tokens=-1"]).unwrap_err();
+    assert_parts(&e, "judge.max_tokens", "--set judge.max_tokens=-1", "-1", "at least 0", "");
+    let e = set_error("judge.model=m");
+    assert_parts(&e, "judge.model", "--set judge.model=m", "judge.model", "judge.enabled = true", "remove");
+    // The stage's lease covers the question.
+    let lease = |c: &Config| crate::session::machine_config(c).execute_deadline_ms;
+    assert_eq!(lease(&on(&[]).unwrap()), lease(&Config::builtin().unwrap()) + 180_000);
+}

@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors::bench::standins;
@@ -13,10 +13,10 @@ use actors::crew::{
 use actors::eval::EvalLimits;
 use actors::generator::Adoption;
 use actors::observe::{Observer, Progress};
-use actors::orchestrator::{OrchestratorArgs, RunEnd};
+use actors::orchestrator::{OrchestratorArgs, OrchestratorMsg, RunEnd};
 use actors::policy::{Checkpoints, SamplerSettings, TrainerSettings, sampler_factory, trainer_factory};
 use actors::resume::{Plan, restore};
-use actors::session::conduct;
+use actors::session::conduct_known;
 use actors::stop::StopToken;
 use actors::store::{Reader, StoreConfig, Writer};
 use actors::wiring::Capacities;
@@ -26,6 +26,7 @@ use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::sampling::Sampling;
 use model::{ModelConfig, Tokenizer};
+use ractor::ActorRef;
 use rollout::completion::Completion;
 use rollout::curriculum::CurriculumKind;
 use rollout::id::{PolicyVersion, RolloutId, TaskId};
@@ -145,6 +146,8 @@ pub struct Rig {
     pub eval_samples: u64,
     pub execute_delay: Duration,
     pub train_tasks: usize,
+    /// The orchestrator, once it plays.
+    pub address: Arc<OnceLock<ActorRef<OrchestratorMsg>>>,
 }
 
 impl Rig {
@@ -170,6 +173,7 @@ impl Rig {
             eval_samples: 0,
             execute_delay: Duration::ZERO,
             train_tasks: 5,
+            address: Arc::default(),
         }
     }
 
@@ -201,6 +205,7 @@ impl Rig {
                 Default::default(),
             ),
             verifier: Arc::new(move |_| Box::pin(async move { Ok(Box::new(ByTag { delay }) as Box<dyn Verifier>) })),
+            llm_judge: None,
         }
     }
 
@@ -287,7 +292,7 @@ impl Rig {
             done,
         };
         with(&mut args);
-        conduct(args, ended, stop).unwrap()
+        conduct_known(args, ended, stop, |actor| drop(self.address.set(actor))).unwrap()
     }
 
     pub fn reader(&self) -> Reader {
