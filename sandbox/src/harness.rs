@@ -22,6 +22,8 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "seccomp.py",
     "shim.py",
     "standin.py",
+    "start.py",
+    "view.py",
     "warm.py",
     "zygote.py",
 ];

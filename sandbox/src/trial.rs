@@ -54,6 +54,8 @@ pub(crate) enum Ending {
 struct Progress {
     /// The harness said that confinement is complete; only after that does candidate code run.
     started: bool,
+    /// How it had ended, once it is gone with all that it started.
+    ended: Option<Ended>,
     phase: Phase,
     entered: Instant,
     launches: Vec<Launch>,
@@ -111,12 +113,18 @@ pub(crate) async fn run(
     let forked = Instant::now();
     let id = zygote.fork(home, wire_limits, [job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
     drop((job, result_write, log_write));
-    let mut log = Tail::drain(log);
+    let mut log = Tail::limited(log, limits.log_bytes);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
     let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
-    let mut progress =
-        Progress { started: false, phase: Phase::Import, entered: forked, launches: Vec::new(), ms: BTreeMap::new() };
-    let ending = match follow(zygote, id, &mut frames, limits, &mut progress).await {
+    let mut progress = Progress {
+        started: false,
+        ended: None,
+        phase: Phase::Import,
+        entered: forked,
+        launches: Vec::new(),
+        ms: BTreeMap::new(),
+    };
+    let ending = match follow(zygote, id, &mut frames, &mut log, limits, &mut progress).await {
         Ok(ending) => ending,
         Err(fault) => {
             let _ = zygote.end(id).await;
@@ -125,7 +133,10 @@ pub(crate) async fn run(
     };
     let current = progress.phase;
     progress.enter(current);
-    let ended = zygote.end(id).await?;
+    let ended = match progress.ended.take() {
+        Some(ended) => ended,
+        None => zygote.end(id).await?,
+    };
     progress.ms.insert("child_cpu".into(), ended.cpu_ms);
     let ending = match (ended.over, ending) {
         (Some(over), _) => Ending::Outcome(excess(over, limits, progress.phase)),
@@ -135,7 +146,11 @@ pub(crate) async fn run(
         }
         (None, None) => obituary(&ended, progress.phase),
     };
-    log.ended().await;
+    // What it had written is in the pipe still, so this does not depend on who was faster.
+    let ending = match log.ended().await {
+        true if ended.over.is_none() => flooded(limits, progress.phase),
+        _ => ending,
+    };
     let log = log.text();
     Ok(Left { ending, launches: progress.launches, phase_ms: progress.ms, log })
 }
@@ -172,6 +187,7 @@ async fn follow(
     zygote: &mut Zygote,
     id: u64,
     frames: &mut mpsc::Receiver<Read>,
+    log: &mut Tail,
     limits: &Limits,
     progress: &mut Progress,
 ) -> Result<Option<Ending>, Fault> {
@@ -179,11 +195,12 @@ async fn follow(
     let mut gone = false;
     loop {
         let next = if gone {
-            // It is dead: what it wrote is in the pipe, unless something it started still holds the other end.
+            // It is dead, and so is all that it started: what it wrote is in the pipe, and then the end.
             timeout(DRAIN, frames.recv()).await.unwrap_or(None)
         } else {
             tokio::select! {
                 biased;
+                () = log.flood() => return Ok(Some(flooded(limits, progress.phase))),
                 frame = timeout_at(deadline, frames.recv()) => match frame {
                     Ok(frame) => frame,
                     Err(_) => {
@@ -194,6 +211,8 @@ async fn follow(
                 exited = zygote.exited(id) => {
                     exited?;
                     gone = true;
+                    // What it started must not hold its pipe open: then what it wrote is followed by the end.
+                    progress.ended = Some(zygote.end(id).await?);
                     continue;
                 }
             }
@@ -240,7 +259,7 @@ async fn follow(
                 let draws = header["draws"].clone();
                 return Ok(Some(Ending::Outputs { draws, blob: frame.blob }));
             }
-            Some("failed") => return Ok(Some(Ending::Outcome(failure(&header, progress.phase)))),
+            Some("failed") => return Ok(Some(failure(&header, progress.phase))),
             _ => return Ok(Some(crashed(progress.phase, "its result channel carries something else"))),
         }
     }
@@ -250,15 +269,29 @@ fn crashed(phase: Phase, message: impl Into<String>) -> Ending {
     Ending::Outcome(Outcome::Crashed { phase, message: message.into() })
 }
 
-/// The outcome of a child that reported its own failure.
-fn failure(header: &Value, phase: Phase) -> Outcome {
+fn flooded(limits: &Limits, phase: Phase) -> Ending {
+    crashed(phase, format!("it wrote more than {} bytes to its log", limits.log_bytes))
+}
+
+/// How Triton's message begins where `ptxas`, a process of its own, was ended by SIGKILL.
+const PTXAS_KILLED: &str = "`ptxas` failed with error code -9";
+/// What `ptxas` says when it gets no more memory.
+const PTXAS_MEMORY: &str = "ptxas fatal   : Memory allocation failure";
+
+/// The ending of a child that reported its own failure.
+fn failure(header: &Value, phase: Phase) -> Ending {
     let message: String = header["message"].as_str().unwrap_or("no message").chars().take(4000).collect();
-    match header["kind"].as_str() {
+    Ending::Outcome(match header["kind"].as_str() {
         Some("no_launch") => Outcome::Rejected { reason: message },
+        // The same rule as for the candidate's own process: it may be the machine that ran out of memory.
+        Some("compile") if message.contains(PTXAS_KILLED) => {
+            return Ending::Killed(Outcome::OutOfMemory { phase, message });
+        }
+        Some("compile") if message.contains(PTXAS_MEMORY) => Outcome::OutOfMemory { phase, message },
         Some("compile") if phase != Phase::Run => Outcome::CompileError { message },
         Some("memory") => Outcome::OutOfMemory { phase, message },
         _ => Outcome::Crashed { phase, message },
-    }
+    })
 }
 
 /// The outcome of a child whose tree of processes grew beyond its limits.
