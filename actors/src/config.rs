@@ -191,6 +191,8 @@ pub struct Executor {
     pub memory_mb: u64,
     pub max_processes: u64,
     pub reuse_verdicts: bool,
+    /// Names of `sandbox::isolation::PARTS`.
+    pub require_isolation: Vec<String>,
 }
 
 /// Which tasks are evaluated before and after RL.

@@ -67,6 +67,7 @@ where
         return Ok(true);
     }
     let python = python?;
+    policy::require_isolation(&python, &config.executor.require_isolation)?;
     if let Some(note) = config.sampling.truncation_note() {
         observer.on(Progress::Note(note));
     }
@@ -115,6 +116,7 @@ where
             run_dir.join("scratch"),
             limits(config),
             secret(&reader)?,
+            config.executor.require_isolation.clone(),
             observer.clone(),
         ),
     };

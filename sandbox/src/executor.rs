@@ -266,7 +266,7 @@ impl State {
         let home = trial::home(&config.scratch)?;
         let mut left = trial::run(zygote, &prepared, candidate, &config.limits, home.path()).await?;
         left.phase_ms.insert("reference".into(), prepared.ms);
-        if let Err(e) = home.close() {
+        if let Err(e) = trial::remove(home) {
             tracing::warn!("a candidate's directory was not removed: {e}");
         }
         let ending = std::mem::replace(&mut left.ending, Ending::Outcome(Outcome::Passed { speedup: None }));

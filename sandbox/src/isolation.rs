@@ -2,11 +2,10 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rollout::outcome::Fault;
 use serde_json::Value;
-use tokio::time::timeout;
 
 use crate::fault::{ISOLATION, SCRATCH, SPAWN, ZYGOTE_START, fault};
 use crate::harness;
@@ -117,20 +116,30 @@ impl Isolation {
     }
 }
 
-/// What holds here, asked without starting an executor: a fraction of a second.
-pub async fn probe(interpreter: &Path, scratch: &Path) -> Result<Isolation, Fault> {
+/// What holds here, asked without starting an executor. Blocks for a fraction of a second.
+pub fn probe(interpreter: &Path, scratch: &Path) -> Result<Isolation, Fault> {
     let shown = scratch.display();
     let unusable = |e: std::io::Error| fault(SCRATCH, format!("{shown} cannot be used: {e}"));
     std::fs::create_dir_all(scratch).map_err(unusable)?;
+    let scratch = std::path::absolute(scratch).map_err(unusable)?;
     let dir = tempfile::Builder::new().prefix("probe-").tempdir_in(scratch).map_err(unusable)?;
     harness::unpack(dir.path()).map_err(unusable)?;
     let mut command = python(interpreter, &dir.path().join("zygote.py"), dir.path());
-    command.arg("--probe").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = match timeout(PROBE, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(e)) => return Err(fault(SPAWN, format!("{} could not be started: {e}", interpreter.display()))),
-        Err(_) => return Err(fault(ZYGOTE_START, format!("no answer within {} s", PROBE.as_secs()))),
-    };
+    let command = command.arg("--probe").as_std_mut();
+    // Both are a few lines at most, so that they fit into their pipes.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let spawn = |e: std::io::Error| fault(SPAWN, format!("{} could not be started: {e}", interpreter.display()));
+    let mut child = command.spawn().map_err(spawn)?;
+    let deadline = Instant::now() + PROBE;
+    while child.try_wait().map_err(spawn)?.is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(fault(ZYGOTE_START, format!("no answer within {} s", PROBE.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().map_err(spawn)?;
     match serde_json::from_slice(&output.stdout) {
         Ok(report) if output.status.success() => Ok(Isolation::of(&report)),
         _ => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -338,4 +339,49 @@ pub(crate) fn home(scratch: &Path) -> Result<tempfile::TempDir, Fault> {
         .prefix("trial-")
         .tempdir_in(scratch)
         .map_err(|e| fault(SCRATCH, format!("no directory can be made in {shown}: {e}")))
+}
+
+/// Removes a private directory, whatever modes the candidate gave to what is in it.
+pub(crate) fn remove(home: tempfile::TempDir) -> std::io::Result<()> {
+    let path = home.path().to_owned();
+    if home.close().is_ok() {
+        return Ok(());
+    }
+    unlock(&path);
+    std::fs::remove_dir_all(path)
+}
+
+fn unlock(dir: &Path) {
+    let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // Of the entry itself: a link into somebody else's directory is not followed.
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            unlock(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted bug that was seen, as a user who is not root: the directory stays.
+    #[test]
+    fn a_locked_directory_is_removed_and_a_link_is_not_followed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let other = scratch.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let home = home(scratch.path()).unwrap();
+        let path = home.path().to_owned();
+        let locked = path.join("a/b");
+        std::fs::create_dir_all(&locked).unwrap();
+        std::os::unix::fs::symlink(&other, path.join("link")).unwrap();
+        for dir in [&locked, &path.join("a"), &other] {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o500)).unwrap();
+        }
+        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();
+        remove(home).unwrap();
+        assert!(!path.exists());
+        assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o500);
+    }
 }

@@ -195,7 +195,7 @@ async fn a_child_that_cannot_be_confined_is_never_scored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_without_a_required_part_does_not_start() {
     let Some(config) = config("required", LIMITS) else { return };
-    let is = probe(&config.python, &config.scratch).await.unwrap();
+    let is = probe(&config.python, &config.scratch).unwrap();
     let holding: Vec<String> = PARTS.iter().filter(|p| is.holds(p)).map(|p| p.name.to_owned()).collect();
     let executor = Executor::start(ExecutorConfig { require: holding, ..config.clone() }).await.unwrap();
     assert_eq!(executor.isolation().await.unwrap(), is);
