@@ -143,7 +143,7 @@ os.kill(os.getpid(), 9)";
 
 #[test]
 fn flooding_the_log_does_not_block_or_grow() {
-    let body = "os.write(1, b'x' * 1000)\nfor _ in range(50): sys.stdout.write('y' * (1 << 20)); sys.stderr.write('z' * 1000)\nreturn add(x, y)";
+    let body = "os.write(1, b'x' * 1000)\nfor _ in range(10): sys.stdout.write('y' * (1 << 20)); sys.stderr.write('z' * 1000)\nreturn add(x, y)";
     let report = lab_or_skip!().evaluate(ADD_TASK, &add_with("", body)).unwrap();
     assert_eq!(report.outcome, PASSED);
     assert!(report.log_tail.len() <= 8 << 10, "{}", report.log_tail.len());
@@ -154,14 +154,16 @@ fn flooding_the_log_does_not_block_or_grow() {
 fn printing_more_than_is_allowed_is_a_crash_wherever_it_is_noticed() {
     let lab = lab_or_skip!();
     let more = LIMITS.log_bytes + 1;
-    let just =
-        format!("for _ in range({} // (1 << 20)): sys.stdout.write('y' * (1 << 20))\nsys.stdout.write('y')", more);
+    let just = format!(
+        "for _ in range({} // (1 << 20)): sys.stdout.write('y' * (1 << 20))\nsys.stdout.write('y')\nsys.stdout.flush()",
+        more
+    );
     for body in
         [format!("{just}\nreturn add(x, y)"), format!("{just}\nos._exit(0)"), "while True: print('y' * 4096)".into()]
     {
         let outcome = lab.outcome(ADD_TASK, &add_with("", &body));
         match &outcome {
-            Outcome::Crashed { phase: Phase::Compile, message } if message.contains("to its log") => {}
+            Outcome::Crashed { message, .. } if message.contains("to its log") => {}
             other => panic!("{body}: {other:?}"),
         }
     }
