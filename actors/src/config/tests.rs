@@ -210,7 +210,6 @@ fn keys_that_do_not_fit_together_are_errors() {
     }
 }
 
-/// Planted bugs that were seen: a list is read as an empty one, and a word that is no part is accepted.
 #[test]
 fn a_list_of_words_is_read_and_checked() {
     let parts = |set: &str| Config::load(&[], &[set.to_string()]).unwrap().executor.require_isolation;

@@ -110,7 +110,6 @@ mod tests {
         assert!(note.contains("missing: Landlock, system call filter (") && note.contains("troupe doctor"), "{note}");
     }
 
-    /// Planted bug that was seen: the refusal names every part that is required.
     #[test]
     fn a_refusal_names_what_is_required_and_missing_and_what_to_do() {
         let is = Isolation { landlock: 7, ..Isolation::default() };

@@ -190,8 +190,7 @@ async fn a_child_that_cannot_be_confined_is_never_scored() {
     executor.shutdown().await;
 }
 
-/// What holds is asked without torch, and says the same as the executor. Planted bug that was seen: a name that is no
-/// part is taken for one that holds.
+/// What holds is asked without torch, and says the same as the executor.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_without_a_required_part_does_not_start() {
     let Some(config) = config("required", LIMITS) else { return };

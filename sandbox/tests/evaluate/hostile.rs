@@ -149,7 +149,7 @@ fn flooding_the_log_does_not_block_or_grow() {
     assert!(report.log_tail.len() <= 8 << 10, "{}", report.log_tail.len());
 }
 
-/// The verdict must not depend on who is faster, the writer or the reader. Planted bug that was seen: no limit.
+/// The verdict must not depend on who is faster, the writer or the reader.
 #[test]
 fn printing_more_than_is_allowed_is_a_crash_wherever_it_is_noticed() {
     let lab = lab_or_skip!();
@@ -170,8 +170,7 @@ fn printing_more_than_is_allowed_is_a_crash_wherever_it_is_noticed() {
     assert_unharmed();
 }
 
-/// `ptxas` is a process of its own; the kernel may choose it when memory runs out. Planted bug that was seen: the kill
-/// is a compile error.
+/// `ptxas` is a process of its own; the kernel may choose it when memory runs out.
 #[test]
 fn a_killed_compiler_is_no_compile_error() {
     let killed = "\

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use sandbox::hostile::{KINDS, LIMITS, MixConfig, run};
 
-/// Planted bugs that were seen: no limit on output, and a child that holds the pipe of a dead candidate delays its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_candidates_end_in_time_and_harm_nobody() {
     let Some(python) = environment::python() else { return };
