@@ -192,6 +192,8 @@ pub struct Executor {
     pub memory_mb: u64,
     pub max_processes: u64,
     pub reuse_verdicts: bool,
+    /// Names of `sandbox::isolation::PARTS`.
+    pub require_isolation: Vec<String>,
 }
 
 /// The LLM judge; the static one has no settings.

@@ -72,6 +72,7 @@ where
         return Ok(true);
     }
     let python = python?;
+    policy::require_isolation(&python, &config.executor.require_isolation)?;
     if let Some(note) = config.sampling.truncation_note() {
         observer.on(Progress::Note(note));
     }
@@ -120,6 +121,7 @@ where
             run_dir.join("scratch"),
             limits(config),
             secret(&reader)?,
+            config.executor.require_isolation.clone(),
             observer.clone(),
         ),
         llm_judge: llm_judge.clone(),

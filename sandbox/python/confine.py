@@ -8,7 +8,6 @@ import tempfile
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
 LARGE, MADV_COLLAPSE = 2 << 20, 25
-PAGE = os.sysconf("SC_PAGESIZE")
 # Far above the ids that systems give away.
 SPARE_UID, SPARE_UIDS = 1_900_000_000, 100_000_000
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)
@@ -64,21 +63,22 @@ def large_pages():
             libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), MADV_COLLAPSE)
 
 
-def anonymous(pid):
-    """Resident anonymous memory of a process in bytes; 0 when it is gone."""
+def private_memory(pid):
+    """Resident memory of a process that no file holds, in bytes: its own, and what it shares with others that came
+    from it (counted for each of them). 0 when it is gone."""
     try:
-        with open(f"/proc/{pid}/statm") as f:
-            _, resident, shared = f.read().split()[:3]
-    except OSError:
+        with open(f"/proc/{pid}/status") as f:
+            sizes = dict(line.split(":", 1) for line in f)
+        return sum(int(sizes[k].split()[0]) << 10 for k in ("RssAnon", "RssShmem"))
+    except (OSError, KeyError, ValueError):
         return 0
-    return (int(resident) - int(shared)) * PAGE
 
 
-def spare_uid(readable):
-    """For the superuser: a user id that owns nothing and can still read Python. None: candidates keep our user."""
+def spare_uid(needed):
+    """For the superuser: a user id that owns nothing and can still read `needed`. None: candidates keep our user."""
     if os.geteuid() != 0:
         return None
-    needed = [p for p in readable if os.path.isdir(p)]
+    needed = [p for p in needed if os.path.isdir(p)]
     # The kernel counts processes per user, so two executors must not share one.
     for uid in (SPARE_UID + int.from_bytes(os.urandom(4), "little") % SPARE_UIDS, 65534):
         pid = os.fork()
@@ -109,7 +109,9 @@ def unprivileged(uid):
         become(uid)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     libc.syscall(SYS_CAPSET, header, (ctypes.c_uint32 * 6)())
-    prctl(PR_SET_DUMPABLE, 1)
+    # A process of the same user cannot look into this one. A program that is started becomes dumpable again, which
+    # opens nothing of ours.
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def descriptors(null, log, keep):

@@ -39,6 +39,7 @@ def readable():
     """Where Python, torch, Triton and the system's libraries are."""
     paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
     paths.update(p for p in sys.path if p and os.path.isdir(p))
+    paths.update(os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     return [p for p in paths if p and p != "/" and os.path.exists(p)]
 
 

@@ -21,6 +21,7 @@ import cage
 import confine
 import landlock
 import seccomp
+import view
 
 # How often a running candidate's processes and memory are counted.
 WATCH_MS = 50
@@ -30,17 +31,13 @@ HOME_BYTES = 256 << 20
 
 
 class Zygote:
-    def __init__(self, control, cage_parts, run):
-        self.control, self.parts, self.run = control, cage_parts, run
+    def __init__(self, control, bars, run):
+        self.control, self.bars, self.parts, self.run = control, bars, bars.parts, run
         self.current = None
         self.null = os.open(os.devnull, os.O_RDONLY)
-        self.landlock = landlock.abi()
-        self.filter = seccomp.program()
-        self.filtered = seccomp.works(self.filter)
-        self.readable = landlock.readable()
-        self.uid = confine.spare_uid([*self.readable, os.path.dirname(HARNESS)])
+        self.uid = bars.uid
         self.base = confine.address_space()
-        self.base_anonymous = confine.anonymous("self")
+        self.base_memory = confine.private_memory("self")
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
 
@@ -48,9 +45,7 @@ class Zygote:
         self.control.send(json.dumps(message).encode())
 
     def loop(self, versions):
-        self.send({
-            "event": "ready", "cage": self.parts, "landlock": self.landlock, "seccomp": self.filtered, "uid": self.uid,
-            **versions})
+        self.send({"event": "ready", **self.bars.report(), **versions})
         while True:
             events = self.poll.poll(WATCH_MS if self.current else None)
             for fd, _ in events:
@@ -83,14 +78,17 @@ class Zygote:
 
     def fork(self, message, fds):
         job, result, log = fds
-        home, uid = message["home"], os.getuid() if self.uid is None else self.uid
+        uid = os.getuid() if self.uid is None else self.uid
+        home = self.bars.home or message["home"]
         mounted = "mount" in self.parts and cage.mount_home(home, uid, HOME_BYTES)
+        if self.bars.home and not mounted:
+            raise OSError("no private directory could be mounted")
         if not mounted and self.uid is not None:
             os.chown(home, uid, uid)
         pid = os.fork()
         if pid == 0:
             try:
-                self.in_child(message, job, result, log)
+                self.in_child(message["limits"], home, job, result, log)
             finally:
                 os._exit(0)
         self.current = {
@@ -99,9 +97,9 @@ class Zygote:
         self.poll.register(self.current["pidfd"], select.POLLIN)
         self.send({"event": "forked", "id": message["id"]})
 
-    def in_child(self, message, job, result, log):
+    def in_child(self, limits, home, job, result, log):
         try:
-            self.confine(message, job, result, log)
+            self.confine(limits, home, job, result, log)
         except BaseException as e:
             # Before any candidate code: ours. Rust believes this frame only when it is the first one.
             import frames
@@ -109,19 +107,20 @@ class Zygote:
             return
         self.run(job, result)
 
-    def confine(self, message, job, result, log):
+    def confine(self, limits, home, job, result, log):
+        bars = self.bars
         os.setsid()
         confine.signals()
         confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
         confine.descriptors(self.null, log, {job, result})
-        confine.environment(message["home"])
+        confine.environment(home)
         confine.unprivileged(self.uid)
-        landlock.restrict(self.landlock, message["home"], self.readable)
-        confine.limits(message["limits"], self.base, bool(self.uid is not None or "user" in self.parts))
+        landlock.restrict(bars.landlock, home, bars.readable)
+        confine.limits(limits, self.base, bool(self.uid is not None or "user" in self.parts))
         # Where it never works we said so when we were ready; where it does, a child without it is not a candidate's.
-        if not seccomp.apply(self.filter) and self.filtered:
+        if not seccomp.apply(bars.filter) and bars.filtered:
             raise OSError("the system call filter is not in force")
-        sys.path.remove(HARNESS)
+        sys.path.remove(bars.harness)
 
     def watch(self):
         """Processes and memory of everything below us: limits that the kernel does not keep for a whole tree."""
@@ -129,7 +128,7 @@ class Zygote:
         pids = self.descendants()
         if len(pids) > limits["max_processes"]:
             self.current["over"] = "processes"
-        elif sum(max(0, confine.anonymous(p) - self.base_anonymous) for p in pids) > limits["memory_bytes"]:
+        elif sum(max(0, confine.private_memory(p) - self.base_memory) for p in pids) > limits["memory_bytes"]:
             self.current["over"] = "memory"
         if self.current["over"]:
             self.strike()
@@ -198,7 +197,7 @@ class Zygote:
             pass
         os.close(current["pidfd"])
         if current["mounted"]:
-            cage.unmount_home(current["mounted"])
+            cage.unmount(current["mounted"])
         self.current = None
         return {
             "itself": itself, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -206,23 +205,55 @@ class Zygote:
             "strays": strays, "over": current["over"], "clean": clean}
 
 
+class Bars:
+    """What keeps candidates in on this machine. Made before any thread exists; returns in the process that is to be
+    the zygote."""
+
+    def __init__(self):
+        self.readable = landlock.readable()
+        base = os.path.join(HARNESS, "view")
+        os.makedirs(base, exist_ok=True)
+        self.parts = cage.enter(base, HARNESS, self.readable)
+        self.home, self.harness = None, HARNESS
+        needed = [*self.readable, os.path.dirname(HARNESS)]
+        if "root" in self.parts:
+            self.home, self.harness, needed = view.home(), view.HARNESS, self.readable
+            sys.path[sys.path.index(HARNESS)] = self.harness
+        self.landlock = landlock.abi()
+        self.filter = seccomp.program()
+        self.filtered = seccomp.works(self.filter)
+        self.uid = confine.spare_uid(needed)
+
+    def report(self):
+        return {"cage": self.parts, "landlock": self.landlock, "seccomp": self.filtered, "uid": self.uid}
+
+
 def main():
+    if sys.argv[1:] == ["--probe"]:
+        print(json.dumps(Bars().report()))
+        return
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    parts = cage.enter()
+    bars = Bars()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     # A candidate of the same user must not look into the process that forks the next one.
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
+    if bars.home and cage.mount_home(bars.home, os.getuid(), HOME_BYTES):
+        os.environ.update(HOME=bars.home, TMPDIR=bars.home)
 
     import warm
     versions, run = warm.up()
+    if bars.home:
+        # Nothing of ours stays where candidates can look: all that is needed has been imported.
+        cage.unmount(bars.home)
+        cage.unmount(bars.harness)
     gc.collect()
     confine.large_pages()
     gc.freeze()
     gc.disable()
-    Zygote(control, parts, run).loop(versions)
+    Zygote(control, bars, run).loop(versions)
 
 
 if __name__ == "__main__":

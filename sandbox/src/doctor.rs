@@ -10,6 +10,7 @@ use rustix::fs::statvfs;
 use sha2::{Digest as _, Sha256};
 
 use crate::executor::{Executor, ExecutorConfig, Isolation, Limits};
+use crate::isolation::{PARTS, Part};
 use crate::pyenv::{self, PyEnvConfig, SPACE_BYTES, TORCH, TRITON};
 
 /// Resident memory of one executor's two Python processes, bytes, as measured.
@@ -170,9 +171,11 @@ fn gpus() -> Vec<Check> {
         .collect()
 }
 
-/// Starts an executor, runs the known good candidate, and says how candidates are isolated here.
-pub async fn prove(config: ExecutorConfig) -> Vec<Check> {
+/// Starts an executor, runs the known good candidate, and says which parts of the isolation hold here.
+pub async fn prove(mut config: ExecutorConfig) -> Vec<Check> {
     let name = "known good candidate";
+    // Started without one that is required, so that the list below can say which.
+    let require = std::mem::take(&mut config.require);
     let executor = match Executor::start(config).await {
         Ok(executor) => executor,
         Err(fault) => return vec![failed(name, &fault)],
@@ -189,9 +192,10 @@ pub async fn prove(config: ExecutorConfig) -> Vec<Check> {
         }
         Err(fault) => failed(name, &fault),
     };
-    let isolation = executor.isolation().await.map(|i| isolation(&i));
+    let mut checks = executor.isolation().await.map_or_else(Vec::new, |i| isolation(&i, &require));
     executor.shutdown().await;
-    isolation.into_iter().chain([proof]).collect()
+    checks.push(proof);
+    checks
 }
 
 fn failed(name: &str, fault: &Fault) -> Check {
@@ -199,22 +203,25 @@ fn failed(name: &str, fault: &Fault) -> Check {
     Check { name: name.into(), status: Status::Fail, found: fault.to_string(), hint: Some(hint) }
 }
 
-fn isolation(is: &Isolation) -> Check {
-    let landlock = if is.landlock > 0 { format!("Landlock {}", is.landlock) } else { "no Landlock".into() };
-    let spaces = if is.namespaces.is_empty() { "none".into() } else { is.namespaces.join(", ") };
-    let user = if is.spare_user { ", a user of their own" } else { "" };
-    let filter = if is.seccomp { "system call filter" } else { "no system call filter" };
-    let found = format!("{landlock}; {filter}; namespaces: {spaces}{user}");
-    let missing = is.missing();
-    if missing.is_empty() {
-        return Check::new("isolation", Status::Ok, found, None);
-    }
-    let hint = format!(
-        "missing: {missing}. Namespaces, Landlock and seccomp are the kernel's: allow and enable them; for a user of \
-         their own move the cache (TROUPE_CACHE) out of root's home. Until then run only models that you trust not to \
-         harm this machine"
-    );
-    Check::new("isolation", Status::Warn, found, Some(&hint))
+/// A check for every part of the isolation, and one for what cannot be lost.
+fn isolation(is: &Isolation, require: &[String]) -> Vec<Check> {
+    let one = |part: &Part| {
+        let (name, required) = (format!("isolation: {}", part.name), require.iter().any(|r| r == part.name));
+        let landlock = if part.name == "landlock" { format!(" {}", is.landlock) } else { String::new() };
+        if is.holds(part) {
+            return Check::new(&name, Status::Ok, format!("holds: {}{landlock}", part.shown), None);
+        }
+        if !Isolation::concerns(part) && !required {
+            let found = format!("not needed: {} is for the superuser's candidates", part.shown);
+            return Check::new(&name, Status::Ok, found, None);
+        }
+        let (status, word) = if required { (Status::Fail, ", and is required") } else { (Status::Warn, "") };
+        Check::new(&name, status, format!("does not hold{word}: {}", part.shown), Some(part.hint))
+    };
+    let mut all: Vec<Check> = PARTS.iter().map(one).collect();
+    let hint = "nothing to do: the zygote counts the processes and the memory of a candidate itself, every 50 ms";
+    all.push(Check::new("isolation: cgroup", Status::Warn, "not used", Some(hint)));
+    all
 }
 
 const TASK: &str = "\
@@ -265,4 +272,21 @@ pub fn known_good() -> (TaskSpec, Candidate) {
     };
     let digest = Digest(crate::harness::hex(&Sha256::digest(GOOD)));
     (task, Candidate { source: GOOD.into(), digest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_a_line_and_what_is_required_and_missing_fails() {
+        let is = Isolation { landlock: 7, ..Isolation::default() };
+        let checks = isolation(&is, &["seccomp".to_owned(), "landlock".to_owned()]);
+        assert_eq!(checks.len(), PARTS.len() + 1);
+        let of = |name: &str| checks.iter().find(|c| c.name == format!("isolation: {name}")).unwrap();
+        assert_eq!((of("landlock").status, of("landlock").found.as_str()), (Status::Ok, "holds: Landlock 7"));
+        assert_eq!(of("seccomp").status, Status::Fail);
+        assert_eq!(of("pid").status, Status::Warn);
+        assert!(of("pid").hint.is_some() && of("pid").found.starts_with("does not hold"));
+    }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
+pub use crate::isolation::Isolation;
 use crate::referee::{self, Compared, Prepared, Referee};
 use crate::suspects::Suspects;
 use crate::trial::{self, Ending, Left, ms_since};
@@ -30,11 +31,20 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Processes and threads a candidate may have (not enforced for the superuser by every kernel).
     pub max_processes: u64,
+    /// What a candidate may print, bytes. Only the end is kept.
+    pub log_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { import_ms: 10_000, compile_ms: 20_000, run_ms: 20_000, memory_bytes: 2 << 30, max_processes: 64 }
+        Limits {
+            import_ms: 10_000,
+            compile_ms: 20_000,
+            run_ms: 20_000,
+            memory_bytes: 2 << 30,
+            max_processes: 64,
+            log_bytes: 64 << 20,
+        }
     }
 }
 
@@ -59,40 +69,8 @@ pub struct ExecutorConfig {
     pub secret: [u8; 32],
     /// Shared by the executors of one run.
     pub suspects: Suspects,
-}
-
-/// How candidates are kept apart on this machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Isolation {
-    /// Of `user`, `pid`, `net`, `mount`, and `proc` (a process table of their own).
-    pub namespaces: Vec<String>,
-    /// The Landlock version in force; 0 when the kernel has none.
-    pub landlock: u64,
-    /// The system call filter is in force.
-    pub seccomp: bool,
-    /// Candidates of the superuser run as a user that owns nothing.
-    pub spare_user: bool,
-}
-
-impl Isolation {
-    /// What is not in force, in one line; empty when everything is.
-    pub fn missing(&self) -> String {
-        let parts =
-            [("pid", "own process ids"), ("net", "own network"), ("mount", "own mounts"), ("proc", "own /proc")];
-        let has = |part: &str| self.namespaces.iter().any(|n| n == part);
-        let mut missing: Vec<&str> = parts.iter().filter(|(part, _)| !has(part)).map(|(_, shown)| *shown).collect();
-        if self.landlock == 0 {
-            missing.push("Landlock");
-        }
-        if !self.seccomp {
-            missing.push("system call filter");
-        }
-        if !self.spare_user && rustix::process::geteuid().is_root() {
-            // The only cause: no other user can read what candidates need.
-            missing.push("a user of their own (only root can read the Python environment or the scratch folder)");
-        }
-        missing.join(", ")
-    }
+    /// Parts of the isolation (names of `isolation::PARTS`) without which nothing is started.
+    pub require: Vec<String>,
 }
 
 /// Evaluates candidates, one at a time.
@@ -188,7 +166,7 @@ impl State {
             async {
                 match self.zygote.take() {
                     Some(z) => Ok(z),
-                    None => Zygote::start(&config.python, dir).await,
+                    None => Zygote::start(&config.python, dir, &config.require).await,
                 }
             },
             async {
@@ -289,7 +267,7 @@ impl State {
         let home = trial::home(&config.scratch)?;
         let mut left = trial::run(zygote, &prepared, candidate, &config.limits, home.path()).await?;
         left.phase_ms.insert("reference".into(), prepared.ms);
-        if let Err(e) = home.close() {
+        if let Err(e) = trial::remove(home) {
             tracing::warn!("a candidate's directory was not removed: {e}");
         }
         let ending = std::mem::replace(&mut left.ending, Ending::Outcome(Outcome::Passed { speedup: None }));
@@ -341,20 +319,5 @@ fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, b
         log_tail,
         protocol: harness::protocol_digest(),
         reused: false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_missing_is_named_and_nothing_else() {
-        let namespaces = ["user", "pid", "net", "mount", "proc"].map(str::to_owned).to_vec();
-        let all = Isolation { namespaces, landlock: 6, seccomp: true, spare_user: true };
-        assert_eq!(all.missing(), "");
-        assert_eq!(Isolation { seccomp: false, ..all.clone() }.missing(), "system call filter");
-        let one = Isolation { namespaces: vec!["pid".into(), "net".into()], landlock: 0, ..all };
-        assert_eq!(one.missing(), "own mounts, own /proc, Landlock");
     }
 }

@@ -36,6 +36,8 @@ codes! {
     PROTOCOL = "F010",
     /// A candidate was killed from outside its own code, for all that is known: the kernel, most likely, out of memory.
     KILLED = "F011",
+    /// A part of the isolation that the configuration requires does not hold on this machine.
+    ISOLATION = "F012",
 }
 
 /// Every fault's code with its page.

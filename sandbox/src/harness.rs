@@ -26,6 +26,8 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "seccomp.py",
     "shim.py",
     "standin.py",
+    "start.py",
+    "view.py",
     "warm.py",
     "watch.py",
     "zygote.py",

@@ -11,6 +11,8 @@ pub mod executor;
 pub mod fault;
 mod frames;
 mod harness;
+pub mod hostile;
+pub mod isolation;
 pub mod pyenv;
 mod referee;
 mod suspects;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub(crate) enum Ending {
 struct Progress {
     /// The harness said that confinement is complete; only after that does candidate code run.
     started: bool,
+    /// How it had ended, once it is gone with all that it started.
+    ended: Option<Ended>,
     phase: Phase,
     entered: Instant,
     launches: Vec<Launch>,
@@ -121,11 +124,12 @@ pub(crate) async fn run(
     let forked = Instant::now();
     let id = zygote.fork(home, wire_limits, [job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
     drop((job, result_write, log_write));
-    let mut log = Tail::drain(log);
+    let mut log = Tail::limited(log, limits.log_bytes);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
     let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
     let mut progress = Progress {
         started: false,
+        ended: None,
         phase: Phase::Import,
         entered: forked,
         launches: Vec::new(),
@@ -133,7 +137,7 @@ pub(crate) async fn run(
         evidence: Evidence::default(),
         ms: BTreeMap::new(),
     };
-    let ending = match follow(zygote, id, &mut frames, prepared, limits, &mut progress).await {
+    let ending = match follow(zygote, id, &mut frames, &mut log, prepared, limits, &mut progress).await {
         Ok(ending) => ending,
         Err(fault) => {
             let _ = zygote.end(id).await;
@@ -142,9 +146,14 @@ pub(crate) async fn run(
     };
     let current = progress.phase;
     progress.enter(current);
-    let ended = zygote.end(id).await?;
+    let ended = match progress.ended.take() {
+        Some(ended) => ended,
+        None => zygote.end(id).await?,
+    };
     progress.ms.insert("child_cpu".into(), ended.cpu_ms);
     let ending = match (ended.over, ending) {
+        // Its outputs are in: what the ablation after them did to itself is no answer.
+        (Some(_), Some(ending @ Ending::Outputs { .. })) => ending,
         (Some(over), _) => Ending::Outcome(excess(over, limits, progress.phase)),
         (None, Some(ending)) => ending,
         (None, None) if !progress.started => {
@@ -152,7 +161,11 @@ pub(crate) async fn run(
         }
         (None, None) => obituary(&ended, progress.phase),
     };
-    log.ended().await;
+    // What it had written is in the pipe still, so this does not depend on who was faster.
+    let ending = match log.ended().await {
+        true if ended.over.is_none() => flooded(limits, progress.phase),
+        _ => ending,
+    };
     let log = log.text();
     Ok(Left { ending, launches: progress.launches, evidence: progress.evidence, phase_ms: progress.ms, log })
 }
@@ -189,6 +202,7 @@ async fn follow(
     zygote: &mut Zygote,
     id: u64,
     frames: &mut mpsc::Receiver<Read>,
+    log: &mut Tail,
     prepared: &Prepared,
     limits: &Limits,
     progress: &mut Progress,
@@ -197,11 +211,12 @@ async fn follow(
     let mut gone = false;
     loop {
         let next = if gone {
-            // It is dead: what it wrote is in the pipe, unless something it started still holds the other end.
+            // It is dead, and so is all that it started: what it wrote is in the pipe, and then the end.
             timeout(DRAIN, frames.recv()).await.unwrap_or(None)
         } else {
             tokio::select! {
                 biased;
+                () = log.flood() => return Ok(Some(flooded(limits, progress.phase))),
                 frame = timeout_at(deadline, frames.recv()) => match frame {
                     Ok(frame) => frame,
                     Err(_) => {
@@ -212,6 +227,8 @@ async fn follow(
                 exited = zygote.exited(id) => {
                     exited?;
                     gone = true;
+                    // What it started must not hold its pipe open: then what it wrote is followed by the end.
+                    progress.ended = Some(zygote.end(id).await?);
                     continue;
                 }
             }
@@ -267,7 +284,7 @@ async fn follow(
                     .map(|frame| (frame.header["outputs"].clone(), frame.blob));
                 return Ok(Some(Ending::Outputs { draws: header["draws"].clone(), blob: frame.blob, ablated }));
             }
-            Some("failed") => return Ok(Some(Ending::Outcome(failure(&header, progress.phase)))),
+            Some("failed") => return Ok(Some(failure(&header, progress.phase))),
             _ => return Ok(Some(crashed(progress.phase, "its result channel carries something else"))),
         }
     }
@@ -285,16 +302,30 @@ fn crashed(phase: Phase, message: impl Into<String>) -> Ending {
     Ending::Outcome(Outcome::Crashed { phase, message: message.into() })
 }
 
-/// The outcome of a child that reported its own failure.
-fn failure(header: &Value, phase: Phase) -> Outcome {
+fn flooded(limits: &Limits, phase: Phase) -> Ending {
+    crashed(phase, format!("it wrote more than {} bytes to its log", limits.log_bytes))
+}
+
+/// How Triton's message begins where `ptxas`, a process of its own, was ended by SIGKILL.
+const PTXAS_KILLED: &str = "`ptxas` failed with error code -9";
+/// What `ptxas` says when it gets no more memory.
+const PTXAS_MEMORY: &str = "ptxas fatal   : Memory allocation failure";
+
+/// The ending of a child that reported its own failure.
+fn failure(header: &Value, phase: Phase) -> Ending {
     let message: String = header["message"].as_str().unwrap_or("no message").chars().take(4000).collect();
-    match header["kind"].as_str() {
+    Ending::Outcome(match header["kind"].as_str() {
         Some("no_launch") => Outcome::Rejected { reason: message },
         Some("wrong") => Outcome::WrongAnswer { message },
+        // The same rule as for the candidate's own process: it may be the machine that ran out of memory.
+        Some("compile") if message.contains(PTXAS_KILLED) => {
+            return Ending::Killed(Outcome::OutOfMemory { phase, message });
+        }
+        Some("compile") if message.contains(PTXAS_MEMORY) => Outcome::OutOfMemory { phase, message },
         Some("compile") if phase != Phase::Run => Outcome::CompileError { message },
         Some("memory") => Outcome::OutOfMemory { phase, message },
         _ => Outcome::Crashed { phase, message },
-    }
+    })
 }
 
 /// The outcome of a child whose tree of processes grew beyond its limits.
@@ -341,4 +372,49 @@ pub(crate) fn home(scratch: &Path) -> Result<tempfile::TempDir, Fault> {
         .prefix("trial-")
         .tempdir_in(scratch)
         .map_err(|e| fault(SCRATCH, format!("no directory can be made in {shown}: {e}")))
+}
+
+/// Removes a private directory, whatever modes the candidate gave to what is in it.
+pub(crate) fn remove(home: tempfile::TempDir) -> std::io::Result<()> {
+    let path = home.path().to_owned();
+    if home.close().is_ok() {
+        return Ok(());
+    }
+    unlock(&path);
+    std::fs::remove_dir_all(path)
+}
+
+fn unlock(dir: &Path) {
+    let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // Of the entry itself: a link into somebody else's directory is not followed.
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            unlock(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted bug that was seen, as a user who is not root: the directory stays.
+    #[test]
+    fn a_locked_directory_is_removed_and_a_link_is_not_followed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let other = scratch.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let home = home(scratch.path()).unwrap();
+        let path = home.path().to_owned();
+        let locked = path.join("a/b");
+        std::fs::create_dir_all(&locked).unwrap();
+        std::os::unix::fs::symlink(&other, path.join("link")).unwrap();
+        for dir in [&locked, &path.join("a"), &other] {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o500)).unwrap();
+        }
+        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();
+        remove(home).unwrap();
+        assert!(!path.exists());
+        assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o500);
+    }
 }

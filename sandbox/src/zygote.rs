@@ -20,8 +20,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::executor::Isolation;
 use crate::fault::{PROTOCOL, SPAWN, STRAYS, SYSTEM, ZYGOTE_LOST, ZYGOTE_START, fault};
+use crate::isolation::Isolation;
 
 /// Importing torch and Triton and compiling one kernel, on a busy machine.
 const START: Duration = Duration::from_secs(300);
@@ -34,20 +34,30 @@ const TAIL_BYTES: usize = 8 << 10;
 #[derive(Clone)]
 pub(crate) struct Tail {
     kept: Arc<Mutex<Vec<u8>>>,
-    ended: watch::Receiver<()>,
+    /// Whether more came than may; closed when the stream has ended.
+    flooded: watch::Receiver<bool>,
 }
 
 impl Tail {
     /// Drains `from` in a task until it ends.
-    pub fn drain(mut from: impl AsyncRead + Unpin + Send + 'static) -> Tail {
-        let (running, ended) = watch::channel(());
-        let tail = Tail { kept: Arc::default(), ended };
+    pub fn drain(from: impl AsyncRead + Unpin + Send + 'static) -> Tail {
+        Tail::limited(from, u64::MAX)
+    }
+
+    /// The same; more than `limit` bytes are a flood.
+    pub fn limited(mut from: impl AsyncRead + Unpin + Send + 'static, limit: u64) -> Tail {
+        let (tell, flooded) = watch::channel(false);
+        let tail = Tail { kept: Arc::default(), flooded };
         let kept = tail.clone();
         tokio::spawn(async move {
-            let _running = running;
             let mut block = vec![0u8; 64 << 10];
+            let mut all = 0u64;
             while let Ok(n @ 1..) = from.read(&mut block).await {
                 kept.push(&block[..n]);
+                all += n as u64;
+                if all > limit {
+                    tell.send_if_modified(|flooded| !std::mem::replace(flooded, true));
+                }
             }
         });
         tail
@@ -60,9 +70,17 @@ impl Tail {
         kept.drain(..extra);
     }
 
-    /// Waits, for a moment at most, until the stream has ended.
-    pub async fn ended(&mut self) {
-        let _ = timeout(Duration::from_millis(500), self.ended.changed()).await;
+    /// Waits, for a moment at most, until the stream has ended. Returns whether it was a flood.
+    pub async fn ended(&mut self) -> bool {
+        let _ = timeout(Duration::from_millis(500), async { while self.flooded.changed().await.is_ok() {} }).await;
+        *self.flooded.borrow()
+    }
+
+    /// Waits until more has come than may, for ever where it never does. Cancel-safe.
+    pub async fn flood(&mut self) {
+        if self.flooded.wait_for(|flooded| *flooded).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// What was kept, as text.
@@ -71,10 +89,12 @@ impl Tail {
     }
 }
 
-/// A Python process with an empty environment, isolated from user site-packages and the working directory.
+/// A harness program in a Python process with an empty environment and a fixed module path: nothing of the user's, of
+/// the working directory or of `site` (`.pth` lines, sitecustomize) runs or can be imported.
 pub(crate) fn python(interpreter: &Path, script: &Path, dir: &Path) -> Command {
     let mut command = Command::new(interpreter);
-    command.args(["-I", "-B"]).arg(script).current_dir(dir).env_clear().kill_on_drop(true);
+    command.args(["-I", "-S", "-B"]).arg(script.with_file_name("start.py")).arg(script);
+    command.current_dir(dir).env_clear().kill_on_drop(true);
     for name in ["PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -113,7 +133,8 @@ pub(crate) enum Over {
 }
 
 impl Zygote {
-    pub async fn start(interpreter: &Path, harness: &Path) -> Result<Self, Fault> {
+    /// Refuses where a part of the isolation that is required does not hold.
+    pub async fn start(interpreter: &Path, harness: &Path, require: &[String]) -> Result<Self, Fault> {
         let system = |e: rustix::io::Errno| fault(SYSTEM, format!("no control socket: {e}"));
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(system)?;
@@ -130,12 +151,8 @@ impl Zygote {
         let ready = timeout(START, zygote.receive()).await;
         match ready {
             Ok(Ok(message)) if message["event"] == "ready" => {
-                zygote.isolation = Isolation {
-                    namespaces: serde_json::from_value(message["cage"].clone()).unwrap_or_default(),
-                    landlock: message["landlock"].as_u64().unwrap_or(0),
-                    seccomp: message["seccomp"] == true,
-                    spare_user: message["uid"].is_u64(),
-                };
+                zygote.isolation = Isolation::of(&message);
+                zygote.isolation.demand(require)?;
                 tracing::debug!(%message, "the zygote is ready");
                 Ok(zygote)
             }

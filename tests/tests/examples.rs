@@ -74,6 +74,7 @@ fn executor_config(python: PathBuf, number: usize) -> ExecutorConfig {
         },
         secret: [7; 32],
         suspects: Suspects::default(),
+        require: Vec::new(),
     }
 }
 

@@ -191,6 +191,19 @@ pub enum BenchWhat {
     Lint(LintBenchArgs),
     /// What one verified candidate costs, beside a fresh Python process for each with KernelBench's checks alone.
     Executor(ExecutorBenchArgs),
+    /// Hostile candidates in a row, each followed by an honest one: does every one end in time, is nothing left, do all
+    /// honest ones pass? Answers no where anything is wrong.
+    Hostile {
+        /// Candidates, honest ones included.
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+        /// Executors at once.
+        #[arg(long, default_value_t = 2)]
+        executors: u32,
+        /// One JSON document on stdout.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -1,8 +1,12 @@
 //! `troupe bench`: the figures in the README, reproducible.
 
+use sandbox::hostile::{LIMITS, MixConfig};
+
 use super::args::{BenchArgs, BenchWhat};
-use super::{Answer, Done, bench_verifier, failure, output, run};
+use super::{Answer, Done, Failure, bench_verifier, failure, interrupt, output, pyenv, run, runtime};
 use crate::bench::orchestrator::{self, OrchestratorBench};
+use crate::config::Config;
+use crate::errors::UserError;
 
 pub fn bench(args: BenchArgs) -> Done {
     match args.what {
@@ -12,7 +16,7 @@ pub fn bench(args: BenchArgs) -> Done {
             output::say(format!("{rollouts} rollouts through the actor graph; the store is in {}", scratch.display()));
             let figures = orchestrator::run(rollouts, None, &stop).map_err(|e| failure::of_run(e, &scratch))?;
             if stop.asked() {
-                return Err(super::Failure::Interrupted);
+                return Err(Failure::Interrupted);
             }
             if json {
                 output::pretty_json(&figures)?;
@@ -24,7 +28,29 @@ pub fn bench(args: BenchArgs) -> Done {
         BenchWhat::Corpus(args) => bench_verifier::corpus(args),
         BenchWhat::Lint(args) => bench_verifier::lint(args),
         BenchWhat::Executor(args) => bench_verifier::executor(args),
+        BenchWhat::Hostile { count, executors, json } => hostile(count, executors, json),
     }
+}
+
+fn hostile(count: u64, executors: u32, json: bool) -> Done {
+    let python = pyenv::interpreter(&Config::load_here(&[], &[])?)?;
+    let temp = std::env::temp_dir();
+    let scratch = tempfile::Builder::new().prefix("troupe-hostile-").tempdir();
+    let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    output::say(format!("{count} candidates, every other one hostile, on {executors} executors"));
+    let config = MixConfig { python, scratch: scratch.path().to_path_buf(), count, executors, limits: LIMITS };
+    let mix = runtime()?.block_on(async {
+        tokio::select! {
+            mix = sandbox::hostile::run(&config) => mix.map_err(Failure::from),
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })?;
+    if json {
+        output::pretty_json(&mix)?;
+    } else {
+        output::line(mix.table())?;
+    }
+    Ok(if mix.problems.is_empty() { Answer::Yes } else { Answer::No })
 }
 
 fn human(f: &OrchestratorBench) -> String {

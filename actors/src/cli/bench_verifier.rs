@@ -108,6 +108,7 @@ fn ready() -> Result<(MakeConfig, tempfile::TempDir), Failure> {
         limits,
         secret,
         suspects: suspects.clone(),
+        require: Vec::new(),
     };
     Ok((Box::new(make), scratch))
 }

@@ -36,7 +36,8 @@ pub fn doctor(args: DoctorArgs) -> Done {
     if let Ok(Some(python)) = find(&environment) {
         output::say("running a known good candidate..");
         let (scratch, secret) = (scratch.path().to_path_buf(), rand::random());
-        let executor = ExecutorConfig { python, scratch, limits, secret, suspects: Default::default() };
+        let require = config.executor.require_isolation.clone();
+        let executor = ExecutorConfig { python, scratch, limits, secret, suspects: Default::default(), require };
         let proof: Result<Vec<Check>, Failure> = runtime()?.block_on(async {
             tokio::select! {
                 checks = prove(executor) => Ok(checks),

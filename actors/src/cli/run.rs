@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rollout::task::{Split, TaskSpec};
 
 use super::args::{ConfigArgs, ResumeArgs, RunArgs};
-use super::{Answer, Done, Failure, failure, output};
+use super::{Answer, Done, Failure, failure, output, pyenv};
 use crate::config::{Config, Device, EvalSplit};
 use crate::errors::UserError;
 use crate::observe::Observer;
+use crate::policy::require_isolation;
 use crate::progress::Terminal;
 use crate::run::{RunError, RunSummary};
 use crate::stop::StopToken;
@@ -33,6 +34,12 @@ pub fn run(args: RunArgs) -> Done {
     }
     if config.reward.speed_clip != Config::builtin()?.reward.speed_clip {
         output::say("note: nothing is timed without a GPU, so reward.speed_clip has nothing to clip");
+    }
+    // Before anything is made; `resume` asks again.
+    if !config.executor.require_isolation.is_empty() {
+        let python = pyenv::interpreter(&config)?;
+        require_isolation(&python, &config.executor.require_isolation)
+            .map_err(|e| failure::of_run(e, &config.run.dir))?;
     }
     let stop = signals()?;
     let run_dir = match args.run_dir {

@@ -14,11 +14,11 @@ use sha2::Digest as _;
 
 use super::args::{DeviceArg, VerifyArgs};
 use super::lint::finding_text;
-use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime, source};
+use super::{Answer, Done, Failure, doctor, failure, interrupt, output, pyenv, runtime, source};
 use crate::config::Config;
 use crate::errors::UserError;
 use crate::llm_judge::{self, Setup};
-use crate::policy::isolation_note;
+use crate::policy::{isolation_note, require_isolation};
 use crate::tasks;
 
 /// The document of `--json`.
@@ -137,12 +137,15 @@ fn execute(
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let limits = doctor::limits(config);
+    let require = config.executor.require_isolation.clone();
+    require_isolation(&python, &require).map_err(|e| failure::of_run(e, scratch.path()))?;
     let executor = ExecutorConfig {
         python,
         scratch: scratch.path().to_path_buf(),
         limits,
         secret: secret(seed),
         suspects: Suspects::default(),
+        require,
     };
     runtime()?.block_on(async {
         tokio::select! {

@@ -1,5 +1,7 @@
 //! Every key of the run file with the values it takes. A test holds this list, `cluster.toml` and `Config` equal.
 
+use sandbox::isolation::PARTS;
+
 /// The values that a key takes; the bounds are inclusive unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -9,6 +11,8 @@ pub enum Kind {
     /// A path or text; not empty.
     FullText,
     Choice(&'static [&'static str]),
+    /// A list of these words, each at most once.
+    Words(&'static [&'static str]),
     /// A whole number.
     Whole {
         min: i64,
@@ -41,6 +45,17 @@ impl Key {
         self.path.split_once('.').map_or(self.path, |(_, n)| n)
     }
 }
+
+/// The parts of the isolation by name.
+const PART_NAMES: [&str; PARTS.len()] = {
+    let mut names = [""; PARTS.len()];
+    let mut n = 0;
+    while n < names.len() {
+        names[n] = PARTS[n].name;
+        n += 1;
+    }
+    names
+};
 
 /// The largest whole number that TOML holds.
 const MAX: i64 = i64::MAX;
@@ -141,6 +156,7 @@ pub const KEYS: &[Key] = &[
     key("executor.memory_mb", whole(512, 16_000_000)),
     key("executor.max_processes", whole(1, COUNT)),
     key("executor.reuse_verdicts", Kind::Flag),
+    key("executor.require_isolation", Kind::Words(&PART_NAMES)),
     key("judge.enabled", Kind::Flag),
     key("judge.base_url", Kind::FullText),
     key("judge.model", Kind::Text),
@@ -175,6 +191,7 @@ impl Kind {
             Kind::Text => "text in quotes".into(),
             Kind::FullText => "text in quotes, not empty".into(),
             Kind::Choice(all) => format!("one of {}", quoted(all)),
+            Kind::Words(all) => format!("a list in brackets, each once, of {}", quoted(all)),
             Kind::Whole { min, max: MAX } => format!("a whole number, at least {min}"),
             Kind::Whole { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Real { min, max, above, below } => {
@@ -195,6 +212,10 @@ impl Kind {
             (Kind::Flag, toml::Value::Boolean(_)) | (Kind::Text, toml::Value::String(_)) => true,
             (Kind::FullText, toml::Value::String(s)) => !s.is_empty(),
             (Kind::Choice(all), toml::Value::String(s)) => all.contains(&s.as_str()),
+            (Kind::Words(all), toml::Value::Array(list)) => {
+                let known = |v: &toml::Value| v.as_str().is_some_and(|word| all.contains(&word));
+                list.iter().enumerate().all(|(n, v)| known(v) && !list[..n].contains(v))
+            }
             (Kind::Whole { min, max }, toml::Value::Integer(n)) => (min..=max).contains(&n),
             (Kind::Real { .. }, toml::Value::Integer(n)) => self.in_bounds(*n as f64),
             (Kind::Real { .. }, toml::Value::Float(x)) => self.in_bounds(*x),

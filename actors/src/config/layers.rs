@@ -286,7 +286,9 @@ fn plain(value: DeValue<'_>) -> Option<Value> {
         DeValue::Float(x) => Value::Float(x.as_str().parse().ok()?),
         DeValue::Boolean(b) => Value::Boolean(b),
         DeValue::Datetime(d) => Value::Datetime(d),
-        DeValue::Array(_) => Value::Array(Vec::new()),
+        DeValue::Array(list) => {
+            Value::Array(list.into_iter().map(|v| plain(v.into_inner())).collect::<Option<Vec<_>>>()?)
+        }
         DeValue::Table(_) => Value::Table(toml::Table::new()),
     })
 }

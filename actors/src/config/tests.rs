@@ -210,6 +210,18 @@ fn keys_that_do_not_fit_together_are_errors() {
     }
 }
 
+#[test]
+fn a_list_of_words_is_read_and_checked() {
+    let parts = |set: &str| Config::load(&[], &[set.to_string()]).unwrap().executor.require_isolation;
+    assert_eq!(parts("executor.require_isolation=[\"landlock\", \"pid\"]"), ["landlock", "pid"]);
+    assert_eq!(parts("require_isolation=[]"), [""; 0]);
+    let e = error("[executor]\nrequire_isolation = [\"moat\"]\n");
+    assert_parts(&e, "executor.require_isolation", "my.toml, line 2", "moat", "\"landlock\", \"seccomp\"", "");
+    let set = "require_isolation=[\"pid\", \"pid\"]";
+    assert_parts(&set_error(set), "executor.require_isolation", set, "pid", "each once", "");
+    assert_parts(&set_error("require_isolation=pid"), "executor.require_isolation", "--set", "pid", "list", "");
+}
+
 /// A slow candidate must end in its own limits. Planted: no such rule (as it was). Seen: `run_timeout_ms = 300000` is
 /// accepted.
 #[test]

@@ -13,7 +13,7 @@ use model::Transformer;
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
 pub use sampler::{SamplerSettings, sampler_factory};
 pub use trainer::{TrainerSettings, trainer_factory};
-pub use verifier::{isolation_note, verifier_factory};
+pub use verifier::{isolation_note, require_isolation, verifier_factory};
 
 use crate::crew::Weights;
 

@@ -1,6 +1,6 @@
 //! `Verifier` on the sandbox: one executor with its own warm Python processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,9 +8,42 @@ use rollout::outcome::{Candidate, ExecReport, Fault};
 use rollout::task::TaskSpec;
 use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig, Isolation, Limits};
+use sandbox::isolation::{PARTS, probe};
 
 use crate::crew::{BoxFuture, Verifier, VerifierFactory};
+use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
+use crate::run::RunError;
+
+/// Refuses to go on where a part of the isolation that `executor.require_isolation` names does not hold. Starts no
+/// candidate, and nothing at all where nothing is required.
+pub fn require_isolation(python: &Path, require: &[String]) -> Result<(), RunError> {
+    if require.is_empty() {
+        return Ok(());
+    }
+    let temp = std::env::temp_dir();
+    let scratch = tempfile::Builder::new().prefix("troupe-isolation-").tempdir();
+    let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    let hint = "`troupe doctor` looks at the same things".to_string();
+    let isolation = probe(python, scratch.path()).map_err(|fault| RunError::Fault { fault, hint })?;
+    refusal(&isolation, require).map_or(Ok(()), |e| Err(e.into()))
+}
+
+fn refusal(isolation: &Isolation, require: &[String]) -> Option<UserError> {
+    let lacking = isolation.lacking(require);
+    let first = PARTS.iter().find(|p| lacking.contains(&p.name))?;
+    Some(
+        UserError::new("candidates cannot be isolated here as the configuration requires")
+            .at(format!("executor.require_isolation = {require:?}"))
+            .found(format!("not in force on this machine: {}", lacking.join(", ")))
+            .expected("every part that is required to hold")
+            .hint(format!(
+                "for {}: {}; or require less, if you accept what a candidate could do then (`troupe doctor` lists \
+                 all parts)",
+                first.name, first.hint
+            )),
+    )
+}
 
 /// Executors with these limits; each gets its own folder below `scratch`. The observer gets one note, however many
 /// executors there are, when candidates are not isolated as they should be.
@@ -19,6 +52,7 @@ pub fn verifier_factory(
     scratch: PathBuf,
     limits: Limits,
     secret: [u8; 32],
+    require: Vec<String>,
     observer: Arc<dyn Observer>,
 ) -> VerifierFactory {
     let suspects = Suspects::default();
@@ -30,6 +64,7 @@ pub fn verifier_factory(
             limits,
             secret,
             suspects: suspects.clone(),
+            require: require.clone(),
         };
         let (observer, told) = (observer.clone(), told.clone());
         Box::pin(async move {
@@ -68,10 +103,20 @@ mod tests {
 
     #[test]
     fn the_note_names_what_is_missing_and_is_absent_when_nothing_is() {
-        let namespaces = ["pid", "net", "mount", "proc"].map(str::to_owned).to_vec();
+        let namespaces = ["user", "pid", "net", "ipc", "mount", "root", "proc"].map(str::to_owned).to_vec();
         let all = Isolation { namespaces, landlock: 6, seccomp: true, spare_user: true };
         assert_eq!(isolation_note(&all), None);
         let note = isolation_note(&Isolation { landlock: 0, seccomp: false, ..all }).unwrap();
         assert!(note.contains("missing: Landlock, system call filter (") && note.contains("troupe doctor"), "{note}");
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_required_and_missing_and_what_to_do() {
+        let is = Isolation { landlock: 7, ..Isolation::default() };
+        let require = ["landlock", "seccomp", "pid"].map(str::to_owned);
+        assert_eq!(refusal(&is, &require[..1]), None);
+        let e = refusal(&is, &require).unwrap();
+        assert!(e.found.as_deref().unwrap().ends_with(": seccomp, pid"), "{e}");
+        assert!(e.hint.as_deref().unwrap().contains("for seccomp: a kernel"), "{e}");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rollout::outcome::Outcome;
 use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use sandbox::isolation::{PARTS, probe};
 
 use crate::fixtures::*;
 use crate::lab::{LIMITS, candidate_of, config, task_of};
@@ -189,6 +190,20 @@ async fn a_child_that_cannot_be_confined_is_never_scored() {
     executor.shutdown().await;
 }
 
+/// What holds is asked without torch, and says the same as the executor.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_without_a_required_part_does_not_start() {
+    let Some(config) = config("required", LIMITS) else { return };
+    let is = probe(&config.python, &config.scratch).unwrap();
+    let holding: Vec<String> = PARTS.iter().filter(|p| is.holds(p)).map(|p| p.name.to_owned()).collect();
+    let executor = Executor::start(ExecutorConfig { require: holding, ..config.clone() }).await.unwrap();
+    assert_eq!(executor.isolation().await.unwrap(), is);
+    executor.shutdown().await;
+    let fault = Executor::start(ExecutorConfig { require: vec!["moat".into()], ..config }).await.err().unwrap();
+    assert_eq!(fault.code, "F012", "{fault}");
+    assert!(fault.message.contains("moat"), "{fault}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relative_scratch_directory_works() {
     let Some(config) = config("relative", LIMITS) else { return };
@@ -209,6 +224,7 @@ async fn a_missing_or_useless_interpreter_is_a_fault() {
             limits: LIMITS,
             secret: [0; 32],
             suspects: Suspects::default(),
+            require: Vec::new(),
         })
     };
     assert_eq!(start("/no/such/python").await.err().unwrap().code, "F001");

@@ -16,12 +16,19 @@ mod environment;
 use environment::python;
 
 /// Short enough to wait for, long enough for a busy machine.
-pub const LIMITS: Limits =
-    Limits { import_ms: 12_000, compile_ms: 12_000, run_ms: 12_000, memory_bytes: 1 << 30, max_processes: 32 };
+pub const LIMITS: Limits = Limits {
+    import_ms: 12_000,
+    compile_ms: 12_000,
+    run_ms: 12_000,
+    memory_bytes: 1 << 30,
+    max_processes: 32,
+    log_bytes: 64 << 20,
+};
 
 pub fn config(name: &str, limits: Limits) -> Option<ExecutorConfig> {
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    Some(ExecutorConfig { python: python()?, scratch, limits, secret: [42; 32], suspects: Suspects::default() })
+    let (secret, suspects) = ([42; 32], Suspects::default());
+    Some(ExecutorConfig { python: python()?, scratch, limits, secret, suspects, require: Vec::new() })
 }
 
 /// The executor that most tests share: it takes one candidate at a time, so a test's neighbours are the best check
