@@ -101,6 +101,7 @@ const VIEWS: &[&str] = &[
 ];
 
 const SCALARS: &[&str] = &[
+    "_assert",
     "broadcast_shapes",
     "can_cast",
     "device",
@@ -225,7 +226,6 @@ pub const QUIET_BUILTINS: &[&str] = &[
     "list",
     "next",
     "object",
-    "print",
     "range",
     "repr",
     "reversed",

@@ -52,6 +52,8 @@ pub struct WholeFile {
     pub models: Vec<u32>,
     /// Lines of functions decorated as kernels.
     pub kernels: Vec<u32>,
+    /// Text of inline assembly; `None` when it is not a constant.
+    pub assembly: Vec<(Option<String>, u32)>,
     /// Questions about a kernel or a part of `triton` as a Python object.
     pub inspected: Vec<Mention>,
 }
@@ -78,6 +80,9 @@ const TELLING: &[&str] = &[
 
 /// Attributes of a kernel that honest code uses.
 const KERNEL_ATTRIBUTES: &[&str] = &["run", "warmup", "best_config"];
+
+/// The option of a launch that lets it start before the kernel ahead of it has ended.
+const DEPENDENT: &str = "launch_pdl";
 
 /// Builtins that are looked for.
 pub(super) const WATCHED: &[&str] = &[
@@ -320,7 +325,22 @@ impl<'a> Visitor<'a> for Walker<'_> {
                     return;
                 }
             }
+            Expr::StringLiteral(s) if s.value.to_str() == DEPENDENT => {
+                self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+            }
             Expr::Call(c) => {
+                let dependent = |k: &ruff_python_ast::Keyword| {
+                    k.arg.as_ref().is_some_and(|n| n.id.as_str() == DEPENDENT)
+                        && !matches!(&k.value, Expr::BooleanLiteral(b) if !b.value)
+                };
+                if c.arguments.keywords.iter().any(dependent) {
+                    self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+                }
+                let inline = |p: &String| p.ends_with(".inline_asm_elementwise");
+                if self.aliases.resolve(&c.func).iter().any(inline) {
+                    let text = c.arguments.find_argument_value("asm", 0).and_then(constant_text);
+                    self.found.assembly.push((text, line));
+                }
                 if let Expr::Name(n) = &*c.func {
                     let name = n.id.as_str();
                     if TELLING.contains(&name) && c.arguments.args.iter().any(|a| self.aliases.is_inside(a)) {

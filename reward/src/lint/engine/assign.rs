@@ -61,6 +61,18 @@ impl<'a> Engine<'a> {
             }
             return;
         }
+        if let Value::Instance(object, class) = value
+            && self.is_record(*class)
+            && !targets.iter().any(Expr::is_starred_expr)
+        {
+            let fields = self.record(*object, *class);
+            if fields.len() == targets.len() {
+                for (target, field) in targets.iter().zip(fields) {
+                    self.assign(target, field);
+                }
+                return;
+            }
+        }
         let element = self.element(value);
         for target in targets {
             self.assign(target, element.clone());
@@ -89,7 +101,10 @@ impl<'a> Engine<'a> {
                         self.special(value, "__next__", Vec::new()).unwrap_or(Value::unknown())
                     }
                     Some(other) => other,
-                    None => self.special(value, "__getitem__", vec![Value::Scalar]).unwrap_or(Value::unknown()),
+                    None => match self.special(value, "__getitem__", vec![Value::Scalar]) {
+                        Some(item) => item,
+                        None => self.any_field(value),
+                    },
                 }
             }
             Value::StateScalar => Value::StateScalar,

@@ -5,11 +5,14 @@ use std::rc::Rc;
 use ruff_python_ast::{Decorator, StmtClassDef, StmtFunctionDef};
 
 use super::call::Args;
+use super::library::TRANSPARENT;
 use super::prepass::Place;
 use super::trace::{Fact, Stage};
 use super::value::{ClassId, Env, Func, ObjId, Value};
 use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
 
+/// Decorators that a function or property lends to another function.
+const REGISTERS: &[&str] = &["setter", "getter", "deleter", "register_fake", "register_autograd", "register_abstract"];
 /// Longest chain of base classes that is followed.
 const MAX_BASES: usize = 16;
 
@@ -34,7 +37,11 @@ impl<'a> Engine<'a> {
         let id = self.function(std::ptr::from_ref(def) as usize, info);
         let mut bound = Value::Func(self.close(id));
         for decorator in def.decorator_list.iter().rev() {
-            match self.decorator(decorator) {
+            self.hooks_belong_to(None);
+            let applied = self.decorator(decorator);
+            let kernel = matches!(applied, Applied::Kernel).then_some(id);
+            self.hooks_belong_to(kernel);
+            match applied {
                 Applied::Kernel => {
                     self.defined.push(id);
                     bound = Value::Kernels(Rc::from([id]));
@@ -46,6 +53,8 @@ impl<'a> Engine<'a> {
                 Applied::Unknown(what) => {
                     self.line = self.lines.of(decorator);
                     self.note(Fact::Decorator { what });
+                    // What it makes of the function is anybody's guess.
+                    bound = Value::unknown();
                 }
             }
         }
@@ -73,10 +82,18 @@ impl<'a> Engine<'a> {
                 | "dataclasses.dataclass"
                 | "typing.override"
                 | "torch.autograd.function.once_differentiable"
-                | "functools.wraps" => Applied::Transparent,
+                | "functools.wraps"
+                | "functools.total_ordering"
+                | "enum.unique"
+                | "enum.verify"
+                | "typing.runtime_checkable"
+                | "typing_extensions.override" => Applied::Transparent,
+                path if path.strip_prefix("torch.").is_some_and(|p| TRANSPARENT.contains(&p)) => Applied::Transparent,
                 _ => Applied::Unknown(shown()),
             },
-            Value::Scalar | Value::Attr(..) => Applied::Transparent,
+            Value::Scalar => Applied::Transparent,
+            // Parts of a property; what a custom operator does without data, and its gradient.
+            Value::Attr(_, name) if REGISTERS.contains(&&**name) => Applied::Transparent,
             Value::Func(_) | Value::Class(_) | Value::Instance(..) | Value::Partial(_) | Value::Bound(..) => {
                 Applied::Own(value)
             }
@@ -93,14 +110,14 @@ impl<'a> Engine<'a> {
                 self.eval(&keyword.value);
             }
         }
-        for decorator in &def.decorator_list {
-            if let Applied::Unknown(what) = self.decorator(decorator) {
-                self.line = self.lines.of(decorator);
-                self.note(Fact::Decorator { what });
-            }
-        }
         let class = self.classes.len();
-        self.classes.push(ClassInfo { name, bases, members: Env::new(), line: self.lines.of(def) });
+        self.classes.push(ClassInfo {
+            name,
+            bases,
+            members: Env::new(),
+            fields: super::records::annotated(&def.body),
+            line: self.lines.of(def),
+        });
         let owner = self.owner.replace(class);
         self.state.frames.push(Rc::new(Env::new()));
         self.block(&def.body);
@@ -118,7 +135,18 @@ impl<'a> Engine<'a> {
             }
             self.classes[class].members = members;
         }
-        self.state.bind(name, Value::Class(class));
+        let mut bound = Value::Class(class);
+        for decorator in def.decorator_list.iter().rev() {
+            match self.decorator(decorator) {
+                Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
+                Applied::Unknown(what) => {
+                    self.line = self.lines.of(decorator);
+                    self.note(Fact::Decorator { what });
+                }
+                _ => {}
+            }
+        }
+        self.state.bind(name, bound);
     }
 
     /// A member by name in a class or its bases.
@@ -181,13 +209,7 @@ impl<'a> Engine<'a> {
             Some(Value::Func(init)) => {
                 self.call_function(&init, Some(instance.clone()), args);
             }
-            _ => {
-                // A plain record (dataclass, named tuple): its fields are its arguments.
-                let fields: Vec<Rc<str>> = args.keywords.iter().filter_map(|(k, _)| k.map(Rc::from)).collect();
-                for (name, (_, value)) in fields.into_iter().zip(args.keywords) {
-                    self.state.set_field(object, name, value);
-                }
-            }
+            _ => self.fill_record(object, class, args),
         }
         instance
     }

@@ -1,15 +1,16 @@
 //! Expressions of the abstract interpreter, conditions included.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr};
 use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, Operator, UnaryOp};
 
 use super::call::Args;
-use super::state::State;
+use super::state::{State, Written};
 use super::stmt::canonical;
 use super::trace::{Fact, How, Stage};
-use super::value::{Func, Value, scalar};
+use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
 
 /// Source-like text of a chain of names, for messages.
@@ -117,6 +118,12 @@ impl<'a> Engine<'a> {
                         self.eval(key);
                     }
                     let value = self.eval(&item.value);
+                    if let (None, Value::Instance(_, class)) = (&item.key, &value)
+                        && self.is_launch_record(*class)
+                    {
+                        // `{**named_args, ..}` is read by the same names.
+                        return value;
+                    }
                     all = Some(all.map_or(value.clone(), |a| a.join(&value)));
                 }
                 match all {
@@ -126,7 +133,13 @@ impl<'a> Engine<'a> {
             }
             Expr::ListComp(c) => self.comprehension(&c.generators, &[&c.elt]),
             Expr::SetComp(c) => self.comprehension(&c.generators, &[&c.elt]),
-            Expr::Generator(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::Generator(c) => {
+                // Lazy: what it writes to is written only where somebody runs it. Tensors made in it come out of it.
+                let before = Rc::clone(&self.state.objects);
+                let items = self.comprehension(&c.generators, &[&c.elt]);
+                self.unwrite(&before);
+                items
+            }
             Expr::DictComp(c) => {
                 let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
                 parts.push(&c.value);
@@ -162,6 +175,15 @@ impl<'a> Engine<'a> {
         walk_expr(&mut parts, expr);
         for part in parts.0 {
             self.eval(part);
+        }
+    }
+
+    /// Takes back what was written to tensors that existed before.
+    pub(super) fn unwrite(&mut self, before: &BTreeMap<ObjId, Written>) {
+        for (id, written) in before {
+            if self.state.written(*id) != *written {
+                self.state.set_written(*id, *written);
+            }
         }
     }
 

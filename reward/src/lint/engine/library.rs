@@ -2,10 +2,8 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::Expr;
-
 use super::call::Args;
-use super::prepass::{Place, place_of};
+use super::prepass::Place;
 use super::state::Written;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
@@ -36,6 +34,18 @@ impl<'a> Engine<'a> {
                 self.call_value(&args.positional[0].clone(), Args::of(vec![start, item]))
             }
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
+            "time" => {
+                if self.stage == Stage::Forward || rest == "sleep" {
+                    self.note(Fact::Escapes { what: path.to_owned() });
+                }
+                Value::Scalar
+            }
+            "dataclasses" if rest == "field" => self.record_default(&args),
+            "collections" if rest == "namedtuple" => self.named_tuple(&args),
+            "collections" if rest == "OrderedDict" => self.call_builtin("dict", args),
+            "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
+                self.compute(How::Function(path.to_owned()), &args.all())
+            }
             "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             "itertools" | "collections" => {
                 let all = args.all();
@@ -71,7 +81,10 @@ impl<'a> Engine<'a> {
     fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
-            return Value::Bag(Rc::new(self.call_value(&args.positional[0].clone(), Args::of(items))));
+            let before = Rc::clone(&self.state.objects);
+            let made = self.call_value(&args.positional[0].clone(), Args::of(items));
+            self.unwrite(&before);
+            return Value::Bag(Rc::new(made));
         }
         if matches!(name, "sorted" | "max" | "min" | "filter" | "iter" | "any" | "all" | "sum") {
             self.callbacks(&args);
@@ -137,6 +150,10 @@ impl<'a> Engine<'a> {
                     Value::Scalar
                 }
             }
+            ("print", _) => {
+                self.note(Fact::Prints);
+                Value::Nothing
+            }
             _ if QUIET_BUILTINS.contains(&name) => Value::Scalar,
             _ if args.has_tensor() => self.opaque(&format!("a call of {name}, which is not defined here"), &args),
             _ => Value::unknown(),
@@ -153,6 +170,9 @@ impl<'a> Engine<'a> {
                     _ => Value::Bag(Rc::new(Value::unknown())),
                 };
             }
+            "nn.Sequential" if matches!(args.positional.as_slice(), [Value::Bag(_)]) => {
+                return args.positional.into_iter().next().unwrap_or(Value::unknown());
+            }
             "nn.Sequential" if args.rest.is_none() => return Value::List(Rc::new(args.positional)),
             "nn.Sequential" => return Value::Bag(Rc::new(args.rest.unwrap_or(Value::unknown()))),
             "nn.ModuleDict" | "nn.ParameterDict" => {
@@ -168,6 +188,9 @@ impl<'a> Engine<'a> {
         if let (Some(name), Some(tensor)) = (rest.strip_prefix("Tensor."), &first) {
             let args = Args { positional: args.positional[1..].to_vec(), ..args };
             return self.tensor_method(tensor, name, args);
+        }
+        if let Some(value) = library_operator(rest, &first) {
+            return value;
         }
         match torch_call(rest) {
             TorchCall::Alloc => {
@@ -188,6 +211,11 @@ impl<'a> Engine<'a> {
                 None => Value::unknown(),
             },
             TorchCall::Copy => self.copy_of(&first.unwrap_or(Value::unknown())),
+            // The device by its name: `.to(torch.device("cpu"))` is `.to("cpu")`.
+            TorchCall::Scalar if rest == "device" => match args.get(0, "type") {
+                Some(name @ Value::Str(_)) => name.clone(),
+                _ => Value::Scalar,
+            },
             TorchCall::Scalar => Value::Scalar,
             TorchCall::Mode => {
                 self.note(Fact::Mode { what: path.to_owned() });
@@ -200,6 +228,9 @@ impl<'a> Engine<'a> {
 
     fn call_triton(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
+        if matches!(rest, "autotune" | "heuristics" | "Config") {
+            self.gather_hooks(rest, &args);
+        }
         match rest {
             "jit" | "autotune" | "heuristics" | "JITFunction" => match first {
                 Some(Value::Func(func)) => {
@@ -232,6 +263,13 @@ impl<'a> Engine<'a> {
                 }
                 "parameters" | "named_parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
                 _ => (**base).clone(),
+            },
+            Value::Instance(object, class) if self.is_launch_record(*class) => match (name, args.positional.first()) {
+                ("get" | "pop", Some(Value::Str(key))) => {
+                    self.state.field(*object, key).cloned().unwrap_or(Value::Scalar)
+                }
+                ("items", _) => Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.any_field(base)])))),
+                _ => Value::Bag(Rc::new(self.any_field(base))),
             },
             Value::Instance(..) => self.module_method(base, name, args),
             Value::Super(..) => match name {
@@ -294,7 +332,11 @@ impl<'a> Engine<'a> {
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
                 }
-                if keeps_size(name) { base.clone() } else { base.part() }
+                match name {
+                    _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
+                    _ if keeps_size(name) => base.clone(),
+                    _ => base.part(),
+                }
             }
             Method::Copy => self.copy_of(base),
             Method::Alloc => self.fresh(Origin::Alloc),
@@ -384,59 +426,56 @@ impl<'a> Engine<'a> {
         let receiver = if self.member(class, "setup_context").is_some() { None } else { Some(context) };
         self.call_function(&func, receiver, args)
     }
+}
 
-    pub(super) fn collection_method(
-        &mut self,
-        place: &'a Expr,
-        base: &Rc<Value<'a>>,
-        name: &str,
-        args: &Args<'a>,
-    ) -> Value<'a> {
-        let (result, changed) = self.collection(base, name, args);
-        if let Some(collection) = changed {
-            if let Some(place) = place_of(place) {
-                self.store(place, &collection);
-            }
-            self.replace_collection(place, collection, false);
-        }
-        result
-    }
+/// Iterators that apply a function to what they are given.
+const APPLY: &[&str] = &["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"];
 
-    /// A method of a list, dict or set: its result, and what the collection becomes.
-    fn collection(&mut self, base: &Rc<Value<'a>>, name: &str, args: &Args<'a>) -> (Value<'a>, Option<Value<'a>>) {
-        let empty = matches!(&**base, Value::List(items) if items.is_empty());
-        let item = self.element(base);
-        let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };
-        let last = args.all().last().cloned();
-        match (name, last) {
-            ("append" | "add" | "insert" | "appendleft", Some(value)) => {
-                (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))
-            }
-            ("setdefault", Some(value)) => {
-                let both = with(&value);
-                (both.clone(), Some(Value::Bag(Rc::new(both))))
-            }
-            ("extend" | "update", Some(value)) => {
-                let more = self.element(&value);
-                (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
-            }
-            ("get", _) => {
-                let default = args.positional.get(1).cloned().unwrap_or(Value::Nothing);
-                (if empty { default } else { item.join(&default) }, None)
-            }
-            ("items", _) => (Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item])))), None),
-            ("values" | "copy", _) => (Value::Bag(Rc::new(item)), None),
-            ("keys", _) => (Value::Bag(Rc::new(Value::Scalar)), None),
-            ("pop" | "popitem" | "popleft", _) => (item, None),
-            ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
-            ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
-            _ => (Value::Scalar, None),
+/// Wrappers that register a function with torch and leave it as it is.
+fn library_operator<'a>(rest: &str, first: &Option<Value<'a>>) -> Option<Value<'a>> {
+    match (rest, first) {
+        ("library.wrap_triton", Some(kernels @ Value::Kernels(_))) => Some(kernels.clone()),
+        ("amp.custom_fwd" | "amp.custom_bwd" | "compiler.disable", Some(function @ Value::Func(_))) => {
+            Some(function.clone())
         }
+        _ if TRANSPARENT.contains(&rest) => Some(Value::path(&format!("torch.{rest}"))),
+        _ => None,
     }
 }
 
+/// Of torch, decorators that leave a function as it is.
+pub(super) const TRANSPARENT: &[&str] = &[
+    "library.custom_op",
+    "library.triton_op",
+    "library.register_fake",
+    "amp.custom_fwd",
+    "amp.custom_bwd",
+    "compiler.disable",
+];
+
 /// Methods of an autograd context.
 const CONTEXT: &[&str] = &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
+
+/// Casts and the like: the tensor itself where it is what is asked for, else a copy.
+const MAY_COPY: &[&str] = &[
+    "bfloat16",
+    "bool",
+    "byte",
+    "char",
+    "contiguous",
+    "cuda",
+    "double",
+    "float",
+    "half",
+    "int",
+    "long",
+    "reshape",
+    "flatten",
+    "short",
+    "to",
+    "type",
+    "type_as",
+];
 
 /// A view by this name has as many elements as what it looks at.
 fn keeps_size(name: &str) -> bool {

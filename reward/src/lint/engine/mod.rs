@@ -9,13 +9,16 @@ mod assign;
 mod attribute;
 mod call;
 mod classes;
+mod collections;
 mod condition;
 mod expr;
+mod hooks;
 pub mod kernel;
 mod launch;
 mod library;
 mod outputs;
 mod prepass;
+mod records;
 pub mod state;
 mod stmt;
 mod task;
@@ -34,7 +37,7 @@ use kernel::KernelFacts;
 use prepass::{Mutable, Place};
 use state::{State, Written};
 use trace::{Fact, Seen, Stage};
-use value::{ClassId, Env, Func, FuncId, ObjId, Value};
+use value::{COPY, ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
@@ -97,6 +100,8 @@ pub struct ClassInfo<'a> {
     pub name: &'a str,
     pub bases: Vec<Value<'a>>,
     pub members: Env<'a>,
+    /// What its constructor takes when it defines none: annotated names, in order.
+    pub fields: Vec<Rc<str>>,
     pub line: u32,
 }
 
@@ -148,6 +153,7 @@ pub struct Engine<'a> {
     like_input: HashSet<ObjId>,
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
+    hooks: hooks::Hooks<'a>,
     /// Kernels that were defined, in any way.
     pub defined: Vec<FuncId>,
 }
@@ -225,6 +231,7 @@ impl<'a> Engine<'a> {
             stored_tensors: HashSet::new(),
             like_input: HashSet::new(),
             instances: Vec::new(),
+            hooks: hooks::Hooks::default(),
             defined: Vec::new(),
         };
         engine.parameter = engine.object(Origin::Parameter);
@@ -290,7 +297,9 @@ impl<'a> Engine<'a> {
     fn sized_by_input(&self, value: &Value<'a>) -> bool {
         let ids = value.tensors();
         let whole = |id: &ObjId| {
-            self.like_input.contains(id) || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
+            *id == COPY
+                || self.like_input.contains(id)
+                || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
         };
         !ids.is_empty() && ids.iter().all(whole)
     }

@@ -7,7 +7,7 @@ use ruff_python_ast::{Expr, ParameterWithDefault};
 use super::call::Args;
 use super::state::Written;
 use super::trace::{Fact, Forged};
-use super::value::{Func, Value};
+use super::value::{COPY, Func, Value};
 use super::{Engine, Inputs, Origin};
 
 impl<'a> Engine<'a> {
@@ -65,7 +65,12 @@ impl<'a> Engine<'a> {
         }
         match value {
             Value::Tensor(ids) => {
+                let copied = ids.contains(&COPY);
                 for id in Rc::clone(ids).iter() {
+                    let input = matches!(self.origins.get(*id as usize), Some(Origin::Input));
+                    if input && !copied && self.state.written(*id) != Written::No {
+                        self.note(Fact::Returns { forged: Forged::InPlace });
+                    }
                     if let Some(forged) = self.forged(*id) {
                         self.note(Fact::Returns { forged });
                     }
@@ -80,6 +85,11 @@ impl<'a> Engine<'a> {
             Value::Union(values) => {
                 for one in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
                     self.check_output(one);
+                }
+            }
+            Value::Instance(object, class) if self.is_record(*class) => {
+                for field in self.record(*object, *class) {
+                    self.check_output(&field);
                 }
             }
             v if v.is_scalar() => self.note(Fact::Returns { forged: Forged::NotATensor }),

@@ -243,7 +243,11 @@ impl<'a> Engine<'a> {
         self.block(&stmt.body);
         if self.state.alive {
             for context in entered {
-                self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
+                let left = self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
+                // A true result swallows the exception.
+                if left.is_some_and(|v| v.truth() != Some(false)) && self.stage == Stage::Forward {
+                    self.note(Fact::Try);
+                }
             }
         }
     }

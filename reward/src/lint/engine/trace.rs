@@ -39,6 +39,8 @@ pub enum Forged {
     Kept,
     /// Written only by kernels that load nothing from an input.
     Constant,
+    /// One of its inputs, which kernels wrote over.
+    InPlace,
     /// Not a tensor.
     NotATensor,
     /// Cannot be told.
@@ -97,6 +99,12 @@ pub enum Fact {
     Patch {
         what: String,
     },
+    /// Work, waiting or a launch that the measured call does not show.
+    Escapes {
+        what: String,
+    },
+    /// Something is printed.
+    Prints,
     /// A decorator that is not understood on code that runs.
     Decorator {
         what: String,

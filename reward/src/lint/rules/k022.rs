@@ -2,7 +2,7 @@
 
 use rollout::outcome::Finding;
 
-use super::{Rule, forward, reject, warn};
+use super::{Rule, forward, reject};
 use crate::lint::Known;
 use crate::lint::engine::trace::{Fact, Forged};
 
@@ -24,15 +24,12 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             Forged::Parameter => "forward returns a parameter as it is",
             Forged::Unwritten => "forward returns a tensor that no kernel writes on this way",
             Forged::Kept => "forward can return a tensor kept from an earlier call",
+            Forged::InPlace => "forward writes over one of its inputs and returns it",
             Forged::NotATensor => "forward returns something that is not a tensor",
             Forged::Unknown => "where this return value comes from is not understood",
             // K029's business.
             Forged::Constant => continue,
         };
-        if forged == Forged::Unknown {
-            warn(findings, RULE.code, seen.line, message);
-        } else {
-            reject(findings, RULE.code, seen.line, message);
-        }
+        reject(findings, RULE.code, seen.line, message);
     }
 }

@@ -30,6 +30,7 @@ mod k027;
 mod k028;
 mod k029;
 mod k030;
+mod k033;
 
 use rollout::outcome::{Finding, Severity};
 
@@ -87,6 +88,7 @@ pub const RULES: &[Rule] = &[
     k028::RULE,
     k029::RULE,
     k030::RULE,
+    k033::RULE,
 ];
 
 const DOCS: [RuleDoc; RULES.len()] = {
