@@ -1,13 +1,13 @@
 //! Fixtures of the lint rules. `fixtures/reject/*.py` name on their first line the codes that must be among the rejecting
 //! findings; `fixtures/accept/*.py` and every warm-start example must have no rejecting finding.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use reward::extract::{extract, from_python};
 use reward::judge::judge;
-use reward::lint::{LintReport, lint, rules};
+use reward::lint::{LintReport, PreparedTask, lint, lint_prepared, rules};
 use rollout::outcome::{Outcome, Ruling, Severity};
 use rollout::task::{Split, TaskSpec};
 
@@ -80,16 +80,32 @@ fn honest_candidates_pass() {
 fn warm_start_examples_are_clean() {
     let folder = root().join("../tasks/examples");
     let examples = files(&folder, "md");
+    let tasks = tasks();
     assert!(examples.len() >= 100, "{} examples", examples.len());
     let mut wrong = String::new();
     for (name, text) in examples {
         let candidate = extract(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let report = lint(&candidate.source, None);
-        if !report.findings.is_empty() {
-            wrong.push_str(&format!("\n{name}:{}", shown(&report)));
+        let (id, _) = name.rsplit_once("__").expect("a task and a number");
+        let task = tasks.get(id).unwrap_or_else(|| panic!("{name}: no such task"));
+        for report in [lint(&candidate.source, None), lint_prepared(&candidate.source, Some(task))] {
+            if !report.findings.is_empty() {
+                wrong.push_str(&format!("\n{name}:{}", shown(&report)));
+            }
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// All tasks by their id.
+fn tasks() -> BTreeMap<String, PreparedTask> {
+    let mut all = BTreeMap::new();
+    for split in ["train", "validation", "held_out"] {
+        for level in ["level1", "level2"] {
+            let folder = root().join("../tasks").join(split).join(level);
+            all.extend(files(&folder, "py").into_iter().map(|(name, text)| (name, PreparedTask::new(&task(&text)))));
+        }
+    }
+    all
 }
 
 fn task(source: &str) -> TaskSpec {

@@ -255,6 +255,10 @@ impl<'a> Engine<'a> {
             (Stage::Forward, false) => Origin::Alloc,
             _ => Origin::Parameter,
         };
-        self.fresh(origin)
+        let result = self.fresh(origin);
+        for operand in operands {
+            self.flows.add(None, operand.all_tensors(), result.all_tensors());
+        }
+        result
     }
 }

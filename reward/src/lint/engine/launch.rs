@@ -83,6 +83,7 @@ impl<'a> Engine<'a> {
                 loads_data |= matches!(value, Value::Unknown(_) | Value::Attr(..));
             }
         }
+        self.flow_through(kernel, &facts, args);
         for (index, parameter) in facts.parameters.iter().enumerate() {
             if facts.stores & (1 << index) == 0 {
                 continue;

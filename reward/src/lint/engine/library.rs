@@ -375,7 +375,9 @@ impl<'a> Engine<'a> {
 
     fn copy_of(&mut self, value: &Value<'a>) -> Value<'a> {
         let data = value.all_tensors().iter().any(|id| self.is_data(*id));
-        self.fresh(if data { Origin::Copy } else { Origin::Alloc })
+        let copy = self.fresh(if data { Origin::Copy } else { Origin::Alloc });
+        self.flows.add(None, value.all_tensors(), copy.all_tensors());
+        copy
     }
 
     /// Methods that `nn.Module` gives to a candidate's class.

@@ -12,18 +12,20 @@ mod classes;
 mod collections;
 mod condition;
 mod expr;
+pub mod features;
 mod hooks;
 pub mod kernel;
 mod launch;
 mod library;
 mod outputs;
 mod prepass;
+mod provenance;
 mod records;
 pub mod state;
 mod stmt;
 mod task;
 pub use stmt::canonical;
-pub use task::task_inputs;
+pub use task::{inputs_of, task_inputs};
 pub mod trace;
 pub mod value;
 
@@ -154,6 +156,8 @@ pub struct Engine<'a> {
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     hooks: hooks::Hooks<'a>,
+    /// Which tensors came out of which.
+    pub(in crate::lint) flows: provenance::Flows,
     /// Kernels that were defined, in any way.
     pub defined: Vec<FuncId>,
 }
@@ -232,6 +236,7 @@ impl<'a> Engine<'a> {
             like_input: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
+            flows: provenance::Flows::default(),
             defined: Vec::new(),
         };
         engine.parameter = engine.object(Origin::Parameter);

@@ -66,6 +66,7 @@ impl<'a> Engine<'a> {
         match value {
             Value::Tensor(ids) => {
                 let copied = ids.contains(&COPY);
+                self.flows.returned(ids);
                 for id in Rc::clone(ids).iter() {
                     let input = matches!(self.origins.get(*id as usize), Some(Origin::Input));
                     if input && !copied && self.state.written(*id) != Written::No {

@@ -25,7 +25,7 @@ const MAX_UNION: usize = 8;
 /// Largest tree of lists, unions and the like.
 const MAX_NODES: usize = 512;
 /// Most objects one value may stand for.
-const MAX_IDS: usize = 64;
+pub const MAX_IDS: usize = 64;
 
 /// A function value with what it closed over.
 #[derive(Clone, Debug)]
