@@ -70,8 +70,8 @@ pub fn plain(name: &str) -> String {
 pub fn of(name: &str) -> Option<&'static [Need]> {
     use Need::{Clip, Multiply, Root, Select, Sum, Transcendental, Work};
     Some(match name {
-        "matmul" | "mm" | "bmm" | "mv" | "addmm" | "addmv" | "addbmm" | "baddbmm" | "multidot" | "linear" | "bilinear"
-        | "conv" | "convtranspose" | "gemm" => &[Multiply, Work],
+        "matmul" | "mm" | "bmm" | "mv" | "addmm" | "addmv" | "addbmm" | "baddbmm" | "multidot" | "linear"
+        | "bilinear" | "conv" | "convtranspose" | "gemm" => &[Multiply, Work],
         "scaleddotproductattention" | "multiheadattention" | "attention" => &[Multiply, Transcendental, Sum, Work],
         "lstm" | "gru" | "rnn" | "lstmcell" | "grucell" | "rnncell" => &[Multiply, Transcendental, Work],
         "softmax" | "logsoftmax" | "softmin" | "logsumexp" | "crossentropy" => &[Transcendental, Sum, Work],
@@ -82,8 +82,8 @@ pub fn of(name: &str) -> Option<&'static [Need]> {
         "layernorm" | "groupnorm" | "instancenorm" | "rmsnorm" => &[Sum, Root, Work],
         "std" => &[Sum, Root, Work],
         "sum" | "mean" | "var" | "cumsum" | "avgpool" | "adaptiveavgpool" | "reduction" => &[Sum, Work],
-        "max" | "min" | "amax" | "amin" | "argmax" | "argmin" | "maxpool" | "adaptivemaxpool" | "maximum" | "minimum"
-        | "topk" | "sort" | "argsort" | "median" | "cummax" | "cummin" => &[Select, Work],
+        "max" | "min" | "amax" | "amin" | "argmax" | "argmin" | "maxpool" | "adaptivemaxpool" | "maximum"
+        | "minimum" | "topk" | "sort" | "argsort" | "median" | "cummax" | "cummin" => &[Select, Work],
         "relu" | "relu6" | "leakyrelu" | "prelu" | "hardtanh" | "clamp" | "clip" | "hardswish" | "hardsigmoid"
         | "softshrink" | "hardshrink" | "threshold" => &[Clip, Work],
         "normalize" | "cosinesimilarity" | "batchnorm" | "cumprod" | "prod" | "softsign" | "norm" | "vectornorm"
@@ -96,8 +96,27 @@ pub fn of(name: &str) -> Option<&'static [Need]> {
 pub fn keeps_signs(name: &str) -> bool {
     let moves = matches!(
         name,
-        "transpose" | "t" | "permute" | "view" | "reshape" | "contiguous" | "flatten" | "squeeze" | "unsqueeze" | "size"
-            | "add" | "sub" | "neg" | "cat" | "stack" | "chunk" | "split" | "expand" | "dropout" | "to" | "float"
+        "transpose"
+            | "t"
+            | "permute"
+            | "view"
+            | "reshape"
+            | "contiguous"
+            | "flatten"
+            | "squeeze"
+            | "unsqueeze"
+            | "size"
+            | "add"
+            | "sub"
+            | "neg"
+            | "cat"
+            | "stack"
+            | "chunk"
+            | "split"
+            | "expand"
+            | "dropout"
+            | "to"
+            | "float"
     );
     moves
         || matches!(name, "batchnorm" | "layernorm" | "groupnorm" | "instancenorm" | "avgpool" | "adaptiveavgpool")

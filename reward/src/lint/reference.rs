@@ -141,8 +141,7 @@ impl<'b> Reader<'b> {
             return Vec::new();
         }
         let has = |names: &[&str]| all.iter().any(|o| names.contains(&o.as_str()));
-        let wants =
-            |need: Need| all.iter().filter(|o| needs::of(o).is_some_and(|needs| needs.contains(&need))).count();
+        let wants = |need: Need| all.iter().filter(|o| needs::of(o).is_some_and(|needs| needs.contains(&need))).count();
         // Reduced to one value along an axis, a further reduction or softmax there is nothing.
         let collapsed = self.keepdims > 0 && wants(Need::Sum) + wants(Need::Select) > 1;
         let exponentials = ["exp", "exp2", "expm1"];

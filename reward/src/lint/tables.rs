@@ -102,6 +102,7 @@ const VIEWS: &[&str] = &[
 
 const SCALARS: &[&str] = &[
     "_assert",
+    "_check",
     "broadcast_shapes",
     "can_cast",
     "device",

@@ -49,6 +49,23 @@ impl<'a> Engine<'a> {
                 Applied::Binding(kind) => self.functions[id].binding = kind,
                 Applied::Cached => self.functions[id].cached = true,
                 Applied::Transparent => {}
+                Applied::Dispatched(base) => {
+                    // functools.singledispatch: the name stands for any of the functions.
+                    let frame = self.state.frames.last();
+                    let names: Vec<&'a str> = frame
+                        .map(|f| {
+                            f.iter()
+                                .filter(|(_, v)| v.each().iter().any(|one| one.same(&base.each()[0])))
+                                .map(|(n, _)| *n)
+                        })
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                    for name in names {
+                        let either = base.join(&bound);
+                        self.state.bind(name, either);
+                    }
+                }
                 Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
                 Applied::Unknown(what) => {
                     self.line = self.lines.of(decorator);
@@ -86,6 +103,8 @@ impl<'a> Engine<'a> {
                 | "functools.total_ordering"
                 | "enum.unique"
                 | "enum.verify"
+                | "functools.singledispatch"
+                | "triton.constexpr_function"
                 | "typing.runtime_checkable"
                 | "typing_extensions.override" => Applied::Transparent,
                 path if path.strip_prefix("torch.").is_some_and(|p| TRANSPARENT.contains(&p)) => Applied::Transparent,
@@ -93,6 +112,7 @@ impl<'a> Engine<'a> {
             },
             Value::Scalar => Applied::Transparent,
             // Parts of a property; what a custom operator does without data, and its gradient.
+            Value::Attr(base, name) if &**name == "register" => Applied::Dispatched((**base).clone()),
             Value::Attr(_, name) if REGISTERS.contains(&&**name) => Applied::Transparent,
             Value::Func(_) | Value::Class(_) | Value::Instance(..) | Value::Partial(_) | Value::Bound(..) => {
                 Applied::Own(value)
@@ -104,10 +124,12 @@ impl<'a> Engine<'a> {
     pub(super) fn define_class(&mut self, def: &'a StmtClassDef) {
         let name = def.name.id.as_str();
         let mut bases = Vec::new();
+        let mut settings = Args::default();
         if let Some(arguments) = def.arguments.as_deref() {
             bases.extend(arguments.args.iter().map(|b| self.eval(b)));
             for keyword in &arguments.keywords {
-                self.eval(&keyword.value);
+                let value = self.eval(&keyword.value);
+                settings.keywords.push((keyword.arg.as_ref().map(|n| n.id.as_str()), value));
             }
         }
         let class = self.classes.len();
@@ -136,6 +158,14 @@ impl<'a> Engine<'a> {
             self.classes[class].members = members;
         }
         let mut bound = Value::Class(class);
+        let parents = self.classes[class].bases.clone();
+        let registers = parents.iter().find_map(|b| match b {
+            Value::Class(parent) => self.member(*parent, "__init_subclass__"),
+            _ => None,
+        });
+        if let Some(Value::Func(registers)) = registers {
+            self.call_function(&registers, Some(bound.clone()), settings);
+        }
         for decorator in def.decorator_list.iter().rev() {
             match self.decorator(decorator) {
                 Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
@@ -306,6 +336,8 @@ enum Applied<'a> {
     /// Results are kept between calls.
     Cached,
     Transparent,
+    /// Adds the function to those that a name stands for.
+    Dispatched(Value<'a>),
     /// The candidate's own: it is called.
     Own(Value<'a>),
     Unknown(String),

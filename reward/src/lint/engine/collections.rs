@@ -7,6 +7,7 @@ use ruff_python_ast::Expr;
 use super::Engine;
 use super::call::Args;
 use super::prepass::place_of;
+use super::trace::Fact;
 use super::value::Value;
 
 impl<'a> Engine<'a> {
@@ -17,6 +18,10 @@ impl<'a> Engine<'a> {
         name: &str,
         args: &Args<'a>,
     ) -> Value<'a> {
+        let takes = name == "popleft" || name == "pop" && args.positional.is_empty();
+        if takes && self.outlives(place) {
+            self.note(Fact::Keeps { what: super::expr::shown(place), counts: true });
+        }
         let (result, changed) = self.collection(base, name, args);
         if let Some(collection) = changed {
             if let Some(place) = place_of(place) {
@@ -28,7 +33,12 @@ impl<'a> Engine<'a> {
     }
 
     /// A method of a list, dict or set: its result, and what the collection becomes.
-    pub(super) fn collection(&mut self, base: &Rc<Value<'a>>, name: &str, args: &Args<'a>) -> (Value<'a>, Option<Value<'a>>) {
+    pub(super) fn collection(
+        &mut self,
+        base: &Rc<Value<'a>>,
+        name: &str,
+        args: &Args<'a>,
+    ) -> (Value<'a>, Option<Value<'a>>) {
         let empty = matches!(&**base, Value::List(items) if items.is_empty());
         let item = self.element(base);
         let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };

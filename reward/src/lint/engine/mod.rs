@@ -7,12 +7,14 @@
 
 mod assign;
 mod attribute;
+mod builtins;
 mod call;
 mod classes;
 mod collections;
 mod condition;
 mod expr;
 pub mod features;
+mod fold;
 mod hooks;
 pub mod kernel;
 mod launch;
@@ -43,6 +45,8 @@ use value::{COPY, ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
+/// Most running calls of one function.
+const MAX_RECURSION: usize = 3;
 /// Deepest chain of functions that close over functions.
 const MAX_CLOSURES: u32 = 32;
 /// Most statements and expressions visited for one candidate.
@@ -136,6 +140,14 @@ pub struct Engine<'a> {
     /// Return values and states of every running call.
     returns: Vec<Vec<(Value<'a>, State<'a>)>>,
     loops: Vec<Loop<'a>>,
+    /// Functions that run, the innermost last.
+    running: Vec<FuncId>,
+    /// What each running call has yielded.
+    yields: Vec<Option<Value<'a>>>,
+    /// Loops and comprehensions around.
+    turns: u32,
+    /// In the test of a branch that only drops entries of a collection.
+    evicting: bool,
     /// Names declared `global` in every running call.
     globals: Vec<HashSet<&'a str>>,
     /// The same for `nonlocal`.
@@ -223,6 +235,10 @@ impl<'a> Engine<'a> {
             state: State::new(),
             returns: Vec::new(),
             loops: Vec::new(),
+            running: Vec::new(),
+            yields: Vec::new(),
+            turns: 0,
+            evicting: false,
             globals: Vec::new(),
             nonlocals: Vec::new(),
             owner: None,
@@ -248,6 +264,9 @@ impl<'a> Engine<'a> {
         self.state.alive = true;
         self.state.empty = false;
         self.returns.clear();
+        self.running.clear();
+        self.yields.clear();
+        self.turns = 0;
         self.loops.clear();
         self.globals.clear();
         self.nonlocals.clear();

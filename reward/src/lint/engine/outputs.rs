@@ -69,7 +69,7 @@ impl<'a> Engine<'a> {
                 self.flows.returned(ids);
                 for id in Rc::clone(ids).iter() {
                     let input = matches!(self.origins.get(*id as usize), Some(Origin::Input));
-                    if input && !copied && self.state.written(*id) != Written::No {
+                    if input && !copied && ids.len() == 1 && self.state.written(*id) != Written::No {
                         self.note(Fact::Returns { forged: Forged::InPlace });
                     }
                     if let Some(forged) = self.forged(*id) {
@@ -84,7 +84,10 @@ impl<'a> Engine<'a> {
             }
             Value::Bag(item) => self.check_output(item),
             Value::Union(values) => {
-                for one in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                // A number among tensors: an entry of a collection whose keys are not told apart.
+                let tensors = values.iter().any(|v| matches!(v, Value::Tensor(_)));
+                let counts = |v: &&Value<'a>| !matches!(v, Value::Nothing) && !(tensors && v.is_scalar());
+                for one in values.iter().filter(counts) {
                     self.check_output(one);
                 }
             }

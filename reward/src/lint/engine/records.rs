@@ -80,6 +80,15 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// `types.SimpleNamespace(..)`
+    pub(super) fn namespace(&mut self, args: Args<'a>) -> Value<'a> {
+        let class = self.classes.len();
+        let fields: Vec<Rc<str>> = args.keywords.iter().filter_map(|(k, _)| k.map(Rc::from)).take(MAX_FIELDS).collect();
+        let info = ClassInfo { name: "namespace", bases: Vec::new(), members: Env::new(), fields, line: self.line };
+        self.classes.push(info);
+        self.instantiate(class, Args { positional: Vec::new(), ..args })
+    }
+
     /// One of the fields of a record, whichever.
     pub(super) fn any_field(&mut self, value: &Value<'a>) -> Value<'a> {
         match value {

@@ -66,6 +66,10 @@ pub enum Fact {
     Opaque {
         what: String,
     },
+    /// The same for a call: whatever is called may compute.
+    OpaqueCall {
+        what: String,
+    },
     /// try / except / finally.
     Try,
     /// A branch or value that depends on the mode the module runs in.

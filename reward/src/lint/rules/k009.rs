@@ -24,6 +24,7 @@ const FREE: &[&str] = &[
     "torch.library.wrap_triton",
     "torch.library.register_fake",
     "torch._assert",
+    "torch._check",
 ];
 
 /// Gives an operator another body than the one that is read here.

@@ -4,6 +4,7 @@ use rollout::outcome::Finding;
 
 use super::{Rule, reject};
 use crate::lint::Known;
+use crate::lint::walk::ClassSeen;
 
 /// K025
 pub const RULE: Rule = Rule {
@@ -12,6 +13,9 @@ pub const RULE: Rule = Rule {
     page: include_str!("../../../../docs/rules/K025.md"),
     check,
 };
+
+/// Longest chain of bases that is followed.
+const MAX_BASES: usize = 8;
 
 /// In any class.
 const NEVER: &[&str] = &[
@@ -23,7 +27,7 @@ const NEVER: &[&str] = &[
     "__del__",
     "__torch_function__",
     "__torch_dispatch__",
-    "__init_subclass__",
+    "__missing__",
     "__class_getitem__",
     "__set_name__",
     "__instancecheck__",
@@ -55,6 +59,18 @@ const NOT_IN_MODULES: &[&str] = &[
     "named_buffers",
 ];
 
+/// Neither a module nor anything that is not known: at the end of all bases stand harmless library classes.
+fn is_plain(class: &ClassSeen, all: &[ClassSeen], depth: usize) -> bool {
+    class.bases.iter().all(|base| {
+        let harmless = base == "object"
+            || ["typing.", "abc.", "enum.", "dataclasses."].iter().any(|library| base.starts_with(library));
+        harmless
+            || depth < MAX_BASES
+                && all.iter().any(|c| c.name == *base)
+                && all.iter().filter(|c| c.name == *base).all(|c| is_plain(c, all, depth + 1))
+    })
+}
+
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for class in &known.whole.classes {
         let base = |name: &str| class.bases.iter().any(|b| b == name);
@@ -70,8 +86,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 format!("class {} changes what a tensor or a class is", class.name),
             );
         }
-        let plain =
-            class.bases.is_empty() || class.bases.iter().all(|b| matches!(b.as_str(), "object" | "typing.NamedTuple"));
+        let plain = is_plain(class, &known.whole.classes, 0);
         for (method, line) in &class.methods {
             let name = method.as_str();
             if NEVER.contains(&name) || (!plain && NOT_IN_MODULES.contains(&name)) {

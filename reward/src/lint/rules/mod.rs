@@ -138,10 +138,12 @@ fn note(findings: &mut Vec<Finding>, code: &str, line: u32, message: impl Into<S
 /// What the kernels behind the result do to data; `None` where some of it is not understood.
 fn work(known: &mut Known<'_>) -> Option<Features> {
     let engine = &mut known.ran.engine;
-    let launched = || forward(engine).filter_map(|s| match &s.fact {
-        Fact::Launch { kernels } => Some(kernels.iter().copied()),
-        _ => None,
-    });
+    let launched = || {
+        forward(engine).filter_map(|s| match &s.fact {
+            Fact::Launch { kernels } => Some(kernels.iter().copied()),
+            _ => None,
+        })
+    };
     let kernels: BTreeSet<FuncId> = engine.flows.contributors().unwrap_or_else(|| launched().flatten().collect());
     let mut all = Features::NONE;
     for kernel in &kernels {
