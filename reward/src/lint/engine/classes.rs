@@ -13,8 +13,8 @@ use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
 
 /// Decorators that a function or property lends to another function.
 const REGISTERS: &[&str] = &["setter", "getter", "deleter", "register_fake", "register_autograd", "register_abstract"];
-/// Longest chain of base classes that is followed.
-const MAX_BASES: usize = 16;
+/// Most base classes of one class that are looked at.
+const MAX_BASES: usize = 48;
 
 impl<'a> Engine<'a> {
     pub(super) fn define_function(&mut self, def: &'a StmtFunctionDef) {
@@ -181,50 +181,65 @@ impl<'a> Engine<'a> {
 
     /// A member by name in a class or its bases.
     pub(super) fn member(&self, class: ClassId, name: &str) -> Option<Value<'a>> {
-        self.find_member(class, name, 0)
-    }
-
-    fn find_member(&self, class: ClassId, name: &str, depth: usize) -> Option<Value<'a>> {
         let info = self.classes.get(class)?;
         if let Some(value) = info.members.get(name) {
             return Some(value.clone());
         }
-        if depth > MAX_BASES {
-            return None;
+        let mut ancestors = self.ancestors(class);
+        ancestors.find_map(|base| self.classes.get(base)?.members.get(name).cloned())
+    }
+
+    /// A class's bases and theirs, each once, the first ones first; not all where there are very many.
+    fn ancestors(&self, class: ClassId) -> impl Iterator<Item = ClassId> {
+        let mut found = vec![class];
+        let mut open = self.parents(class);
+        open.reverse();
+        while let Some(next) = open.pop() {
+            if found.len() < MAX_BASES && !found.contains(&next) {
+                found.push(next);
+                open.extend(self.parents(next).into_iter().rev());
+            }
         }
-        info.bases.iter().find_map(|b| match b {
-            Value::Class(base) => self.find_member(*base, name, depth + 1),
+        found.into_iter().skip(1)
+    }
+
+    /// The bases that are the candidate's own.
+    fn parents(&self, class: ClassId) -> Vec<ClassId> {
+        let own = |base: &Value<'a>| match base {
+            Value::Class(id) => Some(*id),
             _ => None,
-        })
+        };
+        self.classes.get(class).map(|c| c.bases.iter().filter_map(own).take(MAX_BASES).collect()).unwrap_or_default()
     }
 
     /// True when the class is, at the end of its chain of bases, this library class.
     pub(super) fn descends(&self, class: ClassId, path: &str) -> bool {
-        self.library_bases(class, 0).iter().any(|b| b == path)
+        self.library_bases(class).iter().any(|b| b == path)
     }
 
     /// The torch module class, other than `nn.Module` itself, that a candidate's class inherits from.
     pub(super) fn torch_module(&self, class: ClassId) -> Option<String> {
-        let bases = self.library_bases(class, 0);
+        let bases = self.library_bases(class);
         bases.into_iter().find(|b| b.starts_with("torch.nn.") && b != "torch.nn.Module")
     }
 
     /// Names of library classes among a class's ancestors; `?` for a base that is not understood.
-    pub fn library_bases(&self, class: ClassId, depth: usize) -> Vec<String> {
-        let Some(info) = self.classes.get(class) else {
-            return Vec::new();
-        };
-        if depth > MAX_BASES {
-            return vec!["?".to_owned()];
+    pub fn library_bases(&self, class: ClassId) -> Vec<String> {
+        let mut names = Vec::new();
+        let ancestors: Vec<ClassId> = self.ancestors(class).collect();
+        if ancestors.len() + 1 >= MAX_BASES {
+            names.push("?".to_owned());
         }
-        info.bases
-            .iter()
-            .flat_map(|b| match b {
-                Value::Class(base) => self.library_bases(*base, depth + 1),
-                Value::Path(path) => vec![path.to_string()],
-                _ => vec!["?".to_owned()],
-            })
-            .collect()
+        for one in std::iter::once(class).chain(ancestors) {
+            for base in self.classes.get(one).map(|c| c.bases.as_slice()).unwrap_or_default() {
+                match base {
+                    Value::Class(_) => {}
+                    Value::Path(path) => names.push(path.to_string()),
+                    _ => names.push("?".to_owned()),
+                }
+            }
+        }
+        names
     }
 
     /// A new object of a candidate's class, its constructor run.

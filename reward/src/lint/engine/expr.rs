@@ -14,6 +14,8 @@ use super::trace::{Fact, How, Stage};
 use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
 
+/// Longest dotted name.
+const MAX_PATH: usize = 400;
 /// Longest list whose elements a comprehension goes through one by one.
 const MAX_UNROLLED: usize = 16;
 
@@ -306,7 +308,9 @@ impl<'a> Engine<'a> {
 
     /// A dotted name, in its one spelling.
     pub(super) fn dotted(&self, base: &str, name: &str) -> Value<'a> {
-        Value::Path(Rc::from(canonical(&format!("{base}.{name}"))))
+        // No library is that deep.
+        let path = if base.len() > MAX_PATH { base.to_owned() } else { canonical(&format!("{base}.{name}")) };
+        Value::Path(Rc::from(path))
     }
 
     pub(super) fn binary(&mut self, op: Operator, a: &Value<'a>, b: &Value<'a>, in_place: bool) -> Value<'a> {

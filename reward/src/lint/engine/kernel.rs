@@ -22,6 +22,8 @@ const DATA: Flow = 1 << 127;
 const MAX_PARAMETERS: usize = 127;
 /// Most expressions visited for one kernel and its helpers.
 const BUDGET: u32 = 60_000;
+/// The same for all kernels of a candidate.
+pub const TOTAL_BUDGET: u32 = 500_000;
 /// Deepest chain of jit helper calls that is followed.
 const MAX_HELPERS: usize = 8;
 
@@ -50,9 +52,13 @@ pub struct KernelFacts {
     returns: Flow,
 }
 
-/// Analyses one function.
-pub fn facts(id: FuncId, functions: &[FuncInfo<'_>], frames: &[Rc<Env<'_>>]) -> KernelFacts {
-    analyse(id, functions, frames, 0, &Cell::new(BUDGET))
+/// Analyses one function, and takes what it costs off what is left for all kernels.
+pub fn facts(id: FuncId, functions: &[FuncInfo<'_>], frames: &[Rc<Env<'_>>], left: &mut u32) -> KernelFacts {
+    let budget = Cell::new(BUDGET.min(*left));
+    let before = budget.get();
+    let facts = analyse(id, functions, frames, 0, &budget);
+    *left -= before - budget.get();
+    facts
 }
 
 fn analyse(

@@ -136,6 +136,8 @@ pub struct Engine<'a> {
     stage: Stage,
     line: u32,
     budget: u32,
+    /// Expressions of kernels that may still be looked at.
+    kernel_budget: u32,
     state: State<'a>,
     /// Return values and states of every running call.
     returns: Vec<Vec<(Value<'a>, State<'a>)>>,
@@ -191,7 +193,8 @@ pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
     if stateless {
         return ran;
     }
-    let narrowed = mutable.narrowed(&ran.engine.stored, &ran.engine.stored_tensors);
+    let reach = |places: &HashSet<Place<'a>>| mutable.reach(places.iter().copied());
+    let narrowed = mutable.narrowed(&reach(&ran.engine.stored), &reach(&ran.engine.stored_tensors));
     run_once(body, lines, inputs, narrowed)
 }
 
@@ -232,6 +235,7 @@ impl<'a> Engine<'a> {
             stage: Stage::Module,
             line: 0,
             budget: BUDGET,
+            kernel_budget: kernel::TOTAL_BUDGET,
             state: State::new(),
             returns: Vec::new(),
             loops: Vec::new(),
@@ -369,7 +373,10 @@ impl<'a> Engine<'a> {
         if let Some(facts) = self.kernels.get(&id) {
             return Rc::clone(facts);
         }
-        let facts = Rc::new(kernel::facts(id, &self.functions, &self.state.frames));
+        let facts = Rc::new(kernel::facts(id, &self.functions, &self.state.frames, &mut self.kernel_budget));
+        if self.kernel_budget == 0 {
+            self.note(Fact::Budget);
+        }
         self.kernels.insert(id, Rc::clone(&facts));
         facts
     }
@@ -443,10 +450,9 @@ impl<'a> Engine<'a> {
         if self.stage != Stage::Forward {
             return;
         }
-        let places = self.mutable.reach(place);
         if !value.only_numbers() {
-            self.stored_tensors.extend(&places);
+            self.stored_tensors.insert(place);
         }
-        self.stored.extend(places);
+        self.stored.insert(place);
     }
 }

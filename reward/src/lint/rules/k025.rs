@@ -1,5 +1,7 @@
 //! K025: tensors and modules behave as torch made them: no subclass of Tensor, no hooks, no replaced __call__.
 
+use std::collections::HashMap;
+
 use rollout::outcome::Finding;
 
 use super::{Rule, reject};
@@ -14,8 +16,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// Longest chain of bases that is followed.
-const MAX_BASES: usize = 8;
+/// Most base classes that are looked at.
+const MAX_BASES: usize = 32;
 
 /// In any class.
 const NEVER: &[&str] = &[
@@ -60,18 +62,29 @@ const NOT_IN_MODULES: &[&str] = &[
 ];
 
 /// Neither a module nor anything that is not known: at the end of all bases stand harmless library classes.
-fn is_plain(class: &ClassSeen, all: &[ClassSeen], depth: usize) -> bool {
-    class.bases.iter().all(|base| {
+fn is_plain(class: &ClassSeen, all: &HashMap<&str, Vec<&ClassSeen>>) -> bool {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut open: Vec<&str> = class.bases.iter().map(String::as_str).collect();
+    while let Some(base) = open.pop() {
         let harmless = base == "object"
             || ["typing.", "abc.", "enum.", "dataclasses."].iter().any(|library| base.starts_with(library));
-        harmless
-            || depth < MAX_BASES
-                && all.iter().any(|c| c.name == *base)
-                && all.iter().filter(|c| c.name == *base).all(|c| is_plain(c, all, depth + 1))
-    })
+        if harmless || seen.contains(&base) {
+            continue;
+        }
+        seen.push(base);
+        let Some(own) = all.get(base).filter(|_| seen.len() <= MAX_BASES) else {
+            return false;
+        };
+        open.extend(own.iter().flat_map(|c| c.bases.iter().map(String::as_str)).take(MAX_BASES));
+    }
+    true
 }
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    let mut by_name: HashMap<&str, Vec<&ClassSeen>> = HashMap::new();
+    for class in &known.whole.classes {
+        by_name.entry(&class.name).or_default().push(class);
+    }
     for class in &known.whole.classes {
         let base = |name: &str| class.bases.iter().any(|b| b == name);
         let tensor = class.bases.iter().any(|b| {
@@ -86,7 +99,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 format!("class {} changes what a tensor or a class is", class.name),
             );
         }
-        let plain = is_plain(class, &known.whole.classes, 0);
+        let plain = is_plain(class, &by_name);
         for (method, line) in &class.methods {
             let name = method.as_str();
             if NEVER.contains(&name) || (!plain && NOT_IN_MODULES.contains(&name)) {
