@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes the reader of answers and the linter: scripts/fuzz.sh [SECONDS a target] [TARGET..]
+# TROUPE_FUZZ_SEEDS names one more folder of Python files to start from.
 # Without a nightly compiler or cargo-fuzz it says so and does nothing. Findings stay in fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,8 +27,10 @@ while IFS= read -r file; do
     count=$((count + 1))
     cp "$file" "$seeds/lint/$count.py"
     answer "$file" > "$seeds/extract/$count.md"
-    { cat "$file"; printf '\n####\n'; cat "tasks/train/level1/l1_amax_all_5x24.py"; } > "$seeds/lint_with_task/$count.py"
-done < <(find reward/tests/fixtures tests/exploits -name '*.py' -size -16k 2>/dev/null | sort)
+    task=$(sed -n '1,6s/^# task: *//p' "$file")
+    task=$(find tasks tests/exploits/tasks ${TROUPE_FUZZ_SEEDS:-} -name "${task:-l1_amax_all_5x24}.py" 2>/dev/null | head -n 1)
+    { cat "$file"; printf '\n####\n'; [ -z "$task" ] || cat "$task"; } > "$seeds/lint_with_task/$count.py"
+done < <(find reward/tests/fixtures tests/exploits ${TROUPE_FUZZ_SEEDS:-} -name '*.py' -size -16k 2>/dev/null | sort -u)
 for file in tasks/examples/*0.md; do
     count=$((count + 1))
     [ $((count % 10)) -eq 0 ] || continue

@@ -9,7 +9,7 @@ use rollout::task::{Split, TaskSpec};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Time allowed for any text: the step budget of the interpreter, used up, in an instrumented build.
-const BASE: Duration = Duration::from_millis(2000);
+const BASE: Duration = Duration::from_millis(1000);
 /// Time allowed for each KiB on top: parsing and walking. A quadratic walk does not keep to it.
 const PER_KIB: Duration = Duration::from_millis(50);
 
