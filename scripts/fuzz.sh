@@ -21,23 +21,29 @@ echo "$(cargo +nightly --version), $(cargo fuzz --version), commit $(git rev-par
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
 mkdir -p "$seeds/extract" "$seeds/lint" "$seeds/lint_with_task"
+mkdir -p "$seeds/tasks"
+folders=(reward/tests/fixtures)
+for folder in tests/exploits ${TROUPE_FUZZ_SEEDS:-}; do
+    [ ! -d "$folder" ] || folders+=("$folder")
+done
+find tasks "${folders[@]}" -path '*tasks*' -name '*.py' -exec cp -t "$seeds/tasks" {} +
 count=0
 answer() { printf 'Plan.\n</think>\n```python\n'; cat "$1"; printf '\n```\n'; }
 while IFS= read -r file; do
     count=$((count + 1))
     cp "$file" "$seeds/lint/$count.py"
     answer "$file" > "$seeds/extract/$count.md"
-    task=$(sed -n '1,6s/^# task: *//p' "$file")
-    task=$(find tasks tests/exploits/tasks ${TROUPE_FUZZ_SEEDS:-} -name "${task:-l1_amax_all_5x24}.py" 2>/dev/null | head -n 1)
-    { cat "$file"; printf '\n####\n'; [ -z "$task" ] || cat "$task"; } > "$seeds/lint_with_task/$count.py"
-done < <(find reward/tests/fixtures tests/exploits ${TROUPE_FUZZ_SEEDS:-} -name '*.py' -size -16k 2>/dev/null | sort -u)
+    task=$(sed -n '1,6s/^# task: *//p' "$file" | head -n 1)
+    [ -f "$seeds/tasks/$task.py" ] || task=l1_amax_all_5x24
+    { cat "$file"; printf '\n####\n'; cat "$seeds/tasks/$task.py"; } > "$seeds/lint_with_task/$count.py"
+done < <(find "${folders[@]}" -name '*.py' -size -16k | sort -u)
 for file in tasks/examples/*0.md; do
     count=$((count + 1))
     [ $((count % 10)) -eq 0 ] || continue
     cp "$file" "$seeds/extract/$count.md"
     name=$(basename "$file" .md)
-    task=$(find tasks/train tasks/validation tasks/held_out -name "${name%__*}.py" | head -n 1)
-    { sed '1,/^```python/d;/^```$/d' "$file"; printf '\n####\n'; [ -z "$task" ] || cat "$task"; } \
+    task="$seeds/tasks/${name%__*}.py"
+    { sed '1,/^```python/d;/^```$/d' "$file"; printf '\n####\n'; [ ! -f "$task" ] || cat "$task"; } \
         > "$seeds/lint_with_task/$count.py"
 done
 echo "$count seeds"

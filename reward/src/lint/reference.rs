@@ -153,9 +153,9 @@ impl<'b> Reader<'b> {
             let only = |list: &[&str]| list.contains(&name.as_str());
             let work = needs.contains(&Need::Multiply);
             !(inverse && (only(&exponentials) || only(&logarithms)))
-                && !(collapsed && !work)
+                && (!collapsed || work)
                 && !(self.ones && work)
-                && !(needs.contains(&Need::Clip) && !signs)
+                && (!needs.contains(&Need::Clip) || signs)
         };
         all.iter().filter(certain).map(|o| (*o).clone()).collect()
     }

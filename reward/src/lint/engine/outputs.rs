@@ -86,7 +86,7 @@ impl<'a> Engine<'a> {
             Value::Union(values) => {
                 // A number among tensors: an entry of a collection whose keys are not told apart.
                 let tensors = values.iter().any(|v| matches!(v, Value::Tensor(_)));
-                let counts = |v: &&Value<'a>| !matches!(v, Value::Nothing) && !(tensors && v.is_scalar());
+                let counts = |v: &&Value<'a>| !(matches!(v, Value::Nothing) || tensors && v.is_scalar());
                 for one in values.iter().filter(counts) {
                     self.check_output(one);
                 }
