@@ -65,7 +65,7 @@ impl Aliases {
     }
 
     fn extend(&self, paths: Vec<String>, name: &str) -> Vec<String> {
-        paths.into_iter().filter(|p| p.len() < 400).map(|p| canonical(&format!("{p}.{name}"))).collect()
+        paths.into_iter().filter(|p| p.len() < 200).map(|p| canonical(&format!("{p}.{name}"))).collect()
     }
 
     fn bind(&mut self, target: &Expr, value: &Expr) {

@@ -6,6 +6,8 @@
 
 mod aliases;
 pub mod engine;
+mod needs;
+mod reference;
 pub mod rules;
 pub mod syntax;
 mod tables;
@@ -14,6 +16,7 @@ pub mod walk;
 use rollout::outcome::{Finding, Severity};
 use rollout::task::TaskSpec;
 
+pub use reference::Reference;
 pub use rules::{RuleDoc, rules};
 
 use engine::{Inputs, Ran};
@@ -39,10 +42,38 @@ pub struct LintReport {
 pub struct Known<'a> {
     pub ran: Ran<'a>,
     pub whole: WholeFile,
+    /// What the task's reference says, where there is a task.
+    pub reference: Option<&'a Reference>,
 }
 
-/// Lints one candidate's canonical source. With the task, the linter knows which inputs are tensors.
+/// A task, read once for any number of candidates.
+#[derive(Clone, Debug, Default)]
+pub struct PreparedTask {
+    inputs: Option<Vec<bool>>,
+    /// `None` when the task is not Python.
+    reference: Option<Reference>,
+}
+
+impl PreparedTask {
+    /// Reads a task.
+    pub fn new(task: &TaskSpec) -> Self {
+        let Ok(parsed) = syntax::parse(&task.source) else {
+            return PreparedTask::default();
+        };
+        let body = &parsed.syntax().body;
+        let inputs = engine::inputs_of(body, &syntax::Lines::new(&task.source));
+        PreparedTask { inputs, reference: Some(reference::read(body)) }
+    }
+}
+
+/// Lints one candidate's canonical source. With the task, the linter knows which inputs are tensors and what an answer
+/// needs. For many candidates of one task, see `lint_prepared`.
 pub fn lint(source: &str, task: Option<&TaskSpec>) -> LintReport {
+    lint_prepared(source, task.map(PreparedTask::new).as_ref())
+}
+
+/// The same with a task that was read before.
+pub fn lint_prepared(source: &str, task: Option<&PreparedTask>) -> LintReport {
     let parsed = match syntax::parse(source) {
         Ok(parsed) => parsed,
         Err(problem) => {
@@ -52,8 +83,9 @@ pub fn lint(source: &str, task: Option<&TaskSpec>) -> LintReport {
     };
     let lines = syntax::Lines::new(source);
     let body = &parsed.syntax().body;
-    let inputs = Inputs { tensors: task.and_then(|t| engine::task_inputs(&t.source)) };
-    let mut known = Known { ran: engine::run(body, &lines, &inputs), whole: walk::walk(body, &lines) };
+    let inputs = Inputs { tensors: task.and_then(|t| t.inputs.clone()) };
+    let reference = task.and_then(|t| t.reference.as_ref());
+    let mut known = Known { ran: engine::run(body, &lines, &inputs), whole: walk::walk(body, &lines), reference };
     let mut findings = Vec::new();
     for rule in rules::RULES {
         (rule.check)(&mut known, &mut findings);

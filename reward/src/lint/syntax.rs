@@ -141,7 +141,9 @@ fn check_depth(source: &str) -> Result<(), SyntaxProblem> {
             None
         };
         if let Some(what) = too {
-            return Err(SyntaxProblem { line, message: what.to_owned() });
+            // A lone carriage return is a line to Python, not to us.
+            let last = line_at(source, source.len());
+            return Err(SyntaxProblem { line: line.min(last), message: what.to_owned() });
         }
     }
 }

@@ -101,6 +101,8 @@ const VIEWS: &[&str] = &[
 ];
 
 const SCALARS: &[&str] = &[
+    "_assert",
+    "_check",
     "broadcast_shapes",
     "can_cast",
     "device",
@@ -225,7 +227,6 @@ pub const QUIET_BUILTINS: &[&str] = &[
     "list",
     "next",
     "object",
-    "print",
     "range",
     "repr",
     "reversed",

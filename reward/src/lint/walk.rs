@@ -52,6 +52,12 @@ pub struct WholeFile {
     pub models: Vec<u32>,
     /// Lines of functions decorated as kernels.
     pub kernels: Vec<u32>,
+    /// Lines on which an iterator is kept in an attribute or a name of the module.
+    pub iterators: Vec<u32>,
+    /// Statements that switch something of torch and leave it so.
+    pub switches: Vec<Mention>,
+    /// Text of inline assembly; `None` when it is not a constant.
+    pub assembly: Vec<(Option<String>, u32)>,
     /// Questions about a kernel or a part of `triton` as a Python object.
     pub inspected: Vec<Mention>,
 }
@@ -79,6 +85,9 @@ const TELLING: &[&str] = &[
 /// Attributes of a kernel that honest code uses.
 const KERNEL_ATTRIBUTES: &[&str] = &["run", "warmup", "best_config"];
 
+/// The option of a launch that lets it start before the kernel ahead of it has ended.
+const DEPENDENT: &str = "launch_pdl";
+
 /// Builtins that are looked for.
 pub(super) const WATCHED: &[&str] = &[
     "eval",
@@ -102,7 +111,24 @@ pub(super) const WATCHED: &[&str] = &[
     "dir",
     "help",
     "input",
+    "__file__",
+    "__name__",
 ];
+
+/// `__name__ == "__main__"`
+fn is_main_guard(test: &Expr) -> bool {
+    let Expr::Compare(c) = test else {
+        return false;
+    };
+    let name = matches!(&*c.left, Expr::Name(n) if n.id.as_str() == "__name__");
+    name && matches!(&*c.comparators, [Expr::StringLiteral(s)] if s.value.to_str() == "__main__")
+}
+
+/// `logging.getLogger(__name__)`
+fn is_logger(call: &ruff_python_ast::ExprCall) -> bool {
+    let get = matches!(&*call.func, Expr::Attribute(a) if a.attr.id.as_str() == "getLogger" && a.value.is_name_expr());
+    get && matches!(&*call.arguments.args, [Expr::Name(n)] if n.id.as_str() == "__name__")
+}
 
 /// Walks a module.
 pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
@@ -207,12 +233,34 @@ impl<'a> Visitor<'a> for Walker<'_> {
                 self.found.imports.push(Mention { path: module, line });
             }
             Stmt::Assign(a) => {
+                let iterator = matches!(&*a.value, Expr::Call(c) if c.func.as_name_expr().is_some_and(|n| n.id.as_str() == "iter"));
+                let stays = |t: &Expr| t.is_attribute_expr() || self.local.is_empty();
+                if iterator && a.targets.iter().any(stays) {
+                    self.found.iterators.push(line);
+                }
                 for target in &a.targets {
                     self.patch(target);
                     if self.binds_model(target) {
                         self.found.models.push(line);
                     }
                 }
+            }
+            Stmt::Expr(e) => {
+                if let Expr::Call(c) = &*e.value {
+                    let switch = |p: &String| p.ends_with(".set_grad_enabled") || p.ends_with(".inference_mode");
+                    let paths = self.aliases.resolve(&c.func).into_iter().filter(switch);
+                    self.found.switches.extend(paths.map(|path| Mention { path, line }));
+                }
+            }
+            Stmt::If(i) if is_main_guard(&i.test) => {
+                self.visit_body(&i.body);
+                for clause in &i.elif_else_clauses {
+                    if let Some(test) = &clause.test {
+                        self.visit_expr(test);
+                    }
+                    self.visit_body(&clause.body);
+                }
+                return;
             }
             Stmt::AugAssign(a) => self.patch(&a.target),
             Stmt::AnnAssign(a) => self.patch(&a.target),
@@ -239,7 +287,9 @@ impl<'a> Visitor<'a> for Walker<'_> {
             Stmt::ClassDef(c) => {
                 let arguments = c.arguments.as_deref();
                 let bases = arguments.map(|a| &*a.args).unwrap_or_default();
-                let bases = bases.iter().map(|b| match (self.aliases.resolve(b).into_iter().next(), b) {
+                // `Generic[T]` is `Generic`.
+                let bases = bases.iter().map(|b| if let Expr::Subscript(s) = b { &*s.value } else { b });
+                let bases = bases.map(|b| match (self.aliases.resolve(b).into_iter().next(), b) {
                     (Some(path), _) => path,
                     (None, Expr::Name(n)) => n.id.to_string(),
                     _ => "?".to_owned(),
@@ -320,7 +370,33 @@ impl<'a> Visitor<'a> for Walker<'_> {
                     return;
                 }
             }
+            Expr::StringLiteral(s) if s.value.to_str() == DEPENDENT => {
+                self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+            }
+            Expr::BinOp(_) if constant_text(expr).is_some_and(|t| t == DEPENDENT) => {
+                self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+            }
+            Expr::Call(c) if is_logger(c) => return,
             Expr::Call(c) => {
+                let by_name = |p: &String| matches!(p.as_str(), "operator.methodcaller" | "operator.attrgetter");
+                if self.aliases.resolve(&c.func).iter().any(by_name) {
+                    for text in c.arguments.args.iter().filter_map(constant_text) {
+                        let names = text.split('.').map(|n| Mention { path: n.to_owned(), line });
+                        self.found.attributes.extend(names);
+                    }
+                }
+                let dependent = |k: &ruff_python_ast::Keyword| {
+                    k.arg.as_ref().is_some_and(|n| n.id.as_str() == DEPENDENT)
+                        && !matches!(&k.value, Expr::BooleanLiteral(b) if !b.value)
+                };
+                if c.arguments.keywords.iter().any(dependent) {
+                    self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+                }
+                let inline = |p: &String| p.ends_with(".inline_asm_elementwise");
+                if self.aliases.resolve(&c.func).iter().any(inline) {
+                    let text = c.arguments.find_argument_value("asm", 0).and_then(constant_text);
+                    self.found.assembly.push((text, line));
+                }
                 if let Expr::Name(n) = &*c.func {
                     let name = n.id.as_str();
                     if TELLING.contains(&name) && c.arguments.args.iter().any(|a| self.aliases.is_inside(a)) {

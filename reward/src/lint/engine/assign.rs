@@ -39,6 +39,9 @@ impl<'a> Engine<'a> {
     pub(super) fn bind_name(&mut self, name: &'a str, value: Value<'a>) {
         if self.nonlocals.last().is_some_and(|g| g.contains(name)) {
             self.store(Place::Name(name), &value);
+            if self.stage == Stage::Forward && matches!(value, Value::StateScalar) {
+                self.note(Fact::Keeps { what: format!("nonlocal {name}"), counts: true });
+            }
         }
         if self.globals.last().is_some_and(|g| g.contains(name)) {
             self.store(Place::Name(name), &value);
@@ -60,6 +63,18 @@ impl<'a> Engine<'a> {
                 self.assign(target, item.clone());
             }
             return;
+        }
+        if let Value::Instance(object, class) = value
+            && self.is_record(*class)
+            && !targets.iter().any(Expr::is_starred_expr)
+        {
+            let fields = self.record(*object, *class);
+            if fields.len() == targets.len() {
+                for (target, field) in targets.iter().zip(fields) {
+                    self.assign(target, field);
+                }
+                return;
+            }
         }
         let element = self.element(value);
         for target in targets {
@@ -89,7 +104,10 @@ impl<'a> Engine<'a> {
                         self.special(value, "__next__", Vec::new()).unwrap_or(Value::unknown())
                     }
                     Some(other) => other,
-                    None => self.special(value, "__getitem__", vec![Value::Scalar]).unwrap_or(Value::unknown()),
+                    None => match self.special(value, "__getitem__", vec![Value::Scalar]) {
+                        Some(item) => item,
+                        None => self.any_field(value),
+                    },
                 }
             }
             Value::StateScalar => Value::StateScalar,
@@ -166,6 +184,10 @@ impl<'a> Engine<'a> {
                 let name = n.id.as_str();
                 let local = self.state.frames.last().is_some_and(|f| f.contains_key(name));
                 if local {
+                    // A default argument lives on between calls.
+                    if counts && self.stage == Stage::Forward && self.mutable.globals.contains(name) {
+                        self.note(Fact::Keeps { what: name.to_owned(), counts });
+                    }
                     self.state.bind(name, collection);
                 } else if self.state.frames[0].contains_key(name) {
                     if self.stage == Stage::Forward {
@@ -214,10 +236,19 @@ impl<'a> Engine<'a> {
                     self.state.bind(name.id.as_str(), unknown);
                 }
             }
-            Pattern::MatchMapping(p) => p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown)),
+            Pattern::MatchMapping(p) => {
+                let item = self.element(subject);
+                p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &item));
+                if let Some(rest) = &p.rest {
+                    self.state.bind(rest.id.as_str(), subject.clone());
+                }
+            }
             Pattern::MatchClass(p) => {
                 p.arguments.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown));
-                p.arguments.keywords.iter().for_each(|k| self.bind_pattern(&k.pattern, &unknown));
+                for keyword in &p.arguments.keywords {
+                    let value = self.attribute(subject, keyword.attr.id.as_str());
+                    self.bind_pattern(&keyword.pattern, &value);
+                }
             }
             Pattern::MatchValue(_) | Pattern::MatchSingleton(_) => {}
         }
@@ -240,6 +271,10 @@ impl<'a> Engine<'a> {
             (Stage::Forward, false) => Origin::Alloc,
             _ => Origin::Parameter,
         };
-        self.fresh(origin)
+        let result = self.fresh(origin);
+        for operand in operands {
+            self.flows.add(None, operand.all_tensors(), result.all_tensors());
+        }
+        result
     }
 }

@@ -144,9 +144,13 @@ impl<'a> Engine<'a> {
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
             Value::Path(_) | Value::Class(_) => base.clone(),
+            Value::Instance(object, class) if self.is_launch_record(*class) => match index {
+                Value::Str(name) => self.state.field(*object, name).cloned().unwrap_or(Value::Scalar),
+                _ => self.any_field(base),
+            },
             Value::Instance(..) => match self.special(base, "__getitem__", vec![index.clone()]) {
                 Some(value) => value,
-                None => Value::unknown(),
+                None => self.any_field(base),
             },
             Value::StateScalar => Value::StateScalar,
             v if v.is_scalar() => Value::Scalar,

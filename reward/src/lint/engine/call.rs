@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Arguments, ExprCall};
+use ruff_python_ast::{Arguments, Expr, ExprCall};
 
 use super::prepass::Place;
 use super::state::State;
 use super::trace::{Fact, How, Stage};
 use super::value::{Env, Func, Partial, Value};
-use super::{Body, Engine, MAX_CALLS};
+use super::{Body, Engine, MAX_CALLS, MAX_RECURSION};
 
 /// Evaluated arguments of a call.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ impl<'a> Engine<'a> {
         let mut args = Args::default();
         for arg in &arguments.args {
             match arg {
-                ruff_python_ast::Expr::Starred(s) => match self.eval(&s.value) {
+                Expr::Starred(s) => match self.eval(&s.value) {
                     Value::List(items) if args.rest.is_none() => args.positional.extend(items.iter().cloned()),
                     other => {
                         let item = self.element(&other);
@@ -87,13 +87,50 @@ impl<'a> Engine<'a> {
         let callee = self.eval(&call.func);
         let args = self.arguments(&call.arguments);
         self.line = line;
+        if let (Value::Path(path), Some(first)) = (&callee, call.arguments.args.first()) {
+            match &**path {
+                "builtins.next" => self.advances(first),
+                "builtins.len" => self.measures(first),
+                _ => {}
+            }
+        }
         // A method that changes a collection changes the place it was read from.
-        if let (Value::Attr(base, name), ruff_python_ast::Expr::Attribute(place)) = (&callee, &*call.func)
+        if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func)
             && matches!(**base, Value::List(_) | Value::Bag(_))
         {
             return self.collection_method(&place.value, base, name, &args);
         }
         self.call_value(&callee, args)
+    }
+
+    /// `next(self.it)`: an iterator that outlives the call is a counter.
+    fn advances(&mut self, iterator: &'a Expr) {
+        if self.outlives(iterator) {
+            self.note(Fact::Keeps { what: super::expr::shown(iterator), counts: true });
+        }
+    }
+
+    /// While forward runs: a place that is there in the next call.
+    pub(super) fn outlives(&self, place: &Expr) -> bool {
+        let kept = match place {
+            Expr::Attribute(_) | Expr::Subscript(_) => true,
+            Expr::Name(n) => !self.state.frames.last().is_some_and(|f| f.contains_key(n.id.as_str())),
+            _ => false,
+        };
+        kept && self.stage == Stage::Forward
+    }
+
+    /// `len(self.seen)` of something that forward adds to.
+    fn measures(&mut self, collection: &'a Expr) {
+        let grows = match super::prepass::place_of(collection) {
+            Some(Place::Attribute(name)) => self.mutable.attributes.contains(name),
+            Some(Place::Name(name)) => self.mutable.globals.contains(name),
+            None => false,
+        };
+        let direct = matches!(collection, Expr::Attribute(_) | Expr::Name(_));
+        if direct && grows && !self.evicting && self.outlives(collection) {
+            self.note(Fact::Keeps { what: format!("the length of {}", super::expr::shown(collection)), counts: true });
+        }
     }
 
     pub(super) fn call_value(&mut self, callee: &Value<'a>, args: Args<'a>) -> Value<'a> {
@@ -150,7 +187,10 @@ impl<'a> Engine<'a> {
                 for value in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
                     self.state = before.clone();
                     let one = self.call_value(value, args.clone());
-                    result = Some(result.map_or(one.clone(), |r| r.join(&one)));
+                    // One that only raises adds nothing.
+                    if self.state.alive {
+                        result = Some(result.map_or(one.clone(), |r| r.join(&one)));
+                    }
                     let done = std::mem::take(&mut self.state);
                     after = Some(match after.take() {
                         Some(other) => other.join(done),
@@ -160,9 +200,13 @@ impl<'a> Engine<'a> {
                 self.state = after.unwrap_or(before);
                 result.unwrap_or(Value::unknown())
             }
-            Value::Tensor(_) => self.opaque("a tensor is called", &args),
+            // `torch.no_grad()(f)` is f.
+            Value::Scalar if matches!(args.positional.as_slice(), [Value::Func(_) | Value::Bound(..)]) => {
+                args.positional[0].clone()
+            }
+            Value::Tensor(_) => self.opaque_call("a tensor is called", &args),
             other if other.is_scalar() && !args.has_tensor() => Value::Scalar,
-            _ => self.opaque("a call of something unknown", &args),
+            _ => self.opaque_call("a call of something unknown", &args),
         }
     }
 
@@ -174,6 +218,14 @@ impl<'a> Engine<'a> {
             self.note(Fact::Opaque { what: what.to_owned() });
         }
         Value::Unknown(ids)
+    }
+
+    /// The same where what is called may be anything.
+    fn opaque_call(&mut self, what: &str, args: &Args<'a>) -> Value<'a> {
+        if self.stage == Stage::Forward && args.has_tensor() {
+            self.note(Fact::OpaqueCall { what: what.to_owned() });
+        }
+        self.opaque(what, args)
     }
 
     fn call_module(&mut self, class: &Rc<str>, args: &Args<'a>) -> Value<'a> {
@@ -207,6 +259,14 @@ impl<'a> Engine<'a> {
         if self.returns.len() >= MAX_CALLS {
             return self.opaque("calls nested too deeply to follow", &args);
         }
+        if self.running.iter().filter(|id| **id == func.id).count() >= MAX_RECURSION {
+            // What a recursion returns is what its other ways return.
+            self.state.alive = false;
+            return Value::unknown();
+        }
+        self.running.push(func.id);
+        self.yields.push(None);
+        let before = Rc::clone(&self.state.objects);
         let info = self.functions[func.id].clone();
         let mut positional: Vec<Value<'a>> = receiver.into_iter().collect();
         positional.extend(args.positional);
@@ -248,8 +308,9 @@ impl<'a> Engine<'a> {
         }
         self.loops = loops;
         self.owner = owner;
+        self.running.pop();
         self.globals.pop();
-        self.nonlocals.pop();
+        let nonlocals = self.nonlocals.pop().unwrap_or_default();
         let mut result: Option<Value<'a>> = None;
         let mut joined: Option<State<'a>> = None;
         for (value, state) in self.returns.pop().unwrap_or_default() {
@@ -263,6 +324,10 @@ impl<'a> Engine<'a> {
             });
         }
         self.state = joined.unwrap_or_else(|| State { alive: false, ..std::mem::take(&mut self.state) });
+        let escaped: Vec<(&'a str, Value<'a>)> = nonlocals
+            .into_iter()
+            .filter_map(|name| Some((name, self.state.frames.last()?.get(name)?.clone())))
+            .collect();
         // The caller's frames come back; the module's may have changed.
         let module = self.state.frames.first().cloned();
         self.state.frames = saved;
@@ -270,9 +335,20 @@ impl<'a> Engine<'a> {
             *first = module;
         }
         debug_assert_eq!(self.state.frames.len(), depth);
+        for (name, value) in escaped {
+            if depth > 1 && self.state.frames.last().is_some_and(|f| f.contains_key(name)) {
+                self.state.bind(name, value);
+            }
+        }
         self.state.empty = empty;
         self.line = line;
-        let result = result.unwrap_or(Value::unknown());
+        let mut result = result.unwrap_or(Value::unknown());
+        if let Some(Some(item)) = self.yields.pop() {
+            // A generator: nothing of it runs before somebody asks.
+            self.state.alive = true;
+            self.unwrite(&before);
+            result = Value::Bag(Rc::new(item));
+        }
         if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
             self.note(Fact::Cached { what: info.name.to_owned() });
         }

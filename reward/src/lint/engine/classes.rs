@@ -5,13 +5,16 @@ use std::rc::Rc;
 use ruff_python_ast::{Decorator, StmtClassDef, StmtFunctionDef};
 
 use super::call::Args;
+use super::library::TRANSPARENT;
 use super::prepass::Place;
 use super::trace::{Fact, Stage};
 use super::value::{ClassId, Env, Func, ObjId, Value};
 use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
 
-/// Longest chain of base classes that is followed.
-const MAX_BASES: usize = 16;
+/// Decorators that a function or property lends to another function.
+const REGISTERS: &[&str] = &["setter", "getter", "deleter", "register_fake", "register_autograd", "register_abstract"];
+/// Most base classes of one class that are looked at.
+const MAX_BASES: usize = 48;
 
 impl<'a> Engine<'a> {
     pub(super) fn define_function(&mut self, def: &'a StmtFunctionDef) {
@@ -34,7 +37,11 @@ impl<'a> Engine<'a> {
         let id = self.function(std::ptr::from_ref(def) as usize, info);
         let mut bound = Value::Func(self.close(id));
         for decorator in def.decorator_list.iter().rev() {
-            match self.decorator(decorator) {
+            self.hooks_belong_to(None);
+            let applied = self.decorator(decorator);
+            let kernel = matches!(applied, Applied::Kernel).then_some(id);
+            self.hooks_belong_to(kernel);
+            match applied {
                 Applied::Kernel => {
                     self.defined.push(id);
                     bound = Value::Kernels(Rc::from([id]));
@@ -42,10 +49,29 @@ impl<'a> Engine<'a> {
                 Applied::Binding(kind) => self.functions[id].binding = kind,
                 Applied::Cached => self.functions[id].cached = true,
                 Applied::Transparent => {}
+                Applied::Dispatched(base) => {
+                    // functools.singledispatch: the name stands for any of the functions.
+                    let frame = self.state.frames.last();
+                    let names: Vec<&'a str> = frame
+                        .map(|f| {
+                            f.iter()
+                                .filter(|(_, v)| v.each().iter().any(|one| one.same(&base.each()[0])))
+                                .map(|(n, _)| *n)
+                        })
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                    for name in names {
+                        let either = base.join(&bound);
+                        self.state.bind(name, either);
+                    }
+                }
                 Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
                 Applied::Unknown(what) => {
                     self.line = self.lines.of(decorator);
                     self.note(Fact::Decorator { what });
+                    // What it makes of the function is anybody's guess.
+                    bound = Value::unknown();
                 }
             }
         }
@@ -73,10 +99,21 @@ impl<'a> Engine<'a> {
                 | "dataclasses.dataclass"
                 | "typing.override"
                 | "torch.autograd.function.once_differentiable"
-                | "functools.wraps" => Applied::Transparent,
+                | "functools.wraps"
+                | "functools.total_ordering"
+                | "enum.unique"
+                | "enum.verify"
+                | "functools.singledispatch"
+                | "triton.constexpr_function"
+                | "typing.runtime_checkable"
+                | "typing_extensions.override" => Applied::Transparent,
+                path if path.strip_prefix("torch.").is_some_and(|p| TRANSPARENT.contains(&p)) => Applied::Transparent,
                 _ => Applied::Unknown(shown()),
             },
-            Value::Scalar | Value::Attr(..) => Applied::Transparent,
+            Value::Scalar => Applied::Transparent,
+            // Parts of a property; what a custom operator does without data, and its gradient.
+            Value::Attr(base, name) if &**name == "register" => Applied::Dispatched((**base).clone()),
+            Value::Attr(_, name) if REGISTERS.contains(&&**name) => Applied::Transparent,
             Value::Func(_) | Value::Class(_) | Value::Instance(..) | Value::Partial(_) | Value::Bound(..) => {
                 Applied::Own(value)
             }
@@ -87,20 +124,22 @@ impl<'a> Engine<'a> {
     pub(super) fn define_class(&mut self, def: &'a StmtClassDef) {
         let name = def.name.id.as_str();
         let mut bases = Vec::new();
+        let mut settings = Args::default();
         if let Some(arguments) = def.arguments.as_deref() {
             bases.extend(arguments.args.iter().map(|b| self.eval(b)));
             for keyword in &arguments.keywords {
-                self.eval(&keyword.value);
-            }
-        }
-        for decorator in &def.decorator_list {
-            if let Applied::Unknown(what) = self.decorator(decorator) {
-                self.line = self.lines.of(decorator);
-                self.note(Fact::Decorator { what });
+                let value = self.eval(&keyword.value);
+                settings.keywords.push((keyword.arg.as_ref().map(|n| n.id.as_str()), value));
             }
         }
         let class = self.classes.len();
-        self.classes.push(ClassInfo { name, bases, members: Env::new(), line: self.lines.of(def) });
+        self.classes.push(ClassInfo {
+            name,
+            bases,
+            members: Env::new(),
+            fields: super::records::annotated(&def.body),
+            line: self.lines.of(def),
+        });
         let owner = self.owner.replace(class);
         self.state.frames.push(Rc::new(Env::new()));
         self.block(&def.body);
@@ -118,55 +157,89 @@ impl<'a> Engine<'a> {
             }
             self.classes[class].members = members;
         }
-        self.state.bind(name, Value::Class(class));
+        let mut bound = Value::Class(class);
+        let parents = self.classes[class].bases.clone();
+        let registers = parents.iter().find_map(|b| match b {
+            Value::Class(parent) => self.member(*parent, "__init_subclass__"),
+            _ => None,
+        });
+        if let Some(Value::Func(registers)) = registers {
+            self.call_function(&registers, Some(bound.clone()), settings);
+        }
+        for decorator in def.decorator_list.iter().rev() {
+            match self.decorator(decorator) {
+                Applied::Own(wrapper) => bound = self.call_value(&wrapper, Args::of(vec![bound])),
+                Applied::Unknown(what) => {
+                    self.line = self.lines.of(decorator);
+                    self.note(Fact::Decorator { what });
+                }
+                _ => {}
+            }
+        }
+        self.state.bind(name, bound);
     }
 
     /// A member by name in a class or its bases.
     pub(super) fn member(&self, class: ClassId, name: &str) -> Option<Value<'a>> {
-        self.find_member(class, name, 0)
-    }
-
-    fn find_member(&self, class: ClassId, name: &str, depth: usize) -> Option<Value<'a>> {
         let info = self.classes.get(class)?;
         if let Some(value) = info.members.get(name) {
             return Some(value.clone());
         }
-        if depth > MAX_BASES {
-            return None;
+        let mut ancestors = self.ancestors(class);
+        ancestors.find_map(|base| self.classes.get(base)?.members.get(name).cloned())
+    }
+
+    /// A class's bases and theirs, each once, the first ones first; not all where there are very many.
+    fn ancestors(&self, class: ClassId) -> impl Iterator<Item = ClassId> {
+        let mut found = vec![class];
+        let mut open = self.parents(class);
+        open.reverse();
+        while let Some(next) = open.pop() {
+            if found.len() < MAX_BASES && !found.contains(&next) {
+                found.push(next);
+                open.extend(self.parents(next).into_iter().rev());
+            }
         }
-        info.bases.iter().find_map(|b| match b {
-            Value::Class(base) => self.find_member(*base, name, depth + 1),
+        found.into_iter().skip(1)
+    }
+
+    /// The bases that are the candidate's own.
+    fn parents(&self, class: ClassId) -> Vec<ClassId> {
+        let own = |base: &Value<'a>| match base {
+            Value::Class(id) => Some(*id),
             _ => None,
-        })
+        };
+        self.classes.get(class).map(|c| c.bases.iter().filter_map(own).take(MAX_BASES).collect()).unwrap_or_default()
     }
 
     /// True when the class is, at the end of its chain of bases, this library class.
     pub(super) fn descends(&self, class: ClassId, path: &str) -> bool {
-        self.library_bases(class, 0).iter().any(|b| b == path)
+        self.library_bases(class).iter().any(|b| b == path)
     }
 
     /// The torch module class, other than `nn.Module` itself, that a candidate's class inherits from.
     pub(super) fn torch_module(&self, class: ClassId) -> Option<String> {
-        let bases = self.library_bases(class, 0);
+        let bases = self.library_bases(class);
         bases.into_iter().find(|b| b.starts_with("torch.nn.") && b != "torch.nn.Module")
     }
 
     /// Names of library classes among a class's ancestors; `?` for a base that is not understood.
-    pub fn library_bases(&self, class: ClassId, depth: usize) -> Vec<String> {
-        let Some(info) = self.classes.get(class) else {
-            return Vec::new();
-        };
-        if depth > MAX_BASES {
-            return vec!["?".to_owned()];
+    pub fn library_bases(&self, class: ClassId) -> Vec<String> {
+        let mut names = Vec::new();
+        let ancestors: Vec<ClassId> = self.ancestors(class).collect();
+        if ancestors.len() + 1 >= MAX_BASES {
+            names.push("?".to_owned());
         }
-        info.bases
-            .iter()
-            .flat_map(|b| match b {
-                Value::Class(base) => self.library_bases(*base, depth + 1),
-                Value::Path(path) => vec![path.to_string()],
-                _ => vec!["?".to_owned()],
-            })
-            .collect()
+        for one in std::iter::once(class).chain(ancestors) {
+            for base in self.classes.get(one).map(|c| c.bases.as_slice()).unwrap_or_default() {
+                match base {
+                    Value::Class(_) => {}
+                    Value::Path(path) => names.push(path.to_string()),
+                    _ => names.push("?".to_owned()),
+                }
+            }
+        }
+        names
     }
 
     /// A new object of a candidate's class, its constructor run.
@@ -181,13 +254,7 @@ impl<'a> Engine<'a> {
             Some(Value::Func(init)) => {
                 self.call_function(&init, Some(instance.clone()), args);
             }
-            _ => {
-                // A plain record (dataclass, named tuple): its fields are its arguments.
-                let fields: Vec<Rc<str>> = args.keywords.iter().filter_map(|(k, _)| k.map(Rc::from)).collect();
-                for (name, (_, value)) in fields.into_iter().zip(args.keywords) {
-                    self.state.set_field(object, name, value);
-                }
-            }
+            _ => self.fill_record(object, class, args),
         }
         instance
     }
@@ -284,6 +351,8 @@ enum Applied<'a> {
     /// Results are kept between calls.
     Cached,
     Transparent,
+    /// Adds the function to those that a name stands for.
+    Dispatched(Value<'a>),
     /// The candidate's own: it is called.
     Own(Value<'a>),
     Unknown(String),

@@ -1,16 +1,23 @@
 //! Expressions of the abstract interpreter, conditions included.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr};
 use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, Operator, UnaryOp};
 
 use super::call::Args;
-use super::state::State;
+use super::fold::{decide, fold, special_name};
+use super::state::{State, Written};
 use super::stmt::canonical;
 use super::trace::{Fact, How, Stage};
-use super::value::{Func, Value, scalar};
+use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
+
+/// Longest dotted name.
+const MAX_PATH: usize = 400;
+/// Longest list whose elements a comprehension goes through one by one.
+const MAX_UNROLLED: usize = 16;
 
 /// Source-like text of a chain of names, for messages.
 pub fn shown(expr: &Expr) -> String {
@@ -52,7 +59,11 @@ impl<'a> Engine<'a> {
             Expr::NoneLiteral(_) => Value::Nothing,
             Expr::BytesLiteral(_) | Expr::EllipsisLiteral(_) => Value::Scalar,
             Expr::FString(_) | Expr::TString(_) => {
-                self.children(expr);
+                let shows = self.children(expr);
+                if shows && self.turns > 0 {
+                    // Number by number: work on the host. A whole tensor in a message is none.
+                    self.note(Fact::Host { what: "a tensor's text".to_owned(), reject: true });
+                }
                 Value::Scalar
             }
             Expr::BinOp(b) => {
@@ -80,8 +91,13 @@ impl<'a> Engine<'a> {
                         self.narrow(&i.test, false);
                         let no = self.eval(&i.orelse);
                         let other = std::mem::take(&mut self.state);
+                        let value = match (after.alive, other.alive) {
+                            (true, false) => yes,
+                            (false, true) => no,
+                            _ => yes.join(&no),
+                        };
                         self.state = after.join(other);
-                        yes.join(&no)
+                        value
                     }
                 }
             }
@@ -117,6 +133,12 @@ impl<'a> Engine<'a> {
                         self.eval(key);
                     }
                     let value = self.eval(&item.value);
+                    if let (None, Value::Instance(_, class)) = (&item.key, &value)
+                        && self.is_launch_record(*class)
+                    {
+                        // `{**named_args, ..}` is read by the same names.
+                        return value;
+                    }
                     all = Some(all.map_or(value.clone(), |a| a.join(&value)));
                 }
                 match all {
@@ -126,7 +148,13 @@ impl<'a> Engine<'a> {
             }
             Expr::ListComp(c) => self.comprehension(&c.generators, &[&c.elt]),
             Expr::SetComp(c) => self.comprehension(&c.generators, &[&c.elt]),
-            Expr::Generator(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::Generator(c) => {
+                // Lazy: what it writes to is written only where somebody runs it. Tensors made in it come out of it.
+                let before = Rc::clone(&self.state.objects);
+                let items = self.comprehension(&c.generators, &[&c.elt]);
+                self.unwrite(&before);
+                items
+            }
             Expr::DictComp(c) => {
                 let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
                 parts.push(&c.value);
@@ -140,18 +168,27 @@ impl<'a> Engine<'a> {
                 self.children(expr);
                 Value::Scalar
             }
-            Expr::Await(_) | Expr::Yield(_) | Expr::YieldFrom(_) | Expr::IpyEscapeCommand(_) => {
+            Expr::Yield(y) => {
+                let value = y.value.as_deref().map_or(Value::Nothing, |v| self.eval(v));
+                self.yielded(value)
+            }
+            Expr::YieldFrom(y) => {
+                let all = self.eval(&y.value);
+                let value = self.element(&all);
+                self.yielded(value)
+            }
+            Expr::Await(_) | Expr::IpyEscapeCommand(_) => {
                 self.children(expr);
                 if self.stage == Stage::Forward {
-                    self.note(Fact::Opaque { what: "await or yield".to_owned() });
+                    self.note(Fact::Opaque { what: "await".to_owned() });
                 }
                 Value::unknown()
             }
         }
     }
 
-    /// Evaluates the direct parts of an expression for what they do.
-    fn children(&mut self, expr: &'a Expr) {
+    /// Evaluates the direct parts of an expression for what they do. True when one is a tensor.
+    fn children(&mut self, expr: &'a Expr) -> bool {
         struct Parts<'a>(Vec<&'a Expr>);
         impl<'a> Visitor<'a> for Parts<'a> {
             fn visit_expr(&mut self, expr: &'a Expr) {
@@ -160,8 +197,19 @@ impl<'a> Engine<'a> {
         }
         let mut parts = Parts(Vec::new());
         walk_expr(&mut parts, expr);
+        let mut tensors = false;
         for part in parts.0 {
-            self.eval(part);
+            tensors |= !self.eval(part).tensors().is_empty();
+        }
+        tensors
+    }
+
+    /// Takes back what was written to tensors that existed before.
+    pub(super) fn unwrite(&mut self, before: &BTreeMap<ObjId, Written>) {
+        for (id, written) in before {
+            if self.state.written(*id) != *written {
+                self.state.set_written(*id, *written);
+            }
         }
     }
 
@@ -186,7 +234,44 @@ impl<'a> Engine<'a> {
         Value::List(Rc::new(elts.iter().map(|e| self.eval(e)).collect()))
     }
 
+    /// A generator hands out a value; what it is sent back is unknown.
+    fn yielded(&mut self, value: Value<'a>) -> Value<'a> {
+        if let Some(yielded) = self.yields.last_mut() {
+            *yielded = Some(match yielded.take() {
+                Some(before) => before.join(&value),
+                None => value,
+            });
+        }
+        Value::unknown()
+    }
+
     fn comprehension(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
+        self.turns += 1;
+        let made = self.comprehended(generators, parts);
+        self.turns = self.turns.saturating_sub(1);
+        made
+    }
+
+    fn comprehended(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
+        if let ([generator], [part]) = (generators, parts)
+            && generator.ifs.is_empty()
+        {
+            let items = self.eval(&generator.iter);
+            if let Value::List(items) = &items
+                && items.len() <= MAX_UNROLLED
+            {
+                // One by one: each keeps its place.
+                let mut made = Vec::with_capacity(items.len());
+                for item in items.iter() {
+                    self.assign(&generator.target, item.clone());
+                    made.push(self.eval(part));
+                }
+                return Value::List(Rc::new(made));
+            }
+            let item = self.element(&items);
+            self.assign(&generator.target, item);
+            return Value::Bag(Rc::new(self.eval(part)));
+        }
         for generator in generators {
             let items = self.eval(&generator.iter);
             let item = self.element(&items);
@@ -223,7 +308,9 @@ impl<'a> Engine<'a> {
 
     /// A dotted name, in its one spelling.
     pub(super) fn dotted(&self, base: &str, name: &str) -> Value<'a> {
-        Value::Path(Rc::from(canonical(&format!("{base}.{name}"))))
+        // No library is that deep.
+        let path = if base.len() > MAX_PATH { base.to_owned() } else { canonical(&format!("{base}.{name}")) };
+        Value::Path(Rc::from(path))
     }
 
     pub(super) fn binary(&mut self, op: Operator, a: &Value<'a>, b: &Value<'a>, in_place: bool) -> Value<'a> {
@@ -271,7 +358,8 @@ impl<'a> Engine<'a> {
                 if !ids.is_empty() && self.stage == Stage::Forward {
                     self.note(Fact::Opaque { what: format!("operator {} on a value of unknown type", op.as_str()) });
                 }
-                if matches!(a, Value::StateScalar) || matches!(b, Value::StateScalar) {
+                // None and a number that an earlier call left, too.
+                if a.each().iter().chain(b.each()).any(|v| matches!(v, Value::StateScalar)) {
                     return Value::StateScalar;
                 }
                 if ids.is_empty() { Value::Scalar } else { Value::Unknown(ids) }
@@ -351,81 +439,5 @@ impl<'a> Engine<'a> {
     /// Calls a value with one unknown argument, for what its body does (a grid function).
     pub(super) fn probe(&mut self, func: &Func<'a>) -> Value<'a> {
         self.call_function(func, None, Args::of(vec![Value::Bag(Rc::new(Value::Scalar))]))
-    }
-}
-
-fn special_name(op: Operator) -> &'static str {
-    match op {
-        Operator::Add => "add",
-        Operator::Sub => "sub",
-        Operator::Mult => "mul",
-        Operator::MatMult => "matmul",
-        Operator::Div => "truediv",
-        Operator::Mod => "mod",
-        Operator::Pow => "pow",
-        Operator::LShift => "lshift",
-        Operator::RShift => "rshift",
-        Operator::BitOr => "or",
-        Operator::BitXor => "xor",
-        Operator::BitAnd => "and",
-        Operator::FloorDiv => "floordiv",
-    }
-}
-
-fn fold(op: Operator, x: i64, y: i64) -> Option<i64> {
-    match op {
-        Operator::Add => x.checked_add(y),
-        Operator::Sub => x.checked_sub(y),
-        Operator::Mult => x.checked_mul(y),
-        Operator::FloorDiv => x.checked_div_euclid(y),
-        Operator::Mod => x.checked_rem_euclid(y),
-        Operator::Pow => u32::try_from(y).ok().and_then(|y| x.checked_pow(y)),
-        Operator::LShift => u32::try_from(y).ok().filter(|y| *y < 62).and_then(|y| x.checked_mul(1 << y)),
-        Operator::RShift => u32::try_from(y).ok().map(|y| x >> y.min(63)),
-        Operator::BitAnd => Some(x & y),
-        Operator::BitOr => Some(x | y),
-        Operator::BitXor => Some(x ^ y),
-        Operator::Div | Operator::MatMult => None,
-    }
-}
-
-fn decide(op: CmpOp, left: &Value<'_>, right: &Value<'_>) -> Option<bool> {
-    let is_none = |v: &Value<'_>| match v {
-        Value::Nothing => Some(true),
-        Value::Union(_) | Value::Unknown(_) | Value::Scalar | Value::StateScalar => None,
-        _ => Some(false),
-    };
-    match op {
-        CmpOp::Is | CmpOp::IsNot => {
-            let same = match (left, right) {
-                (value, Value::Nothing) | (Value::Nothing, value) => is_none(value)?,
-                (Value::Bool(a), Value::Bool(b)) => a == b,
-                _ => return None,
-            };
-            Some(same == (op == CmpOp::Is))
-        }
-        CmpOp::In | CmpOp::NotIn => None,
-        _ => match (left, right) {
-            (Value::Int(a), Value::Int(b)) => Some(ordered(op, a.cmp(b))),
-            (Value::Str(a), Value::Str(b)) => Some(ordered(op, a.cmp(b))),
-            // A size is never negative.
-            (Value::Size, Value::Int(b)) if *b < 0 || (*b == 0 && op == CmpOp::Lt) => match op {
-                CmpOp::Lt | CmpOp::LtE | CmpOp::Eq => Some(false),
-                _ => Some(true),
-            },
-            (Value::Size, Value::Int(0)) if op == CmpOp::GtE => Some(true),
-            _ => None,
-        },
-    }
-}
-
-fn ordered(op: CmpOp, order: std::cmp::Ordering) -> bool {
-    match op {
-        CmpOp::Eq => order.is_eq(),
-        CmpOp::NotEq => order.is_ne(),
-        CmpOp::Lt => order.is_lt(),
-        CmpOp::LtE => order.is_le(),
-        CmpOp::Gt => order.is_gt(),
-        _ => order.is_ge(),
     }
 }

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr};
-use ruff_python_ast::{Expr, ExprCall, Stmt};
+use ruff_python_ast::{Expr, ExprCall, Stmt, UnaryOp};
 
+use super::features::{Features, of_call, of_operator};
 use super::value::{Env, FuncId, Value};
 use super::{Body, FuncInfo};
 
@@ -21,8 +22,13 @@ const DATA: Flow = 1 << 127;
 const MAX_PARAMETERS: usize = 127;
 /// Most expressions visited for one kernel and its helpers.
 const BUDGET: u32 = 60_000;
+/// The same for all kernels of a candidate.
+pub const TOTAL_BUDGET: u32 = 500_000;
 /// Deepest chain of jit helper calls that is followed.
 const MAX_HELPERS: usize = 8;
+
+/// Python's own functions that work in a kernel.
+const BUILTINS: &[&str] = &["range", "min", "max", "abs", "len", "int", "float", "bool", "sum", "tuple", "isinstance"];
 
 /// The facts of one kernel.
 #[derive(Clone, Debug, Default)]
@@ -38,13 +44,21 @@ pub struct KernelFacts {
     pub any_store: bool,
     /// Has a load at all.
     pub any_load: bool,
+    /// What it does to loaded data.
+    pub features: Features,
+    /// Calls something that is not understood, or is too long to be followed: its features are not all there.
+    pub opaque: bool,
     /// What it returns.
     returns: Flow,
 }
 
-/// Analyses one function.
-pub fn facts(id: FuncId, functions: &[FuncInfo<'_>], frames: &[Rc<Env<'_>>]) -> KernelFacts {
-    analyse(id, functions, frames, 0, &Cell::new(BUDGET))
+/// Analyses one function, and takes what it costs off what is left for all kernels.
+pub fn facts(id: FuncId, functions: &[FuncInfo<'_>], frames: &[Rc<Env<'_>>], left: &mut u32) -> KernelFacts {
+    let budget = Cell::new(BUDGET.min(*left));
+    let before = budget.get();
+    let facts = analyse(id, functions, frames, 0, &budget);
+    *left -= before - budget.get();
+    facts
 }
 
 fn analyse(
@@ -104,6 +118,8 @@ impl<'a> Walk<'a, '_> {
             }
             Stmt::AugAssign(a) => {
                 let flow = self.eval(&a.value);
+                let old = self.eval(&a.target);
+                self.does(old | flow, of_operator(a.op, None, &a.value));
                 self.bind(&a.target, flow, true);
             }
             Stmt::AnnAssign(a) => {
@@ -120,11 +136,13 @@ impl<'a> Walk<'a, '_> {
             }
             Stmt::While(w) => {
                 let flow = self.eval(&w.test);
+                self.does(flow, Features::SELECT);
                 self.under(flow, &w.body);
             }
             Stmt::If(i) => {
                 let mut never = constant(&i.test) == Some(false);
                 let flow = self.eval(&i.test);
+                self.does(flow, Features::SELECT);
                 if !never {
                     self.under(flow, &i.body);
                 }
@@ -173,13 +191,31 @@ impl<'a> Walk<'a, '_> {
     fn eval(&mut self, expr: &'a Expr) -> Flow {
         let left = self.budget.get();
         if left == 0 {
+            self.facts.opaque = true;
             return 0;
         }
         self.budget.set(left - 1);
         match expr {
             Expr::Name(n) => self.names.get(n.id.as_str()).copied().unwrap_or(0),
             Expr::Call(c) => self.call(c),
-            _ => self.parts(expr),
+            _ => {
+                let flow = self.parts(expr);
+                let features = match expr {
+                    Expr::BinOp(b) => of_operator(b.op, Some(&b.left), &b.right),
+                    Expr::Compare(_) | Expr::BoolOp(_) | Expr::If(_) => Features::SELECT,
+                    Expr::UnaryOp(u) if u.op != UnaryOp::UAdd => Features::OTHER,
+                    _ => Features::NONE,
+                };
+                self.does(flow, features);
+                flow
+            }
+        }
+    }
+
+    /// An operation on a value. What a helper is given may be data, whatever it is.
+    fn does(&mut self, flow: Flow, features: Features) {
+        if self.depth > 0 || flow & DATA != 0 {
+            self.facts.features |= features;
         }
     }
 
@@ -217,11 +253,26 @@ impl<'a> Walk<'a, '_> {
                     return 0;
                 }
                 _ if last.starts_with("atomic_") => {
+                    self.does(all, of_call(last));
                     self.store(pointer.unwrap_or(0), all | if last == "atomic_cas" { DATA } else { 0 });
                     self.facts.loads |= pointer.unwrap_or(0) & !DATA;
                     return DATA;
                 }
-                _ => return all,
+                "inline_asm_elementwise" => {
+                    self.facts.opaque = true;
+                    return all;
+                }
+                "reduce" | "associative_scan" | "map_elementwise" => {
+                    for argument in call.arguments.args.iter().chain(call.arguments.keywords.iter().map(|k| &k.value)) {
+                        self.combines(argument);
+                    }
+                    self.does(all, of_call(last));
+                    return all;
+                }
+                _ => {
+                    self.does(all, of_call(last));
+                    return all;
+                }
             }
         }
         if let Expr::Attribute(a) = &*call.func {
@@ -229,7 +280,10 @@ impl<'a> Walk<'a, '_> {
             if base & !DATA != 0 {
                 match a.attr.id.as_str() {
                     "load" | "gather" => return self.load(base, all, false),
-                    "store" | "scatter" | "atomic_add" | "atomic_max" | "atomic_min" => {
+                    name @ ("store" | "scatter" | "atomic_add" | "atomic_max" | "atomic_min") => {
+                        if name.starts_with("atomic") {
+                            self.does(all, of_call(name));
+                        }
                         self.store(base, all);
                         return 0;
                     }
@@ -237,12 +291,31 @@ impl<'a> Walk<'a, '_> {
                 }
             }
             if callee.is_none() {
+                self.does(base | all, of_call(a.attr.id.as_str()));
                 return base | all;
             }
         }
         match self.helper(&call.func) {
             Some(id) if self.depth < MAX_HELPERS => self.helper_call(id, &positional, &named),
-            _ => all,
+            _ => {
+                match (&*call.func, &callee) {
+                    (_, Some(path)) if path.starts_with("triton.") => {}
+                    (Expr::Name(n), None) if BUILTINS.contains(&n.id.as_str()) => {
+                        self.does(all, Features::SELECT | Features::ADD);
+                    }
+                    _ => self.facts.opaque = true,
+                }
+                all
+            }
+        }
+    }
+
+    /// A function that a reduction or scan combines values with.
+    fn combines(&mut self, function: &'a Expr) {
+        if let (Some(id), true) = (self.helper(function), self.depth < MAX_HELPERS) {
+            let inner = analyse(id, self.functions, self.frames, self.depth + 1, self.budget);
+            self.facts.features |= inner.features;
+            self.facts.opaque |= inner.opaque;
         }
     }
 
@@ -264,6 +337,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn helper_call(&mut self, id: FuncId, positional: &[Flow], named: &[(&'a str, Flow)]) -> Flow {
+        // Each call is followed on its own: what a helper does counts where it is given data.
         let inner = analyse(id, self.functions, self.frames, self.depth + 1, self.budget);
         let mut flows = Vec::with_capacity(inner.parameters.len());
         for (index, name) in inner.parameters.iter().enumerate() {
@@ -274,6 +348,10 @@ impl<'a> Walk<'a, '_> {
             |bits: u128| flows.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0).fold(0, |all, (_, f)| all | *f);
         let given = flows.iter().fold(0, |all, f| all | *f) & DATA;
         self.facts.any_load |= inner.any_load;
+        self.facts.opaque |= inner.opaque;
+        if (given | self.control) & DATA != 0 || inner.any_load || self.depth > 0 {
+            self.facts.features |= inner.features;
+        }
         self.facts.any_store |= inner.any_store;
         self.facts.loads |= map(inner.loads) & !DATA;
         self.facts.stores |= map(inner.stores) & !DATA;

@@ -6,7 +6,7 @@ use super::Engine;
 use super::call::Args;
 use super::state::Written;
 use super::trace::Fact;
-use super::value::{FuncId, ObjId, PART, Value};
+use super::value::{FuncId, MARKS, ObjId, Value};
 
 /// How many programs a grid holds, as far as it is known.
 pub(super) enum GridSize {
@@ -39,8 +39,12 @@ impl<'a> Engine<'a> {
             return;
         }
         self.note(Fact::Launch { kernels: kernels.to_vec() });
+        if args.keywords.iter().any(|(name, _)| *name == Some("stream")) {
+            self.note(Fact::Escapes { what: "a launch on a stream of its own".to_owned() });
+        }
         let mut all: Option<BTreeMap<ObjId, Written>> = None;
         for kernel in kernels {
+            self.run_hooks(*kernel, args);
             let one = self.written_by(*kernel, args);
             all = Some(match all.take() {
                 None => one,
@@ -79,6 +83,7 @@ impl<'a> Engine<'a> {
                 loads_data |= matches!(value, Value::Unknown(_) | Value::Attr(..));
             }
         }
+        self.flow_through(kernel, &facts, args);
         for (index, parameter) in facts.parameters.iter().enumerate() {
             if facts.stores & (1 << index) == 0 {
                 continue;
@@ -86,7 +91,7 @@ impl<'a> Engine<'a> {
             let data = loads_data && facts.stores_data & (1 << index) != 0;
             let how = if data { Written::Data } else { Written::Constant };
             if let Some(value) = argument(index, parameter) {
-                for id in value.all_tensors().iter().filter(|id| **id != PART) {
+                for id in value.all_tensors().iter().filter(|id| **id < MARKS) {
                     written.insert(*id, how);
                 }
             }

@@ -2,17 +2,13 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::Expr;
-
 use super::call::Args;
-use super::prepass::{Place, place_of};
+use super::prepass::Place;
 use super::state::Written;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
 use super::{Engine, Origin};
-use crate::lint::tables::{
-    COMPUTE_BUILTINS, Method, QUIET_BUILTINS, TorchCall, clearly_tensor_method, method, torch_call,
-};
+use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torch_call};
 
 impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
@@ -22,6 +18,10 @@ impl<'a> Engine<'a> {
             "torch" => self.call_torch(path, rest, args),
             "triton" => self.call_triton(path, rest, args),
             "functools" if rest == "partial" => self.partial(args),
+            "functools" if matches!(rest, "wraps" | "update_wrapper") && rewrites(rest, &args) => {
+                self.note(Fact::Patch { what: format!("something, by {path}") });
+                Value::unknown()
+            }
             "functools" if matches!(rest, "wraps" | "update_wrapper") => Value::path("functools.wraps"),
             "functools" if matches!(rest, "lru_cache" | "cache") => match args.positional.first() {
                 Some(function @ Value::Func(func)) => {
@@ -36,6 +36,29 @@ impl<'a> Engine<'a> {
                 self.call_value(&args.positional[0].clone(), Args::of(vec![start, item]))
             }
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
+            "time" => {
+                if self.stage == Stage::Forward || rest == "sleep" {
+                    self.note(Fact::Escapes { what: path.to_owned() });
+                }
+                Value::Scalar
+            }
+            "random" if self.stage == Stage::Forward => {
+                self.note(Fact::Mode { what: path.to_owned() });
+                Value::Scalar
+            }
+            "types" if rest == "SimpleNamespace" => self.namespace(args),
+            // It adds up what it is given.
+            "collections" if rest == "Counter" && self.stage == Stage::Forward => {
+                let all = args.all();
+                let kept = self.parameter();
+                self.compute(How::Function(path.to_owned()), &[all.as_slice(), &[kept]].concat())
+            }
+            "dataclasses" if rest == "field" => self.record_default(&args),
+            "collections" if rest == "namedtuple" => self.named_tuple(&args),
+            "collections" if rest == "OrderedDict" => self.call_builtin("dict", args),
+            "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
+                self.compute(How::Function(path.to_owned()), &args.all())
+            }
             "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             "itertools" | "collections" => {
                 let all = args.all();
@@ -51,98 +74,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Runs the candidate's functions among some arguments (keys, callbacks) for what they do.
-    fn callbacks(&mut self, args: &Args<'a>) {
-        let all = args.all();
-        let own = |v: &Value<'a>| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_));
-        if !all.iter().any(own) {
-            return;
-        }
-        let mut data = Value::unknown();
-        for value in all.iter().filter(|v| !own(v)) {
-            let item = self.element(value);
-            data = if matches!(data, Value::Unknown(_)) { item } else { data.join(&item) };
-        }
-        for value in all.iter().filter(|v| own(v)) {
-            self.call_value(value, Args { rest: Some(data.clone()), ..Args::default() });
-        }
-    }
-
-    fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
-        if name == "map" && args.positional.len() >= 2 {
-            let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
-            return Value::Bag(Rc::new(self.call_value(&args.positional[0].clone(), Args::of(items))));
-        }
-        if matches!(name, "sorted" | "max" | "min" | "filter" | "iter" | "any" | "all" | "sum") {
-            self.callbacks(&args);
-        }
-        let first = args.positional.first().cloned();
-        match (name, &first) {
-            ("super", _) => match (args.positional.get(1), &first) {
-                (Some(Value::Instance(object, _)), Some(Value::Class(class))) => Value::Super(*object, *class),
-                _ => self.super_of(None),
-            },
-            ("getattr", Some(base)) => match args.positional.get(1) {
-                Some(Value::Str(name)) => {
-                    let found = self.attribute(base, name);
-                    match args.positional.get(2) {
-                        Some(default) if matches!(found, Value::Attr(..)) => found.join(default),
-                        _ => found,
-                    }
-                }
-                _ => self.opaque("getattr with a computed name", &args),
-            },
-            ("setattr", Some(base)) => match (args.positional.get(1), args.positional.get(2)) {
-                (Some(Value::Str(name)), Some(value)) => {
-                    if let Some(name) = self.mutable.attributes.get(&**name).copied() {
-                        self.store(Place::Attribute(name), value);
-                    }
-                    self.set_attribute(base, name, value.clone());
-                    Value::Nothing
-                }
-                _ => {
-                    self.note(Fact::Patch { what: "setattr with a computed name".to_owned() });
-                    Value::Nothing
-                }
-            },
-            ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
-            ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
-            ("int", Some(Value::Size)) => Value::Size,
-            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
-            ("tuple" | "list" | "dict" | "set", None) => Value::List(Rc::new(Vec::new())),
-            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
-                let item = self.element(value);
-                if name == "next" { item } else { Value::Bag(Rc::new(item)) }
-            }
-            ("enumerate", Some(value)) => {
-                let item = self.element(value);
-                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item]))))
-            }
-            ("zip", Some(_)) => {
-                let items: Vec<Value<'a>> = args.positional.iter().map(|v| self.element(v)).collect();
-                Value::Bag(Rc::new(Value::List(Rc::new(items))))
-            }
-            ("dict", Some(pairs)) => match self.element(pairs) {
-                Value::List(pair) if pair.len() == 2 => Value::Bag(Rc::new(pair[1].clone())),
-                other => Value::Bag(Rc::new(Value::Unknown(other.all_tensors()))),
-            },
-            ("type", Some(Value::Instance(_, class))) => Value::Class(*class),
-            ("type", Some(Value::Tensor(_))) => Value::path("torch.Tensor"),
-            _ if COMPUTE_BUILTINS.contains(&name) => {
-                if args.has_tensor() {
-                    self.compute(How::Function(format!("builtins.{name}")), &args.all())
-                } else if args.all().iter().any(|v| matches!(v, Value::StateScalar)) {
-                    Value::StateScalar
-                } else {
-                    Value::Scalar
-                }
-            }
-            _ if QUIET_BUILTINS.contains(&name) => Value::Scalar,
-            _ if args.has_tensor() => self.opaque(&format!("a call of {name}, which is not defined here"), &args),
-            _ => Value::unknown(),
-        }
-    }
-
     fn call_torch(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
         match rest {
@@ -153,12 +84,18 @@ impl<'a> Engine<'a> {
                     _ => Value::Bag(Rc::new(Value::unknown())),
                 };
             }
+            "nn.Sequential" if matches!(args.positional.as_slice(), [Value::Bag(_)]) => {
+                return args.positional.into_iter().next().unwrap_or(Value::unknown());
+            }
             "nn.Sequential" if args.rest.is_none() => return Value::List(Rc::new(args.positional)),
             "nn.Sequential" => return Value::Bag(Rc::new(args.rest.unwrap_or(Value::unknown()))),
             "nn.ModuleDict" | "nn.ParameterDict" => {
                 return first.unwrap_or(Value::Bag(Rc::new(Value::unknown())));
             }
             "nn.Module.__init__" => return Value::Nothing,
+            "broadcast_tensors" => {
+                return Value::List(Rc::new(args.all().iter().map(Value::part).collect()));
+            }
             _ => {}
         }
         if let Some(name) = rest.strip_prefix("nn.init.") {
@@ -169,10 +106,21 @@ impl<'a> Engine<'a> {
             let args = Args { positional: args.positional[1..].to_vec(), ..args };
             return self.tensor_method(tensor, name, args);
         }
+        if let Some(value) = library_operator(rest, &first) {
+            return value;
+        }
         match torch_call(rest) {
             TorchCall::Alloc => {
                 if matches!(rest, "tensor" | "as_tensor" | "Tensor" | "scalar_tensor") && args.has_tensor() {
                     return self.compute(How::Function(path.to_owned()), &args.all());
+                }
+                let host = |(name, value): &(Option<&str>, Value<'a>)| match (name, value) {
+                    (Some("pin_memory"), value) => value.truth() != Some(false),
+                    (Some("device"), Value::Str(device)) => device.starts_with("cpu"),
+                    _ => false,
+                };
+                if self.stage == Stage::Forward && args.keywords.iter().any(host) {
+                    self.note(Fact::Host { what: format!("{path} in the host's memory"), reject: true });
                 }
                 let buffer = self.fresh(Origin::Alloc);
                 if rest.ends_with("_like") && first.is_some_and(|v| self.sized_by_input(&v)) {
@@ -188,6 +136,11 @@ impl<'a> Engine<'a> {
                 None => Value::unknown(),
             },
             TorchCall::Copy => self.copy_of(&first.unwrap_or(Value::unknown())),
+            // The device by its name: `.to(torch.device("cpu"))` is `.to("cpu")`.
+            TorchCall::Scalar if rest == "device" => match args.get(0, "type") {
+                Some(name @ Value::Str(_)) => name.clone(),
+                _ => Value::Scalar,
+            },
             TorchCall::Scalar => Value::Scalar,
             TorchCall::Mode => {
                 self.note(Fact::Mode { what: path.to_owned() });
@@ -200,6 +153,9 @@ impl<'a> Engine<'a> {
 
     fn call_triton(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
+        if matches!(rest, "autotune" | "heuristics" | "Config") {
+            self.gather_hooks(rest, &args);
+        }
         match rest {
             "jit" | "autotune" | "heuristics" | "JITFunction" => match first {
                 Some(Value::Func(func)) => {
@@ -233,6 +189,13 @@ impl<'a> Engine<'a> {
                 "parameters" | "named_parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
                 _ => (**base).clone(),
             },
+            Value::Instance(object, class) if self.is_launch_record(*class) => match (name, args.positional.first()) {
+                ("get" | "pop", Some(Value::Str(key))) => {
+                    self.state.field(*object, key).cloned().unwrap_or(Value::Scalar)
+                }
+                ("items", _) => Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.any_field(base)])))),
+                _ => Value::Bag(Rc::new(self.any_field(base))),
+            },
             Value::Instance(..) => self.module_method(base, name, args),
             Value::Super(..) => match name {
                 "forward" | "__call__" => {
@@ -256,11 +219,23 @@ impl<'a> Engine<'a> {
                 "__getitem__" => Value::Launcher(Rc::clone(kernels)),
                 _ => self.opaque(&format!("kernel.{name}"), &args),
             },
+            Value::Func(_) | Value::Union(_) if name == "register" => {
+                if args.positional.len() > 1 {
+                    self.note(Fact::Patch { what: "a function, by .register".to_owned() });
+                }
+                Value::Attr(Rc::clone(base), Rc::from(name))
+            }
             Value::Func(_) | Value::Bound(..) | Value::Launcher(_) if name == "__call__" => {
                 self.call_value(&Rc::clone(base), args)
             }
             Value::Shape if name == "numel" => Value::Size,
             Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
+            Value::Str(text) => {
+                if args.has_tensor() {
+                    self.note(Fact::Host { what: format!("a text's .{name}()"), reject: true });
+                }
+                text_method(text, name, &args)
+            }
             v if v.is_scalar() && !args.has_tensor() => Value::Scalar,
             Value::Unknown(ids) => {
                 if CONTEXT.contains(&name) {
@@ -294,7 +269,11 @@ impl<'a> Engine<'a> {
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
                 }
-                if keeps_size(name) { base.clone() } else { base.part() }
+                match name {
+                    _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
+                    _ if keeps_size(name) => base.clone(),
+                    _ => base.part(),
+                }
             }
             Method::Copy => self.copy_of(base),
             Method::Alloc => self.fresh(Origin::Alloc),
@@ -319,7 +298,8 @@ impl<'a> Engine<'a> {
                 }
             }
             Method::Item => {
-                self.note(Fact::Host { what: ".item()".to_owned(), reject: false });
+                // One by one is all of them.
+                self.note(Fact::Host { what: ".item()".to_owned(), reject: self.turns > 0 });
                 Value::Scalar
             }
             Method::Compute => {
@@ -333,7 +313,9 @@ impl<'a> Engine<'a> {
 
     fn copy_of(&mut self, value: &Value<'a>) -> Value<'a> {
         let data = value.all_tensors().iter().any(|id| self.is_data(*id));
-        self.fresh(if data { Origin::Copy } else { Origin::Alloc })
+        let copy = self.fresh(if data { Origin::Copy } else { Origin::Alloc });
+        self.flows.add(None, value.all_tensors(), copy.all_tensors());
+        copy
     }
 
     /// Methods that `nn.Module` gives to a candidate's class.
@@ -384,59 +366,90 @@ impl<'a> Engine<'a> {
         let receiver = if self.member(class, "setup_context").is_some() { None } else { Some(context) };
         self.call_function(&func, receiver, args)
     }
+}
 
-    pub(super) fn collection_method(
-        &mut self,
-        place: &'a Expr,
-        base: &Rc<Value<'a>>,
-        name: &str,
-        args: &Args<'a>,
-    ) -> Value<'a> {
-        let (result, changed) = self.collection(base, name, args);
-        if let Some(collection) = changed {
-            if let Some(place) = place_of(place) {
-                self.store(place, &collection);
-            }
-            self.replace_collection(place, collection, false);
+/// `functools.wraps` and `update_wrapper` with lists of what to overwrite, or on something else than a function.
+fn rewrites(name: &str, args: &Args<'_>) -> bool {
+    let lists = args.keywords.iter().any(|(k, _)| matches!(k, Some("assigned" | "updated") | None));
+    let target = args.positional.first();
+    lists
+        || args.positional.len() > 2
+        || name == "update_wrapper" && !matches!(target, Some(Value::Func(_) | Value::Bound(..) | Value::Partial(_)))
+}
+
+/// Iterators that apply a function to what they are given.
+const APPLY: &[&str] = &["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"];
+
+/// Wrappers that register a function with torch and leave it as it is.
+fn library_operator<'a>(rest: &str, first: &Option<Value<'a>>) -> Option<Value<'a>> {
+    match (rest, first) {
+        ("library.wrap_triton", Some(kernels @ Value::Kernels(_))) => Some(kernels.clone()),
+        ("amp.custom_fwd" | "amp.custom_bwd" | "compiler.disable", Some(function @ Value::Func(_))) => {
+            Some(function.clone())
         }
-        result
+        _ if TRANSPARENT.contains(&rest) => Some(Value::path(&format!("torch.{rest}"))),
+        _ => None,
     }
+}
 
-    /// A method of a list, dict or set: its result, and what the collection becomes.
-    fn collection(&mut self, base: &Rc<Value<'a>>, name: &str, args: &Args<'a>) -> (Value<'a>, Option<Value<'a>>) {
-        let empty = matches!(&**base, Value::List(items) if items.is_empty());
-        let item = self.element(base);
-        let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };
-        let last = args.all().last().cloned();
-        match (name, last) {
-            ("append" | "add" | "insert" | "appendleft", Some(value)) => {
-                (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))
-            }
-            ("setdefault", Some(value)) => {
-                let both = with(&value);
-                (both.clone(), Some(Value::Bag(Rc::new(both))))
-            }
-            ("extend" | "update", Some(value)) => {
-                let more = self.element(&value);
-                (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
-            }
-            ("get", _) => {
-                let default = args.positional.get(1).cloned().unwrap_or(Value::Nothing);
-                (if empty { default } else { item.join(&default) }, None)
-            }
-            ("items", _) => (Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item])))), None),
-            ("values" | "copy", _) => (Value::Bag(Rc::new(item)), None),
-            ("keys", _) => (Value::Bag(Rc::new(Value::Scalar)), None),
-            ("pop" | "popitem" | "popleft", _) => (item, None),
-            ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
-            ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
-            _ => (Value::Scalar, None),
+/// Of torch, decorators that leave a function as it is.
+pub(super) const TRANSPARENT: &[&str] = &[
+    "library.custom_op",
+    "library.triton_op",
+    "library.register_fake",
+    "amp.custom_fwd",
+    "amp.custom_bwd",
+    "compiler.disable",
+];
+
+/// A method of a constant text, where it is known too.
+fn text_method<'a>(text: &str, name: &str, args: &Args<'a>) -> Value<'a> {
+    let made = match (name, args.positional.as_slice()) {
+        ("join", [Value::List(parts)]) => {
+            let parts: Option<Vec<&str>> = parts
+                .iter()
+                .map(|part| match part {
+                    Value::Str(part) => Some(&**part),
+                    _ => None,
+                })
+                .collect();
+            parts.map(|parts| parts.join(text))
         }
+        ("replace", [Value::Str(from), Value::Str(to)]) if !from.is_empty() => Some(text.replace(&**from, to)),
+        ("lower" | "casefold", []) => Some(text.to_lowercase()),
+        ("upper", []) => Some(text.to_uppercase()),
+        ("strip", []) => Some(text.trim().to_owned()),
+        _ => None,
+    };
+    match made {
+        Some(made) if made.len() < 4096 => Value::Str(Rc::from(made)),
+        _ => Value::Scalar,
     }
 }
 
 /// Methods of an autograd context.
 const CONTEXT: &[&str] = &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
+
+/// Casts and the like: the tensor itself where it is what is asked for, else a copy.
+const MAY_COPY: &[&str] = &[
+    "bfloat16",
+    "bool",
+    "byte",
+    "char",
+    "contiguous",
+    "cuda",
+    "double",
+    "float",
+    "half",
+    "int",
+    "long",
+    "reshape",
+    "flatten",
+    "short",
+    "to",
+    "type",
+    "type_as",
+];
 
 /// A view by this name has as many elements as what it looks at.
 fn keeps_size(name: &str) -> bool {

@@ -7,20 +7,27 @@
 
 mod assign;
 mod attribute;
+mod builtins;
 mod call;
 mod classes;
+mod collections;
 mod condition;
 mod expr;
+pub mod features;
+mod fold;
+mod hooks;
 pub mod kernel;
 mod launch;
 mod library;
 mod outputs;
 mod prepass;
+mod provenance;
+mod records;
 pub mod state;
 mod stmt;
 mod task;
 pub use stmt::canonical;
-pub use task::task_inputs;
+pub use task::{inputs_of, task_inputs};
 pub mod trace;
 pub mod value;
 
@@ -34,10 +41,12 @@ use kernel::KernelFacts;
 use prepass::{Mutable, Place};
 use state::{State, Written};
 use trace::{Fact, Seen, Stage};
-use value::{ClassId, Env, Func, FuncId, ObjId, Value};
+use value::{COPY, ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
+/// Most running calls of one function.
+const MAX_RECURSION: usize = 3;
 /// Deepest chain of functions that close over functions.
 const MAX_CLOSURES: u32 = 32;
 /// Most statements and expressions visited for one candidate.
@@ -97,6 +106,8 @@ pub struct ClassInfo<'a> {
     pub name: &'a str,
     pub bases: Vec<Value<'a>>,
     pub members: Env<'a>,
+    /// What its constructor takes when it defines none: annotated names, in order.
+    pub fields: Vec<Rc<str>>,
     pub line: u32,
 }
 
@@ -125,10 +136,20 @@ pub struct Engine<'a> {
     stage: Stage,
     line: u32,
     budget: u32,
+    /// Expressions of kernels that may still be looked at.
+    kernel_budget: u32,
     state: State<'a>,
     /// Return values and states of every running call.
     returns: Vec<Vec<(Value<'a>, State<'a>)>>,
     loops: Vec<Loop<'a>>,
+    /// Functions that run, the innermost last.
+    running: Vec<FuncId>,
+    /// What each running call has yielded.
+    yields: Vec<Option<Value<'a>>>,
+    /// Loops and comprehensions around.
+    turns: u32,
+    /// In the test of a branch that only drops entries of a collection.
+    evicting: bool,
     /// Names declared `global` in every running call.
     globals: Vec<HashSet<&'a str>>,
     /// The same for `nonlocal`.
@@ -148,6 +169,9 @@ pub struct Engine<'a> {
     like_input: HashSet<ObjId>,
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
+    hooks: hooks::Hooks<'a>,
+    /// Which tensors came out of which.
+    pub(in crate::lint) flows: provenance::Flows,
     /// Kernels that were defined, in any way.
     pub defined: Vec<FuncId>,
 }
@@ -169,7 +193,8 @@ pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
     if stateless {
         return ran;
     }
-    let narrowed = mutable.narrowed(&ran.engine.stored, &ran.engine.stored_tensors);
+    let reach = |places: &HashSet<Place<'a>>| mutable.reach(places.iter().copied());
+    let narrowed = mutable.narrowed(&reach(&ran.engine.stored), &reach(&ran.engine.stored_tensors));
     run_once(body, lines, inputs, narrowed)
 }
 
@@ -210,9 +235,14 @@ impl<'a> Engine<'a> {
             stage: Stage::Module,
             line: 0,
             budget: BUDGET,
+            kernel_budget: kernel::TOTAL_BUDGET,
             state: State::new(),
             returns: Vec::new(),
             loops: Vec::new(),
+            running: Vec::new(),
+            yields: Vec::new(),
+            turns: 0,
+            evicting: false,
             globals: Vec::new(),
             nonlocals: Vec::new(),
             owner: None,
@@ -225,6 +255,8 @@ impl<'a> Engine<'a> {
             stored_tensors: HashSet::new(),
             like_input: HashSet::new(),
             instances: Vec::new(),
+            hooks: hooks::Hooks::default(),
+            flows: provenance::Flows::default(),
             defined: Vec::new(),
         };
         engine.parameter = engine.object(Origin::Parameter);
@@ -236,6 +268,9 @@ impl<'a> Engine<'a> {
         self.state.alive = true;
         self.state.empty = false;
         self.returns.clear();
+        self.running.clear();
+        self.yields.clear();
+        self.turns = 0;
         self.loops.clear();
         self.globals.clear();
         self.nonlocals.clear();
@@ -290,7 +325,9 @@ impl<'a> Engine<'a> {
     fn sized_by_input(&self, value: &Value<'a>) -> bool {
         let ids = value.tensors();
         let whole = |id: &ObjId| {
-            self.like_input.contains(id) || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
+            *id == COPY
+                || self.like_input.contains(id)
+                || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
         };
         !ids.is_empty() && ids.iter().all(whole)
     }
@@ -336,7 +373,10 @@ impl<'a> Engine<'a> {
         if let Some(facts) = self.kernels.get(&id) {
             return Rc::clone(facts);
         }
-        let facts = Rc::new(kernel::facts(id, &self.functions, &self.state.frames));
+        let facts = Rc::new(kernel::facts(id, &self.functions, &self.state.frames, &mut self.kernel_budget));
+        if self.kernel_budget == 0 {
+            self.note(Fact::Budget);
+        }
         self.kernels.insert(id, Rc::clone(&facts));
         facts
     }
@@ -410,10 +450,9 @@ impl<'a> Engine<'a> {
         if self.stage != Stage::Forward {
             return;
         }
-        let places = self.mutable.reach(place);
         if !value.only_numbers() {
-            self.stored_tensors.extend(&places);
+            self.stored_tensors.insert(place);
         }
-        self.stored.extend(places);
+        self.stored.insert(place);
     }
 }

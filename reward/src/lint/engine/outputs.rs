@@ -7,7 +7,7 @@ use ruff_python_ast::{Expr, ParameterWithDefault};
 use super::call::Args;
 use super::state::Written;
 use super::trace::{Fact, Forged};
-use super::value::{Func, Value};
+use super::value::{COPY, Func, Value};
 use super::{Engine, Inputs, Origin};
 
 impl<'a> Engine<'a> {
@@ -65,7 +65,13 @@ impl<'a> Engine<'a> {
         }
         match value {
             Value::Tensor(ids) => {
+                let copied = ids.contains(&COPY);
+                self.flows.returned(ids);
                 for id in Rc::clone(ids).iter() {
+                    let input = matches!(self.origins.get(*id as usize), Some(Origin::Input));
+                    if input && !copied && ids.len() == 1 && self.state.written(*id) != Written::No {
+                        self.note(Fact::Returns { forged: Forged::InPlace });
+                    }
                     if let Some(forged) = self.forged(*id) {
                         self.note(Fact::Returns { forged });
                     }
@@ -78,8 +84,16 @@ impl<'a> Engine<'a> {
             }
             Value::Bag(item) => self.check_output(item),
             Value::Union(values) => {
-                for one in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                // A number among tensors: an entry of a collection whose keys are not told apart.
+                let tensors = values.iter().any(|v| matches!(v, Value::Tensor(_)));
+                let counts = |v: &&Value<'a>| !(matches!(v, Value::Nothing) || tensors && v.is_scalar());
+                for one in values.iter().filter(counts) {
                     self.check_output(one);
+                }
+            }
+            Value::Instance(object, class) if self.is_record(*class) => {
+                for field in self.record(*object, *class) {
+                    self.check_output(&field);
                 }
             }
             v if v.is_scalar() => self.note(Fact::Returns { forged: Forged::NotATensor }),

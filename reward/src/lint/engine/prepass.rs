@@ -28,6 +28,9 @@ pub struct Mutable<'a> {
     links: HashMap<&'a str, HashSet<Place<'a>>>,
 }
 
+/// Stands for everything that is handed to a call; not a Python name.
+const ARGUMENTS: &str = "<arguments>";
+
 /// Methods that change a collection.
 const CHANGES: &[&str] = &[
     "append",
@@ -51,15 +54,14 @@ impl<'a> Mutable<'a> {
         collector.visit_body(body);
         let Collector { mut found, parameters, passed, changed, .. } = collector;
         for parameter in parameters {
-            found.links.entry(parameter).or_default().extend(&passed);
+            found.links.entry(parameter).or_default().insert(Place::Name(ARGUMENTS));
         }
-        for name in changed {
-            for place in found.reach(Place::Name(name)) {
-                match place {
-                    Place::Attribute(attribute) => found.attributes.insert(attribute),
-                    Place::Name(name) => found.globals.insert(name),
-                };
-            }
+        found.links.insert(ARGUMENTS, passed);
+        for place in found.reach(changed.into_iter().map(Place::Name)) {
+            match place {
+                Place::Attribute(attribute) => found.attributes.insert(attribute),
+                Place::Name(name) => found.globals.insert(name),
+            };
         }
         found
     }
@@ -72,10 +74,10 @@ impl<'a> Mutable<'a> {
         all
     }
 
-    /// All places that a change at one place may change.
-    pub fn reach(&self, place: Place<'a>) -> HashSet<Place<'a>> {
-        let mut all = HashSet::from([place]);
-        let mut open = vec![place];
+    /// All places that a change at some places may change.
+    pub fn reach(&self, places: impl IntoIterator<Item = Place<'a>>) -> HashSet<Place<'a>> {
+        let mut all: HashSet<Place<'a>> = places.into_iter().collect();
+        let mut open: Vec<Place<'a>> = all.iter().copied().collect();
         while let Some(next) = open.pop() {
             let Place::Name(name) = next else {
                 continue;

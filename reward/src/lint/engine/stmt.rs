@@ -123,6 +123,9 @@ impl<'a> Engine<'a> {
 
     /// A return of the running call.
     pub(super) fn leave(&mut self, value: Value<'a>) {
+        if !self.state.alive {
+            return;
+        }
         if self.returns.len() == self.entry {
             self.check_output(&value);
         }
@@ -157,7 +160,9 @@ impl<'a> Engine<'a> {
                 self.dead(body, "a branch that never runs");
                 continue;
             }
+            self.evicting = only_drops(body);
             let found = self.condition(test);
+            self.evicting = false;
             if found.truth == Some(false) {
                 self.dead(body, "a branch that never runs");
                 continue;
@@ -200,6 +205,7 @@ impl<'a> Engine<'a> {
     /// Runs a loop's body twice: once for what it does, once more with what it left behind. What follows sees the end of
     /// the body, or a break: a loop is taken to run at least once.
     fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
+        self.turns += 1;
         let before = self.fork();
         let (first, mut breaks) = self.turn(body, &mut prepare);
         let mut end = first.clone();
@@ -214,6 +220,7 @@ impl<'a> Engine<'a> {
         for state in breaks {
             end = end.join(state);
         }
+        self.turns = self.turns.saturating_sub(1);
         self.state = end;
     }
 
@@ -243,7 +250,11 @@ impl<'a> Engine<'a> {
         self.block(&stmt.body);
         if self.state.alive {
             for context in entered {
-                self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
+                let left = self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
+                // A true result swallows the exception.
+                if left.is_some_and(|v| v.truth() != Some(false)) && self.stage == Stage::Forward {
+                    self.note(Fact::Try);
+                }
             }
         }
     }
@@ -335,6 +346,20 @@ impl<'a> Engine<'a> {
         }
         self.line = line;
     }
+}
+
+/// Nothing but `c.clear()`, `c.pop(..)` and the like.
+fn only_drops(body: &[Stmt]) -> bool {
+    body.iter().all(|stmt| match stmt {
+        Stmt::Delete(_) | Stmt::Pass(_) => true,
+        Stmt::Expr(e) => match &*e.value {
+            Expr::Call(c) => {
+                matches!(&*c.func, Expr::Attribute(a) if matches!(a.attr.id.as_str(), "clear" | "pop" | "popitem"))
+            }
+            _ => false,
+        },
+        _ => false,
+    })
 }
 
 /// Modules that other modules import for themselves and hand on by doing so.

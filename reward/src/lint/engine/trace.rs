@@ -39,6 +39,8 @@ pub enum Forged {
     Kept,
     /// Written only by kernels that load nothing from an input.
     Constant,
+    /// One of its inputs, which kernels wrote over.
+    InPlace,
     /// Not a tensor.
     NotATensor,
     /// Cannot be told.
@@ -62,6 +64,10 @@ pub enum Fact {
     },
     /// A construct that is not understood and touches tensors.
     Opaque {
+        what: String,
+    },
+    /// The same for a call: whatever is called may compute.
+    OpaqueCall {
         what: String,
     },
     /// try / except / finally.
@@ -97,6 +103,12 @@ pub enum Fact {
     Patch {
         what: String,
     },
+    /// Work, waiting or a launch that the measured call does not show.
+    Escapes {
+        what: String,
+    },
+    /// Something is printed.
+    Prints,
     /// A decorator that is not understood on code that runs.
     Decorator {
         what: String,

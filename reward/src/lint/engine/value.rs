@@ -7,6 +7,10 @@ use std::rc::Rc;
 pub type ObjId = u32;
 /// Stands beside a tensor's objects when the value may be a part of it: its sizes say nothing about the whole.
 pub const PART: ObjId = ObjId::MAX;
+/// Stands beside a tensor's objects when the value may be a copy of them (a cast, `contiguous`).
+pub const COPY: ObjId = ObjId::MAX - 1;
+/// Objects have smaller numbers than the two marks.
+pub const MARKS: ObjId = COPY;
 /// Index into `Engine::functions`.
 pub type FuncId = usize;
 /// Index into `Engine::classes`.
@@ -21,7 +25,7 @@ const MAX_UNION: usize = 8;
 /// Largest tree of lists, unions and the like.
 const MAX_NODES: usize = 512;
 /// Most objects one value may stand for.
-const MAX_IDS: usize = 64;
+pub const MAX_IDS: usize = 64;
 
 /// A function value with what it closed over.
 #[derive(Clone, Debug)]
@@ -99,7 +103,7 @@ pub fn merge_ids(a: &Ids, b: &Ids) -> Ids {
     all.sort_unstable();
     all.dedup();
     if all.len() > MAX_IDS {
-        // The largest is kept: it may be `PART`.
+        // The largest are kept: they may be marks.
         all.drain(MAX_IDS / 2..all.len() - MAX_IDS / 2);
     }
     all.into()
@@ -125,6 +129,14 @@ impl<'a> Value<'a> {
     pub fn part(&self) -> Self {
         match self {
             Value::Tensor(ids) => Value::Tensor(merge_ids(ids, &Rc::from([PART]))),
+            other => other.clone(),
+        }
+    }
+
+    /// The same tensors, or copies of them.
+    pub fn perhaps_copied(&self) -> Self {
+        match self {
+            Value::Tensor(ids) => Value::Tensor(merge_ids(ids, &Rc::from([COPY]))),
             other => other.clone(),
         }
     }

@@ -23,7 +23,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         return reject(findings, RULE.code, bound.first().copied().unwrap_or(0), "no class ModelNew is defined");
     };
     let line = known.ran.engine.classes[class].line;
-    let bases = known.ran.engine.library_bases(class, 0);
+    let bases = known.ran.engine.library_bases(class);
     if !bases.iter().any(|b| b.starts_with("torch.nn.")) {
         reject(findings, RULE.code, line, "ModelNew is not a torch.nn.Module");
     }

@@ -47,6 +47,8 @@ const INNER: &[&str] = &[
     "cr_frame",
     "_getframe",
     "modules_dict",
+    "__module__",
+    "cache_info",
 ];
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
@@ -61,7 +63,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     }
     for mention in &known.whole.mentions {
         let root = mention.path.split('.').next().unwrap_or_default();
-        let inner = matches!(root, "inspect" | "gc" | "sys" | "dis" | "types" | "builtins_module" | "traceback");
+        let harmless = matches!(mention.path.as_str(), "types" | "types.SimpleNamespace");
+        let inner =
+            !harmless && matches!(root, "inspect" | "gc" | "sys" | "dis" | "types" | "builtins_module" | "traceback");
         let builtin = matches!(
             mention.path.as_str(),
             "builtins.globals"

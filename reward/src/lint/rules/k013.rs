@@ -31,6 +31,10 @@ const LIST: &[&str] = &[
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
+        // Asks to be left alone.
+        if path == "torch.compiler.disable" {
+            continue;
+        }
         if LIST.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.'))) {
             reject(findings, RULE.code, mention.line, format!("{path} lets torch write the kernel"));
         }

@@ -23,6 +23,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
         let root = path.split('.').next().unwrap_or_default();
+        if matches!(path, "builtins.__name__" | "builtins.__file__") {
+            reject(findings, RULE.code, mention.line, format!("{path} tells who imported the candidate"));
+        }
         let environment = path.starts_with("os.environ") || path.starts_with("os.getenv");
         if environment || matches!(root, "platform" | "inspect" | "getpass" | "uuid" | "sysconfig") {
             reject(findings, RULE.code, mention.line, format!("{path} asks about the surroundings"));

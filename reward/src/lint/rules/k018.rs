@@ -4,6 +4,7 @@ use rollout::outcome::Finding;
 
 use super::{Rule, reject};
 use crate::lint::Known;
+use crate::lint::engine::trace::Fact;
 
 /// K018
 pub const RULE: Rule = Rule {
@@ -54,17 +55,31 @@ const LIST: &[&str] = &[
     "builtins.exit",
     "builtins.quit",
     "pty",
+    "torch.cuda._sleep",
+    "triton.launch_pdl",
 ];
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
-        if LIST.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.'))) {
+        // Programmatic dependent launch: the next kernel starts before this one has ended.
+        let dependent = path.starts_with("triton.") && path.rsplit('.').next().is_some_and(|n| n.starts_with("gdc_"));
+        if dependent || LIST.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.'))) {
             reject(
                 findings,
                 RULE.code,
                 mention.line,
                 format!("{path} lets work escape the call that is checked and timed"),
+            );
+        }
+    }
+    for seen in &known.ran.engine.seen {
+        if let Fact::Escapes { what } = &seen.fact {
+            reject(
+                findings,
+                RULE.code,
+                seen.line,
+                format!("{what}: the call that is timed does the work and waits for nothing"),
             );
         }
     }

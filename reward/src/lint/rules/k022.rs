@@ -2,7 +2,7 @@
 
 use rollout::outcome::Finding;
 
-use super::{Rule, forward, reject, warn};
+use super::{Rule, forward, reject};
 use crate::lint::Known;
 use crate::lint::engine::trace::{Fact, Forged};
 
@@ -15,6 +15,7 @@ pub const RULE: Rule = Rule {
 };
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    let in_place_task = known.reference.is_some_and(|r| r.mutates);
     for seen in forward(&known.ran.engine) {
         let Fact::Returns { forged } = seen.fact else {
             continue;
@@ -26,13 +27,12 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             Forged::Kept => "forward can return a tensor kept from an earlier call",
             Forged::NotATensor => "forward returns something that is not a tensor",
             Forged::Unknown => "where this return value comes from is not understood",
+            // The reference does so too.
+            Forged::InPlace if in_place_task => continue,
+            Forged::InPlace => "forward writes over one of its inputs and returns it",
             // K029's business.
             Forged::Constant => continue,
         };
-        if forged == Forged::Unknown {
-            warn(findings, RULE.code, seen.line, message);
-        } else {
-            reject(findings, RULE.code, seen.line, message);
-        }
+        reject(findings, RULE.code, seen.line, message);
     }
 }

@@ -29,8 +29,14 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for mention in &known.whole.mentions {
-        if matches!(mention.path.as_str(), "functools.cached_property" | "itertools.count" | "itertools.cycle") {
+        if matches!(mention.path.as_str(), "collections.Counter" | "itertools.count" | "itertools.cycle") {
+            reject(findings, RULE.code, mention.line, format!("{} counts", mention.path));
+        }
+        if mention.path == "functools.cached_property" {
             warn(findings, RULE.code, mention.line, format!("{} keeps state between calls", mention.path));
         }
+    }
+    for iterator in &known.whole.iterators {
+        reject(findings, RULE.code, *iterator, "an iterator is kept: what it gives depends on the calls before");
     }
 }

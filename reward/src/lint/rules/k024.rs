@@ -16,6 +16,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             Fact::Opaque { what } if seen.stage == Stage::Forward => {
                 warn(findings, RULE.code, seen.line, format!("not understood: {what}"));
             }
+            Fact::OpaqueCall { what } if seen.stage == Stage::Forward => {
+                reject(findings, RULE.code, seen.line, format!("not understood: {what}"));
+            }
             Fact::Decorator { what } => {
                 warn(findings, RULE.code, seen.line, format!("not understood: the decorator {what}"));
             }

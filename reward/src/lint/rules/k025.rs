@@ -1,9 +1,12 @@
 //! K025: tensors and modules behave as torch made them: no subclass of Tensor, no hooks, no replaced __call__.
 
+use std::collections::HashMap;
+
 use rollout::outcome::Finding;
 
 use super::{Rule, reject};
 use crate::lint::Known;
+use crate::lint::walk::ClassSeen;
 
 /// K025
 pub const RULE: Rule = Rule {
@@ -12,6 +15,9 @@ pub const RULE: Rule = Rule {
     page: include_str!("../../../../docs/rules/K025.md"),
     check,
 };
+
+/// Most base classes that are looked at.
+const MAX_BASES: usize = 32;
 
 /// In any class.
 const NEVER: &[&str] = &[
@@ -23,7 +29,7 @@ const NEVER: &[&str] = &[
     "__del__",
     "__torch_function__",
     "__torch_dispatch__",
-    "__init_subclass__",
+    "__missing__",
     "__class_getitem__",
     "__set_name__",
     "__instancecheck__",
@@ -55,7 +61,30 @@ const NOT_IN_MODULES: &[&str] = &[
     "named_buffers",
 ];
 
+/// Neither a module nor anything that is not known: at the end of all bases stand harmless library classes.
+fn is_plain(class: &ClassSeen, all: &HashMap<&str, Vec<&ClassSeen>>) -> bool {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut open: Vec<&str> = class.bases.iter().map(String::as_str).collect();
+    while let Some(base) = open.pop() {
+        let harmless = base == "object"
+            || ["typing.", "abc.", "enum.", "dataclasses."].iter().any(|library| base.starts_with(library));
+        if harmless || seen.contains(&base) {
+            continue;
+        }
+        seen.push(base);
+        let Some(own) = all.get(base).filter(|_| seen.len() <= MAX_BASES) else {
+            return false;
+        };
+        open.extend(own.iter().flat_map(|c| c.bases.iter().map(String::as_str)).take(MAX_BASES));
+    }
+    true
+}
+
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    let mut by_name: HashMap<&str, Vec<&ClassSeen>> = HashMap::new();
+    for class in &known.whole.classes {
+        by_name.entry(&class.name).or_default().push(class);
+    }
     for class in &known.whole.classes {
         let base = |name: &str| class.bases.iter().any(|b| b == name);
         let tensor = class.bases.iter().any(|b| {
@@ -70,8 +99,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 format!("class {} changes what a tensor or a class is", class.name),
             );
         }
-        let plain =
-            class.bases.is_empty() || class.bases.iter().all(|b| matches!(b.as_str(), "object" | "typing.NamedTuple"));
+        let plain = is_plain(class, &by_name);
         for (method, line) in &class.methods {
             let name = method.as_str();
             if NEVER.contains(&name) || (!plain && NOT_IN_MODULES.contains(&name)) {

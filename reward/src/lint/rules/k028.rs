@@ -2,8 +2,9 @@
 
 use rollout::outcome::Finding;
 
-use super::{Rule, reject};
+use super::{Rule, reject, warn};
 use crate::lint::Known;
+use crate::lint::engine::trace::Fact;
 
 /// K028
 pub const RULE: Rule = Rule {
@@ -55,6 +56,11 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 mention.line,
                 format!("{path}: a candidate has no business with files, the network or the environment"),
             );
+        }
+    }
+    for seen in &known.ran.engine.seen {
+        if seen.fact == Fact::Prints {
+            warn(findings, RULE.code, seen.line, "print: nobody reads what a candidate prints");
         }
     }
 }

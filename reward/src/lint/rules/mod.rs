@@ -30,12 +30,19 @@ mod k027;
 mod k028;
 mod k029;
 mod k030;
+mod k031;
+mod k032;
+mod k033;
+
+use std::collections::BTreeSet;
 
 use rollout::outcome::{Finding, Severity};
 
 use super::Known;
 use super::engine::Engine;
-use super::engine::trace::{Seen, Stage};
+use super::engine::features::Features;
+use super::engine::trace::{Fact, Seen, Stage};
+use super::engine::value::FuncId;
 
 /// A rule's page, for `troupe explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +94,9 @@ pub const RULES: &[Rule] = &[
     k028::RULE,
     k029::RULE,
     k030::RULE,
+    k031::RULE,
+    k032::RULE,
+    k033::RULE,
 ];
 
 const DOCS: [RuleDoc; RULES.len()] = {
@@ -123,6 +133,27 @@ fn warn(findings: &mut Vec<Finding>, code: &str, line: u32, message: impl Into<S
 
 fn note(findings: &mut Vec<Finding>, code: &str, line: u32, message: impl Into<String>) {
     add(findings, code, Severity::Note, line, message);
+}
+
+/// What the kernels behind the result do to data; `None` where some of it is not understood.
+fn work(known: &mut Known<'_>) -> Option<Features> {
+    let engine = &mut known.ran.engine;
+    let launched = || {
+        forward(engine).filter_map(|s| match &s.fact {
+            Fact::Launch { kernels } => Some(kernels.iter().copied()),
+            _ => None,
+        })
+    };
+    let kernels: BTreeSet<FuncId> = engine.flows.contributors().unwrap_or_else(|| launched().flatten().collect());
+    let mut all = Features::NONE;
+    for kernel in &kernels {
+        let facts = engine.kernel_facts(*kernel);
+        if facts.opaque || !facts.any_load {
+            return None;
+        }
+        all |= facts.features;
+    }
+    (!kernels.is_empty()).then_some(all)
 }
 
 /// What was seen while forward ran.

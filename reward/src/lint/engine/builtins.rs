@@ -1,0 +1,120 @@
+//! Calls of Python's own functions.
+
+use std::rc::Rc;
+
+use super::Engine;
+use super::call::Args;
+use super::prepass::Place;
+use super::trace::{Fact, How};
+use super::value::Value;
+use crate::lint::tables::{COMPUTE_BUILTINS, QUIET_BUILTINS};
+
+impl<'a> Engine<'a> {
+    /// Runs the candidate's functions among some arguments (keys, callbacks) for what they do.
+    fn callbacks(&mut self, args: &Args<'a>) {
+        let all = args.all();
+        let own = |v: &Value<'a>| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_));
+        if !all.iter().any(own) {
+            return;
+        }
+        let mut data = Value::unknown();
+        for value in all.iter().filter(|v| !own(v)) {
+            let item = self.element(value);
+            data = if matches!(data, Value::Unknown(_)) { item } else { data.join(&item) };
+        }
+        for value in all.iter().filter(|v| own(v)) {
+            self.call_value(value, Args { rest: Some(data.clone()), ..Args::default() });
+        }
+    }
+
+    pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
+        if name == "map" && args.positional.len() >= 2 {
+            let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
+            let before = Rc::clone(&self.state.objects);
+            let made = self.call_value(&args.positional[0].clone(), Args::of(items));
+            self.unwrite(&before);
+            return Value::Bag(Rc::new(made));
+        }
+        if matches!(name, "sorted" | "max" | "min" | "filter" | "iter" | "any" | "all" | "sum") {
+            self.callbacks(&args);
+        }
+        let first = args.positional.first().cloned();
+        match (name, &first) {
+            ("super", _) => match (args.positional.get(1), &first) {
+                (Some(Value::Instance(object, _)), Some(Value::Class(class))) => Value::Super(*object, *class),
+                _ => self.super_of(None),
+            },
+            ("getattr", Some(base)) => match args.positional.get(1) {
+                Some(Value::Str(name)) => {
+                    let found = self.attribute(base, name);
+                    match args.positional.get(2) {
+                        Some(default) if matches!(found, Value::Attr(..)) => found.join(default),
+                        _ => found,
+                    }
+                }
+                _ => self.opaque("getattr with a computed name", &args),
+            },
+            ("setattr", Some(base)) => match (args.positional.get(1), args.positional.get(2)) {
+                (Some(Value::Str(name)), Some(value)) => {
+                    if let Some(name) = self.mutable.attributes.get(&**name).copied() {
+                        self.store(Place::Attribute(name), value);
+                    }
+                    self.set_attribute(base, name, value.clone());
+                    Value::Nothing
+                }
+                _ => {
+                    self.note(Fact::Patch { what: "setattr with a computed name".to_owned() });
+                    Value::Nothing
+                }
+            },
+            // A tensor's text has its numbers.
+            ("str" | "repr" | "format" | "ascii", Some(Value::Tensor(_))) => {
+                self.note(Fact::Host { what: format!("{name}()"), reject: true });
+                Value::Scalar
+            }
+            ("dict", None) if !args.keywords.is_empty() => {
+                let values = args.all();
+                Value::Bag(Rc::new(values.iter().skip(1).fold(values[0].clone(), |all, v| all.join(v))))
+            }
+            ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
+            ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
+            ("int", Some(Value::Size)) => Value::Size,
+            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
+            ("tuple" | "list" | "dict" | "set", None) => Value::List(Rc::new(Vec::new())),
+            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
+                let item = self.element(value);
+                if name == "next" { item } else { Value::Bag(Rc::new(item)) }
+            }
+            ("enumerate", Some(value)) => {
+                let item = self.element(value);
+                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item]))))
+            }
+            ("zip", Some(_)) => {
+                let items: Vec<Value<'a>> = args.positional.iter().map(|v| self.element(v)).collect();
+                Value::Bag(Rc::new(Value::List(Rc::new(items))))
+            }
+            ("dict", Some(pairs)) => match self.element(pairs) {
+                Value::List(pair) if pair.len() == 2 => Value::Bag(Rc::new(pair[1].clone())),
+                other => Value::Bag(Rc::new(Value::Unknown(other.all_tensors()))),
+            },
+            ("type", Some(Value::Instance(_, class))) => Value::Class(*class),
+            ("type", Some(Value::Tensor(_))) => Value::path("torch.Tensor"),
+            _ if COMPUTE_BUILTINS.contains(&name) => {
+                if args.has_tensor() {
+                    self.compute(How::Function(format!("builtins.{name}")), &args.all())
+                } else if args.all().iter().any(|v| matches!(v, Value::StateScalar)) {
+                    Value::StateScalar
+                } else {
+                    Value::Scalar
+                }
+            }
+            ("print", _) => {
+                self.note(Fact::Prints);
+                Value::Nothing
+            }
+            _ if QUIET_BUILTINS.contains(&name) => Value::Scalar,
+            _ if args.has_tensor() => self.opaque(&format!("a call of {name}, which is not defined here"), &args),
+            _ => Value::unknown(),
+        }
+    }
+}
