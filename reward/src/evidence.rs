@@ -28,6 +28,9 @@ pub const STRAY: &str = "K106";
 /// The code around the kernels launches other things after some calls.
 pub const DRIFT: &str = "K107";
 
+/// Kernels keep something in device memory from call to call.
+pub const REMEMBERS: &str = "K108";
+
 /// The pages of these rules.
 pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: NO_LAUNCH, title: "a checked forward launched no kernel", page: page!("K101") },
@@ -37,6 +40,7 @@ pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: OWN_SHAPES, title: "only the task's own shapes", page: page!("K105") },
     RuleDoc { code: STRAY, title: "a kernel writes outside its tensors", page: page!("K106") },
     RuleDoc { code: DRIFT, title: "calls are counted", page: page!("K107") },
+    RuleDoc { code: REMEMBERS, title: "kernels remember", page: page!("K108") },
 ];
 
 /// The report with its findings, and its outcome where they reject what ran: delegation is found before a wrong number
@@ -83,6 +87,11 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
     } else if loads > 0 {
         let message = format!("kernels read {loads} elements outside the tensors they were given");
         found.push(finding(STRAY, Severity::Warn, message));
+    }
+    if let Some(seen) = report.evidence.forwards.iter().find(|s| s.remembered_bytes > 0) {
+        let bytes = seen.remembered_bytes;
+        let message = format!("kernels read {bytes} bytes as an earlier call left them, and changed them ({})", seen.draw);
+        found.push(finding(REMEMBERS, Severity::Reject, message));
     }
     if let Some((first, other)) = &report.evidence.drift {
         let calls = report.evidence.calls;
@@ -183,6 +192,14 @@ mod tests {
         assert!(matches!(weighed.outcome, Outcome::Rejected { .. }));
         let weighed = with(0, 3);
         assert_eq!((weighed.outcome, weighed.findings[0].severity), (PASSED, Severity::Warn));
+    }
+
+    #[test]
+    fn memory_that_lives_from_call_to_call_rejects() {
+        let seen = Seen { draw: "nominal".into(), remembered_bytes: 4, ..Seen::default() };
+        let weighed = weigh(report(PASSED, Evidence { forwards: vec![seen], ..Evidence::default() }));
+        assert_eq!(codes(&weighed), [REMEMBERS]);
+        assert!(weighed.findings[0].message.starts_with("kernels read 4 bytes"));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Seen {
     /// Elements that kernels read and wrote outside the tensors they were given; such a store was kept from happening.
     pub stray_loads: u64,
     pub stray_stores: u64,
+    /// Bytes of memory that kernels found as an earlier call had left it, and changed.
+    pub remembered_bytes: u64,
     /// Bytes that torch wrote outside kernels.
     pub torch_bytes: u64,
 }

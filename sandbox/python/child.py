@@ -136,13 +136,14 @@ class Session:
     def __init__(self, module, job, blob):
         self.module, self.job, self.blob = module, job, blob
         self.model = build(module, job, job["state"], blob)
+        self.names = {name for name, _ in job["state"]}
         self.trials = []
 
     def check(self, draw):
         """One checked forward. An exception is an answer only where the draw says so."""
         model = self.model if draw["state"] is None else build(self.module, self.job, draw["state"], self.blob)
         earlier = self.trials[-1].args if draw["rewrite"] and self.trials else None
-        trial = Trial(draw, self.blob, earlier)
+        trial = Trial(draw, self.blob, earlier, self.names)
         try:
             trial.call(model)
         except Exception as e:
@@ -166,7 +167,7 @@ class Session:
     def ablated(self):
         """The first draw once more with every launch doing nothing: what kernels do not make stays as it was."""
         interp.ablated = True
-        trial = Trial(self.trials[0].draw, self.blob, None)
+        trial = Trial(self.trials[0].draw, self.blob, None, self.names)
         try:
             trial.call(self.model)
         except Exception:
@@ -193,9 +194,11 @@ class Session:
 
 
 class Trial:
-    """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents."""
+    """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents; `names`: of
+    the reference's weights."""
 
-    def __init__(self, draw, blob, earlier):
+    def __init__(self, draw, blob, earlier, names):
+        self.names = names
         self.draw, self.raised, self.tensors, self.tree, self.mutated = draw, None, [], "", []
         fresh = frames.unpack(draw["inputs"], blob)
         self.args = fresh if earlier is None else outputs.overwrite(earlier, fresh)
@@ -204,8 +207,11 @@ class Trial:
         self.evidence = {"launches": 0}
 
     def call(self, model):
-        seen = watch.Watch([*watch.tensors(self.args), *outputs.weight_tensors(model)])
-        interp.reset(seen)
+        weights = outputs.weight_tensors(model)
+        seen = watch.Watch([*watch.tensors(self.args), *weights])
+        # Not the model's other buffers: those may be where it counts.
+        known = outputs.known_weights(model, self.names)
+        interp.reset(seen, {watch.storage(t) for t in (*watch.tensors(self.args), *known)})
         shim.escaped.clear()
         try:
             with seen:
@@ -216,7 +222,7 @@ class Trial:
                 seen.note(name, size)
             self.evidence = {
                 "launches": interp.launches, "kernel_bytes": memory.traffic,
-                "stray_loads": memory.stray_loads, "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
+                "remembered": memory.remembered(), "stray_loads": memory.stray_loads, "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
                 **seen.report()}
         self.tensors, self.tree = outputs.flatten(value)
         given = watch.tensors(self.args)

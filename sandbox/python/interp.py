@@ -28,11 +28,12 @@ launches, signatures = 0, []
 MAX_SIGNATURES = 64
 
 
-def reset(watcher=None):
+def reset(watcher=None, own=()):
+    """`own`: addresses of the memory that a call may find as it is, see `memory`."""
     global launches, watch
     launches, watch = 0, watcher
     signatures.clear()
-    memory.reset()
+    memory.reset(own)
 
 
 class _Patched:
@@ -159,13 +160,14 @@ def _counted(call):
 
 
 def signature(kernel, grid, values):
-    """A launch in words: kernel, grid, and each argument's value, or its size and dtype where it is a tensor."""
+    """A launch in words: kernel, grid, and each argument's value, or its dtype where it is a tensor (a scratch buffer may have
+    grown)."""
     return [kernel, [int(n) for n in grid], " ".join(map(_word, values))]
 
 
 def _word(value):
     if hasattr(value, "data_ptr"):
-        return f"{value.dtype}x{value.numel()}"
+        return str(value.dtype).removeprefix("torch.")
     if isinstance(value, (bool, int, float, str)) or value is None:
         return repr(value)[:64]
     return "?"

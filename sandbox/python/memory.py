@@ -3,6 +3,8 @@
 A stray store is kept from happening and counted; a stray load yields poison and is counted. On a device both would touch
 somebody else's memory, or end the process.
 """
+import ctypes
+
 import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
@@ -13,11 +15,52 @@ import watch
 # Bytes that kernels read and wrote, and elements outside of every tensor, since `reset`.
 traffic, stray_loads, stray_stores = 0, 0, 0
 _spans = []
+# Storages of this forward: inputs, the reference's own weights, and what was allocated in it. Everything else that a
+# kernel is given has been there before.
+_own = set()
+# First address -> what was there at first sight, and which bytes this forward has written since.
+_kept = {}
+# Bytes of such memory that kernels read before this forward had written them.
+_read = set()
 
 
-def reset():
+class _Kept:
+    def __init__(self, memory):
+        # The storage is held, so that its address stays its own.
+        self.memory, self.before = memory, bytes(_bytes(memory))
+        self.written = np.zeros(memory.nbytes(), dtype=bool)
+
+
+def _bytes(memory):
+    return (ctypes.c_char * memory.nbytes()).from_address(memory.data_ptr())
+
+
+def reset(own=()):
     global traffic, stray_loads, stray_stores
     traffic, stray_loads, stray_stores = 0, 0, 0
+    _own.clear()
+    _own.update(own)
+    _kept.clear()
+    _read.clear()
+
+
+def fresh(address):
+    """Allocated in this forward."""
+    _own.add(address)
+
+
+def overwritten(address):
+    """Filled or copied over by torch in this forward."""
+    if address in _kept:
+        _kept[address].written[:] = True
+    elif address not in _own:
+        _own.add(address)
+
+
+def remembered():
+    """Bytes that were read as an earlier call left them and that this call has changed: a counter, a kept answer."""
+    return sum(low in _read and bytes(_bytes(kept.memory)) != kept.before and len(kept.before)
+               for low, kept in _kept.items())
 
 
 def allow(values):
@@ -29,6 +72,23 @@ def allow(values):
         memory = tensor.untyped_storage()
         low = memory.data_ptr()
         _spans.append((low, low + memory.nbytes()))
+        if low not in _own and low not in _kept and memory.nbytes():
+            _kept[low] = _Kept(memory)
+
+
+def _follow(handle, mask, reads, writes):
+    """Keeps account of memory that has been there before."""
+    size = max(1, handle.get_element_ty().primitive_bitwidth >> 3)
+    for low, kept in _kept.items():
+        at = handle.data[mask].astype(np.int64) - low
+        at = at[(at >= 0) & (at + size <= kept.written.size)]
+        if at.size == 0:
+            continue
+        if reads and not kept.written[at].all():
+            _read.add(low)
+        if writes:
+            for byte in range(size):
+                kept.written[at + byte] = True
 
 
 def _strays(handle, mask):
@@ -62,6 +122,8 @@ def install():
         global stray_loads
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
+        if _kept:
+            _follow(ptrs, active, True, False)
         if stray is None:
             return load(self, ptrs, mask, other, *rest, **kwargs)
         stray_loads += int(stray.sum())
@@ -75,6 +137,8 @@ def install():
         global stray_stores
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
+        if _kept:
+            _follow(ptrs, active, False, True)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
@@ -84,6 +148,8 @@ def install():
         global stray_stores
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
+        if _kept:
+            _follow(ptrs, active, True, True)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
@@ -91,7 +157,10 @@ def install():
 
     def guarded_swap(self, ptrs, *rest):
         global stray_stores
-        stray = _strays(ptrs, np.ones(ptrs.data.shape, dtype=bool))
+        active = np.ones(ptrs.data.shape, dtype=bool)
+        stray = _strays(ptrs, active)
+        if _kept:
+            _follow(ptrs, active, True, True)
         if stray is not None:
             stray_stores += int(stray.sum())
             raise IndexError("an atomic exchange outside the tensors of its launch")

@@ -52,6 +52,13 @@ def weight_tensors(model):
     return [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
 
 
+def known_weights(model, names):
+    """Parameters, and those buffers that the reference has too."""
+    if not isinstance(model, torch.nn.Module):
+        return []
+    return [*model.parameters(), *(b for name, b in model.named_buffers() if name in names)]
+
+
 def weights_of(model):
     return [span(t) for t in weight_tensors(model)]
 

@@ -146,8 +146,8 @@ def is_size(node, smallest=1):
 
 
 def odd(n):
-    """Another size: odd, about half, so that no block divides it."""
-    return (n // 2 + 1) | 1
+    """Another size: odd, so that no block divides it, and larger, so that a fixed grid leaves something out."""
+    return (n + n // 8 + 1) | 1
 
 
 def resized(tree, sizes_by_spot):

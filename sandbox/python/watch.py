@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import interp
+import memory
 import shim
 
 MAX_NAMED = 8
@@ -69,10 +70,13 @@ class Watch(TorchDispatchMode):
             for tensor in tensors(made):
                 # The address may have been data's before.
                 self.data.discard(storage(tensor))
+                memory.fresh(storage(tensor))
                 if name in EMPTY:
                     shim.poison(tensor)
         elif name in CONSTANTS:
             self.bytes += sum(t.nbytes for t in tensors(made))
+            for tensor in tensors(made):
+                memory.overwritten(storage(tensor))
         elif name in VIEWS:
             self.reads += name == "_local_scalar_dense"
         else:
@@ -81,6 +85,8 @@ class Watch(TorchDispatchMode):
 
     def work(self, name, given, made):
         touched = any(storage(t) in self.data for t in given)
+        for tensor in made:
+            memory.overwritten(storage(tensor))
         self.bytes += sum(t.nbytes for t in made)
         if not touched:
             return

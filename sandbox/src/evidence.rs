@@ -48,6 +48,7 @@ fn forward(draw: &Value, said: &Value) -> Seen {
         computed: computed.collect(),
         reads: small("reads"),
         kernel_bytes: number("kernel_bytes"),
+        remembered_bytes: number("remembered"),
         stray_loads: number("stray_loads"),
         stray_stores: number("stray_stores"),
         torch_bytes: number("bytes"),
