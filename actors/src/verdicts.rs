@@ -68,8 +68,8 @@ fn shorten(text: &mut String, bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use rollout::id::Digest;
     use rollout::evidence::Seen;
+    use rollout::id::Digest;
     use rollout::outcome::{Launch, Phase, Severity};
 
     use super::*;
@@ -102,7 +102,12 @@ mod tests {
                 ..Evidence::default()
             },
             findings: vec![
-                Finding { code: "K102".into(), severity: Severity::Reject, line: 0, message: "m".repeat(900) };
+                Finding {
+                    code: "K102".into(),
+                    severity: Severity::Reject,
+                    line: 0,
+                    message: "m".repeat(900)
+                };
                 9
             ],
             log_tail: "x".repeat(8192),

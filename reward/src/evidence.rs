@@ -90,7 +90,8 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
     }
     if let Some(seen) = report.evidence.forwards.iter().find(|s| s.remembered_bytes > 0) {
         let bytes = seen.remembered_bytes;
-        let message = format!("kernels read {bytes} bytes as an earlier call left them, and changed them ({})", seen.draw);
+        let message =
+            format!("kernels read {bytes} bytes as an earlier call left them, and changed them ({})", seen.draw);
         found.push(finding(REMEMBERS, Severity::Reject, message));
     }
     if let Some((first, other)) = &report.evidence.drift {

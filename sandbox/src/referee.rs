@@ -90,7 +90,14 @@ impl Referee {
         let ms = h["ms"].as_f64().unwrap_or(0.0);
         if let Some(reason) = h["malformed"].as_str() {
             let wrong = Err(reason.to_owned());
-            return Ok(Compared { wrong, kernelbench_1e2: None, kernelbench_1e4: None, max_abs_error: None, own_shapes_only: None, ms });
+            return Ok(Compared {
+                wrong,
+                kernelbench_1e2: None,
+                kernelbench_1e4: None,
+                max_abs_error: None,
+                own_shapes_only: None,
+                ms,
+            });
         }
         let (Some(at_1e2), Some(at_1e4)) = (h["kernelbench_1e2"].as_bool(), h["kernelbench_1e4"].as_bool()) else {
             return Err(fault(PROTOCOL, "the referee gave no verdict"));

@@ -197,10 +197,9 @@ async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judge
             (outcome, false)
         }
         Ruling::Admit { candidate, .. } => {
-            let report = execute(executor, &entry.task, &candidate).await.map_err(|f| Fault {
-                code: f.code,
-                message: format!("{}: {}", entry.file, f.message),
-            })?;
+            let report = execute(executor, &entry.task, &candidate)
+                .await
+                .map_err(|f| Fault { code: f.code, message: format!("{}: {}", entry.file, f.message) })?;
             judged.ms = report.phase_ms.get("total").copied();
             (report.outcome, true)
         }

@@ -20,7 +20,10 @@ pub fn corpus(args: CorpusArgs) -> Done {
     }
     let (config, scratch) = ready()?;
     let bar = ProgressBar::new(entries.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{pos}/{len} candidates, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template("{pos}/{len} candidates, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let shown = bar.clone();
     let figures = wait(corpus::run(
         entries,

@@ -57,12 +57,7 @@ pub fn load(dir: &Path) -> Result<Vec<Entry>, UserError> {
     Ok(entries)
 }
 
-fn entry(
-    dir: &Path,
-    path: &Path,
-    honest: bool,
-    known: &mut BTreeMap<String, TaskSpec>,
-) -> Result<Entry, UserError> {
+fn entry(dir: &Path, path: &Path, honest: bool, known: &mut BTreeMap<String, TaskSpec>) -> Result<Entry, UserError> {
     let text = std::fs::read_to_string(path).map_err(|e| UserError::io("read a corpus file", path, &e))?;
     let head = head(&text);
     let line = |key: &str| {
@@ -135,7 +130,8 @@ mod tests {
 
     #[test]
     fn heads_of_python_files_and_answers() {
-        let python = head("# row: A5\n# task: reduction\n# stops: static\n# how: a name: and more\nimport torch\n# row: B1\n");
+        let python =
+            head("# row: A5\n# task: reduction\n# stops: static\n# how: a name: and more\nimport torch\n# row: B1\n");
         assert_eq!(python["row"], "A5");
         assert_eq!(python["how"], "a name: and more");
         let answer = head("<!--\nrow: D19\ntask: matmul\n-->\n<think>\nhow: no\n");
@@ -154,7 +150,8 @@ mod tests {
         std::fs::write(dir.path().join("hacks/A1/a.py"), "# row: A1\n# task: t\n# how: so\n# stops: luck\n").unwrap();
         let error = load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("hacks/A1/a.py") && error.contains("stops: luck"), "{error}");
-        std::fs::write(dir.path().join("hacks/A1/a.py"), "# row: A1\n# task: t\n# how: so\n# stops: numeric\n").unwrap();
+        std::fs::write(dir.path().join("hacks/A1/a.py"), "# row: A1\n# task: t\n# how: so\n# stops: numeric\n")
+            .unwrap();
         let entries = load(dir.path()).unwrap();
         assert_eq!(entries[0].expected, Expected::Stopped(Layer::Numeric));
         assert_eq!((entries[1].file.as_str(), entries[1].expected), ("honest/a.py", Expected::Passed));

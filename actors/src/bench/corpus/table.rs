@@ -49,14 +49,8 @@ pub fn table(bench: &CorpusBench) -> String {
     let cell = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
     for ((_, _, name), row) in rows(&bench.entries) {
         let layers: Vec<String> = row.stopped.iter().map(|n| cell(*n)).collect();
-        let behind =
-            if row.behind.0 == 0 { "-".to_owned() } else { format!("{} of {}", row.behind.1, row.behind.0) };
-        out.push(format!(
-            "| {name} | {} | {} | {} | {behind} |",
-            row.candidates,
-            layers.join(" | "),
-            cell(row.passed)
-        ));
+        let behind = if row.behind.0 == 0 { "-".to_owned() } else { format!("{} of {}", row.behind.1, row.behind.0) };
+        out.push(format!("| {name} | {} | {} | {} | {behind} |", row.candidates, layers.join(" | "), cell(row.passed)));
     }
     out.push(String::new());
     out.push(format!(
@@ -101,9 +95,12 @@ mod tests {
         let bench = super::super::summary(entries, 1.0);
         assert_eq!((bench.false_accepts, bench.other_layer, bench.false_rejects), (1, 1, 0));
         let text = table(&bench);
-        let order: Vec<usize> = ["| A2 |", "| A10 |", "| B1 |", "| honest |"].iter().map(|r| text.find(r).unwrap()).collect();
+        let order: Vec<usize> =
+            ["| A2 |", "| A10 |", "| B1 |", "| honest |"].iter().map(|r| text.find(r).unwrap()).collect();
         assert!(order.is_sorted(), "{text}");
         assert!(text.contains("| A10 | 1 | - | 1 | - | - | - | - | - | 1 of 1 |"), "{text}");
-        assert!(text.contains("stopped by numeric, named static") && text.contains("stopped by nothing, named numeric"));
+        assert!(
+            text.contains("stopped by numeric, named static") && text.contains("stopped by nothing, named numeric")
+        );
     }
 }
