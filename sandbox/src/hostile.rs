@@ -295,6 +295,8 @@ mod tests {
             kernelbench_1e2: None,
             kernelbench_1e4: None,
             max_abs_error: None,
+            evidence: Default::default(),
+            findings: Vec::new(),
             log_tail: String::new(),
             protocol: crate::protocol_digest(),
             reused: false,

@@ -108,17 +108,17 @@ import triton
 import triton.language as tl
 
 @triton.jit
-def linear_kernel(x, w, b, out, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def linear_kernel(x, w, b, out, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     rm = tl.program_id(0) * BM + tl.arange(0, BM)
     rn = tl.program_id(1) * BN + tl.arange(0, BN)
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     for k in range(0, K, BK):
         rk = k + tl.arange(0, BK)
-        a = tl.load(x + rm[:, None] * K + rk[None, :])
+        a = tl.load(x + rm[:, None] * K + rk[None, :], mask=rm[:, None] < M, other=0.0)
         c = tl.load(w + rn[None, :] * K + rk[:, None])
         acc += tl.dot(a, c, input_precision='ieee')
     acc = tl.maximum(acc + tl.load(b + rn)[None, :], 0.0)
-    tl.store(out + rm[:, None] * N + rn[None, :], acc)
+    tl.store(out + rm[:, None] * N + rn[None, :], acc, mask=rm[:, None] < M)
 
 class ModelNew(torch.nn.Module):
     def __init__(self, k, n):
@@ -129,7 +129,7 @@ class ModelNew(torch.nn.Module):
         M, K = x.shape
         N = self.fc.weight.shape[0]
         out = torch.empty((M, N), device=x.device, dtype=x.dtype)
-        linear_kernel[(M // 16, N // 16)](x, self.fc.weight, self.fc.bias, out, N, K, BM=16, BN=16, BK=32)
+        linear_kernel[(triton.cdiv(M, 16), N // 16)](x, self.fc.weight, self.fc.bias, out, M, N, K, BM=16, BN=16, BK=32)
         return out
 ";
 

@@ -101,9 +101,10 @@ def get_inputs():
     let candidate = format!(
         "{HEAD}
 @triton.jit
-def kernel(x, v, i, BLOCK: tl.constexpr):
+def kernel(x, v, i, n, BLOCK: tl.constexpr):
     row = tl.program_id(0)
-    a = tl.load(x + row * BLOCK + tl.arange(0, BLOCK))
+    at = tl.arange(0, BLOCK)
+    a = tl.load(x + row * n + at, mask=at < n, other=-float('inf'))
     tl.store(v + row, tl.max(a, axis=0).to(tl.float16))
     tl.store(i + row, tl.argmax(a, axis=0))
 
@@ -111,7 +112,7 @@ class ModelNew(torch.nn.Module):
     def forward(self, x):
         v = torch.empty(x.shape[0], device=x.device, dtype=torch.float16)
         i = torch.empty(x.shape[0], device=x.device, dtype=torch.int64)
-        kernel[(x.shape[0],)](x, v, i, BLOCK=64)
+        kernel[(x.shape[0],)](x, v, i, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
         return v, i
 "
     );

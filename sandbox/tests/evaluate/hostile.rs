@@ -143,8 +143,10 @@ os.kill(os.getpid(), 9)";
 
 #[test]
 fn flooding_the_log_does_not_block_or_grow() {
-    let body = "os.write(1, b'x' * 1000)\nfor _ in range(10): sys.stdout.write('y' * (1 << 20)); sys.stderr.write('z' * 1000)\nreturn add(x, y)";
-    let report = lab_or_skip!().evaluate(ADD_TASK, &add_with("", body)).unwrap();
+    // Once: a forward is called some two hundred times.
+    let top =
+        "os.write(1, b'x' * 1000)\nfor _ in range(10): sys.stdout.write('y' * (1 << 20)); sys.stderr.write('z' * 1000)";
+    let report = lab_or_skip!().evaluate(ADD_TASK, &add_with(top, "return add(x, y)")).unwrap();
     assert_eq!(report.outcome, PASSED);
     assert!(report.log_tail.len() <= 8 << 10, "{}", report.log_tail.len());
 }
@@ -216,9 +218,24 @@ fn a_well_formed_forgery_is_judged_by_its_bytes() {
              for fd in range(3, 64):\n    try: os.write(fd, data)\n    except OSError: pass\ntime.sleep(60)"
         )
     };
-    let zeros = "b'{\"event\": \"outputs\", \"draws\": [' + b','.join([b'[{\"dtype\": \"float32\", \"shape\": [8, 128], \"at\": 0, \"len\": 4096}]'] * 4) + b']}'";
-    let outcome = lab.outcome(ADD_TASK, &add_with(&frame(zeros, "bytes(4096)"), ""));
-    assert!(matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("differ")), "{outcome:?}");
+    // The number of draws is known to those who wrote them; a forger finds it out by trying.
+    let zeros = |draws: usize| {
+        let draw = "b'{\"outputs\": [{\"dtype\": \"float32\", \"shape\": [8, 128], \"at\": 0, \"len\": 4096}], \"tree\": \"t\"}'";
+        format!("b'{{\"event\": \"outputs\", \"draws\": [' + b','.join([{draw}] * {draws}) + b']}}'")
+    };
+    let mut judged = Vec::new();
+    for draws in 1..16 {
+        match lab.outcome(ADD_TASK, &add_with(&frame(&zeros(draws), "bytes(4096)"), "")) {
+            Outcome::WrongAnswer { message } => {
+                assert!(message.contains("differ"), "{message}");
+                judged.push(draws);
+            }
+            Outcome::Crashed { message, .. } => assert!(message.contains("number of draws"), "{message}"),
+            other => panic!("{draws} draws: {other:?}"),
+        }
+    }
+    let [draws] = judged[..] else { panic!("judged at {judged:?} draws") };
+    let zeros = zeros(draws);
     for header in [
         zeros.replace("4096", "4097"),
         zeros.replace("4096", "-1"),
@@ -358,10 +375,11 @@ fn background_processes_do_not_survive() {
     let lab = lab_or_skip!();
     // A number that no other process on the machine has on its command line.
     let mark = format!("86{}", std::process::id());
-    let body = format!(
-        "subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)\nreturn add(x, y)"
+    // At import, which happens twice: a forward is called more often than it may have processes.
+    let top = format!(
+        "subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)"
     );
-    assert_eq!(lab.outcome(ADD_TASK, &add_with("", &body)), PASSED);
+    assert_eq!(lab.outcome(ADD_TASK, &add_with(&top, "return add(x, y)")), PASSED);
     let left =
         std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read(e.unwrap().path().join("cmdline")).ok());
     let found = left.filter(|c| String::from_utf8_lossy(c).contains(&mark)).count();
