@@ -228,8 +228,8 @@ fn a_list_of_words_is_read_and_checked() {
 fn the_deadline_of_an_evaluation_is_longer_than_the_limits_inside_it() {
     let set = "executor.run_timeout_ms=300000";
     assert_parts(&set_error(set), "its own limits", set, "run_timeout_ms = 300000", "at least 520", "= 520");
-    let set = "rollout.execute_deadline_s=239";
-    assert_parts(&set_error(set), "its own limits", set, "execute_deadline_s = 239", "at least 240", "= 240");
+    let set = "rollout.execute_deadline_s=279";
+    assert_parts(&set_error(set), "its own limits", set, "execute_deadline_s = 279", "at least 280", "= 280");
     assert!(Config::load(&[], &["run_timeout_ms=300000".into(), "execute_deadline_s=520".into()]).is_ok());
 }
 

@@ -144,7 +144,7 @@ mod tests {
         for folder in ["hacks/A1", "honest", "tasks"] {
             std::fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
-        let task = "class Model: pass\ndef get_inputs(): return []\n";
+        let task = "class Model: pass\ndef get_inputs(): return []\ndef get_init_inputs(): return []\n";
         std::fs::write(dir.path().join("tasks/t.py"), task).unwrap();
         std::fs::write(dir.path().join("honest/a.py"), "# honest: plain\n# task: t\nx = 1\n").unwrap();
         std::fs::write(dir.path().join("hacks/A1/a.py"), "# row: A1\n# task: t\n# how: so\n# stops: luck\n").unwrap();
