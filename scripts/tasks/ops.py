@@ -158,7 +158,7 @@ PAIRS = [
     Op("kl", "KL divergence of log softmax to sigmoid", ("x = torch.log_softmax(x, dim=1)", "y = torch.sigmoid(y)",
        'x = F.kl_div(x, y, reduction="none")'),
        (_LOW, "x = x - tl.max(x, axis=0)", "x = x - tl.log(tl.sum(tl.exp(x), axis=0))", "y = tl.sigmoid(y)",
-        "x = y * (tl.log(y) - x)"), "loss", ("y",)),
+        "x = tl.where(y > 0.0, y * (tl.log(y) - x), 0.0)"), "loss", ("y",)),
     Op("cosine", "cosine similarity", ("x = F.cosine_similarity(x, y, {d})",),
        ("p = tl.sqrt(tl.sum(x * x, axis=0))", "q = tl.sqrt(tl.sum(y * y, axis=0))", "x = tl.sum(x * y, axis=0) / (p * q)"),
        "loss", ("y",), (), "reduce"),

@@ -3,22 +3,18 @@
 
 #[path = "../../sandbox/tests/python/mod.rs"]
 mod environment;
+mod executors;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actors::config::Config;
 use rollout::outcome::{Outcome, Ruling};
 use rollout::task::TaskSpec;
-use sandbox::Suspects;
-use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use sandbox::executor::{Executor, ExecutorConfig};
 
 /// For all of them: ten times what two cores take.
 const DEADLINE: Duration = Duration::from_secs(20 * 60);
-/// An executor takes about 1 GB.
-const MAX_EXECUTORS: usize = 8;
 /// Evaluations of one example that may end in a fault of ours before it counts as a failure.
 const ATTEMPTS: u32 = 3;
 
@@ -41,7 +37,7 @@ async fn verify(executor: &Executor, example: &Example) -> Option<String> {
             result = executor.evaluate(&example.task, &candidate).await;
         }
     }
-    match result {
+    match result.map(reward::evidence::weigh) {
         Ok(report) if matches!(report.outcome, Outcome::Passed { .. }) => None,
         Ok(report) => failed(format!("{:?}", report.outcome)),
         Err(fault) => failed(format!("fault {fault}")),
@@ -57,25 +53,6 @@ async fn work(config: ExecutorConfig, examples: Arc<Vec<Example>>, next: Arc<Ato
     }
     executor.shutdown().await;
     failures
-}
-
-fn executor_config(python: PathBuf, number: usize) -> ExecutorConfig {
-    let run = Config::builtin().unwrap().executor;
-    let scratch = format!("examples-{}-{number}", std::process::id());
-    ExecutorConfig {
-        python,
-        scratch: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(scratch),
-        limits: Limits {
-            compile_ms: run.compile_timeout_ms,
-            run_ms: run.run_timeout_ms,
-            memory_bytes: run.memory_mb << 20,
-            max_processes: run.max_processes,
-            ..Limits::default()
-        },
-        secret: [7; 32],
-        suspects: Suspects::default(),
-        require: Vec::new(),
-    }
 }
 
 /// The planted bugs stay in it: three broken copies of shipped examples (a wrong operator, a kernel that does not
@@ -108,12 +85,11 @@ fn every_warm_start_example_passes_the_verifier() {
     examples.extend(planted);
 
     let (examples, next) = (Arc::new(examples), Arc::new(AtomicUsize::new(0)));
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_EXECUTORS);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut failures: Vec<String> = runtime.block_on(async {
-        let workers: Vec<_> = (0..cores)
+        let workers: Vec<_> = (0..executors::count())
             .map(|number| {
-                let config = executor_config(python.clone(), number);
+                let config = executors::config(python.clone(), "examples", number);
                 tokio::spawn(work(config, examples.clone(), next.clone()))
             })
             .collect();
