@@ -176,6 +176,8 @@ def _word(value):
 def enter():
     """From here on this process interprets. One way only: a fork that entered never compiles again."""
     triton.knobs.runtime.interpret = True
+    # An infinity is a value like others; the candidate's log is not the place for numpy's opinion.
+    np.seterr(all="ignore")
     for owner, name, twin in _swaps:
         setattr(owner, name, twin)
     interpreter._patch_lang = lambda fn: _Patched

@@ -161,7 +161,9 @@ class Draw:
             wrong = got != want
             count = int(wrong.sum())
             error = float((got.double() - want.double()).abs().max()) if want.numel() else 0.0
-            return (f"{count} of {want.numel()} elements differ" if count else None), error
+            if not count:
+                return None, error
+            return f"{count} of {want.numel()} elements differ, {at(wrong, got, want)}", error
         if want.is_complex():
             got, want = torch.view_as_real(got), torch.view_as_real(want)
         wide = got.double()
@@ -174,9 +176,19 @@ class Draw:
         if bool(good.all()):
             return None, worst
         if bool((~torch.isfinite(got) & torch.isfinite(want)).any()):
-            count = int((~torch.isfinite(got)).sum())
-            return f"{count} of {got.numel()} elements are not finite", math.inf
-        return f"{int((~good).sum())} of {got.numel()} elements differ, by at most {worst:.3g}", worst
+            bad = ~torch.isfinite(got) & torch.isfinite(want)
+            return f"{int(bad.sum())} of {got.numel()} elements are not finite, {at(bad, got, oracle)}", math.inf
+        far = ~good & (error == error[~good].max())
+        return f"{int((~good).sum())} of {got.numel()} elements differ, by at most {worst:.3g}, " \
+            f"{at(far if bool(far.any()) else ~good, got, oracle)}", worst
+
+
+def at(where, got, want):
+    """The first marked element, what it is and what was expected of it."""
+    place = torch.nonzero(where)[0].tolist()
+    found, right = got[tuple(place)].item(), want[tuple(place)].item()
+    return f"at {place}: {found:.6g}, expected {right:.6g}" if isinstance(found, float) else \
+        f"at {place}: {found}, expected {right}"
 
 
 def null_outputs(draw, args, first):

@@ -20,6 +20,15 @@ fn wrong_numbers() {
     assert_wrong(report.outcome, "elements differ");
     assert!(report.max_abs_error.unwrap() > 1e-3);
     assert_eq!(report.kernelbench_1e4, Some(false));
+    // Where it is wrong, with what was found and what was expected.
+    let one = "out = add(x, y)\nout[3, 5] = 77.5\nreturn out";
+    assert_wrong(lab.outcome(ADD_TASK, &add_with("", one)), "1 of 1024 elements differ");
+    assert_wrong(lab.outcome(ADD_TASK, &add_with("", one)), "at [3, 5]: 77.5, expected ");
+    let nan = "out = add(x, y)\nout[7, 127] = float('nan')\nreturn out";
+    assert_wrong(
+        lab.outcome(ADD_TASK, &add_with("", nan)),
+        "1 of 1024 elements are not finite, at [7, 127]: nan, expected ",
+    );
 }
 
 #[test]
