@@ -9,13 +9,15 @@ import sys
 import types
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice as stubs
 from triton.language.extra.cuda import libdevice
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, TensorHandle
-from triton.runtime.jit import JITFunction
+from triton.runtime.jit import JITFunction, TensorWrapper
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 import memory
 
@@ -138,17 +140,22 @@ def _counted(call):
             watch.kernel(values)
         known = {k: v for k, v in kwargs.items() if k in self.arg_names}
         bound = inspect.getcallargs(self.fn, *args, **known)
+        # The candidate's host code: it is done before the kernel begins, under the eyes of `watch`.
+        grid = self.grid(bound) if callable(self.grid) else self.grid
+        self.grid = grid
+        for hook in self.pre_run_hooks:
+            hook(*args, **known)
+        self.pre_run_hooks = []
+        for value in values:
+            only_tensors(value)
         out = None
-        if ablated:
-            grid = self.grid(bound) if callable(self.grid) else self.grid
-        else:
+        if not ablated:
             memory.allow(values)
             inside = True
             try:
                 out = call(self, *args, **kwargs)
             finally:
                 inside = False
-            grid = interpreter.interpreter_builder.grid_dim
         # An empty grid launches nothing on a device.
         if 0 not in grid:
             launches += 1
@@ -157,6 +164,16 @@ def _counted(call):
                 signatures.append(signature(self.fn.__name__, grid, [bound[n] for n in self.arg_names]))
         return out
     return counted
+
+
+def only_tensors(value):
+    """What has an address is a tensor, not an object of the candidate's whose methods would run inside the launch."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            only_tensors(one)
+    base = getattr(value, "base", None) if type(value) in (TensorWrapper, TensorDescriptor) else value
+    if hasattr(base, "data_ptr") and not isinstance(base, torch.Tensor):
+        raise TypeError(f"a kernel was given a {type(value).__name__}, which is neither a tensor nor a number")
 
 
 def signature(kernel, grid, values):

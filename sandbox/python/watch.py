@@ -11,7 +11,7 @@ import memory
 import shim
 
 MAX_NAMED = 8
-# Single numbers that one forward may read to the host; more is reading element by element.
+# Single numbers that one forward may read to the host or compute with; more is going through elements one by one.
 MAX_READS = 64
 
 # Neither arithmetic nor a choice among elements: memory, constants, other views, copies, casts.
@@ -58,7 +58,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, data):
         super().__init__()
         self.data = {storage(t) for t in data}
-        self.computed, self.bytes, self.reads = {}, 0, 0
+        self.computed, self.bytes, self.reads, self.singles = {}, 0, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -94,9 +94,10 @@ class Watch(TorchDispatchMode):
         if name in COPIES:
             return
         size = max((t.numel() for t in (*given, *made)), default=0)
-        # One number is bookkeeping: a size, a count, a seed.
-        if size > 1:
-            self.note(name, size)
+        # One number is bookkeeping: a size, a count, a seed. Many are the data, one at a time.
+        self.singles += size == 1
+        if size > 1 or self.singles > MAX_READS:
+            self.note(name, max(size, self.singles))
 
     def note(self, name, size):
         if name in self.computed or len(self.computed) < MAX_NAMED:
