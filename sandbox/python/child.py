@@ -19,6 +19,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 import frames
 import interp
 import memory
+import oracle
 import outputs
 import shim
 import standin
@@ -94,7 +95,7 @@ def adopt(model, state):
 def forward(model, draw, args):
     torch.default_generator.manual_seed(draw["seed"])
     if isinstance(model, torch.nn.Module):
-        model.train(draw["train"])
+        oracle.set_mode(model, draw["train"])
     with torch.set_grad_enabled(draw["grad"]):
         return model(*args)
 
@@ -108,8 +109,9 @@ def flush():
             pass
 
 
-def tail(text):
-    return text if len(text) <= MAX_MESSAGE else "..." + text[-MAX_MESSAGE:]
+def tail(text, head=""):
+    """The end of a text that is too long, after what it begins with."""
+    return text if len(text) <= MAX_MESSAGE else f"{head}..." + text[-MAX_MESSAGE:]
 
 
 def describe(error):
@@ -127,7 +129,8 @@ def describe(error):
         return "wrong", tail(str(error))
     if isinstance(error, SyntaxError):
         return "compile", tail(text)
-    return "failed", tail("".join(traceback.format_exception(error, limit=-4)))
+    # torch's own errors end in pages of its dispatcher.
+    return "failed", tail("".join(traceback.format_exception(error, limit=-4)), f"{text[:300]}\n")
 
 
 class Session:
@@ -293,4 +296,4 @@ def run(job_fd, result):
 
 
 def mode(draw):
-    return f"{'training' if draw['train'] else 'inference'} mode, grad {'on' if draw['grad'] else 'off'}"
+    return f"{'mode as built' if draw['train'] else 'inference mode'}, grad {'on' if draw['grad'] else 'off'}"

@@ -4,7 +4,6 @@ Triton decides at decoration time; its own library (`tl.sum`, `tl.softmax`, ...)
 `prepare` finds those functions and makes interpreted twins before the fork; `enter` swaps them in, in microseconds.
 """
 import inspect
-import math
 import sys
 import types
 
@@ -19,6 +18,7 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction, TensorWrapper
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import libdevice_models
 import memory
 
 _ADDRESS = np.dtype(np.uint64)
@@ -200,28 +200,8 @@ def enter():
     interpreter._patch_lang = lambda fn: _Patched
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
-_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
-# libdevice by name, without `__nv_` and the trailing `f`: the interpreter has none of it.
-_LIBDEVICE = {
-    "tanh": np.tanh, "sinh": np.sinh, "cosh": np.cosh, "tan": np.tan, "atan": np.arctan, "asin": np.arcsin,
-    "acos": np.arccos, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "atan2": np.arctan2,
-    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10,
-    "log1p": np.log1p, "pow": np.power, "powi": np.power, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x),
-    "cbrt": np.cbrt, "sin": np.sin, "cos": np.cos, "fabs": np.abs, "abs": np.abs, "floor": np.floor, "ceil": np.ceil,
-    "trunc": np.trunc, "rint": np.rint, "nearbyint": np.rint, "fmod": np.fmod, "hypot": np.hypot,
-    "fmin": np.fmin, "fmax": np.fmax, "min": np.minimum, "max": np.maximum, "copysign": np.copysign,
-    "erf": _erf, "erfc": _erfc, "lgamma": _gamma, "fma": lambda a, b, c: a * b + c, "isnan": np.isnan,
-    "isinf": np.isinf, "round": lambda x: np.copysign(np.floor(np.abs(x) + 0.5), x), "rcp": lambda x: 1 / x,
-    "fast_tanh": np.tanh, "fast_exp": np.exp, "fast_log": np.log, "fast_sin": np.sin, "fast_cos": np.cos,
-    "fast_pow": np.power, "fast_fdivide": lambda a, b: a / b, "isfinited": np.isfinite, "finite": np.isfinite,
-}
-
-
 def _extern(self, lib_name, lib_path, symbol, arguments, ret_type, is_pure):
-    name = symbol.removeprefix("__nv_")
-    function = _LIBDEVICE.get(name) or _LIBDEVICE.get(name.removesuffix("f"))
+    function = libdevice_models.find(symbol)
     if function is None:
         raise NotImplementedError(f"{symbol} is not modelled in the interpreter")
     with np.errstate(all="ignore"):

@@ -80,6 +80,13 @@ def spans(values):
     return [(m.data_ptr(), m.data_ptr() + m.nbytes()) for m in memory]
 
 
+def set_mode(model, train):
+    """Inference mode, or the modes that the constructor left: nobody calls `train` on a task's model."""
+    built = model.__dict__.setdefault("_modes_as_built", [m.training for m in model.modules()])
+    for module, mode in zip(model.modules(), built):
+        module.training = mode and train
+
+
 class Answer:
     """What the reference returns, and what it does besides."""
 
@@ -89,7 +96,7 @@ class Answer:
         given = [a for a in args if isinstance(a, torch.Tensor)]
         before = [a.clone() for a in given]
         if isinstance(model, torch.nn.Module):
-            model.train(train)
+            set_mode(model, train)
         seed_everything(seed)
         with torch.no_grad():
             found, self.tree = flatten(model(*args))
@@ -140,9 +147,11 @@ def allowed_error(expected, oracle, reduction):
 
 
 class Draw:
-    """One draw's expected outputs and the error allowed on each element; `exact` allows none."""
+    """One draw's expected outputs and the error allowed on each element; `exact` allows none. `other` is a second answer that
+    is right as well."""
 
     def __init__(self, kind, answer, oracle, reduction, exact=False):
+        self.other = None
         self.kind, self.answer, self.expected, self.oracle = kind, answer, answer.tensors, oracle
         self.allowed = [torch.zeros_like(o) if exact else allowed_error(e, o, reduction)
                         for e, o in zip(self.expected, oracle)]

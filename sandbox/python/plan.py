@@ -83,8 +83,17 @@ class Task:
             return
         try:
             spots = sizes(self.tree)
-            good = [name for name in spots if self.altered({name: spots[name]}, model)]
-            for names in (good, *([n] for n in good)):
+            equal = {}
+            for name, size in spots.items():
+                equal.setdefault(size, []).append(name)
+            # Sizes that are equal may have to be: alone only where it does not work together.
+            good = []
+            for names in equal.values():
+                if self.altered({n: spots[n] for n in names}, model):
+                    good.append(names)
+                elif len(names) > 1:
+                    good += [[n] for n in names if self.altered({n: spots[n]}, model)]
+            for names in ([n for group in good for n in group], *good):
                 self.other = self.altered({n: spots[n] for n in names}, model) if names else None
                 if self.other is not None:
                     return
@@ -167,7 +176,35 @@ def transform(args, kind, seed, extreme, ties):
     """The inputs of a draw from nominal ones. Integers and flags stay: they are indices, masks and labels. Without
     `ties` no two elements are made equal, because the reference returns places."""
     made = torch.Generator().manual_seed(seed)
-    return [change(a, kind, made, extreme, ties) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+
+    def changed(value):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or is_mask(value):
+            return value
+        return in_form(change(value, kind, made, extreme, ties), [value])
+
+    return [changed(a) for a in args]
+
+
+def is_mask(value):
+    """Zeros, ones and minus ones, more than one of them: flags and labels in floating point."""
+    return value.numel() > 1 and bool(((value == 0) | (value.abs() == 1)).all()) and bool((value != value.view(-1)[0]).any())
+
+
+def in_form(value, models):
+    """As `value`, and zero where the models are, symmetric where they are: a task's reference may not ask for it, what it
+    promises of its inputs does (triangular, banded, symmetric matrices)."""
+    zero = (models[0] == 0) & (models[-1] == 0)
+    # A zero by chance is no form.
+    if int(zero.sum()) * 8 >= value.numel():
+        value = torch.where(zero, torch.zeros_like(value), value)
+    if all(is_symmetric(m) for m in models):
+        value = value.tril() + value.tril(-1).mT
+    return value
+
+
+def is_symmetric(value):
+    return value.dim() >= 2 and value.shape[-1] == value.shape[-2] > 1 and bool((value == value.mT).all()) \
+        and bool((value != value.flatten()[0]).any())
 
 
 def mixed(args, earlier, seed):
@@ -177,7 +214,8 @@ def mixed(args, earlier, seed):
     def mix(new, old):
         if not isinstance(new, torch.Tensor) or new.shape != old.shape:
             return new
-        return torch.where(torch.rand(new.shape, generator=made) < KEPT, old, new)
+        both = torch.where(torch.rand(new.shape, generator=made) < KEPT, old, new)
+        return in_form(both, [new, old]) if new.is_floating_point() else both
 
     return [mix(new, old) for new, old in zip(args, earlier)]
 

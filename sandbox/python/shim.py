@@ -153,3 +153,5 @@ def install():
     torch.nn.Module.to = lambda self, *a, **k: move(
         self, *[cpu(x) for x in a], **{n: (cpu(v) if n == "device" else v) for n, v in k.items()})
     torch.nn.Module.cuda = lambda self, device=None: self
+    # Rearranges the weights of recurrent layers for cuDNN.
+    torch.nn.RNNBase.flatten_parameters = nothing

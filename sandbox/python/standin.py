@@ -9,6 +9,8 @@ from triton.backends.driver import DriverBase
 from triton.runtime.cache import FileCacheManager
 from triton.runtime.errors import OutOfResources
 
+import shim
+
 ARCH = 90
 LIMITS = {
     "max_shared_mem": 232448, "max_num_regs": 65536, "multiprocessor_count": 132, "warpSize": 32,
@@ -73,7 +75,8 @@ class StandIn(DriverBase):
         return GPUTarget("cuda", ARCH, 32)
 
     def get_active_torch_device(self):
-        return torch.device("cpu")
+        # As tensors say; `shim` knows what is meant where memory is allocated.
+        return shim.DEVICE
 
     def get_current_device(self):
         return 0

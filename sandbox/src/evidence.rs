@@ -35,7 +35,7 @@ fn forward(draw: &Value, said: &Value) -> Seen {
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let small = |key: &str| u32::try_from(number(key)).unwrap_or(u32::MAX);
     let kind = draw["kind"].as_str().unwrap_or("?");
-    let train = if draw["train"] == true { "training" } else { "inference" };
+    let train = if draw["train"] == true { "as built" } else { "inference" };
     let grad = if draw["grad"] == true { "on" } else { "off" };
     let named = said["computed"].as_array().map(Vec::as_slice).unwrap_or_default();
     let computed = named.iter().take(MAX_NAMED).map(|pair| {

@@ -18,6 +18,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "frames.py",
     "interp.py",
     "landlock.py",
+    "libdevice_models.py",
     "memory.py",
     "oracle.py",
     "outputs.py",
