@@ -23,6 +23,8 @@ pub struct Reference {
     pub unknown: Vec<String>,
     /// The reference may write over its inputs.
     pub mutates: bool,
+    /// Training and inference may be two functions: batch statistics, dropout, a look at `training`.
+    pub modes: bool,
 }
 
 /// Reads a task's module.
@@ -48,6 +50,7 @@ pub fn read(body: &[Stmt]) -> Reference {
         open.extend(reader.names.iter().filter(|n| !done.contains(*n)).cloned());
     }
     reference.mutates = reader.mutates;
+    reference.modes = reader.modes;
     for name in reader.certain() {
         for need in needs::of(&name).unwrap_or_default() {
             reference.needs.entry(need.shown()).or_insert((*need, name.clone()));
@@ -72,7 +75,10 @@ struct Reader<'b> {
     ones: bool,
     squares: bool,
     mutates: bool,
+    modes: bool,
     in_init: bool,
+    /// Names of the function at hand whose values come from its arguments, sizes aside.
+    derived: BTreeSet<String>,
 }
 
 impl<'b> Reader<'b> {
@@ -88,7 +94,9 @@ impl<'b> Reader<'b> {
             ones: false,
             squares: false,
             mutates: false,
+            modes: false,
             in_init: false,
+            derived: BTreeSet::new(),
         }
     }
 
@@ -130,7 +138,16 @@ impl<'b> Reader<'b> {
     }
 
     fn function(&mut self, function: &StmtFunctionDef) {
+        let named = function.parameters.iter().map(|p| p.name().id.to_string());
+        self.derived = named.filter(|n| n != "self").collect();
         self.visit_body(&function.body);
+    }
+
+    /// Whether a value may depend on what the function was given, and not on its sizes alone.
+    fn depends(&self, expr: &Expr) -> bool {
+        let mut finder = Finder { names: &self.derived, found: false };
+        finder.visit_expr(expr);
+        finder.found
     }
 
     /// The operations that no answer can do without.
@@ -183,7 +200,18 @@ impl<'b> Reader<'b> {
             _ => return,
         };
         self.ones |= name.starts_with("ones") || name.starts_with("constant");
+        self.modes |= name.starts_with("BatchNorm")
+            || name.to_ascii_lowercase().contains("dropout")
+            || matches!(name, "batch_norm" | "bernoulli" | "multinomial")
+            || name.starts_with("rrelu")
+            || name == "RReLU";
         if self.in_init {
+            return;
+        }
+        // A table of positions or frequencies is as well made beforehand.
+        let given = call.arguments.args.iter().chain(call.arguments.keywords.iter().map(|k| &k.value));
+        let receiver = call.func.as_attribute_expr().map(|a| &*a.value);
+        if !given.chain(receiver).any(|e| self.depends(e)) {
             return;
         }
         self.mutates |= name.ends_with('_') && !name.starts_with("__");
@@ -228,9 +256,9 @@ impl<'a> Visitor<'a> for Reader<'_> {
         match stmt {
             // What runs on a condition is not certain, and neither is what comes after a return in it.
             Stmt::If(_) | Stmt::Try(_) | Stmt::While(_) | Stmt::Match(_) => {
-                let mut finder = Leaves(false);
+                let mut finder = Leaves { returns: false, names: &mut self.derived };
                 walk_stmt(&mut finder, stmt);
-                self.uncertain |= finder.0 && !self.in_init;
+                self.uncertain |= finder.returns && !self.in_init;
                 return;
             }
             Stmt::FunctionDef(_) | Stmt::ClassDef(_) => return,
@@ -242,8 +270,24 @@ impl<'a> Visitor<'a> for Reader<'_> {
                     }
                 }
             }
-            Stmt::Assign(a) => self.mutates |= a.targets.iter().any(|t| t.is_subscript_expr()),
-            Stmt::AugAssign(_) if !self.in_init => self.mutates = true,
+            Stmt::Assign(a) => {
+                self.mutates |= a.targets.iter().any(|t| t.is_subscript_expr());
+                if self.depends(&a.value) {
+                    a.targets.iter().for_each(|t| names_of(t, &mut self.derived));
+                }
+            }
+            Stmt::AnnAssign(a) if !self.in_init => {
+                if a.value.as_ref().is_some_and(|v| self.depends(v)) {
+                    names_of(&a.target, &mut self.derived);
+                }
+            }
+            Stmt::For(f) if self.depends(&f.iter) => names_of(&f.target, &mut self.derived),
+            Stmt::AugAssign(a) if !self.in_init => {
+                self.mutates = true;
+                if self.depends(&a.value) {
+                    names_of(&a.target, &mut self.derived);
+                }
+            }
             _ => {}
         }
         walk_stmt(self, stmt);
@@ -254,10 +298,11 @@ impl<'a> Visitor<'a> for Reader<'_> {
             Expr::If(_) | Expr::Lambda(_) => return,
             Expr::Call(c) => self.call(c),
             Expr::Attribute(a) if !self.in_init => {
+                self.modes |= a.attr.id.as_str() == "training";
                 self.used.insert(a.attr.id.to_string());
             }
             Expr::BinOp(b) if !self.in_init => match b.op {
-                Operator::MatMult => self.operations.push("matmul".to_owned()),
+                Operator::MatMult if self.depends(expr) => self.operations.push("matmul".to_owned()),
                 Operator::Mult => {
                     // x * x, or w * f(x): the sign of what follows may be known.
                     let number = |e: &Expr| e.is_number_literal_expr() || e.is_attribute_expr() || e.is_unary_op_expr();
@@ -275,12 +320,53 @@ impl<'a> Visitor<'a> for Reader<'_> {
     }
 }
 
-/// Finds a return.
-struct Leaves(bool);
+/// Finds a return, and what is given a value on a condition.
+struct Leaves<'n> {
+    returns: bool,
+    names: &'n mut BTreeSet<String>,
+}
 
-impl<'a> Visitor<'a> for Leaves {
+impl<'a> Visitor<'a> for Leaves<'_> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
-        self.0 |= stmt.is_return_stmt();
+        match stmt {
+            Stmt::Return(_) => self.returns = true,
+            Stmt::Assign(a) => a.targets.iter().for_each(|t| names_of(t, self.names)),
+            _ => {}
+        }
         walk_stmt(self, stmt);
+    }
+}
+
+/// Finds a name, sizes and kinds of it aside.
+struct Finder<'n> {
+    names: &'n BTreeSet<String>,
+    found: bool,
+}
+
+impl<'a> Visitor<'a> for Finder<'_> {
+    fn visit_expr(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Name(n) => self.found |= self.names.contains(n.id.as_str()),
+            Expr::Attribute(a) if matches!(a.attr.id.as_str(), "shape" | "device" | "dtype" | "ndim") => {}
+            Expr::Call(c)
+                if c.func
+                    .as_attribute_expr()
+                    .is_some_and(|a| matches!(a.attr.id.as_str(), "size" | "dim" | "numel")) => {}
+            _ => walk_expr(self, expr),
+        }
+    }
+}
+
+/// The names that a target of an assignment gives a value.
+fn names_of(target: &Expr, names: &mut BTreeSet<String>) {
+    match target {
+        Expr::Name(n) => {
+            names.insert(n.id.to_string());
+        }
+        Expr::Tuple(t) => t.elts.iter().for_each(|e| names_of(e, names)),
+        Expr::List(l) => l.elts.iter().for_each(|e| names_of(e, names)),
+        Expr::Starred(s) => names_of(&s.value, names),
+        Expr::Subscript(s) => names_of(&s.value, names),
+        _ => {}
     }
 }

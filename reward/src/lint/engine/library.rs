@@ -315,6 +315,16 @@ impl<'a> Engine<'a> {
         let data = value.all_tensors().iter().any(|id| self.is_data(*id));
         let copy = self.fresh(if data { Origin::Copy } else { Origin::Alloc });
         self.flows.add(None, value.all_tensors(), copy.all_tensors());
+        // What kernels wrote is theirs in a copy, too.
+        let ids = value.all_tensors();
+        for how in [Written::Data, Written::Constant] {
+            if ids.iter().any(|id| self.state.written(*id) == how) {
+                for id in copy.all_tensors().iter() {
+                    self.state.set_written(*id, how);
+                }
+                break;
+            }
+        }
         copy
     }
 

@@ -2,7 +2,7 @@
 
 use rollout::outcome::Finding;
 
-use super::{Rule, forward, reject};
+use super::{Rule, forward, reject, warn};
 use crate::lint::Known;
 use crate::lint::engine::trace::Fact;
 
@@ -15,8 +15,13 @@ pub const RULE: Rule = Rule {
 };
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    let modes = known.reference.is_some_and(|r| r.modes);
     for seen in forward(&known.ran.engine) {
         if let Fact::Mode { what } = &seen.fact {
+            if modes && what.contains("training") {
+                warn(findings, RULE.code, seen.line, format!("forward looks at {what}, as the task's reference does"));
+                continue;
+            }
             reject(findings, RULE.code, seen.line, format!("forward looks at {what}: it must not depend on the mode"));
         }
     }
