@@ -116,6 +116,8 @@ pub struct ClassInfo<'a> {
 struct Loop<'a> {
     breaks: Vec<State<'a>>,
     continues: Vec<State<'a>>,
+    /// The names that a `for` gives its items.
+    items: Vec<&'a str>,
 }
 
 /// What forward is called with.

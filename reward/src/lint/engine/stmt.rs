@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith};
+use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith, UnaryOp};
 
 use super::state::State;
 use super::trace::{Fact, Seen, Stage};
@@ -147,8 +147,11 @@ impl<'a> Engine<'a> {
             });
         };
         let mut open = true;
+        // Some of what a loop goes through is of the kind that it looks for.
+        let mut sifted = true;
         for (test, body) in arms {
             let Some(test) = test else {
+                sifted = false;
                 if open {
                     self.block(body);
                 } else {
@@ -167,6 +170,12 @@ impl<'a> Engine<'a> {
                 self.dead(body, "a branch that never runs");
                 continue;
             }
+            let sieve = self.sieve(test);
+            sifted &= sieve == Some(true);
+            if sieve == Some(false) && matches!(body, [Stmt::Continue(_)]) {
+                self.narrow(test, false);
+                continue;
+            }
             let before = self.fork();
             self.narrow(test, true);
             self.state.empty |= found.empty;
@@ -183,9 +192,23 @@ impl<'a> Engine<'a> {
         }
         // The way past all arms (or through else) is the present state.
         let last = std::mem::take(&mut self.state);
-        keep(&mut done, last);
+        if !(sifted && done.as_ref().is_some_and(|d| d.alive)) {
+            keep(&mut done, last);
+        }
         if let Some(state) = done {
             self.state = state;
+        }
+    }
+
+    /// Whether a test looks for (`true`) or against the class of what the innermost loop goes through.
+    fn sieve(&self, test: &Expr) -> Option<bool> {
+        match test {
+            Expr::UnaryOp(u) if u.op == UnaryOp::Not => self.sieve(&u.operand).map(|found| !found),
+            Expr::Call(c) if matches!(&*c.func, Expr::Name(n) if n.id.as_str() == "isinstance") => {
+                let item = c.arguments.args.first()?.as_name_expr()?.id.as_str();
+                self.loops.last()?.items.contains(&item).then_some(true)
+            }
+            _ => None,
         }
     }
 
@@ -196,7 +219,17 @@ impl<'a> Engine<'a> {
             return self.block(&stmt.orelse);
         }
         let item = self.element(&items);
-        self.repeat(&stmt.body, |engine| engine.assign(&stmt.target, item.clone()));
+        let items: Vec<&'a str> = match &*stmt.target {
+            Expr::Name(n) => vec![n.id.as_str()],
+            Expr::Tuple(t) => t.elts.iter().filter_map(|e| Some(e.as_name_expr()?.id.as_str())).collect(),
+            _ => Vec::new(),
+        };
+        self.repeat(&stmt.body, |engine| {
+            if let Some(innermost) = engine.loops.last_mut() {
+                innermost.items.clone_from(&items);
+            }
+            engine.assign(&stmt.target, item.clone());
+        });
         if self.state.alive {
             self.block(&stmt.orelse);
         }
