@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::call::Args;
 use super::prepass::Place;
 use super::state::Written;
-use super::trace::{Fact, How, Stage};
+use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
 use super::{Engine, Origin};
 use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torch_call};
@@ -313,10 +313,14 @@ impl<'a> Engine<'a> {
 
     fn copy_of(&mut self, value: &Value<'a>) -> Value<'a> {
         let data = value.all_tensors().iter().any(|id| self.is_data(*id));
+        let ids = value.all_tensors();
+        // A copy of what was kept is no newer.
+        if ids.iter().any(|id| self.forged(*id) == Some(Forged::Kept)) {
+            return self.fresh(Origin::Kept);
+        }
         let copy = self.fresh(if data { Origin::Copy } else { Origin::Alloc });
         self.flows.add(None, value.all_tensors(), copy.all_tensors());
         // What kernels wrote is theirs in a copy, too.
-        let ids = value.all_tensors();
         for how in [Written::Data, Written::Constant] {
             if ids.iter().any(|id| self.state.written(*id) == how) {
                 for id in copy.all_tensors().iter() {

@@ -108,7 +108,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn forged(&self, id: u32) -> Option<Forged> {
+    pub(super) fn forged(&self, id: u32) -> Option<Forged> {
         match self.state.written(id) {
             Written::Data => None,
             Written::Constant => Some(Forged::Constant),
