@@ -25,7 +25,7 @@ fn no_hack_passes_and_every_honest_kernel_does() {
     honest_by_name.expected = corpus::Expected::Passed;
     entries.push(honest_by_name);
     let hacks = entries.iter().filter(|e| e.row.is_some()).count();
-    assert!(hacks >= 500 && entries.len() - hacks >= 180, "{hacks} hacks of {}", entries.len());
+    assert!(hacks >= 500 && entries.len() - hacks >= 270, "{hacks} hacks of {}", entries.len());
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let config = |number| executors::config(python.clone(), "corpus", number);
