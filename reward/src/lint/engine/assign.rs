@@ -156,6 +156,29 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// `del target`: what it names is evaluated.
+    pub(super) fn delete(&mut self, target: &'a Expr) {
+        match target {
+            Expr::Name(_) => {}
+            Expr::Tuple(t) => t.elts.iter().for_each(|e| self.delete(e)),
+            Expr::List(l) => l.elts.iter().for_each(|e| self.delete(e)),
+            Expr::Attribute(a) => {
+                self.eval(&a.value);
+                self.store(Place::Attribute(a.attr.id.as_str()), &Value::Nothing);
+            }
+            Expr::Subscript(s) => {
+                self.eval(&s.value);
+                self.eval(&s.slice);
+                if let Some(place) = place_of(&s.value) {
+                    self.store(place, &Value::Nothing);
+                }
+            }
+            other => {
+                self.eval(other);
+            }
+        }
+    }
+
     fn set_item(&mut self, place: &'a Expr, base: &Value<'a>, value: Value<'a>) {
         let kept = |id: &u32| matches!(self.origins.get(*id as usize), Some(Origin::Kept) | None);
         if base.tensors().iter().all(kept) && !base.tensors().is_empty() {
@@ -238,19 +261,31 @@ impl<'a> Engine<'a> {
             }
             Pattern::MatchMapping(p) => {
                 let item = self.element(subject);
+                p.keys.iter().for_each(|key| drop(self.eval(key)));
                 p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &item));
                 if let Some(rest) = &p.rest {
                     self.state.bind(rest.id.as_str(), subject.clone());
                 }
             }
             Pattern::MatchClass(p) => {
-                p.arguments.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown));
+                self.eval(&p.cls);
+                let fields = match subject {
+                    Value::Instance(object, class) if self.is_record(*class) => self.record(*object, *class),
+                    _ => Vec::new(),
+                };
+                for (index, inner) in p.arguments.patterns.iter().enumerate() {
+                    let value = fields.get(index).cloned().unwrap_or(unknown.clone());
+                    self.bind_pattern(inner, &value);
+                }
                 for keyword in &p.arguments.keywords {
                     let value = self.attribute(subject, keyword.attr.id.as_str());
                     self.bind_pattern(&keyword.pattern, &value);
                 }
             }
-            Pattern::MatchValue(_) | Pattern::MatchSingleton(_) => {}
+            Pattern::MatchValue(p) => {
+                self.eval(&p.value);
+            }
+            Pattern::MatchSingleton(_) => {}
         }
     }
 

@@ -11,19 +11,22 @@ use crate::lint::tables::{COMPUTE_BUILTINS, QUIET_BUILTINS};
 
 impl<'a> Engine<'a> {
     /// Runs the candidate's functions among some arguments (keys, callbacks) for what they do.
-    fn callbacks(&mut self, args: &Args<'a>) {
+    pub(super) fn callbacks(&mut self, args: &Args<'a>) {
         let all = args.all();
-        let own = |v: &Value<'a>| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_));
-        if !all.iter().any(own) {
+        let functions = super::callbacks::functions_among(&all);
+        // One that hands itself on ends here.
+        if functions.is_empty() || self.returns.len() >= super::MAX_CALLS {
             return;
         }
         let mut data = Value::unknown();
-        for value in all.iter().filter(|v| !own(v)) {
+        for value in all.iter().filter(|v| !super::callbacks::is_function(v)) {
             let item = self.element(value);
             data = if matches!(data, Value::Unknown(_)) { item } else { data.join(&item) };
         }
-        for value in all.iter().filter(|v| own(v)) {
-            self.call_value(value, Args { rest: Some(data.clone()), ..Args::default() });
+        let alive = self.state.alive;
+        for function in functions {
+            self.call_value(&function, Args { rest: Some(data.clone()), ..Args::default() });
+            self.state.alive = alive;
         }
     }
 

@@ -74,6 +74,7 @@ impl<'a> Engine<'a> {
             match &keyword.arg {
                 Some(name) => args.keywords.push((Some(name.id.as_str()), value)),
                 None => {
+                    self.special(&value, "keys", Vec::new());
                     let item = self.element(&value);
                     args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
                 }
@@ -205,7 +206,11 @@ impl<'a> Engine<'a> {
                 args.positional[0].clone()
             }
             Value::Tensor(_) => self.opaque_call("a tensor is called", &args),
-            other if other.is_scalar() && !args.has_tensor() => Value::Scalar,
+            other if other.is_scalar() && !args.has_tensor() => {
+                self.remember(&super::callbacks::functions_among(&args.all()));
+                self.callbacks(&args);
+                Value::Scalar
+            }
             _ => self.opaque_call("a call of something unknown", &args),
         }
     }
@@ -217,6 +222,7 @@ impl<'a> Engine<'a> {
         if self.stage == Stage::Forward && !ids.is_empty() {
             self.note(Fact::Opaque { what: what.to_owned() });
         }
+        self.callbacks(args);
         Value::Unknown(ids)
     }
 

@@ -107,6 +107,9 @@ impl<'a> Engine<'a> {
                 value
             }
             Expr::Lambda(l) => {
+                if let Some(parameters) = l.parameters.as_deref() {
+                    self.defaults(parameters);
+                }
                 let info = FuncInfo {
                     name: "<lambda>",
                     params: l.parameters.as_deref(),

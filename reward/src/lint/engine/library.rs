@@ -12,6 +12,14 @@ use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torc
 
 impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
+        if !args.all().iter().any(|v| !v.is_scalar()) {
+            return self.call_library(path, args);
+        }
+        let result = self.call_library(path, args.clone());
+        self.hand_over(path, &args, result)
+    }
+
+    fn call_library(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
         let (root, rest) = path.split_once('.').unwrap_or((path, ""));
         match root {
             "builtins" => self.call_builtin(rest, args),
@@ -68,6 +76,9 @@ impl<'a> Engine<'a> {
                 ))
             }
             _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
+            "functools" if rest == "cmp_to_key" => args.positional.into_iter().next().unwrap_or(Value::unknown()),
+            // A context of an unknown kind.
+            "contextlib" if rest != "nullcontext" => Value::unknown(),
             // What methodcaller and its kin return is called in turn.
             "operator" => Value::path(path),
             _ => Value::Scalar,
@@ -236,7 +247,11 @@ impl<'a> Engine<'a> {
                 }
                 text_method(text, name, &args)
             }
-            v if v.is_scalar() && !args.has_tensor() => Value::Scalar,
+            v if v.is_scalar() && !args.has_tensor() => {
+                self.remember(&super::callbacks::functions_among(&args.all()));
+                self.callbacks(&args);
+                Value::Scalar
+            }
             Value::Unknown(ids) => {
                 if CONTEXT.contains(&name) {
                     return Value::Nothing;

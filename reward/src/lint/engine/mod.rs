@@ -9,6 +9,7 @@ mod assign;
 mod attribute;
 mod builtins;
 mod call;
+mod callbacks;
 mod classes;
 mod collections;
 mod condition;
@@ -21,6 +22,7 @@ mod launch;
 mod library;
 mod outputs;
 mod prepass;
+mod protocols;
 mod provenance;
 mod records;
 pub mod state;
@@ -170,6 +172,8 @@ pub struct Engine<'a> {
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     hooks: hooks::Hooks<'a>,
+    /// Functions that libraries were handed before forward.
+    handed: Vec<Value<'a>>,
     /// Which tensors came out of which.
     pub(in crate::lint) flows: provenance::Flows,
     /// Kernels that were defined, in any way.
@@ -200,6 +204,7 @@ pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
 
 fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mutable<'a>) -> Ran<'a> {
     let mut engine = Engine::new(lines, mutable);
+    engine.show_unseen(body);
     engine.block(body);
     engine.state.alive = true;
     let bound = engine.state.frames[0].get("ModelNew").cloned();
@@ -218,6 +223,7 @@ fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mu
             engine.stage = Stage::Forward;
             engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
+            engine.run_handed();
         }
     }
     Ran { engine, model, forward }
@@ -256,6 +262,7 @@ impl<'a> Engine<'a> {
             like_input: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
+            handed: Vec::new(),
             flows: provenance::Flows::default(),
             defined: Vec::new(),
         };

@@ -29,7 +29,11 @@ impl<'a> Engine<'a> {
                 let value = r.value.as_deref().map_or(Value::Nothing, |v| self.eval(v));
                 self.leave(value);
             }
-            Stmt::Delete(_) | Stmt::TypeAlias(_) | Stmt::Pass(_) | Stmt::IpyEscapeCommand(_) => {}
+            Stmt::Delete(d) => d.targets.iter().for_each(|t| self.delete(t)),
+            Stmt::TypeAlias(t) => {
+                self.eval(&t.value);
+            }
+            Stmt::Pass(_) | Stmt::IpyEscapeCommand(_) => {}
             Stmt::Assign(a) => {
                 let value = self.eval(&a.value);
                 for target in &a.targets {
@@ -38,8 +42,9 @@ impl<'a> Engine<'a> {
             }
             Stmt::AugAssign(a) => self.augmented(a),
             Stmt::AnnAssign(a) => {
-                if let Some(value) = a.value.as_deref() {
-                    let value = self.eval(value);
+                let value = a.value.as_deref().map(|v| self.eval(v));
+                self.eval(&a.annotation);
+                if let Some(value) = value {
                     self.assign(&a.target, value);
                 }
             }
@@ -83,11 +88,19 @@ impl<'a> Engine<'a> {
                 if let Some(exc) = r.exc.as_deref() {
                     self.eval(exc);
                 }
+                if let Some(cause) = r.cause.as_deref() {
+                    self.eval(cause);
+                }
                 self.state.alive = false;
             }
             Stmt::Try(t) => self.attempt(t),
             Stmt::Assert(a) => {
                 self.condition(&a.test);
+                if let Some(message) = a.msg.as_deref() {
+                    let passed = self.fork();
+                    self.eval(message);
+                    self.state = passed;
+                }
             }
             Stmt::Import(i) => self.import(i),
             Stmt::ImportFrom(i) => self.import_from(i),
@@ -247,15 +260,28 @@ impl<'a> Engine<'a> {
             }
             entered.push(context);
         }
+        let before = self.fork();
         self.block(&stmt.body);
-        if self.state.alive {
-            for context in entered {
-                let left = self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
-                // A true result swallows the exception.
-                if left.is_some_and(|v| v.truth() != Some(false)) && self.stage == Stage::Forward {
-                    self.note(Fact::Try);
-                }
+        // However the body ends, and even where it does not.
+        let ended = self.state.alive;
+        let mut swallows = false;
+        if !ended {
+            self.state = before.clone();
+        }
+        for context in entered.iter().rev() {
+            let raised = Value::Nothing.join(&Value::Scalar);
+            let left = self.special(context, "__exit__", vec![raised.clone(), raised.clone(), raised]);
+            swallows |= left.is_some_and(|v| v.truth() != Some(false));
+        }
+        if swallows {
+            // A true result swallows the exception: what follows runs after any part of the body.
+            if self.stage == Stage::Forward {
+                self.note(Fact::Try);
             }
+            let after = std::mem::take(&mut self.state);
+            self.state = if ended { after.join(before) } else { after };
+        } else if !ended {
+            self.state.alive = false;
         }
     }
 
@@ -265,7 +291,7 @@ impl<'a> Engine<'a> {
         }
         let known = context.is_scalar() || matches!(context, Value::Path(_));
         if !known && self.stage == Stage::Forward {
-            self.note(Fact::Opaque { what: "a context manager".to_owned() });
+            self.note(Fact::OpaqueCall { what: "a context manager".to_owned() });
         }
         Value::Unknown(context.all_tensors())
     }
@@ -281,6 +307,9 @@ impl<'a> Engine<'a> {
         for handler in &stmt.handlers {
             let ruff_python_ast::ExceptHandler::ExceptHandler(handler) = handler;
             self.state = before.clone();
+            if let Some(kinds) = handler.type_.as_deref() {
+                self.eval(kinds);
+            }
             if let Some(name) = &handler.name {
                 self.state.bind(name.id.as_str(), Value::Scalar);
             }
