@@ -31,6 +31,11 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
+        let result = self.builtin(name, args);
+        self.builtin_gives(name, result)
+    }
+
+    fn builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
             let before = Rc::clone(&self.state.objects);
@@ -82,8 +87,13 @@ impl<'a> Engine<'a> {
             ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
             ("int", Some(Value::Size)) => Value::Size,
-            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
-            ("tuple" | "list" | "dict" | "set", None) => Value::List(Rc::new(Vec::new())),
+            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => self.copied(value),
+            ("tuple" | "list" | "dict" | "set", None) => {
+                let made = Value::List(Rc::new(Vec::new()));
+                self.made_here(&made);
+                made
+            }
+            ("dict.fromkeys", Some(_)) => Value::Bag(Rc::new(args.positional.get(1).cloned().unwrap_or(Value::Nothing))),
             ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
                 let item = self.element(value);
                 if name == "next" { item } else { Value::Bag(Rc::new(item)) }

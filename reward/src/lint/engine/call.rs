@@ -101,7 +101,20 @@ impl<'a> Engine<'a> {
         {
             return self.collection_method(&place.value, base, name, &args);
         }
+        if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func) {
+            self.acts_on(&place.value, base, name, false);
+        }
         self.call_value(&callee, args)
+    }
+
+    /// A call as a statement: what it gives is dropped, so it does something.
+    pub(super) fn acts(&mut self, call: &'a ExprCall) {
+        if let Expr::Attribute(place) = &*call.func
+            && self.stage == Stage::Forward
+        {
+            let base = self.quiet(&place.value);
+            self.acts_on(&place.value, &base, place.attr.id.as_str(), true);
+        }
     }
 
     /// `next(self.it)`: an iterator that outlives the call is a counter.
@@ -129,7 +142,7 @@ impl<'a> Engine<'a> {
             None => false,
         };
         let direct = matches!(collection, Expr::Attribute(_) | Expr::Name(_));
-        if direct && grows && !self.evicting && self.outlives(collection) {
+        if direct && grows && !self.evicting && !self.memory.dropping && self.outlives(collection) {
             self.note(Fact::Keeps { what: format!("the length of {}", super::expr::shown(collection)), counts: true });
         }
     }
@@ -185,7 +198,9 @@ impl<'a> Engine<'a> {
                 let before = self.fork();
                 let mut result: Option<Value<'a>> = None;
                 let mut after: Option<State<'a>> = None;
-                for value in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                // Beside something that can be called, a number stands for which of them an earlier call left.
+                let number = |v: &&Value<'a>| matches!(v, Value::Nothing | Value::StateScalar);
+                for value in values.iter().filter(|v| !number(v)) {
                     self.state = before.clone();
                     let one = self.call_value(value, args.clone());
                     // One that only raises adds nothing.
@@ -209,7 +224,8 @@ impl<'a> Engine<'a> {
             other if other.is_scalar() && !args.has_tensor() => {
                 self.remember(&super::callbacks::functions_among(&args.all()));
                 self.callbacks(&args);
-                Value::Scalar
+                let state = self.is_state(other) || self.any_state(&args);
+                self.tainted(state, Value::Scalar)
             }
             _ => self.opaque_call("a call of something unknown", &args),
         }
@@ -283,6 +299,9 @@ impl<'a> Engine<'a> {
         let mut names = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
         self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
         if func.early && self.stage == Stage::Forward {
+            let closed: Vec<Value<'a>> =
+                names.values().filter(|v| matches!(v, Value::List(_) | Value::Bag(_))).cloned().collect();
+            closed.iter().for_each(|v| self.lasting(v));
             let changed: Vec<&'a str> =
                 self.mutable.globals.iter().copied().filter(|n| names.contains_key(n)).collect();
             for name in changed {
@@ -353,7 +372,7 @@ impl<'a> Engine<'a> {
             // A generator: nothing of it runs before somebody asks.
             self.state.alive = true;
             self.unwrite(&before);
-            result = Value::Bag(Rc::new(item));
+            result = self.iterator(Value::Bag(Rc::new(item)));
         }
         if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
             self.note(Fact::Cached { what: info.name.to_owned() });
@@ -385,6 +404,9 @@ impl<'a> Engine<'a> {
                     let value = self.eval(default);
                     // A default collection lives on between calls.
                     let collection = matches!(value, Value::List(_) | Value::Bag(_));
+                    if collection && self.stage == Stage::Forward {
+                        self.default_lasts(&value);
+                    }
                     if collection && self.stage == Stage::Forward && self.mutable.globals.contains(name) {
                         self.kept(&value, Place::Name(name))
                     } else {

@@ -274,8 +274,11 @@ impl<'a> Engine<'a> {
 
     /// Reads `object.name` of a candidate's object.
     pub(super) fn instance_attribute(&mut self, object: ObjId, class: ClassId, name: &str) -> Value<'a> {
-        if let Some(value) = self.state.field(object, name) {
-            return value.clone();
+        if let Some(value) = self.state.field(object, name).cloned() {
+            if self.memory.is_early(object) {
+                self.lasting(&value);
+            }
+            return value;
         }
         let receiver = Value::Instance(object, class);
         if let Some(member) = self.member(class, name) {
@@ -312,7 +315,10 @@ impl<'a> Engine<'a> {
         let changed = self.mutable.attributes.get(name).copied();
         match changed {
             Some(name) if self.stage == Stage::Forward => self.kept(&member, Place::Attribute(name)),
-            _ => member,
+            _ => {
+                self.lasting(&member);
+                member
+            }
         }
     }
 

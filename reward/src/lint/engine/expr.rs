@@ -59,12 +59,14 @@ impl<'a> Engine<'a> {
             Expr::NoneLiteral(_) => Value::Nothing,
             Expr::BytesLiteral(_) | Expr::EllipsisLiteral(_) => Value::Scalar,
             Expr::FString(_) | Expr::TString(_) => {
-                let shows = self.children(expr);
-                if shows && self.turns > 0 {
+                let parts = self.children(expr);
+                if parts.iter().any(|v| !v.tensors().is_empty()) && self.turns > 0 {
                     // Number by number: work on the host. A whole tensor in a message is none.
                     self.note(Fact::Host { what: "a tensor's text".to_owned(), reject: true });
                 }
-                Value::Scalar
+                parts.iter().for_each(|v| self.measured(v));
+                let state = parts.iter().any(|v| v.tensors().is_empty() && self.is_state(v));
+                self.tainted(state, Value::Scalar)
             }
             Expr::BinOp(b) => {
                 let left = self.eval(&b.left);
@@ -124,7 +126,11 @@ impl<'a> Engine<'a> {
                 Value::Func(self.close(id))
             }
             Expr::Tuple(t) => self.elements(&t.elts),
-            Expr::List(l) => self.elements(&l.elts),
+            Expr::List(l) => {
+                let made = self.elements(&l.elts);
+                self.made_here(&made);
+                made
+            }
             Expr::Set(s) => {
                 let items = self.elements(&s.elts);
                 Value::Bag(Rc::new(self.element(&items)))
@@ -144,19 +150,25 @@ impl<'a> Engine<'a> {
                     }
                     all = Some(all.map_or(value.clone(), |a| a.join(&value)));
                 }
-                match all {
+                let made = match all {
                     Some(value) => Value::Bag(Rc::new(value)),
                     None => Value::List(Rc::new(Vec::new())),
-                }
+                };
+                self.made_here(&made);
+                made
             }
-            Expr::ListComp(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::ListComp(c) => {
+                let made = self.comprehension(&c.generators, &[&c.elt]);
+                self.made_here(&made);
+                made
+            }
             Expr::SetComp(c) => self.comprehension(&c.generators, &[&c.elt]),
             Expr::Generator(c) => {
                 // Lazy: what it writes to is written only where somebody runs it. Tensors made in it come out of it.
                 let before = Rc::clone(&self.state.objects);
                 let items = self.comprehension(&c.generators, &[&c.elt]);
                 self.unwrite(&before);
-                items
+                self.iterator(items)
             }
             Expr::DictComp(c) => {
                 let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
@@ -190,8 +202,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Evaluates the direct parts of an expression for what they do. True when one is a tensor.
-    fn children(&mut self, expr: &'a Expr) -> bool {
+    /// Evaluates the direct parts of an expression.
+    fn children(&mut self, expr: &'a Expr) -> Vec<Value<'a>> {
         struct Parts<'a>(Vec<&'a Expr>);
         impl<'a> Visitor<'a> for Parts<'a> {
             fn visit_expr(&mut self, expr: &'a Expr) {
@@ -200,11 +212,35 @@ impl<'a> Engine<'a> {
         }
         let mut parts = Parts(Vec::new());
         walk_expr(&mut parts, expr);
-        let mut tensors = false;
-        for part in parts.0 {
-            tensors |= !self.eval(part).tensors().is_empty();
+        parts.0.into_iter().map(|part| self.eval(part)).collect()
+    }
+
+    /// A number from an earlier call in an index or in a slice's bounds.
+    pub(super) fn state_in(&mut self, slice: &'a Expr, index: &Value<'a>) -> bool {
+        if self.stage != Stage::Forward || self.mutable.is_empty() {
+            return false;
         }
-        tensors
+        let has_slice = match slice {
+            Expr::Slice(_) => true,
+            Expr::Tuple(t) => t.elts.iter().any(Expr::is_slice_expr),
+            _ => false,
+        };
+        if !has_slice {
+            return index.tensors().is_empty() && self.is_state(index);
+        }
+        let parts: Vec<&'a Expr> = match slice {
+            Expr::Tuple(t) => t.elts.iter().collect(),
+            other => vec![other],
+        };
+        let bounds = parts.into_iter().flat_map(|p| match p {
+            Expr::Slice(s) => [s.lower.as_deref(), s.upper.as_deref(), s.step.as_deref()],
+            other => [Some(other), None, None],
+        });
+        let bounds: Vec<&'a Expr> = bounds.flatten().collect();
+        bounds.into_iter().any(|bound| {
+            let value = self.quiet(bound);
+            value.tensors().is_empty() && self.is_state(&value)
+        })
     }
 
     /// Takes back what was written to tensors that existed before.
@@ -260,6 +296,7 @@ impl<'a> Engine<'a> {
             && generator.ifs.is_empty()
         {
             let items = self.eval(&generator.iter);
+            self.measured(&items);
             if let Value::List(items) = &items
                 && items.len() <= MAX_UNROLLED
             {
@@ -277,6 +314,7 @@ impl<'a> Engine<'a> {
         }
         for generator in generators {
             let items = self.eval(&generator.iter);
+            self.measured(&items);
             let item = self.element(&items);
             self.assign(&generator.target, item);
             for test in &generator.ifs {
@@ -292,9 +330,13 @@ impl<'a> Engine<'a> {
 
     /// Looks a name up: locals, what the function closed over, the module, builtins.
     pub(super) fn name(&mut self, name: &'a str) -> Value<'a> {
-        for frame in self.state.frames.iter().rev() {
+        for (depth, frame) in self.state.frames.iter().enumerate().rev() {
             if let Some(value) = frame.get(name) {
-                return value.clone();
+                let value = value.clone();
+                if depth == 0 {
+                    self.lasting(&value);
+                }
+                return value;
             }
         }
         match name {
@@ -372,7 +414,8 @@ impl<'a> Engine<'a> {
 
     fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
         if op == UnaryOp::Not {
-            return operand.truth().map_or(Value::Scalar, |t| Value::Bool(!t));
+            let state = operand.tensors().is_empty() && self.is_state(operand);
+            return operand.truth().map_or_else(|| self.tainted(state, Value::Scalar), |t| Value::Bool(!t));
         }
         if !operand.tensors().is_empty() {
             return self.compute(How::Operator(op.as_str()), std::slice::from_ref(operand));
@@ -395,7 +438,11 @@ impl<'a> Engine<'a> {
             if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
                 return self.compute(How::Operator(op.as_str()), &[left, right]);
             }
-            kept |= matches!(left, Value::StateScalar) || matches!(right, Value::StateScalar);
+            kept |= [&left, &right].into_iter().any(|v| v.tensors().is_empty() && self.is_state(v));
+            if !identity {
+                self.measured(&left);
+                self.measured(&right);
+            }
             result = match (result, decide(*op, &left, &right)) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
                 (Some(true), Some(true)) => Some(true),

@@ -12,11 +12,26 @@ use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torc
 
 impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
-        if !args.all().iter().any(|v| !v.is_scalar()) {
-            return self.call_library(path, args);
+        let state = self.any_state(&args);
+        self.handed_to(path, &args);
+        if args.all().iter().all(Value::is_scalar) {
+            let result = self.call_library(path, args);
+            return self.gives(state, result);
         }
         let result = self.call_library(path, args.clone());
+        let result = self.gives(state, result);
         self.hand_over(path, &args, result)
+    }
+
+    /// What is made of numbers that an earlier call left is told by them too.
+    fn gives(&mut self, state: bool, result: Value<'a>) -> Value<'a> {
+        if state && matches!(result, Value::Tensor(_)) {
+            self.sized_by_state(&result);
+        }
+        match result {
+            Value::Path(path) if state && path.starts_with("operator.") => Value::StateScalar,
+            other => self.tainted(state, other),
+        }
     }
 
     fn call_library(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
@@ -91,17 +106,17 @@ impl<'a> Engine<'a> {
             "nn.Parameter" | "nn.Buffer" | "nn.UninitializedParameter" => return self.parameter(),
             "nn.ModuleList" | "nn.ParameterList" => {
                 return match first {
-                    Some(list @ (Value::List(_) | Value::Bag(_))) => list,
+                    Some(list @ (Value::List(_) | Value::Bag(_))) => self.copied(&list),
                     _ => Value::Bag(Rc::new(Value::unknown())),
                 };
             }
             "nn.Sequential" if matches!(args.positional.as_slice(), [Value::Bag(_)]) => {
-                return args.positional.into_iter().next().unwrap_or(Value::unknown());
+                return first.map_or(Value::unknown(), |v| self.copied(&v));
             }
             "nn.Sequential" if args.rest.is_none() => return Value::List(Rc::new(args.positional)),
             "nn.Sequential" => return Value::Bag(Rc::new(args.rest.unwrap_or(Value::unknown()))),
             "nn.ModuleDict" | "nn.ParameterDict" => {
-                return first.unwrap_or(Value::Bag(Rc::new(Value::unknown())));
+                return first.map_or(Value::Bag(Rc::new(Value::unknown())), |v| self.copied(&v));
             }
             "nn.Module.__init__" => return Value::Nothing,
             "broadcast_tensors" => {
@@ -250,7 +265,8 @@ impl<'a> Engine<'a> {
             v if v.is_scalar() && !args.has_tensor() => {
                 self.remember(&super::callbacks::functions_among(&args.all()));
                 self.callbacks(&args);
-                Value::Scalar
+                let state = self.is_state(v) || self.any_state(&args);
+                self.tainted(state, Value::Scalar)
             }
             Value::Unknown(ids) => {
                 if CONTEXT.contains(&name) {
@@ -270,7 +286,16 @@ impl<'a> Engine<'a> {
     }
 
     fn tensor_method(&mut self, base: &Value<'a>, name: &str, args: Args<'a>) -> Value<'a> {
+        let state = self.any_state(&args);
         match method(name) {
+            Method::Size | Method::Shape | Method::Scalar if self.is_kept(base) => {
+                let all = name == "size" || name == "stride";
+                if all && args.positional.is_empty() && args.keywords.is_empty() {
+                    Value::Bag(Rc::new(Value::StateScalar))
+                } else {
+                    Value::StateScalar
+                }
+            }
             Method::Size | Method::Shape if !self.sized_by_input(base) => {
                 let one = name != "size" || !(args.positional.is_empty() && args.keywords.is_empty());
                 if one { Value::Scalar } else { Value::Bag(Rc::new(Value::Scalar)) }
@@ -284,14 +309,24 @@ impl<'a> Engine<'a> {
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
                 }
+                if state && !keeps_size(name) {
+                    self.counts("a part of a tensor that an earlier call chose");
+                }
                 match name {
                     _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
+                    _ if self.is_kept(base) => base.part(),
                     _ if keeps_size(name) => base.clone(),
                     _ => base.part(),
                 }
             }
             Method::Copy => self.copy_of(base),
-            Method::Alloc => self.fresh(Origin::Alloc),
+            Method::Alloc => {
+                let made = self.fresh(Origin::Alloc);
+                if state {
+                    self.sized_by_state(&made);
+                }
+                made
+            }
             Method::Fill => {
                 let data = args.has_tensor() || base.tensors().iter().any(|id| self.is_data(*id));
                 if data && self.stage == Stage::Forward {
@@ -340,6 +375,9 @@ impl<'a> Engine<'a> {
         };
         match name {
             "register_buffer" | "register_parameter" | "add_module" | "register_module" => {
+                if !matches!(args.get(0, "name"), Some(Value::Str(_))) {
+                    self.counts(format!("something by .{name}"));
+                }
                 if let (Some(Value::Str(name)), Some(value)) = (args.get(0, "name"), args.get(1, "tensor")) {
                     if let Some(name) = self.mutable.attributes.get(&**name).copied() {
                         self.store(Place::Attribute(name), value);

@@ -116,6 +116,9 @@ impl<'a> Engine<'a> {
             }
             Stmt::Expr(e) => {
                 self.eval(&e.value);
+                if let Expr::Call(c) = &*e.value {
+                    self.acts(c);
+                }
             }
             Stmt::Break(_) => {
                 let state = self.fork();
@@ -160,6 +163,7 @@ impl<'a> Engine<'a> {
             });
         };
         let mut open = true;
+        let mut branches = 0;
         for (test, body) in arms {
             let Some(test) = test else {
                 if open {
@@ -173,9 +177,12 @@ impl<'a> Engine<'a> {
                 self.dead(body, "a branch that never runs");
                 continue;
             }
-            self.evicting = only_drops(body);
+            let drops = only_drops(body) && asks_length(test);
+            self.evicting = drops;
             let found = self.condition(test);
             self.evicting = false;
+            branches += u32::from(found.state);
+            self.memory.branches += u32::from(found.state);
             if found.truth == Some(false) {
                 self.dead(body, "a branch that never runs");
                 continue;
@@ -183,7 +190,9 @@ impl<'a> Engine<'a> {
             let before = self.fork();
             self.narrow(test, true);
             self.state.empty |= found.empty;
+            let dropping = std::mem::replace(&mut self.memory.dropping, drops);
             self.block(body);
+            self.memory.dropping = dropping;
             let after = std::mem::replace(&mut self.state, before);
             keep(&mut done, after);
             if found.truth == Some(true) {
@@ -194,6 +203,7 @@ impl<'a> Engine<'a> {
             self.narrow(test, false);
             self.state.empty |= found.filled_otherwise;
         }
+        self.memory.branches -= branches;
         // The way past all arms (or through else) is the present state.
         let last = std::mem::take(&mut self.state);
         keep(&mut done, last);
@@ -208,6 +218,7 @@ impl<'a> Engine<'a> {
             self.dead(&stmt.body, "a loop over nothing");
             return self.block(&stmt.orelse);
         }
+        self.measured(&items);
         let item = self.element(&items);
         self.repeat(&stmt.body, |engine| engine.assign(&stmt.target, item.clone()));
         if self.state.alive {
@@ -374,6 +385,16 @@ impl<'a> Engine<'a> {
             self.note(Fact::DeadLaunch { why });
         }
         self.line = line;
+    }
+}
+
+/// The test asks how much something holds.
+fn asks_length(test: &Expr) -> bool {
+    match test {
+        Expr::Call(c) => c.func.as_name_expr().is_some_and(|n| n.id.as_str() == "len"),
+        Expr::Compare(c) => asks_length(&c.left) || c.comparators.iter().any(asks_length),
+        Expr::BoolOp(b) => b.values.iter().any(asks_length),
+        _ => false,
     }
 }
 
