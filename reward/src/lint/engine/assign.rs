@@ -129,6 +129,7 @@ impl<'a> Engine<'a> {
                 if name == "forward" || name == "__class__" || name == "__dict__" {
                     self.note(Fact::Patch { what: format!("self.{name}") });
                 }
+                self.made_in(*object, name, &value);
                 self.state.set_field(*object, Rc::from(name), value);
             }
             Value::Tensor(ids) => {

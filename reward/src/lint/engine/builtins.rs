@@ -93,7 +93,9 @@ impl<'a> Engine<'a> {
                 self.made_here(&made);
                 made
             }
-            ("dict.fromkeys", Some(_)) => Value::Bag(Rc::new(args.positional.get(1).cloned().unwrap_or(Value::Nothing))),
+            ("dict.fromkeys", Some(_)) => {
+                Value::Bag(Rc::new(args.positional.get(1).cloned().unwrap_or(Value::Nothing)))
+            }
             ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
                 let item = self.element(value);
                 if name == "next" { item } else { Value::Bag(Rc::new(item)) }

@@ -56,6 +56,7 @@ impl<'a> Engine<'a> {
                 Expr::Starred(s) => match self.eval(&s.value) {
                     Value::List(items) if args.rest.is_none() => args.positional.extend(items.iter().cloned()),
                     other => {
+                        self.measured(&other);
                         let item = self.element(&other);
                         args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
                     }
@@ -98,8 +99,13 @@ impl<'a> Engine<'a> {
         // A method that changes a collection changes the place it was read from.
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func)
             && matches!(**base, Value::List(_) | Value::Bag(_))
+            && place.attr.id.as_str() == &**name
         {
             return self.collection_method(&place.value, base, name, &args);
+        }
+        if let Value::Attr(base, name) = &callee {
+            // Bound to its collection before.
+            self.changes(&call.func, base, name);
         }
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func) {
             self.acts_on(&place.value, base, name, false);
@@ -214,7 +220,9 @@ impl<'a> Engine<'a> {
                     });
                 }
                 self.state = after.unwrap_or(before);
-                result.unwrap_or(Value::unknown())
+                let result = result.unwrap_or(Value::unknown());
+                let chosen = values.iter().any(|v| matches!(v, Value::StateScalar));
+                if chosen && result.all_tensors().is_empty() { result.join(&Value::StateScalar) } else { result }
             }
             // `torch.no_grad()(f)` is f.
             Value::Scalar if matches!(args.positional.as_slice(), [Value::Func(_) | Value::Bound(..)]) => {
@@ -239,6 +247,9 @@ impl<'a> Engine<'a> {
             self.note(Fact::Opaque { what: what.to_owned() });
         }
         self.callbacks(args);
+        if ids.is_empty() && self.any_state(args) {
+            return Value::StateScalar;
+        }
         Value::Unknown(ids)
     }
 
@@ -287,6 +298,7 @@ impl<'a> Engine<'a> {
             return Value::unknown();
         }
         self.running.push(func.id);
+        self.reached.insert(func.id);
         self.yields.push(None);
         let before = Rc::clone(&self.state.objects);
         let info = self.functions[func.id].clone();
@@ -319,6 +331,7 @@ impl<'a> Engine<'a> {
         self.globals.push(Default::default());
         self.nonlocals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
+        let searching = std::mem::take(&mut self.memory.searching);
         let empty = self.state.empty;
         let owner = std::mem::replace(&mut self.owner, info.owner);
         match info.body {
@@ -332,6 +345,7 @@ impl<'a> Engine<'a> {
             self.leave(Value::Nothing);
         }
         self.loops = loops;
+        self.memory.searching = searching;
         self.owner = owner;
         self.running.pop();
         self.globals.pop();

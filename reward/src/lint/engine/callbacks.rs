@@ -1,5 +1,7 @@
 //! The candidate's functions in the hands of a library: what is called there is run here, as if on data.
 
+use std::collections::HashSet;
+
 use super::call::Args;
 use super::trace::Stage;
 use super::value::Value;
@@ -7,6 +9,9 @@ use super::{Engine, Origin};
 
 /// Most functions that are remembered for the time forward runs.
 const MAX_HANDED: usize = 64;
+
+/// Methods without arguments that Python calls where it likes: for an object's text, for its parts.
+const ASKED: &[&str] = &["__repr__", "extra_repr", "__iter__", "__next__", "keys"];
 
 /// Roots of library functions that are followed themselves, or call nothing that is handed to them.
 const FOLLOWED: &[&str] = &["builtins", "triton", "typing", "typing_extensions", "abc", "enum"];
@@ -87,9 +92,21 @@ impl<'a> Engine<'a> {
     /// Runs them, once forward has left behind what they see.
     pub(super) fn run_handed(&mut self) {
         for function in std::mem::take(&mut self.handed) {
-            self.state.alive = true;
             let data = self.fresh(Origin::Input);
-            self.call_value(&function, Args { rest: Some(data), ..Args::default() });
+            self.aside(|engine| {
+                engine.call_value(&function, Args { rest: Some(data), ..Args::default() });
+            });
+        }
+        // Python asks objects for their text and their parts in many ways.
+        let mut asked = HashSet::new();
+        for (object, class) in self.instances.clone() {
+            for name in ASKED {
+                if asked.len() < MAX_HANDED && self.member(class, name).is_some() && asked.insert((object, *name)) {
+                    self.aside(|engine| {
+                        engine.special(&Value::Instance(object, class), name, Vec::new());
+                    });
+                }
+            }
         }
     }
 }

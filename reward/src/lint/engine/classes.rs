@@ -275,7 +275,7 @@ impl<'a> Engine<'a> {
     /// Reads `object.name` of a candidate's object.
     pub(super) fn instance_attribute(&mut self, object: ObjId, class: ClassId, name: &str) -> Value<'a> {
         if let Some(value) = self.state.field(object, name).cloned() {
-            if self.memory.is_early(object) {
+            if self.memory.is_early(object) && !self.state.made.contains(&(object, Rc::from(name))) {
                 self.lasting(&value);
             }
             return value;

@@ -19,6 +19,8 @@ impl<'a> Engine<'a> {
     ) -> Value<'a> {
         self.changes(place, base, name);
         let (result, changed) = self.collection(base, name, args);
+        let state = self.any_state(args);
+        let result = self.tainted(state, result);
         if let Some(collection) = changed {
             if let Some(place) = place_of(place) {
                 self.store(place, &collection);

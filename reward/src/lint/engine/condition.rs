@@ -27,6 +27,7 @@ impl<'a> Engine<'a> {
         let state = self.stage == Stage::Forward && matches!(value, Value::StateScalar);
         if state {
             self.note(Fact::StateBranch);
+            self.searched_by(&value);
         }
         let mut condition = Condition { truth: value.truth(), state, ..Condition::default() };
         let (empty, filled) = self.emptiness(test);

@@ -8,8 +8,8 @@ use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, O
 
 use super::call::Args;
 use super::fold::{decide, fold, special_name};
+use super::paths::canonical;
 use super::state::{State, Written};
-use super::stmt::canonical;
 use super::trace::{Fact, How, Stage};
 use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
@@ -215,34 +215,6 @@ impl<'a> Engine<'a> {
         parts.0.into_iter().map(|part| self.eval(part)).collect()
     }
 
-    /// A number from an earlier call in an index or in a slice's bounds.
-    pub(super) fn state_in(&mut self, slice: &'a Expr, index: &Value<'a>) -> bool {
-        if self.stage != Stage::Forward || self.mutable.is_empty() {
-            return false;
-        }
-        let has_slice = match slice {
-            Expr::Slice(_) => true,
-            Expr::Tuple(t) => t.elts.iter().any(Expr::is_slice_expr),
-            _ => false,
-        };
-        if !has_slice {
-            return index.tensors().is_empty() && self.is_state(index);
-        }
-        let parts: Vec<&'a Expr> = match slice {
-            Expr::Tuple(t) => t.elts.iter().collect(),
-            other => vec![other],
-        };
-        let bounds = parts.into_iter().flat_map(|p| match p {
-            Expr::Slice(s) => [s.lower.as_deref(), s.upper.as_deref(), s.step.as_deref()],
-            other => [Some(other), None, None],
-        });
-        let bounds: Vec<&'a Expr> = bounds.flatten().collect();
-        bounds.into_iter().any(|bound| {
-            let value = self.quiet(bound);
-            value.tensors().is_empty() && self.is_state(&value)
-        })
-    }
-
     /// Takes back what was written to tensors that existed before.
     pub(super) fn unwrite(&mut self, before: &BTreeMap<ObjId, Written>) {
         for (id, written) in before {
@@ -260,6 +232,7 @@ impl<'a> Engine<'a> {
                     Expr::Starred(s) => match self.eval(&s.value) {
                         Value::List(inner) => items.extend(inner.iter().cloned()),
                         other => {
+                            self.measured(&other);
                             let item = self.element(&other);
                             let all = items.iter().fold(item, |all, v| all.join(v));
                             return Value::Bag(Rc::new(all));
@@ -286,7 +259,9 @@ impl<'a> Engine<'a> {
 
     fn comprehension(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
         self.turns += 1;
+        self.memory.searching += 1;
         let made = self.comprehended(generators, parts);
+        self.memory.searching = self.memory.searching.saturating_sub(1);
         self.turns = self.turns.saturating_sub(1);
         made
     }
@@ -404,7 +379,10 @@ impl<'a> Engine<'a> {
                     self.note(Fact::Opaque { what: format!("operator {} on a value of unknown type", op.as_str()) });
                 }
                 // None and a number that an earlier call left, too.
-                if a.each().iter().chain(b.each()).any(|v| matches!(v, Value::StateScalar)) {
+                let state = |v: &Value<'a>| v.tensors().is_empty() && self.is_state(v);
+                if ids.is_empty() && (state(a) || state(b))
+                    || a.each().iter().chain(b.each()).any(|v| matches!(v, Value::StateScalar))
+                {
                     return Value::StateScalar;
                 }
                 if ids.is_empty() { Value::Scalar } else { Value::Unknown(ids) }
@@ -439,7 +417,10 @@ impl<'a> Engine<'a> {
                 return self.compute(How::Operator(op.as_str()), &[left, right]);
             }
             kept |= [&left, &right].into_iter().any(|v| v.tensors().is_empty() && self.is_state(v));
-            if !identity {
+            if identity {
+                self.searched(&right);
+                self.searched_by(&left);
+            } else {
                 self.measured(&left);
                 self.measured(&right);
             }

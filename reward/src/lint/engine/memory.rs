@@ -10,7 +10,7 @@ use super::call::Args;
 use super::expr::shown;
 use super::prepass::Place;
 use super::trace::{Fact, Stage};
-use super::value::{ObjId, PART, Value};
+use super::value::{ObjId, Value};
 use super::{Engine, Origin};
 
 /// Methods that move or use up what a collection holds, or make it longer by one.
@@ -66,15 +66,51 @@ const SAYS: &[&str] = &[
 ];
 /// Builtins whose answer tells how many a collection holds, or which come first.
 const MEASURES: &[&str] = &[
-    "len", "sum", "any", "all", "min", "max", "sorted", "list", "tuple", "set", "frozenset", "enumerate", "zip", "reversed",
-    "iter", "bool", "str", "repr", "next", "dict", "map", "filter", "hash", "format",
+    "len",
+    "sum",
+    "any",
+    "all",
+    "min",
+    "max",
+    "sorted",
+    "list",
+    "tuple",
+    "set",
+    "frozenset",
+    "enumerate",
+    "zip",
+    "reversed",
+    "iter",
+    "bool",
+    "str",
+    "repr",
+    "next",
+    "dict",
+    "map",
+    "filter",
+    "hash",
+    "format",
 ];
 /// Builtins that give an iterator.
 const ITERATORS: &[&str] = &["iter", "reversed", "zip", "map", "filter", "enumerate"];
 /// Library functions that leave a collection as it is.
 const READS: &[&str] = &[
-    "torch.", "triton.", "math.", "functools.", "itertools.", "typing.", "copy.", "collections.", "dataclasses.", "types.",
-    "operator.getitem", "operator.itemgetter", "operator.contains", "operator.eq", "operator.ne", "operator.mul",
+    "torch.",
+    "triton.",
+    "math.",
+    "functools.",
+    "itertools.",
+    "typing.",
+    "copy.",
+    "collections.",
+    "dataclasses.",
+    "types.",
+    "operator.getitem",
+    "operator.itemgetter",
+    "operator.contains",
+    "operator.eq",
+    "operator.ne",
+    "operator.mul",
 ];
 
 /// What outlives a call. Collections are told apart by their address; a copy is held, so that none is used again.
@@ -83,19 +119,21 @@ pub(super) struct Memory<'a> {
     /// Objects made before forward ran have smaller numbers.
     first: ObjId,
     /// Collections that were there before this call.
-    lasting: HashMap<usize, Value<'a>>,
+    pub(super) lasting: HashMap<usize, Value<'a>>,
     /// Of these, the ones that forward adds to.
-    growing: HashMap<usize, Value<'a>>,
+    pub(super) growing: HashMap<usize, Value<'a>>,
     /// Collections that this call made.
-    fresh: HashMap<usize, Value<'a>>,
+    pub(super) fresh: HashMap<usize, Value<'a>>,
     /// Iterators and generators, and whether they were there before this call.
-    iterators: HashMap<usize, (Value<'a>, bool)>,
+    pub(super) iterators: HashMap<usize, (Value<'a>, bool)>,
     /// Tensors whose sizes come from what an earlier call left.
-    sized: HashSet<ObjId>,
+    pub(super) sized: HashSet<ObjId>,
     /// Constants that forward puts in a place.
-    constants: HashMap<String, Vec<Value<'a>>>,
+    pub(super) constants: HashMap<String, Vec<Value<'a>>>,
     /// Branches around that a number from an earlier call decides.
     pub(super) branches: u32,
+    /// Loops around, in the running function, that can end early.
+    pub(super) searching: u32,
     /// In a branch that only drops entries of a collection.
     pub(super) dropping: bool,
 }
@@ -113,7 +151,7 @@ impl Memory<'_> {
 }
 
 /// Where a collection lies.
-fn address(value: &Value<'_>) -> Option<usize> {
+pub(super) fn address(value: &Value<'_>) -> Option<usize> {
     match value {
         Value::List(items) => Some(Rc::as_ptr(items) as usize),
         Value::Bag(item) => Some(Rc::as_ptr(item) as usize),
@@ -223,54 +261,6 @@ impl<'a> Engine<'a> {
         self.memory.lasting.insert(at, now.clone());
     }
 
-    /// A number that an earlier call left is in this value, or decides its size.
-    pub(super) fn is_state(&self, value: &Value<'a>) -> bool {
-        self.state_within(value, false)
-    }
-
-    fn state_within(&self, value: &Value<'a>, inside: bool) -> bool {
-        match value {
-            Value::StateScalar => true,
-            Value::Tensor(ids) => {
-                let kept = ids.iter().any(|id| matches!(self.origins.get(*id as usize), Some(Origin::Kept)));
-                kept && (inside || ids.contains(&PART)) || ids.iter().any(|id| self.memory.sized.contains(id))
-            }
-            Value::Union(values) => values.iter().any(|v| self.state_within(v, inside)),
-            Value::List(values) => values.iter().any(|v| self.state_within(v, true)),
-            Value::Bag(item) => self.state_within(item, true),
-            Value::Attr(base, _) => self.state_within(base, false),
-            Value::Partial(p) => {
-                self.state_within(&p.callee, true)
-                    || p.args.iter().chain(p.keywords.iter().map(|(_, v)| v)).any(|v| self.state_within(v, true))
-            }
-            _ => false,
-        }
-    }
-
-    /// Some of these numbers come from an earlier call.
-    pub(super) fn any_state(&self, args: &Args<'a>) -> bool {
-        let number = |v: &Value<'a>| v.tensors().is_empty() && self.is_state(v);
-        args.all().iter().any(number)
-    }
-
-    /// The result of a library call: a number made from such numbers is one.
-    pub(super) fn tainted(&self, state: bool, result: Value<'a>) -> Value<'a> {
-        if state && result.is_scalar() { Value::StateScalar } else { result }
-    }
-
-    /// A tensor from an earlier call: its sizes are what that call made them.
-    pub(super) fn is_kept(&self, value: &Value<'a>) -> bool {
-        let kept = |id: &ObjId| matches!(self.origins.get(*id as usize), Some(Origin::Kept)) || self.memory.sized.contains(id);
-        self.stage == Stage::Forward && value.tensors().iter().any(kept)
-    }
-
-    /// A new tensor's sizes come from such a number.
-    pub(super) fn sized_by_state(&mut self, tensor: &Value<'a>) {
-        if self.stage == Stage::Forward {
-            self.memory.sized.extend(tensor.tensors().iter());
-        }
-    }
-
     /// Writes down that forward counts, if it runs.
     pub(super) fn counts(&mut self, what: impl Into<String>) {
         if self.stage == Stage::Forward {
@@ -284,6 +274,20 @@ impl<'a> Engine<'a> {
             && let Some(at) = address(value)
         {
             self.memory.fresh.insert(at, value.clone());
+        }
+    }
+
+    /// A field gets a collection that was made just now, or something else.
+    pub(super) fn made_in(&mut self, object: ObjId, name: &str, value: &Value<'a>) {
+        if self.stage != Stage::Forward {
+            return;
+        }
+        let field = (object, Rc::from(name));
+        let fresh = address(value).is_some_and(|at| self.memory.fresh.contains_key(&at));
+        if fresh {
+            Rc::make_mut(&mut self.state.made).insert(field);
+        } else if self.state.made.contains(&field) {
+            Rc::make_mut(&mut self.state.made).remove(&field);
         }
     }
 
@@ -317,7 +321,7 @@ impl<'a> Engine<'a> {
         if ITERATORS.contains(&name) { self.iterator(value) } else { value }
     }
 
-    fn holds_iterator(&self, value: &Value<'a>) -> bool {
+    pub(super) fn holds_iterator(&self, value: &Value<'a>) -> bool {
         let is = |v: &Value<'a>| address(v).is_some_and(|at| self.memory.iterators.contains_key(&at));
         is(value)
             || match value {
@@ -333,6 +337,7 @@ impl<'a> Engine<'a> {
             return;
         }
         for one in value.each() {
+            let one = if let Value::Attr(base, _) = one { base } else { one };
             let Some(at) = address(one) else {
                 continue;
             };
@@ -383,6 +388,9 @@ impl<'a> Engine<'a> {
         if !self.outlasts(base) || self.memory.dropping && matches!(name, "pop" | "popitem") {
             return;
         }
+        if name == "get" {
+            self.searched(base);
+        }
         if MOVES.contains(&name) || matches!(name, "count" | "index" | "__len__") && self.grows(base) {
             self.counts(format!("{} by .{name}", shown(place)));
         }
@@ -414,7 +422,11 @@ impl<'a> Engine<'a> {
             }
             return;
         }
-        let setting = root == "warnings" && rest != "warn" || root == "logging" && rest.starts_with(|c: char| c.is_lowercase()) && !SAYS.contains(&rest) && rest != "getLogger";
+        let setting = root == "warnings" && rest != "warn"
+            || root == "logging"
+                && rest.starts_with(|c: char| c.is_lowercase())
+                && !SAYS.contains(&rest)
+                && rest != "getLogger";
         if setting {
             self.counts(format!("a setting, by {path}"));
         }
@@ -425,7 +437,9 @@ impl<'a> Engine<'a> {
 
     /// A method of an object that is not known, and that was there before: does it change it?
     pub(super) fn acts_on(&mut self, place: &'a Expr, base: &Value<'a>, name: &str, statement: bool) {
-        let opaque = |v: &Value<'a>| v.is_scalar() || matches!(v, Value::Unknown(ids) if ids.is_empty()) || matches!(v, Value::Attr(..));
+        let opaque = |v: &Value<'a>| {
+            v.is_scalar() || matches!(v, Value::Unknown(ids) if ids.is_empty()) || matches!(v, Value::Attr(..))
+        };
         if self.stage != Stage::Forward || !base.each().iter().all(opaque) || matches!(base, Value::Str(_)) {
             return;
         }
@@ -462,34 +476,5 @@ impl<'a> Engine<'a> {
             }
             _ => false,
         }
-    }
-
-    /// Forward puts a value in a place that is there in the next call; true when that counts calls.
-    pub(super) fn keeps(&mut self, place: &str, old: Option<&Value<'a>>, value: &Value<'a>) -> bool {
-        if self.stage != Stage::Forward || old.is_some_and(|old| unchanged(old, value)) {
-            return false;
-        }
-        self.is_state(value) || self.holds_iterator(value) || self.turns_back(place, value)
-    }
-
-    /// A flag that is set and taken back, by what an earlier call left.
-    fn turns_back(&mut self, place: &str, value: &Value<'a>) -> bool {
-        if !matches!(value, Value::Nothing | Value::Bool(_) | Value::Int(_) | Value::Str(_)) {
-            return false;
-        }
-        let under = self.memory.branches > 0;
-        let known = self.memory.constants.entry(place.to_owned()).or_default();
-        if known.len() < 4 && !known.iter().any(|v| v.same(value)) {
-            known.push(value.clone());
-        }
-        known.len() > 1 && (under || known.iter().any(|v| matches!(v, Value::Nothing)))
-    }
-}
-
-/// The same value put back.
-fn unchanged(old: &Value<'_>, new: &Value<'_>) -> bool {
-    match (address(old), address(new)) {
-        (Some(a), Some(b)) => a == b,
-        _ => old.same(new) && !matches!(new, Value::StateScalar),
     }
 }

@@ -21,17 +21,21 @@ pub mod kernel;
 mod launch;
 mod library;
 mod memory;
+mod modules;
 mod outputs;
+mod paths;
 mod prepass;
 mod protocols;
 mod provenance;
 mod records;
 pub mod state;
 mod stmt;
+mod taint;
 mod task;
-pub use stmt::canonical;
+pub use paths::canonical;
 pub use task::{inputs_of, task_inputs};
 pub mod trace;
+mod unreached;
 pub mod value;
 
 use std::collections::{HashMap, HashSet};
@@ -176,6 +180,9 @@ pub struct Engine<'a> {
     /// Functions that libraries were handed before forward.
     handed: Vec<Value<'a>>,
     memory: memory::Memory<'a>,
+    /// Functions that were called, and the last form of every function.
+    reached: HashSet<FuncId>,
+    made: HashMap<FuncId, Func<'a>>,
     /// Which tensors came out of which.
     pub(in crate::lint) flows: provenance::Flows,
     /// Kernels that were defined, in any way.
@@ -228,6 +235,7 @@ fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mu
             engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
             engine.run_handed();
+            engine.run_unreached(body);
         }
     }
     Ran { engine, model, forward }
@@ -268,6 +276,8 @@ impl<'a> Engine<'a> {
             hooks: hooks::Hooks::default(),
             handed: Vec::new(),
             memory: memory::Memory::default(),
+            reached: HashSet::new(),
+            made: HashMap::new(),
             flows: provenance::Flows::default(),
             defined: Vec::new(),
         };
@@ -366,6 +376,12 @@ impl<'a> Engine<'a> {
 
     /// A function value that sees the running call's names later on.
     fn close(&mut self, id: FuncId) -> Func<'a> {
+        let func = self.closed(id);
+        self.made.insert(id, func.clone());
+        func
+    }
+
+    fn closed(&mut self, id: FuncId) -> Func<'a> {
         let early = self.stage != Stage::Forward;
         if self.state.frames.len() < 2 {
             return Func { id, closure: None, early, depth: 0 };

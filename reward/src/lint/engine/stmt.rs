@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith};
+use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWhile, StmtWith};
 
+use super::paths::canonical;
 use super::state::State;
 use super::trace::{Fact, Seen, Stage};
 use super::value::Value;
@@ -50,16 +51,9 @@ impl<'a> Engine<'a> {
             }
             Stmt::For(f) => self.for_loop(f),
             Stmt::While(w) => {
-                let test = self.condition(&w.test);
-                if test.truth == Some(false) {
-                    self.dead(&w.body, "a loop that never runs");
-                    return self.block(&w.orelse);
-                }
-                self.repeat(&w.body, |_| {});
-                if self.state.alive {
-                    self.condition(&w.test);
-                    self.block(&w.orelse);
-                }
+                self.memory.searching += 1;
+                self.while_loop(w);
+                self.memory.searching = self.memory.searching.saturating_sub(1);
             }
             Stmt::If(i) => self.branch(i),
             Stmt::With(w) => self.with(w),
@@ -212,6 +206,19 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn while_loop(&mut self, w: &'a StmtWhile) {
+        let test = self.condition(&w.test);
+        if test.truth == Some(false) {
+            self.dead(&w.body, "a loop that never runs");
+            return self.block(&w.orelse);
+        }
+        self.repeat(&w.body, |_| {});
+        if self.state.alive {
+            self.condition(&w.test);
+            self.block(&w.orelse);
+        }
+    }
+
     fn for_loop(&mut self, stmt: &'a StmtFor) {
         let items = self.eval(&stmt.iter);
         if items.truth() == Some(false) || self.is_empty_range(&stmt.iter) {
@@ -220,7 +227,10 @@ impl<'a> Engine<'a> {
         }
         self.measured(&items);
         let item = self.element(&items);
+        let searches = u32::from(has_break(&stmt.body));
+        self.memory.searching += searches;
         self.repeat(&stmt.body, |engine| engine.assign(&stmt.target, item.clone()));
+        self.memory.searching = self.memory.searching.saturating_sub(searches);
         if self.state.alive {
             self.block(&stmt.orelse);
         }
@@ -388,6 +398,20 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// A loop that can end before its time, by a break or a return in it.
+fn has_break(body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Break(_) | Stmt::Return(_) => true,
+        Stmt::If(i) => has_break(&i.body) || i.elif_else_clauses.iter().any(|c| has_break(&c.body)),
+        Stmt::With(w) => has_break(&w.body),
+        Stmt::For(f) => has_break(&f.body),
+        Stmt::While(w) => has_break(&w.body),
+        Stmt::Try(t) => has_break(&t.body) || has_break(&t.orelse),
+        Stmt::Match(m) => m.cases.iter().any(|c| has_break(&c.body)),
+        _ => false,
+    })
+}
+
 /// The test asks how much something holds.
 fn asks_length(test: &Expr) -> bool {
     match test {
@@ -410,72 +434,4 @@ fn only_drops(body: &[Stmt]) -> bool {
         },
         _ => false,
     })
-}
-
-/// Modules that other modules import for themselves and hand on by doing so.
-const HANDED_ON: &[&str] = &[
-    "torch",
-    "numpy",
-    "np",
-    "os",
-    "sys",
-    "io",
-    "time",
-    "threading",
-    "_thread",
-    "subprocess",
-    "importlib",
-    "builtins",
-    "ctypes",
-    "inspect",
-    "socket",
-    "shutil",
-    "pathlib",
-    "tempfile",
-    "traceback",
-    "pickle",
-    "marshal",
-    "gc",
-    "atexit",
-    "weakref",
-    "linecache",
-    "codeop",
-    "runpy",
-];
-
-/// The path from the last module in it that was only handed on: `triton.tools.mxfp.torch.sigmoid` is `torch.sigmoid`.
-fn own_root(path: &str) -> &str {
-    let mut own = path;
-    for (at, _) in path.match_indices('.') {
-        let rest = &path[at + 1..];
-        let segment = rest.split('.').next().unwrap_or_default();
-        if HANDED_ON.contains(&segment) {
-            own = rest;
-        } else if HANDED_ON.contains(&segment.trim_start_matches('_')) {
-            // As in `collections._sys`.
-            own = rest.trim_start_matches('_');
-        }
-    }
-    own
-}
-
-/// One spelling per function, whatever road leads to it.
-pub fn canonical(path: &str) -> String {
-    let path = own_root(path);
-    for (from, to) in [
-        ("torch.nn.modules.module.Module", "torch.nn.Module"),
-        ("torch.nn.parameter.", "torch.nn."),
-        ("torch.functional.", "torch."),
-        ("torch._tensor.Tensor", "torch.Tensor"),
-        ("torch.autograd.function.Function", "torch.autograd.Function"),
-        ("torch.cuda.amp.", "torch.amp."),
-        ("triton.runtime.jit.jit", "triton.jit"),
-        ("triton.runtime.autotuner.", "triton."),
-        ("triton.runtime.jit.JITFunction", "triton.JITFunction"),
-    ] {
-        if let Some(rest) = path.strip_prefix(from) {
-            return format!("{to}{rest}");
-        }
-    }
-    path.to_owned()
 }
