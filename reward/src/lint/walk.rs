@@ -116,7 +116,7 @@ pub(super) const WATCHED: &[&str] = &[
 ];
 
 /// `__name__ == "__main__"`
-fn is_main_guard(test: &Expr) -> bool {
+pub(super) fn is_main_guard(test: &Expr) -> bool {
     let Expr::Compare(c) = test else {
         return false;
     };

@@ -24,7 +24,7 @@ impl<'a> Engine<'a> {
                     self.store(place, &value);
                 }
                 self.eval(&s.slice);
-                self.set_item(&s.value, &base, value);
+                self.set_item(&s.value, &base, value, s.slice.is_slice_expr());
             }
             Expr::Tuple(t) => self.unpack(&t.elts, &value),
             Expr::List(l) => self.unpack(&l.elts, &value),
@@ -39,14 +39,15 @@ impl<'a> Engine<'a> {
     pub(super) fn bind_name(&mut self, name: &'a str, value: Value<'a>) {
         if self.nonlocals.last().is_some_and(|g| g.contains(name)) {
             self.store(Place::Name(name), &value);
-            if self.stage == Stage::Forward && matches!(value, Value::StateScalar) {
-                self.note(Fact::Keeps { what: format!("nonlocal {name}"), counts: true });
+            if self.keeps(name, None, &value) {
+                self.counts(format!("nonlocal {name}"));
             }
         }
         if self.globals.last().is_some_and(|g| g.contains(name)) {
             self.store(Place::Name(name), &value);
             if self.stage == Stage::Forward {
-                let counts = matches!(value, Value::StateScalar);
+                let old = self.state.frames[0].get(name).cloned();
+                let counts = self.keeps(name, old.as_ref(), &value);
                 self.note(Fact::Keeps { what: format!("global {name}"), counts });
             }
             return self.state.bind_global(name, value);
@@ -120,12 +121,15 @@ impl<'a> Engine<'a> {
         match base {
             Value::Instance(object, _) => {
                 if self.stage == Stage::Forward {
-                    let counts = matches!(value, Value::StateScalar);
+                    let old = self.state.field(*object, name).cloned();
+                    let early = self.memory.is_early(*object);
+                    let counts = early && self.keeps(name, old.as_ref(), &value);
                     self.note(Fact::Keeps { what: format!("self.{name}"), counts });
                 }
                 if name == "forward" || name == "__class__" || name == "__dict__" {
                     self.note(Fact::Patch { what: format!("self.{name}") });
                 }
+                self.made_in(*object, name, &value);
                 self.state.set_field(*object, Rc::from(name), value);
             }
             Value::Tensor(ids) => {
@@ -145,8 +149,11 @@ impl<'a> Engine<'a> {
                 self.note(Fact::Keeps { what: format!("a function's .{name}"), counts: true });
             }
             Value::NnModule(_) | Value::Super(..) | Value::Attr(..) if self.stage == Stage::Forward => {
-                self.note(Fact::Keeps { what: format!(".{name} of a module"), counts: false });
+                let counts = self.keeps(name, None, &value);
+                self.note(Fact::Keeps { what: format!(".{name} of a module"), counts });
             }
+            // A member of an enumeration, most likely.
+            v if v.is_scalar() && !matches!(v, Value::Nothing) => self.counts(format!(".{name} of an object")),
             Value::Union(values) => {
                 for one in values.iter() {
                     self.set_attribute(one, name, value.clone());
@@ -156,7 +163,34 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn set_item(&mut self, place: &'a Expr, base: &Value<'a>, value: Value<'a>) {
+    /// `del target`: what it names is evaluated.
+    pub(super) fn delete(&mut self, target: &'a Expr) {
+        match target {
+            Expr::Name(_) => {}
+            Expr::Tuple(t) => t.elts.iter().for_each(|e| self.delete(e)),
+            Expr::List(l) => l.elts.iter().for_each(|e| self.delete(e)),
+            Expr::Attribute(a) => {
+                self.eval(&a.value);
+                self.store(Place::Attribute(a.attr.id.as_str()), &Value::Nothing);
+            }
+            Expr::Subscript(s) => {
+                let base = self.eval(&s.value);
+                self.eval(&s.slice);
+                self.changes_by(&s.value, &base, "del");
+                if let Some(place) = place_of(&s.value) {
+                    self.store(place, &Value::Nothing);
+                }
+            }
+            other => {
+                self.eval(other);
+            }
+        }
+    }
+
+    fn set_item(&mut self, place: &'a Expr, base: &Value<'a>, value: Value<'a>, slice: bool) {
+        if slice && base.tensors().is_empty() {
+            self.changes_by(place, base, "a slice");
+        }
         let kept = |id: &u32| matches!(self.origins.get(*id as usize), Some(Origin::Kept) | None);
         if base.tensors().iter().all(kept) && !base.tensors().is_empty() {
             // From an earlier call: more likely a collection than a tensor. Returned, it is reported.
@@ -171,9 +205,11 @@ impl<'a> Engine<'a> {
         if matches!(base, Value::List(_) | Value::Bag(_) | Value::Union(_)) {
             let old = self.element(base);
             let empty = matches!(base, Value::List(items) if items.is_empty());
-            let counts = matches!(value, Value::StateScalar);
+            let counts = self.keeps("..", None, &value);
             let item = if empty { value } else { old.join(&value) };
-            self.replace_collection(place, Value::Bag(Rc::new(item)), counts);
+            let changed = Value::Bag(Rc::new(item));
+            self.replaced(base, &changed);
+            self.replace_collection(place, changed, counts);
         }
     }
 
@@ -211,6 +247,7 @@ impl<'a> Engine<'a> {
     pub(super) fn augmented(&mut self, stmt: &'a StmtAugAssign) {
         let old = self.eval(&stmt.target);
         let added = self.eval(&stmt.value);
+        self.changes_by(&stmt.target, &old, "an operator");
         let value = self.binary(stmt.op, &old, &added, true);
         self.assign(&stmt.target, value);
     }
@@ -238,19 +275,31 @@ impl<'a> Engine<'a> {
             }
             Pattern::MatchMapping(p) => {
                 let item = self.element(subject);
+                p.keys.iter().for_each(|key| drop(self.eval(key)));
                 p.patterns.iter().for_each(|inner| self.bind_pattern(inner, &item));
                 if let Some(rest) = &p.rest {
                     self.state.bind(rest.id.as_str(), subject.clone());
                 }
             }
             Pattern::MatchClass(p) => {
-                p.arguments.patterns.iter().for_each(|inner| self.bind_pattern(inner, &unknown));
+                self.eval(&p.cls);
+                let fields = match subject {
+                    Value::Instance(object, class) if self.is_record(*class) => self.record(*object, *class),
+                    _ => Vec::new(),
+                };
+                for (index, inner) in p.arguments.patterns.iter().enumerate() {
+                    let value = fields.get(index).cloned().unwrap_or(unknown.clone());
+                    self.bind_pattern(inner, &value);
+                }
                 for keyword in &p.arguments.keywords {
                     let value = self.attribute(subject, keyword.attr.id.as_str());
                     self.bind_pattern(&keyword.pattern, &value);
                 }
             }
-            Pattern::MatchValue(_) | Pattern::MatchSingleton(_) => {}
+            Pattern::MatchValue(p) => {
+                self.eval(&p.value);
+            }
+            Pattern::MatchSingleton(_) => {}
         }
     }
 

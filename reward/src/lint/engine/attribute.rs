@@ -18,6 +18,13 @@ impl<'a> Engine<'a> {
                 if ATTR_VIEWS.contains(&name) {
                     return base.clone();
                 }
+                if name == "shape" && self.is_kept(base) {
+                    return Value::Bag(Rc::new(Value::StateScalar));
+                }
+                if name == "_version" && self.stage == Stage::Forward && !ids.contains(&self.parameter) {
+                    self.counts("how often a tensor was written to");
+                    return Value::StateScalar;
+                }
                 if name == "shape" {
                     return if self.sized_by_input(base) { Value::Shape } else { Value::Bag(Rc::new(Value::Scalar)) };
                 }
@@ -28,7 +35,7 @@ impl<'a> Engine<'a> {
                     return Value::Unknown(ids.clone());
                 }
                 if ATTR_SCALARS.contains(&name) {
-                    return Value::Scalar;
+                    return if self.is_kept(base) { Value::StateScalar } else { Value::Scalar };
                 }
                 Value::Attr(Rc::new(base.clone()), Rc::from(name))
             }
@@ -66,7 +73,7 @@ impl<'a> Engine<'a> {
                     values.iter().filter(|v| !matches!(v, Value::Nothing)).map(|v| self.attribute(v, name)).collect();
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
-            Value::Unknown(_) => Value::Attr(Rc::new(base.clone()), Rc::from(name)),
+            Value::StateScalar => Value::StateScalar,
             _ => Value::Attr(Rc::new(base.clone()), Rc::from(name)),
         }
     }
@@ -98,7 +105,12 @@ impl<'a> Engine<'a> {
         }
         let index = self.eval(&s.slice);
         self.line = self.lines.of(s);
-        self.item(&base, &index, &s.slice)
+        let state = self.state_in(&s.slice, &index);
+        let item = self.item(&base, &index, &s.slice);
+        if state && !item.tensors().is_empty() && matches!(base, Value::Tensor(_)) {
+            self.counts("a part of a tensor that an earlier call chose");
+        }
+        self.tainted(state, item)
     }
 
     fn item(&mut self, base: &Value<'a>, index: &Value<'a>, slice: &'a Expr) -> Value<'a> {

@@ -11,23 +11,31 @@ use crate::lint::tables::{COMPUTE_BUILTINS, QUIET_BUILTINS};
 
 impl<'a> Engine<'a> {
     /// Runs the candidate's functions among some arguments (keys, callbacks) for what they do.
-    fn callbacks(&mut self, args: &Args<'a>) {
+    pub(super) fn callbacks(&mut self, args: &Args<'a>) {
         let all = args.all();
-        let own = |v: &Value<'a>| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_));
-        if !all.iter().any(own) {
+        let functions = super::callbacks::functions_among(&all);
+        // One that hands itself on ends here.
+        if functions.is_empty() || self.returns.len() >= super::MAX_CALLS {
             return;
         }
         let mut data = Value::unknown();
-        for value in all.iter().filter(|v| !own(v)) {
+        for value in all.iter().filter(|v| !super::callbacks::is_function(v)) {
             let item = self.element(value);
             data = if matches!(data, Value::Unknown(_)) { item } else { data.join(&item) };
         }
-        for value in all.iter().filter(|v| own(v)) {
-            self.call_value(value, Args { rest: Some(data.clone()), ..Args::default() });
+        let alive = self.state.alive;
+        for function in functions {
+            self.call_value(&function, Args { rest: Some(data.clone()), ..Args::default() });
+            self.state.alive = alive;
         }
     }
 
     pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
+        let result = self.builtin(name, args);
+        self.builtin_gives(name, result)
+    }
+
+    fn builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
             let before = Rc::clone(&self.state.objects);
@@ -79,8 +87,15 @@ impl<'a> Engine<'a> {
             ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
             ("int", Some(Value::Size)) => Value::Size,
-            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => value.clone(),
-            ("tuple" | "list" | "dict" | "set", None) => Value::List(Rc::new(Vec::new())),
+            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => self.copied(value),
+            ("tuple" | "list" | "dict" | "set", None) => {
+                let made = Value::List(Rc::new(Vec::new()));
+                self.made_here(&made);
+                made
+            }
+            ("dict.fromkeys", Some(_)) => {
+                Value::Bag(Rc::new(args.positional.get(1).cloned().unwrap_or(Value::Nothing)))
+            }
             ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
                 let item = self.element(value);
                 if name == "next" { item } else { Value::Bag(Rc::new(item)) }

@@ -56,6 +56,7 @@ impl<'a> Engine<'a> {
                 Expr::Starred(s) => match self.eval(&s.value) {
                     Value::List(items) if args.rest.is_none() => args.positional.extend(items.iter().cloned()),
                     other => {
+                        self.measured(&other);
                         let item = self.element(&other);
                         args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
                     }
@@ -74,6 +75,7 @@ impl<'a> Engine<'a> {
             match &keyword.arg {
                 Some(name) => args.keywords.push((Some(name.id.as_str()), value)),
                 None => {
+                    self.special(&value, "keys", Vec::new());
                     let item = self.element(&value);
                     args.rest = Some(args.rest.take().map_or(item.clone(), |r| r.join(&item)));
                 }
@@ -97,10 +99,28 @@ impl<'a> Engine<'a> {
         // A method that changes a collection changes the place it was read from.
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func)
             && matches!(**base, Value::List(_) | Value::Bag(_))
+            && place.attr.id.as_str() == &**name
         {
             return self.collection_method(&place.value, base, name, &args);
         }
+        if let Value::Attr(base, name) = &callee {
+            // Bound to its collection before.
+            self.changes(&call.func, base, name);
+        }
+        if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func) {
+            self.acts_on(&place.value, base, name, false);
+        }
         self.call_value(&callee, args)
+    }
+
+    /// A call as a statement: what it gives is dropped, so it does something.
+    pub(super) fn acts(&mut self, call: &'a ExprCall) {
+        if let Expr::Attribute(place) = &*call.func
+            && self.stage == Stage::Forward
+        {
+            let base = self.quiet(&place.value);
+            self.acts_on(&place.value, &base, place.attr.id.as_str(), true);
+        }
     }
 
     /// `next(self.it)`: an iterator that outlives the call is a counter.
@@ -128,7 +148,7 @@ impl<'a> Engine<'a> {
             None => false,
         };
         let direct = matches!(collection, Expr::Attribute(_) | Expr::Name(_));
-        if direct && grows && !self.evicting && self.outlives(collection) {
+        if direct && grows && !self.evicting && !self.memory.dropping && self.outlives(collection) {
             self.note(Fact::Keeps { what: format!("the length of {}", super::expr::shown(collection)), counts: true });
         }
     }
@@ -184,7 +204,9 @@ impl<'a> Engine<'a> {
                 let before = self.fork();
                 let mut result: Option<Value<'a>> = None;
                 let mut after: Option<State<'a>> = None;
-                for value in values.iter().filter(|v| !matches!(v, Value::Nothing)) {
+                // Beside something that can be called, a number stands for which of them an earlier call left.
+                let number = |v: &&Value<'a>| matches!(v, Value::Nothing | Value::StateScalar);
+                for value in values.iter().filter(|v| !number(v)) {
                     self.state = before.clone();
                     let one = self.call_value(value, args.clone());
                     // One that only raises adds nothing.
@@ -198,14 +220,21 @@ impl<'a> Engine<'a> {
                     });
                 }
                 self.state = after.unwrap_or(before);
-                result.unwrap_or(Value::unknown())
+                let result = result.unwrap_or(Value::unknown());
+                let chosen = values.iter().any(|v| matches!(v, Value::StateScalar));
+                if chosen && result.all_tensors().is_empty() { result.join(&Value::StateScalar) } else { result }
             }
             // `torch.no_grad()(f)` is f.
             Value::Scalar if matches!(args.positional.as_slice(), [Value::Func(_) | Value::Bound(..)]) => {
                 args.positional[0].clone()
             }
             Value::Tensor(_) => self.opaque_call("a tensor is called", &args),
-            other if other.is_scalar() && !args.has_tensor() => Value::Scalar,
+            other if other.is_scalar() && !args.has_tensor() => {
+                self.remember(&super::callbacks::functions_among(&args.all()));
+                self.callbacks(&args);
+                let state = self.is_state(other) || self.any_state(&args);
+                self.tainted(state, Value::Scalar)
+            }
             _ => self.opaque_call("a call of something unknown", &args),
         }
     }
@@ -216,6 +245,10 @@ impl<'a> Engine<'a> {
             args.all().iter().fold(super::value::no_ids(), |ids, v| super::value::merge_ids(&ids, &v.all_tensors()));
         if self.stage == Stage::Forward && !ids.is_empty() {
             self.note(Fact::Opaque { what: what.to_owned() });
+        }
+        self.callbacks(args);
+        if ids.is_empty() && self.any_state(args) {
+            return Value::StateScalar;
         }
         Value::Unknown(ids)
     }
@@ -265,6 +298,7 @@ impl<'a> Engine<'a> {
             return Value::unknown();
         }
         self.running.push(func.id);
+        self.reached.insert(func.id);
         self.yields.push(None);
         let before = Rc::clone(&self.state.objects);
         let info = self.functions[func.id].clone();
@@ -277,6 +311,9 @@ impl<'a> Engine<'a> {
         let mut names = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
         self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
         if func.early && self.stage == Stage::Forward {
+            let closed: Vec<Value<'a>> =
+                names.values().filter(|v| matches!(v, Value::List(_) | Value::Bag(_))).cloned().collect();
+            closed.iter().for_each(|v| self.lasting(v));
             let changed: Vec<&'a str> =
                 self.mutable.globals.iter().copied().filter(|n| names.contains_key(n)).collect();
             for name in changed {
@@ -294,6 +331,7 @@ impl<'a> Engine<'a> {
         self.globals.push(Default::default());
         self.nonlocals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
+        let searching = std::mem::take(&mut self.memory.searching);
         let empty = self.state.empty;
         let owner = std::mem::replace(&mut self.owner, info.owner);
         match info.body {
@@ -307,6 +345,7 @@ impl<'a> Engine<'a> {
             self.leave(Value::Nothing);
         }
         self.loops = loops;
+        self.memory.searching = searching;
         self.owner = owner;
         self.running.pop();
         self.globals.pop();
@@ -347,7 +386,7 @@ impl<'a> Engine<'a> {
             // A generator: nothing of it runs before somebody asks.
             self.state.alive = true;
             self.unwrite(&before);
-            result = Value::Bag(Rc::new(item));
+            result = self.iterator(Value::Bag(Rc::new(item)));
         }
         if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
             self.note(Fact::Cached { what: info.name.to_owned() });
@@ -379,6 +418,9 @@ impl<'a> Engine<'a> {
                     let value = self.eval(default);
                     // A default collection lives on between calls.
                     let collection = matches!(value, Value::List(_) | Value::Bag(_));
+                    if collection && self.stage == Stage::Forward {
+                        self.default_lasts(&value);
+                    }
                     if collection && self.stage == Stage::Forward && self.mutable.globals.contains(name) {
                         self.kept(&value, Place::Name(name))
                     } else {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Decorator, StmtClassDef, StmtFunctionDef};
+use ruff_python_ast::{Decorator, Parameters, StmtClassDef, StmtFunctionDef};
 
 use super::call::Args;
 use super::library::TRANSPARENT;
@@ -19,10 +19,9 @@ const MAX_BASES: usize = 48;
 impl<'a> Engine<'a> {
     pub(super) fn define_function(&mut self, def: &'a StmtFunctionDef) {
         let name = def.name.id.as_str();
-        for parameter in def.parameters.iter_non_variadic_params() {
-            if let Some(default) = parameter.default.as_deref() {
-                self.eval(default);
-            }
+        self.defaults(&def.parameters);
+        if let Some(returns) = def.returns.as_deref() {
+            self.eval(returns);
         }
         let info = FuncInfo {
             name,
@@ -78,6 +77,18 @@ impl<'a> Engine<'a> {
         self.state.bind(name, bound);
     }
 
+    /// What a definition evaluates of its parameters: defaults and annotations.
+    pub(super) fn defaults(&mut self, parameters: &'a Parameters) {
+        for parameter in parameters.iter_non_variadic_params() {
+            if let Some(default) = parameter.default.as_deref() {
+                self.eval(default);
+            }
+        }
+        for annotation in parameters.iter().filter_map(|p| p.annotation()) {
+            self.eval(annotation);
+        }
+    }
+
     fn decorator(&mut self, decorator: &'a Decorator) -> Applied<'a> {
         let value = self.eval(&decorator.expression);
         let shown = || super::expr::shown(&decorator.expression);
@@ -88,6 +99,7 @@ impl<'a> Engine<'a> {
                 "builtins.staticmethod" => Applied::Binding(Binding::Static),
                 "builtins.classmethod" => Applied::Binding(Binding::Class),
                 "builtins.property" => Applied::Binding(Binding::Property),
+                "functools.cached_property" => Applied::Binding(Binding::Property),
                 "functools.lru_cache" | "functools.cache" => Applied::Cached,
                 "torch.no_grad"
                 | "torch.inference_mode"
@@ -132,6 +144,7 @@ impl<'a> Engine<'a> {
                 settings.keywords.push((keyword.arg.as_ref().map(|n| n.id.as_str()), value));
             }
         }
+        self.show_bases(name, &bases);
         let class = self.classes.len();
         self.classes.push(ClassInfo {
             name,
@@ -261,8 +274,11 @@ impl<'a> Engine<'a> {
 
     /// Reads `object.name` of a candidate's object.
     pub(super) fn instance_attribute(&mut self, object: ObjId, class: ClassId, name: &str) -> Value<'a> {
-        if let Some(value) = self.state.field(object, name) {
-            return value.clone();
+        if let Some(value) = self.state.field(object, name).cloned() {
+            if self.memory.is_early(object) && !self.state.made.contains(&(object, Rc::from(name))) {
+                self.lasting(&value);
+            }
+            return value;
         }
         let receiver = Value::Instance(object, class);
         if let Some(member) = self.member(class, name) {
@@ -299,7 +315,10 @@ impl<'a> Engine<'a> {
         let changed = self.mutable.attributes.get(name).copied();
         match changed {
             Some(name) if self.stage == Stage::Forward => self.kept(&member, Place::Attribute(name)),
-            _ => member,
+            _ => {
+                self.lasting(&member);
+                member
+            }
         }
     }
 

@@ -7,7 +7,6 @@ use ruff_python_ast::Expr;
 use super::Engine;
 use super::call::Args;
 use super::prepass::place_of;
-use super::trace::Fact;
 use super::value::Value;
 
 impl<'a> Engine<'a> {
@@ -18,14 +17,19 @@ impl<'a> Engine<'a> {
         name: &str,
         args: &Args<'a>,
     ) -> Value<'a> {
-        let takes = name == "popleft" || name == "pop" && args.positional.is_empty();
-        if takes && self.outlives(place) {
-            self.note(Fact::Keeps { what: super::expr::shown(place), counts: true });
-        }
+        self.changes(place, base, name);
         let (result, changed) = self.collection(base, name, args);
+        let state = self.any_state(args);
+        let result = self.tainted(state, result);
         if let Some(collection) = changed {
             if let Some(place) = place_of(place) {
                 self.store(place, &collection);
+            }
+            self.replaced(base, &collection);
+            let value = args.all().last().cloned().unwrap_or(Value::Nothing);
+            let counts = self.outlasts(base) && self.keeps("..", None, &value);
+            if counts {
+                self.counts(super::expr::shown(place));
             }
             self.replace_collection(place, collection, false);
         }
@@ -59,13 +63,20 @@ impl<'a> Engine<'a> {
                 let default = args.positional.get(1).cloned().unwrap_or(Value::Nothing);
                 (if empty { default } else { item.join(&default) }, None)
             }
-            ("items", _) => (Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, item])))), None),
-            ("values" | "copy", _) => (Value::Bag(Rc::new(item)), None),
-            ("keys", _) => (Value::Bag(Rc::new(Value::Scalar)), None),
+            ("items", _) => (self.view(base, Value::List(Rc::new(vec![Value::Scalar, item]))), None),
+            ("values" | "copy", _) => (self.view(base, item), None),
+            ("keys", _) => (self.view(base, Value::Scalar), None),
             ("pop" | "popitem" | "popleft", _) => (item, None),
             ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
             ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
             _ => (Value::Scalar, None),
         }
+    }
+
+    /// As many things as a collection holds.
+    fn view(&mut self, base: &Value<'a>, item: Value<'a>) -> Value<'a> {
+        let view = Value::Bag(Rc::new(item));
+        self.replaced(base, &view);
+        view
     }
 }

@@ -16,16 +16,20 @@ pub(super) struct Condition {
     pub empty: bool,
     /// False only for tensors without elements.
     pub filled_otherwise: bool,
+    /// A number that an earlier call left decides it.
+    pub state: bool,
 }
 
 impl<'a> Engine<'a> {
     /// Evaluates a test.
     pub(super) fn condition(&mut self, test: &'a Expr) -> Condition {
         let value = self.eval(test);
-        if self.stage == Stage::Forward && matches!(value, Value::StateScalar) {
+        let state = self.stage == Stage::Forward && matches!(value, Value::StateScalar);
+        if state {
             self.note(Fact::StateBranch);
+            self.searched_by(&value);
         }
-        let mut condition = Condition { truth: value.truth(), ..Condition::default() };
+        let mut condition = Condition { truth: value.truth(), state, ..Condition::default() };
         let (empty, filled) = self.emptiness(test);
         condition.empty = empty;
         condition.filled_otherwise = filled;
@@ -64,7 +68,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Evaluates again without writing facts.
-    fn quiet(&mut self, expr: &'a Expr) -> Value<'a> {
+    pub(super) fn quiet(&mut self, expr: &'a Expr) -> Value<'a> {
         let (count, state) = (self.seen.len(), self.fork());
         let value = self.eval(expr);
         for seen in self.seen.drain(count..) {

@@ -8,8 +8,8 @@ use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, O
 
 use super::call::Args;
 use super::fold::{decide, fold, special_name};
+use super::paths::canonical;
 use super::state::{State, Written};
-use super::stmt::canonical;
 use super::trace::{Fact, How, Stage};
 use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
@@ -59,12 +59,14 @@ impl<'a> Engine<'a> {
             Expr::NoneLiteral(_) => Value::Nothing,
             Expr::BytesLiteral(_) | Expr::EllipsisLiteral(_) => Value::Scalar,
             Expr::FString(_) | Expr::TString(_) => {
-                let shows = self.children(expr);
-                if shows && self.turns > 0 {
+                let parts = self.children(expr);
+                if parts.iter().any(|v| !v.tensors().is_empty()) && self.turns > 0 {
                     // Number by number: work on the host. A whole tensor in a message is none.
                     self.note(Fact::Host { what: "a tensor's text".to_owned(), reject: true });
                 }
-                Value::Scalar
+                parts.iter().for_each(|v| self.measured(v));
+                let state = parts.iter().any(|v| v.tensors().is_empty() && self.is_state(v));
+                self.tainted(state, Value::Scalar)
             }
             Expr::BinOp(b) => {
                 let left = self.eval(&b.left);
@@ -107,6 +109,9 @@ impl<'a> Engine<'a> {
                 value
             }
             Expr::Lambda(l) => {
+                if let Some(parameters) = l.parameters.as_deref() {
+                    self.defaults(parameters);
+                }
                 let info = FuncInfo {
                     name: "<lambda>",
                     params: l.parameters.as_deref(),
@@ -121,7 +126,11 @@ impl<'a> Engine<'a> {
                 Value::Func(self.close(id))
             }
             Expr::Tuple(t) => self.elements(&t.elts),
-            Expr::List(l) => self.elements(&l.elts),
+            Expr::List(l) => {
+                let made = self.elements(&l.elts);
+                self.made_here(&made);
+                made
+            }
             Expr::Set(s) => {
                 let items = self.elements(&s.elts);
                 Value::Bag(Rc::new(self.element(&items)))
@@ -141,19 +150,25 @@ impl<'a> Engine<'a> {
                     }
                     all = Some(all.map_or(value.clone(), |a| a.join(&value)));
                 }
-                match all {
+                let made = match all {
                     Some(value) => Value::Bag(Rc::new(value)),
                     None => Value::List(Rc::new(Vec::new())),
-                }
+                };
+                self.made_here(&made);
+                made
             }
-            Expr::ListComp(c) => self.comprehension(&c.generators, &[&c.elt]),
+            Expr::ListComp(c) => {
+                let made = self.comprehension(&c.generators, &[&c.elt]);
+                self.made_here(&made);
+                made
+            }
             Expr::SetComp(c) => self.comprehension(&c.generators, &[&c.elt]),
             Expr::Generator(c) => {
                 // Lazy: what it writes to is written only where somebody runs it. Tensors made in it come out of it.
                 let before = Rc::clone(&self.state.objects);
                 let items = self.comprehension(&c.generators, &[&c.elt]);
                 self.unwrite(&before);
-                items
+                self.iterator(items)
             }
             Expr::DictComp(c) => {
                 let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
@@ -187,8 +202,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Evaluates the direct parts of an expression for what they do. True when one is a tensor.
-    fn children(&mut self, expr: &'a Expr) -> bool {
+    /// Evaluates the direct parts of an expression.
+    fn children(&mut self, expr: &'a Expr) -> Vec<Value<'a>> {
         struct Parts<'a>(Vec<&'a Expr>);
         impl<'a> Visitor<'a> for Parts<'a> {
             fn visit_expr(&mut self, expr: &'a Expr) {
@@ -197,11 +212,7 @@ impl<'a> Engine<'a> {
         }
         let mut parts = Parts(Vec::new());
         walk_expr(&mut parts, expr);
-        let mut tensors = false;
-        for part in parts.0 {
-            tensors |= !self.eval(part).tensors().is_empty();
-        }
-        tensors
+        parts.0.into_iter().map(|part| self.eval(part)).collect()
     }
 
     /// Takes back what was written to tensors that existed before.
@@ -221,6 +232,7 @@ impl<'a> Engine<'a> {
                     Expr::Starred(s) => match self.eval(&s.value) {
                         Value::List(inner) => items.extend(inner.iter().cloned()),
                         other => {
+                            self.measured(&other);
                             let item = self.element(&other);
                             let all = items.iter().fold(item, |all, v| all.join(v));
                             return Value::Bag(Rc::new(all));
@@ -247,7 +259,9 @@ impl<'a> Engine<'a> {
 
     fn comprehension(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
         self.turns += 1;
+        self.memory.searching += 1;
         let made = self.comprehended(generators, parts);
+        self.memory.searching = self.memory.searching.saturating_sub(1);
         self.turns = self.turns.saturating_sub(1);
         made
     }
@@ -257,6 +271,7 @@ impl<'a> Engine<'a> {
             && generator.ifs.is_empty()
         {
             let items = self.eval(&generator.iter);
+            self.measured(&items);
             if let Value::List(items) = &items
                 && items.len() <= MAX_UNROLLED
             {
@@ -274,6 +289,7 @@ impl<'a> Engine<'a> {
         }
         for generator in generators {
             let items = self.eval(&generator.iter);
+            self.measured(&items);
             let item = self.element(&items);
             self.assign(&generator.target, item);
             for test in &generator.ifs {
@@ -289,9 +305,13 @@ impl<'a> Engine<'a> {
 
     /// Looks a name up: locals, what the function closed over, the module, builtins.
     pub(super) fn name(&mut self, name: &'a str) -> Value<'a> {
-        for frame in self.state.frames.iter().rev() {
+        for (depth, frame) in self.state.frames.iter().enumerate().rev() {
             if let Some(value) = frame.get(name) {
-                return value.clone();
+                let value = value.clone();
+                if depth == 0 {
+                    self.lasting(&value);
+                }
+                return value;
             }
         }
         match name {
@@ -359,7 +379,10 @@ impl<'a> Engine<'a> {
                     self.note(Fact::Opaque { what: format!("operator {} on a value of unknown type", op.as_str()) });
                 }
                 // None and a number that an earlier call left, too.
-                if a.each().iter().chain(b.each()).any(|v| matches!(v, Value::StateScalar)) {
+                let state = |v: &Value<'a>| v.tensors().is_empty() && self.is_state(v);
+                if ids.is_empty() && (state(a) || state(b))
+                    || a.each().iter().chain(b.each()).any(|v| matches!(v, Value::StateScalar))
+                {
                     return Value::StateScalar;
                 }
                 if ids.is_empty() { Value::Scalar } else { Value::Unknown(ids) }
@@ -369,7 +392,8 @@ impl<'a> Engine<'a> {
 
     fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
         if op == UnaryOp::Not {
-            return operand.truth().map_or(Value::Scalar, |t| Value::Bool(!t));
+            let state = operand.tensors().is_empty() && self.is_state(operand);
+            return operand.truth().map_or_else(|| self.tainted(state, Value::Scalar), |t| Value::Bool(!t));
         }
         if !operand.tensors().is_empty() {
             return self.compute(How::Operator(op.as_str()), std::slice::from_ref(operand));
@@ -392,7 +416,14 @@ impl<'a> Engine<'a> {
             if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
                 return self.compute(How::Operator(op.as_str()), &[left, right]);
             }
-            kept |= matches!(left, Value::StateScalar) || matches!(right, Value::StateScalar);
+            kept |= [&left, &right].into_iter().any(|v| v.tensors().is_empty() && self.is_state(v));
+            if identity {
+                self.searched(&right);
+                self.searched_by(&left);
+            } else {
+                self.measured(&left);
+                self.measured(&right);
+            }
             result = match (result, decide(*op, &left, &right)) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
                 (Some(true), Some(true)) => Some(true),

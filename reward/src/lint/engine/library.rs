@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::call::Args;
-use super::prepass::Place;
+use super::modules::CONTEXT;
 use super::state::Written;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
@@ -12,6 +12,29 @@ use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torc
 
 impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
+        let state = self.any_state(&args);
+        self.handed_to(path, &args);
+        if args.all().iter().all(Value::is_scalar) {
+            let result = self.call_library(path, args);
+            return self.gives(state, result);
+        }
+        let result = self.call_library(path, args.clone());
+        let result = self.gives(state, result);
+        self.hand_over(path, &args, result)
+    }
+
+    /// What is made of numbers that an earlier call left is told by them too.
+    fn gives(&mut self, state: bool, result: Value<'a>) -> Value<'a> {
+        if state && matches!(result, Value::Tensor(_)) {
+            self.sized_by_state(&result);
+        }
+        match result {
+            Value::Path(path) if state && path.starts_with("operator.") => Value::StateScalar,
+            other => self.tainted(state, other),
+        }
+    }
+
+    fn call_library(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
         let (root, rest) = path.split_once('.').unwrap_or((path, ""));
         match root {
             "builtins" => self.call_builtin(rest, args),
@@ -68,6 +91,9 @@ impl<'a> Engine<'a> {
                 ))
             }
             _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
+            "functools" if rest == "cmp_to_key" => args.positional.into_iter().next().unwrap_or(Value::unknown()),
+            // A context of an unknown kind.
+            "contextlib" if rest != "nullcontext" => Value::unknown(),
             // What methodcaller and its kin return is called in turn.
             "operator" => Value::path(path),
             _ => Value::Scalar,
@@ -77,20 +103,23 @@ impl<'a> Engine<'a> {
     fn call_torch(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
         match rest {
-            "nn.Parameter" | "nn.Buffer" | "nn.UninitializedParameter" => return self.parameter(),
+            "nn.Parameter" | "nn.Buffer" | "nn.UninitializedParameter" => match first {
+                Some(tensor) if self.is_kept(&tensor) => return tensor,
+                _ => return self.parameter(),
+            },
             "nn.ModuleList" | "nn.ParameterList" => {
                 return match first {
-                    Some(list @ (Value::List(_) | Value::Bag(_))) => list,
+                    Some(list @ (Value::List(_) | Value::Bag(_))) => self.copied(&list),
                     _ => Value::Bag(Rc::new(Value::unknown())),
                 };
             }
             "nn.Sequential" if matches!(args.positional.as_slice(), [Value::Bag(_)]) => {
-                return args.positional.into_iter().next().unwrap_or(Value::unknown());
+                return first.map_or(Value::unknown(), |v| self.copied(&v));
             }
             "nn.Sequential" if args.rest.is_none() => return Value::List(Rc::new(args.positional)),
             "nn.Sequential" => return Value::Bag(Rc::new(args.rest.unwrap_or(Value::unknown()))),
             "nn.ModuleDict" | "nn.ParameterDict" => {
-                return first.unwrap_or(Value::Bag(Rc::new(Value::unknown())));
+                return first.map_or(Value::Bag(Rc::new(Value::unknown())), |v| self.copied(&v));
             }
             "nn.Module.__init__" => return Value::Nothing,
             "broadcast_tensors" => {
@@ -236,7 +265,12 @@ impl<'a> Engine<'a> {
                 }
                 text_method(text, name, &args)
             }
-            v if v.is_scalar() && !args.has_tensor() => Value::Scalar,
+            v if v.is_scalar() && !args.has_tensor() => {
+                self.remember(&super::callbacks::functions_among(&args.all()));
+                self.callbacks(&args);
+                let state = self.is_state(v) || self.any_state(&args);
+                self.tainted(state, Value::Scalar)
+            }
             Value::Unknown(ids) => {
                 if CONTEXT.contains(&name) {
                     return Value::Nothing;
@@ -255,7 +289,16 @@ impl<'a> Engine<'a> {
     }
 
     fn tensor_method(&mut self, base: &Value<'a>, name: &str, args: Args<'a>) -> Value<'a> {
+        let state = self.any_state(&args);
         match method(name) {
+            Method::Size | Method::Shape | Method::Scalar if self.is_kept(base) => {
+                let all = name == "size" || name == "stride";
+                if all && args.positional.is_empty() && args.keywords.is_empty() {
+                    Value::Bag(Rc::new(Value::StateScalar))
+                } else {
+                    Value::StateScalar
+                }
+            }
             Method::Size | Method::Shape if !self.sized_by_input(base) => {
                 let one = name != "size" || !(args.positional.is_empty() && args.keywords.is_empty());
                 if one { Value::Scalar } else { Value::Bag(Rc::new(Value::Scalar)) }
@@ -269,14 +312,24 @@ impl<'a> Engine<'a> {
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
                 }
+                if state && !keeps_size(name) {
+                    self.counts("a part of a tensor that an earlier call chose");
+                }
                 match name {
                     _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
+                    _ if self.is_kept(base) => base.part(),
                     _ if keeps_size(name) => base.clone(),
                     _ => base.part(),
                 }
             }
             Method::Copy => self.copy_of(base),
-            Method::Alloc => self.fresh(Origin::Alloc),
+            Method::Alloc => {
+                let made = self.fresh(Origin::Alloc);
+                if state {
+                    self.sized_by_state(&made);
+                }
+                made
+            }
             Method::Fill => {
                 let data = args.has_tensor() || base.tensors().iter().any(|id| self.is_data(*id));
                 if data && self.stage == Stage::Forward {
@@ -330,55 +383,6 @@ impl<'a> Engine<'a> {
             }
         }
         copy
-    }
-
-    /// Methods that `nn.Module` gives to a candidate's class.
-    fn module_method(&mut self, base: &Rc<Value<'a>>, name: &str, args: Args<'a>) -> Value<'a> {
-        let Value::Instance(object, _) = **base else {
-            return Value::unknown();
-        };
-        match name {
-            "register_buffer" | "register_parameter" | "add_module" | "register_module" => {
-                if let (Some(Value::Str(name)), Some(value)) = (args.get(0, "name"), args.get(1, "tensor")) {
-                    if let Some(name) = self.mutable.attributes.get(&**name).copied() {
-                        self.store(Place::Attribute(name), value);
-                    }
-                    let value = match value {
-                        Value::Tensor(_) | Value::Unknown(_) => self.parameter(),
-                        other => other.clone(),
-                    };
-                    self.state.set_field(object, Rc::clone(name), value);
-                }
-                Value::Nothing
-            }
-            _ if CONTEXT.contains(&name) => Value::Nothing,
-            "parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
-            "named_parameters" | "named_buffers" => {
-                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.parameter()]))))
-            }
-            "get_parameter" | "get_buffer" => self.parameter(),
-            "children" | "modules" => Value::Bag(Rc::new(self.submodules(object))),
-            "named_children" | "named_modules" => {
-                Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.submodules(object)]))))
-            }
-            "get_submodule" => self.submodules(object),
-            "to" | "cuda" | "half" | "float" | "double" | "bfloat16" | "eval" | "train" | "requires_grad_" => {
-                (**base).clone()
-            }
-            "__call__" | "_call_impl" => self.call_value(&Rc::clone(base), args),
-            _ => self.opaque(&format!("self.{name}"), &args),
-        }
-    }
-
-    /// `Function.apply(..)`: runs the candidate's own forward; backward is not on the path.
-    fn autograd(&mut self, class: usize, args: Args<'a>) -> Value<'a> {
-        let Some(Value::Func(func)) = self.member(class, "forward") else {
-            return self.opaque("apply", &args);
-        };
-        let context = self.object(Origin::Instance);
-        let context = Value::Instance(context, class);
-        let receiver = if self.member(class, "setup_context").is_some() { None } else { Some(context) };
-        self.call_function(&func, receiver, args)
     }
 }
 
@@ -440,9 +444,6 @@ fn text_method<'a>(text: &str, name: &str, args: &Args<'a>) -> Value<'a> {
         _ => Value::Scalar,
     }
 }
-
-/// Methods of an autograd context.
-const CONTEXT: &[&str] = &["save_for_backward", "mark_dirty", "mark_non_differentiable", "set_materialize_grads"];
 
 /// Casts and the like: the tensor itself where it is what is asked for, else a copy.
 const MAY_COPY: &[&str] = &[

@@ -9,6 +9,7 @@ mod assign;
 mod attribute;
 mod builtins;
 mod call;
+mod callbacks;
 mod classes;
 mod collections;
 mod condition;
@@ -19,16 +20,22 @@ mod hooks;
 pub mod kernel;
 mod launch;
 mod library;
+mod memory;
+mod modules;
 mod outputs;
+mod paths;
 mod prepass;
+mod protocols;
 mod provenance;
 mod records;
 pub mod state;
 mod stmt;
+mod taint;
 mod task;
-pub use stmt::canonical;
+pub use paths::canonical;
 pub use task::{inputs_of, task_inputs};
 pub mod trace;
+mod unreached;
 pub mod value;
 
 use std::collections::{HashMap, HashSet};
@@ -172,6 +179,12 @@ pub struct Engine<'a> {
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     hooks: hooks::Hooks<'a>,
+    /// Functions that libraries were handed before forward.
+    handed: Vec<Value<'a>>,
+    memory: memory::Memory<'a>,
+    /// Functions that were called, and the last form of every function.
+    reached: HashSet<FuncId>,
+    made: HashMap<FuncId, Func<'a>>,
     /// Which tensors came out of which.
     pub(in crate::lint) flows: provenance::Flows,
     /// Kernels that were defined, in any way.
@@ -190,18 +203,20 @@ pub struct Ran<'a> {
 /// Runs a candidate. Where forward changes state, it runs twice: first to see what it keeps, then with that kept.
 pub fn run<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs) -> Ran<'a> {
     let mutable = Mutable::of(body);
-    let stateless = mutable.attributes.is_empty() && mutable.globals.is_empty();
+    let stateless = mutable.is_empty();
     let ran = run_once(body, lines, inputs, mutable.optimistic());
     if stateless {
         return ran;
     }
     let reach = |places: &HashSet<Place<'a>>| mutable.reach(places.iter().copied());
-    let narrowed = mutable.narrowed(&reach(&ran.engine.stored), &reach(&ran.engine.stored_tensors));
+    let mut narrowed = mutable.narrowed(&reach(&ran.engine.stored), &reach(&ran.engine.stored_tensors));
+    narrowed.rebound.clone_from(&ran.engine.stored);
     run_once(body, lines, inputs, narrowed)
 }
 
 fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mutable<'a>) -> Ran<'a> {
     let mut engine = Engine::new(lines, mutable);
+    engine.show_unseen(body);
     engine.block(body);
     engine.state.alive = true;
     let bound = engine.state.frames[0].get("ModelNew").cloned();
@@ -218,8 +233,11 @@ fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mu
         if let (Some(Value::Func(func)), Value::Instance(..)) = (engine.member(class, "forward"), &instance) {
             forward = Some(func.id);
             engine.stage = Stage::Forward;
+            engine.memory.forward_from(engine.origins.len());
             engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
+            engine.run_handed();
+            engine.run_unreached(body);
         }
     }
     Ran { engine, model, forward }
@@ -258,6 +276,10 @@ impl<'a> Engine<'a> {
             like_input: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
+            handed: Vec::new(),
+            memory: memory::Memory::default(),
+            reached: HashSet::new(),
+            made: HashMap::new(),
             flows: provenance::Flows::default(),
             defined: Vec::new(),
         };
@@ -356,6 +378,12 @@ impl<'a> Engine<'a> {
 
     /// A function value that sees the running call's names later on.
     fn close(&mut self, id: FuncId) -> Func<'a> {
+        let func = self.closed(id);
+        self.made.insert(id, func.clone());
+        func
+    }
+
+    fn closed(&mut self, id: FuncId) -> Func<'a> {
         let early = self.stage != Stage::Forward;
         if self.state.frames.len() < 2 {
             return Func { id, closure: None, early, depth: 0 };
@@ -381,80 +409,5 @@ impl<'a> Engine<'a> {
         }
         self.kernels.insert(id, Rc::clone(&facts));
         facts
-    }
-
-    /// Before forward: all that forward itself (or anything but the constructor) changes may hold an earlier call's
-    /// value.
-    fn havoc(&mut self) {
-        let mut attributes: Vec<&'a str> =
-            self.mutable.attributes.iter().copied().filter(|a| *a != "training").collect();
-        attributes.sort_unstable();
-        for (object, class) in self.instances.clone() {
-            for name in &attributes {
-                let place = Place::Attribute(name);
-                match self.state.field(object, name).cloned() {
-                    Some(old) => {
-                        let kept = self.kept(&old, place);
-                        self.state.set_field(object, Rc::from(*name), kept);
-                    }
-                    None if self.member(class, name).is_none() => {
-                        let kept = self.kept(&Value::Nothing, place);
-                        self.state.set_field(object, Rc::from(*name), kept);
-                    }
-                    None => {}
-                }
-            }
-        }
-        let mut names: Vec<&'a str> = self.mutable.globals.iter().copied().collect();
-        names.sort_unstable();
-        for name in names {
-            if let Some(old) = self.state.frames[0].get(name).cloned() {
-                let kept = self.kept(&old, Place::Name(name));
-                self.state.bind_global(name, kept);
-            }
-        }
-    }
-
-    /// A value, or what an earlier call replaced it with.
-    fn kept(&mut self, old: &Value<'a>, place: Place<'a>) -> Value<'a> {
-        let scalar = self.mutable.scalars.contains(&place);
-        let new = |engine: &mut Self| if scalar { Value::StateScalar } else { engine.fresh(Origin::Kept) };
-        match old {
-            Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size | Value::StateScalar => {
-                Value::StateScalar
-            }
-            Value::List(values) => {
-                let kept = new(self);
-                Value::Bag(Rc::new(values.iter().fold(kept, |all, v| all.join(v))))
-            }
-            Value::Bag(value) => {
-                let kept = new(self);
-                Value::Bag(Rc::new(kept.join(value)))
-            }
-            Value::Instance(..)
-            | Value::NnModule(_)
-            | Value::Func(_)
-            | Value::Kernels(_)
-            | Value::Class(_)
-            | Value::Path(_)
-            | Value::KernelDecorator
-            | Value::Launcher(_)
-            | Value::Super(..) => old.clone(),
-            other => {
-                let kept = new(self);
-                other.join(&kept)
-            }
-        }
-    }
-
-    /// Forward keeps a value for later calls.
-    fn store(&mut self, place: Place<'a>, value: &Value<'a>) {
-        if self.stage != Stage::Forward {
-            return;
-        }
-        if !value.only_numbers() {
-            self.stored_tensors.insert(place);
-        }
-        self.stored.insert(place);
     }
 }

@@ -24,6 +24,8 @@ pub struct Mutable<'a> {
     pub globals: HashSet<&'a str>,
     /// Of both, those that only numbers, flags and the like are ever kept in.
     pub scalars: HashSet<Place<'a>>,
+    /// Of both, those that forward was seen to bind anew, not only what they hold.
+    pub rebound: HashSet<Place<'a>>,
     /// What a name was bound to.
     links: HashMap<&'a str, HashSet<Place<'a>>>,
 }
@@ -64,6 +66,11 @@ impl<'a> Mutable<'a> {
             };
         }
         found
+    }
+
+    /// Nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.attributes.is_empty() && self.globals.is_empty()
     }
 
     /// The same, with nothing but numbers kept: what a first run, which finds out, takes for granted.

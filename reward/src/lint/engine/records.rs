@@ -105,7 +105,10 @@ impl<'a> Engine<'a> {
         let named = |name: &str| args.keywords.iter().find(|(k, _)| *k == Some(name)).map(|(_, v)| v.clone());
         match (named("default"), named("default_factory")) {
             (Some(value), _) => value,
-            (None, Some(factory)) => self.call_value(&factory, Args::default()),
+            (None, Some(factory)) => {
+                self.remember(std::slice::from_ref(&factory));
+                self.call_value(&factory, Args::default())
+            }
             (None, None) => Value::unknown(),
         }
     }

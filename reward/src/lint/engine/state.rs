@@ -1,6 +1,6 @@
 //! The abstract machine state along one path, and the join of two paths.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use super::value::{Env, ObjId, Value};
@@ -23,6 +23,8 @@ pub struct State<'a> {
     pub fields: Rc<HashMap<(ObjId, Rc<str>), Value<'a>>>,
     /// Every object that exists on this path.
     pub objects: Rc<BTreeMap<ObjId, Written>>,
+    /// Fields that hold a collection made in this call of forward.
+    pub made: Rc<HashSet<(ObjId, Rc<str>)>>,
     /// False after return, raise, break and continue.
     pub alive: bool,
     /// On a path that is taken only for tensors without elements.
@@ -35,6 +37,7 @@ impl Default for State<'_> {
             frames: vec![Rc::new(Env::new())],
             fields: Rc::new(HashMap::new()),
             objects: Rc::new(BTreeMap::new()),
+            made: Rc::new(HashSet::new()),
             alive: true,
             empty: false,
         }
@@ -105,6 +108,9 @@ impl<'a> State<'a> {
             for (id, written) in other.objects.iter() {
                 mine.entry(*id).and_modify(|w| *w = (*w).min(*written)).or_insert(*written);
             }
+        }
+        if !Rc::ptr_eq(&joined.made, &other.made) {
+            Rc::make_mut(&mut joined.made).retain(|field| other.made.contains(field));
         }
         joined.empty &= other.empty;
         joined

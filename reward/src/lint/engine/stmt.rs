@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith, UnaryOp};
+use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWhile, StmtWith, UnaryOp};
 
+use super::paths::canonical;
 use super::state::State;
 use super::trace::{Fact, Seen, Stage};
 use super::value::Value;
@@ -29,7 +30,11 @@ impl<'a> Engine<'a> {
                 let value = r.value.as_deref().map_or(Value::Nothing, |v| self.eval(v));
                 self.leave(value);
             }
-            Stmt::Delete(_) | Stmt::TypeAlias(_) | Stmt::Pass(_) | Stmt::IpyEscapeCommand(_) => {}
+            Stmt::Delete(d) => d.targets.iter().for_each(|t| self.delete(t)),
+            Stmt::TypeAlias(t) => {
+                self.eval(&t.value);
+            }
+            Stmt::Pass(_) | Stmt::IpyEscapeCommand(_) => {}
             Stmt::Assign(a) => {
                 let value = self.eval(&a.value);
                 for target in &a.targets {
@@ -38,23 +43,17 @@ impl<'a> Engine<'a> {
             }
             Stmt::AugAssign(a) => self.augmented(a),
             Stmt::AnnAssign(a) => {
-                if let Some(value) = a.value.as_deref() {
-                    let value = self.eval(value);
+                let value = a.value.as_deref().map(|v| self.eval(v));
+                self.eval(&a.annotation);
+                if let Some(value) = value {
                     self.assign(&a.target, value);
                 }
             }
             Stmt::For(f) => self.for_loop(f),
             Stmt::While(w) => {
-                let test = self.condition(&w.test);
-                if test.truth == Some(false) {
-                    self.dead(&w.body, "a loop that never runs");
-                    return self.block(&w.orelse);
-                }
-                self.repeat(&w.body, |_| {});
-                if self.state.alive {
-                    self.condition(&w.test);
-                    self.block(&w.orelse);
-                }
+                self.memory.searching += 1;
+                self.while_loop(w);
+                self.memory.searching = self.memory.searching.saturating_sub(1);
             }
             Stmt::If(i) => self.branch(i),
             Stmt::With(w) => self.with(w),
@@ -83,11 +82,19 @@ impl<'a> Engine<'a> {
                 if let Some(exc) = r.exc.as_deref() {
                     self.eval(exc);
                 }
+                if let Some(cause) = r.cause.as_deref() {
+                    self.eval(cause);
+                }
                 self.state.alive = false;
             }
             Stmt::Try(t) => self.attempt(t),
             Stmt::Assert(a) => {
                 self.condition(&a.test);
+                if let Some(message) = a.msg.as_deref() {
+                    let passed = self.fork();
+                    self.eval(message);
+                    self.state = passed;
+                }
             }
             Stmt::Import(i) => self.import(i),
             Stmt::ImportFrom(i) => self.import_from(i),
@@ -103,6 +110,9 @@ impl<'a> Engine<'a> {
             }
             Stmt::Expr(e) => {
                 self.eval(&e.value);
+                if let Expr::Call(c) = &*e.value {
+                    self.acts(c);
+                }
             }
             Stmt::Break(_) => {
                 let state = self.fork();
@@ -149,6 +159,7 @@ impl<'a> Engine<'a> {
         let mut open = true;
         // Some of what a loop goes through is of the kind that it looks for.
         let mut sifted = true;
+        let mut branches = 0;
         for (test, body) in arms {
             let Some(test) = test else {
                 sifted = false;
@@ -163,9 +174,12 @@ impl<'a> Engine<'a> {
                 self.dead(body, "a branch that never runs");
                 continue;
             }
-            self.evicting = only_drops(body);
+            let drops = only_drops(body) && asks_length(test);
+            self.evicting = drops;
             let found = self.condition(test);
             self.evicting = false;
+            branches += u32::from(found.state);
+            self.memory.branches += u32::from(found.state);
             if found.truth == Some(false) {
                 self.dead(body, "a branch that never runs");
                 continue;
@@ -179,7 +193,9 @@ impl<'a> Engine<'a> {
             let before = self.fork();
             self.narrow(test, true);
             self.state.empty |= found.empty;
+            let dropping = std::mem::replace(&mut self.memory.dropping, drops);
             self.block(body);
+            self.memory.dropping = dropping;
             let after = std::mem::replace(&mut self.state, before);
             keep(&mut done, after);
             if found.truth == Some(true) {
@@ -190,6 +206,7 @@ impl<'a> Engine<'a> {
             self.narrow(test, false);
             self.state.empty |= found.filled_otherwise;
         }
+        self.memory.branches -= branches;
         // The way past all arms (or through else) is the present state.
         let last = std::mem::take(&mut self.state);
         if !(sifted && done.as_ref().is_some_and(|d| d.alive)) {
@@ -212,24 +229,41 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn while_loop(&mut self, w: &'a StmtWhile) {
+        let test = self.condition(&w.test);
+        if test.truth == Some(false) {
+            self.dead(&w.body, "a loop that never runs");
+            return self.block(&w.orelse);
+        }
+        self.repeat(&w.body, |_| {});
+        if self.state.alive {
+            self.condition(&w.test);
+            self.block(&w.orelse);
+        }
+    }
+
     fn for_loop(&mut self, stmt: &'a StmtFor) {
         let items = self.eval(&stmt.iter);
         if items.truth() == Some(false) || self.is_empty_range(&stmt.iter) {
             self.dead(&stmt.body, "a loop over nothing");
             return self.block(&stmt.orelse);
         }
+        self.measured(&items);
         let item = self.element(&items);
-        let items: Vec<&'a str> = match &*stmt.target {
+        let names: Vec<&'a str> = match &*stmt.target {
             Expr::Name(n) => vec![n.id.as_str()],
             Expr::Tuple(t) => t.elts.iter().filter_map(|e| Some(e.as_name_expr()?.id.as_str())).collect(),
             _ => Vec::new(),
         };
+        let searches = u32::from(has_break(&stmt.body));
+        self.memory.searching += searches;
         self.repeat(&stmt.body, |engine| {
             if let Some(innermost) = engine.loops.last_mut() {
-                innermost.items.clone_from(&items);
+                innermost.items.clone_from(&names);
             }
             engine.assign(&stmt.target, item.clone());
         });
+        self.memory.searching = self.memory.searching.saturating_sub(searches);
         if self.state.alive {
             self.block(&stmt.orelse);
         }
@@ -280,15 +314,28 @@ impl<'a> Engine<'a> {
             }
             entered.push(context);
         }
+        let before = self.fork();
         self.block(&stmt.body);
-        if self.state.alive {
-            for context in entered {
-                let left = self.special(&context, "__exit__", vec![Value::Nothing, Value::Nothing, Value::Nothing]);
-                // A true result swallows the exception.
-                if left.is_some_and(|v| v.truth() != Some(false)) && self.stage == Stage::Forward {
-                    self.note(Fact::Try);
-                }
+        // However the body ends, and even where it does not.
+        let ended = self.state.alive;
+        let mut swallows = false;
+        if !ended {
+            self.state = before.clone();
+        }
+        for context in entered.iter().rev() {
+            let raised = Value::Nothing.join(&Value::Scalar);
+            let left = self.special(context, "__exit__", vec![raised.clone(), raised.clone(), raised]);
+            swallows |= left.is_some_and(|v| v.truth() != Some(false));
+        }
+        if swallows {
+            // A true result swallows the exception: what follows runs after any part of the body.
+            if self.stage == Stage::Forward {
+                self.note(Fact::Try);
             }
+            let after = std::mem::take(&mut self.state);
+            self.state = if ended { after.join(before) } else { after };
+        } else if !ended {
+            self.state.alive = false;
         }
     }
 
@@ -298,7 +345,7 @@ impl<'a> Engine<'a> {
         }
         let known = context.is_scalar() || matches!(context, Value::Path(_));
         if !known && self.stage == Stage::Forward {
-            self.note(Fact::Opaque { what: "a context manager".to_owned() });
+            self.note(Fact::OpaqueCall { what: "a context manager".to_owned() });
         }
         Value::Unknown(context.all_tensors())
     }
@@ -314,6 +361,9 @@ impl<'a> Engine<'a> {
         for handler in &stmt.handlers {
             let ruff_python_ast::ExceptHandler::ExceptHandler(handler) = handler;
             self.state = before.clone();
+            if let Some(kinds) = handler.type_.as_deref() {
+                self.eval(kinds);
+            }
             if let Some(name) = &handler.name {
                 self.state.bind(name.id.as_str(), Value::Scalar);
             }
@@ -381,6 +431,30 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// A loop that can end before its time, by a break or a return in it.
+fn has_break(body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Break(_) | Stmt::Return(_) => true,
+        Stmt::If(i) => has_break(&i.body) || i.elif_else_clauses.iter().any(|c| has_break(&c.body)),
+        Stmt::With(w) => has_break(&w.body),
+        Stmt::For(f) => has_break(&f.body),
+        Stmt::While(w) => has_break(&w.body),
+        Stmt::Try(t) => has_break(&t.body) || has_break(&t.orelse),
+        Stmt::Match(m) => m.cases.iter().any(|c| has_break(&c.body)),
+        _ => false,
+    })
+}
+
+/// The test asks how much something holds.
+fn asks_length(test: &Expr) -> bool {
+    match test {
+        Expr::Call(c) => c.func.as_name_expr().is_some_and(|n| n.id.as_str() == "len"),
+        Expr::Compare(c) => asks_length(&c.left) || c.comparators.iter().any(asks_length),
+        Expr::BoolOp(b) => b.values.iter().any(asks_length),
+        _ => false,
+    }
+}
+
 /// Nothing but `c.clear()`, `c.pop(..)` and the like.
 fn only_drops(body: &[Stmt]) -> bool {
     body.iter().all(|stmt| match stmt {
@@ -393,72 +467,4 @@ fn only_drops(body: &[Stmt]) -> bool {
         },
         _ => false,
     })
-}
-
-/// Modules that other modules import for themselves and hand on by doing so.
-const HANDED_ON: &[&str] = &[
-    "torch",
-    "numpy",
-    "np",
-    "os",
-    "sys",
-    "io",
-    "time",
-    "threading",
-    "_thread",
-    "subprocess",
-    "importlib",
-    "builtins",
-    "ctypes",
-    "inspect",
-    "socket",
-    "shutil",
-    "pathlib",
-    "tempfile",
-    "traceback",
-    "pickle",
-    "marshal",
-    "gc",
-    "atexit",
-    "weakref",
-    "linecache",
-    "codeop",
-    "runpy",
-];
-
-/// The path from the last module in it that was only handed on: `triton.tools.mxfp.torch.sigmoid` is `torch.sigmoid`.
-fn own_root(path: &str) -> &str {
-    let mut own = path;
-    for (at, _) in path.match_indices('.') {
-        let rest = &path[at + 1..];
-        let segment = rest.split('.').next().unwrap_or_default();
-        if HANDED_ON.contains(&segment) {
-            own = rest;
-        } else if HANDED_ON.contains(&segment.trim_start_matches('_')) {
-            // As in `collections._sys`.
-            own = rest.trim_start_matches('_');
-        }
-    }
-    own
-}
-
-/// One spelling per function, whatever road leads to it.
-pub fn canonical(path: &str) -> String {
-    let path = own_root(path);
-    for (from, to) in [
-        ("torch.nn.modules.module.Module", "torch.nn.Module"),
-        ("torch.nn.parameter.", "torch.nn."),
-        ("torch.functional.", "torch."),
-        ("torch._tensor.Tensor", "torch.Tensor"),
-        ("torch.autograd.function.Function", "torch.autograd.Function"),
-        ("torch.cuda.amp.", "torch.amp."),
-        ("triton.runtime.jit.jit", "triton.jit"),
-        ("triton.runtime.autotuner.", "triton."),
-        ("triton.runtime.jit.JITFunction", "triton.JITFunction"),
-    ] {
-        if let Some(rest) = path.strip_prefix(from) {
-            return format!("{to}{rest}");
-        }
-    }
-    path.to_owned()
 }

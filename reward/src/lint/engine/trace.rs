@@ -113,6 +113,10 @@ pub enum Fact {
     Decorator {
         what: String,
     },
+    /// Code that Python runs where the interpreter saw no call.
+    Unseen {
+        what: String,
+    },
     /// Too much to follow.
     Budget,
 }

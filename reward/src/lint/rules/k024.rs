@@ -22,6 +22,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             Fact::Decorator { what } => {
                 warn(findings, RULE.code, seen.line, format!("not understood: the decorator {what}"));
             }
+            Fact::Unseen { what } => {
+                reject(findings, RULE.code, seen.line, format!("runs where no call is seen: {what}"));
+            }
             Fact::Budget => {
                 reject(findings, RULE.code, seen.line, "the candidate is too tangled to be followed");
             }
