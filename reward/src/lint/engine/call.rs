@@ -8,7 +8,7 @@ use super::prepass::Place;
 use super::state::State;
 use super::trace::{Fact, How, Stage};
 use super::value::{Env, Func, Partial, Value};
-use super::{Body, Engine, MAX_CALLS, MAX_RECURSION};
+use super::{Binding, Body, Engine, MAX_CALLS, MAX_RECURSION};
 
 /// Evaluated arguments of a call.
 #[derive(Clone, Debug, Default)]
@@ -388,7 +388,10 @@ impl<'a> Engine<'a> {
             self.unwrite(&before);
             result = self.iterator(Value::Bag(Rc::new(item)));
         }
-        if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
+        let parameters =
+            info.binding == Binding::Property && result.all_tensors().iter().all(|id| *id == self.parameter);
+        let tensors = !result.all_tensors().is_empty() && !parameters;
+        if info.cached && self.stage == Stage::Forward && (given || tensors) {
             self.note(Fact::Cached { what: info.name.to_owned() });
         }
         result
