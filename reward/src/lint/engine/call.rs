@@ -103,9 +103,17 @@ impl<'a> Engine<'a> {
         {
             return self.collection_method(&place.value, base, name, &args);
         }
-        if let Value::Attr(base, name) = &callee {
-            // Bound to its collection before.
-            self.changes(&call.func, base, name);
+        for one in callee.each() {
+            if let Value::Attr(base, name) = one {
+                // Bound to its collection before, or one of several things.
+                self.changes(&call.func, base, name);
+            }
+        }
+        if let (Value::Union(values), Expr::Attribute(place)) = (&callee, &*call.func)
+            && values.iter().any(|v| matches!(v, Value::StateScalar))
+            && super::memory::MOVES.contains(&place.attr.id.as_str())
+        {
+            self.counts(super::expr::shown(&call.func));
         }
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func) {
             self.acts_on(&place.value, base, name, false);
@@ -117,6 +125,7 @@ impl<'a> Engine<'a> {
     pub(super) fn acts(&mut self, call: &'a ExprCall) {
         if let Expr::Attribute(place) = &*call.func
             && self.stage == Stage::Forward
+            && !place.value.is_call_expr()
         {
             let base = self.quiet(&place.value);
             self.acts_on(&place.value, &base, place.attr.id.as_str(), true);

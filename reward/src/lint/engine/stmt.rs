@@ -225,7 +225,7 @@ impl<'a> Engine<'a> {
             self.dead(&stmt.body, "a loop over nothing");
             return self.block(&stmt.orelse);
         }
-        self.measured(&items);
+        self.walked(&items);
         let item = self.element(&items);
         let searches = u32::from(has_break(&stmt.body));
         self.memory.searching += searches;
