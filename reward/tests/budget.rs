@@ -109,6 +109,38 @@ fn long_texts_cost_what_their_length_allows() {
         ("linked names", forward(lines(3_000, |i| format!("    b{i} = b{}\n    b{i}[0] = 1\n", i * 7 % 3_000)))),
         ("arguments", lines(4_000, |i| format!("def f{i}(p{i}):\n    z(y{i})\n    y{i}[0] = 1\n"))),
         ("kept attributes", forward(lines(4_000, |i| format!("    k.a{i} = x\n")))),
+        (
+            "objects in places",
+            format!("class C:\n    pass\no = C()\n{}", forward(lines(5_000, |i| format!("    o.a{i} = C()\n")))),
+        ),
+        (
+            "calls on what is not known",
+            forward(lines(2_500, |i| format!("    b{i} = b{}\n    b{i}.go(len(b{i}))\n", i * 7 % 2_500))),
+        ),
+        (
+            "never called",
+            format!(
+                "{}{}",
+                lines(3_000, |i| format!("def u{i}(x):\n    return u{}\n", i + 1)),
+                forward("    u0\n".into())
+            ),
+        ),
+        (
+            "kept iterators",
+            format!(
+                "class C:\n    pass\no = C()\n{}{}",
+                lines(2_000, |i| format!("o.a{i} = iter([1, 2])\n")),
+                forward(lines(2_000, |i| format!("    for y in o.a{i}:\n        break\n")))
+            ),
+        ),
+        (
+            "handed over",
+            format!(
+                "import logging\n{}{}",
+                "logging.x(lambda a: logging.y(a))\n".repeat(3_000),
+                forward(String::new())
+            ),
+        ),
         ("watched names", format!("import os\n{}{}", "os.environ\n".repeat(20_000), forward(String::new()))),
     ] {
         assert!(is_python(&cost(name, candidate(&code))), "{name} is not Python");

@@ -107,8 +107,15 @@ impl<'a> Engine<'a> {
         self.line = self.lines.of(s);
         let state = self.state_in(&s.slice, &index);
         let item = self.item(&base, &index, &s.slice);
+        if self.outlasts(&base) {
+            self.lasting(&item);
+        }
         if state && !item.tensors().is_empty() && matches!(base, Value::Tensor(_)) {
             self.counts("a part of a tensor that an earlier call chose");
+        }
+        if state && !item.is_scalar() && item.all_tensors().is_empty() {
+            // Which one it is, an earlier call chose.
+            return item.join(&Value::StateScalar);
         }
         self.tainted(state, item)
     }

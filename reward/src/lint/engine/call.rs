@@ -8,7 +8,7 @@ use super::prepass::Place;
 use super::state::State;
 use super::trace::{Fact, How, Stage};
 use super::value::{Env, Func, Partial, Value};
-use super::{Body, Engine, MAX_CALLS, MAX_RECURSION};
+use super::{Binding, Body, Engine, MAX_CALLS, MAX_RECURSION};
 
 /// Evaluated arguments of a call.
 #[derive(Clone, Debug, Default)]
@@ -103,9 +103,17 @@ impl<'a> Engine<'a> {
         {
             return self.collection_method(&place.value, base, name, &args);
         }
-        if let Value::Attr(base, name) = &callee {
-            // Bound to its collection before.
-            self.changes(&call.func, base, name);
+        for one in callee.each() {
+            if let Value::Attr(base, name) = one {
+                // Bound to its collection before, or one of several things.
+                self.changes(&call.func, base, name);
+            }
+        }
+        if let (Value::Union(values), Expr::Attribute(place)) = (&callee, &*call.func)
+            && values.iter().any(|v| matches!(v, Value::StateScalar))
+            && super::memory::MOVES.contains(&place.attr.id.as_str())
+        {
+            self.counts(super::expr::shown(&call.func));
         }
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func) {
             self.acts_on(&place.value, base, name, false);
@@ -117,6 +125,7 @@ impl<'a> Engine<'a> {
     pub(super) fn acts(&mut self, call: &'a ExprCall) {
         if let Expr::Attribute(place) = &*call.func
             && self.stage == Stage::Forward
+            && !place.value.is_call_expr()
         {
             let base = self.quiet(&place.value);
             self.acts_on(&place.value, &base, place.attr.id.as_str(), true);
@@ -388,7 +397,10 @@ impl<'a> Engine<'a> {
             self.unwrite(&before);
             result = self.iterator(Value::Bag(Rc::new(item)));
         }
-        if info.cached && self.stage == Stage::Forward && (given || !result.all_tensors().is_empty()) {
+        let parameters =
+            info.binding == Binding::Property && result.all_tensors().iter().all(|id| *id == self.parameter);
+        let tensors = !result.all_tensors().is_empty() && !parameters;
+        if info.cached && self.stage == Stage::Forward && (given || tensors) {
             self.note(Fact::Cached { what: info.name.to_owned() });
         }
         result

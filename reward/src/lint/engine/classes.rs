@@ -47,6 +47,10 @@ impl<'a> Engine<'a> {
                 }
                 Applied::Binding(kind) => self.functions[id].binding = kind,
                 Applied::Cached => self.functions[id].cached = true,
+                Applied::CachedProperty => {
+                    self.functions[id].cached = true;
+                    self.functions[id].binding = Binding::Property;
+                }
                 Applied::Transparent => {}
                 Applied::Dispatched(base) => {
                     // functools.singledispatch: the name stands for any of the functions.
@@ -99,7 +103,7 @@ impl<'a> Engine<'a> {
                 "builtins.staticmethod" => Applied::Binding(Binding::Static),
                 "builtins.classmethod" => Applied::Binding(Binding::Class),
                 "builtins.property" => Applied::Binding(Binding::Property),
-                "functools.cached_property" => Applied::Binding(Binding::Property),
+                "functools.cached_property" => Applied::CachedProperty,
                 "functools.lru_cache" | "functools.cache" => Applied::Cached,
                 "torch.no_grad"
                 | "torch.inference_mode"
@@ -369,6 +373,8 @@ enum Applied<'a> {
     Binding(Binding),
     /// Results are kept between calls.
     Cached,
+    /// The same for a property.
+    CachedProperty,
     Transparent,
     /// Adds the function to those that a name stands for.
     Dispatched(Value<'a>),

@@ -21,6 +21,9 @@ impl<'a> Engine<'a> {
         let (result, changed) = self.collection(base, name, args);
         let state = self.any_state(args);
         let result = self.tainted(state, result);
+        if self.outlasts(base) {
+            self.lasting(&result);
+        }
         if let Some(collection) = changed {
             if let Some(place) = place_of(place) {
                 self.store(place, &collection);

@@ -271,7 +271,7 @@ impl<'a> Engine<'a> {
             && generator.ifs.is_empty()
         {
             let items = self.eval(&generator.iter);
-            self.measured(&items);
+            self.walked(&items);
             if let Value::List(items) = &items
                 && items.len() <= MAX_UNROLLED
             {
@@ -289,7 +289,7 @@ impl<'a> Engine<'a> {
         }
         for generator in generators {
             let items = self.eval(&generator.iter);
-            self.measured(&items);
+            self.walked(&items);
             let item = self.element(&items);
             self.assign(&generator.target, item);
             for test in &generator.ifs {

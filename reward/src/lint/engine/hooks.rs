@@ -30,6 +30,11 @@ impl<'a> Engine<'a> {
     pub(super) fn gather_hooks(&mut self, rest: &str, args: &Args<'a>) {
         let mut found = Vec::new();
         args.all().iter().for_each(|v| functions(v, &mut found));
+        // Run around launches, if there are any.
+        self.reached.extend(found.iter().filter_map(|v| match v {
+            Value::Func(func) | Value::Bound(_, func) => Some(func.id),
+            _ => None,
+        }));
         let list = if rest == "Config" { &mut self.hooks.any } else { &mut self.hooks.pending };
         for value in found {
             if list.len() < MAX_HOOKS && !list.iter().any(|v| v.same(&value)) {

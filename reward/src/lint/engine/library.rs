@@ -28,7 +28,11 @@ impl<'a> Engine<'a> {
         if state && matches!(result, Value::Tensor(_)) {
             self.sized_by_state(&result);
         }
+        if state && matches!(result, Value::NnModule(_)) {
+            self.counts("the sizes of a new module");
+        }
         match result {
+            Value::Unknown(ids) if state && ids.is_empty() => Value::StateScalar,
             Value::Path(path) if state && path.starts_with("operator.") => Value::StateScalar,
             other => self.tainted(state, other),
         }
@@ -316,6 +320,7 @@ impl<'a> Engine<'a> {
                     self.counts("a part of a tensor that an earlier call chose");
                 }
                 match name {
+                    _ if state && self.is_kept(base) => base.part(),
                     _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
                     _ if self.is_kept(base) => base.part(),
                     _ if keeps_size(name) => base.clone(),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use ruff_python_ast::Expr;
 
+use super::acts::SAYS;
 use super::call::Args;
 use super::expr::shown;
 use super::prepass::Place;
@@ -14,7 +15,7 @@ use super::value::{ObjId, Value};
 use super::{Engine, Origin};
 
 /// Methods that move or use up what a collection holds, or make it longer by one.
-const MOVES: &[&str] = &[
+pub(super) const MOVES: &[&str] = &[
     "append",
     "appendleft",
     "extend",
@@ -40,29 +41,6 @@ const MOVES: &[&str] = &[
     "__iadd__",
     "__imul__",
     "__next__",
-];
-/// Methods of an object that is not known, called as a statement, that change nothing that is asked for later.
-const SAYS: &[&str] = &[
-    "debug",
-    "info",
-    "warning",
-    "warn",
-    "error",
-    "exception",
-    "critical",
-    "log",
-    "synchronize",
-    "wait",
-    "record",
-    "wait_stream",
-    "wait_event",
-    "record_event",
-    "record_stream",
-    "save_for_backward",
-    "mark_dirty",
-    "mark_non_differentiable",
-    "set_materialize_grads",
-    "clear",
 ];
 /// Builtins whose answer tells how many a collection holds, or which come first.
 const MEASURES: &[&str] = &[
@@ -93,6 +71,8 @@ const MEASURES: &[&str] = &[
 ];
 /// Builtins that give an iterator.
 const ITERATORS: &[&str] = &["iter", "reversed", "zip", "map", "filter", "enumerate"];
+/// Of these, the ones that only go through it.
+const WALKS: &[&str] = &["enumerate", "zip", "iter", "reversed", "list", "tuple"];
 /// Library functions that leave a collection as it is.
 const READS: &[&str] = &[
     "torch.",
@@ -122,6 +102,8 @@ pub(super) struct Memory<'a> {
     pub(super) lasting: HashMap<usize, Value<'a>>,
     /// Of these, the ones that forward adds to.
     pub(super) growing: HashMap<usize, Value<'a>>,
+    /// Of these, lists, whose length no item changes.
+    lists: HashSet<usize>,
     /// Collections that this call made.
     pub(super) fresh: HashMap<usize, Value<'a>>,
     /// Iterators and generators, and whether they were there before this call.
@@ -257,6 +239,10 @@ impl<'a> Engine<'a> {
         if address(old).is_some_and(|old| self.memory.iterators.contains_key(&old)) {
             self.memory.iterators.insert(at, (now.clone(), true));
         }
+        // A list grows by its methods alone, and those are seen.
+        if matches!(old, Value::List(items) if !items.is_empty()) {
+            self.memory.lists.insert(at);
+        }
         self.memory.growing.insert(at, now.clone());
         self.memory.lasting.insert(at, now.clone());
     }
@@ -376,6 +362,9 @@ impl<'a> Engine<'a> {
         let (Some(from), Some(to)) = (address(old), address(new)) else {
             return;
         };
+        if self.memory.lists.contains(&from) {
+            self.memory.lists.insert(to);
+        }
         for known in [&mut self.memory.lasting, &mut self.memory.growing, &mut self.memory.fresh] {
             if known.contains_key(&from) {
                 known.insert(to, new.clone());
@@ -385,7 +374,11 @@ impl<'a> Engine<'a> {
 
     /// A method of a collection is called.
     pub(super) fn changes(&mut self, place: &Expr, base: &Value<'a>, name: &str) {
-        if !self.outlasts(base) || self.memory.dropping && matches!(name, "pop" | "popitem") {
+        // What an earlier call left is more likely a list than a tensor where it is treated as one.
+        let list =
+            matches!(name, "append" | "appendleft" | "extend" | "insert" | "pop" | "popleft" | "popitem" | "remove");
+        let outlasts = self.outlasts(base) || list && self.is_kept(base);
+        if !outlasts || self.memory.dropping && matches!(name, "pop" | "popitem") {
             return;
         }
         if name == "get" {
@@ -410,6 +403,13 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Something is gone through: the same, but for a list.
+    pub(super) fn walked(&mut self, value: &Value<'a>) {
+        if !address(value).is_some_and(|at| self.memory.lists.contains(&at)) {
+            self.measured(value);
+        }
+    }
+
     /// A library function gets these arguments.
     pub(super) fn handed_to(&mut self, path: &str, args: &Args<'a>) {
         if self.stage != Stage::Forward {
@@ -418,7 +418,8 @@ impl<'a> Engine<'a> {
         let (root, rest) = path.split_once('.').unwrap_or((path, ""));
         if root == "builtins" && !rest.contains('.') {
             if MEASURES.contains(&rest) {
-                args.all().iter().for_each(|v| self.measured(v));
+                let walks = WALKS.contains(&rest);
+                args.all().iter().for_each(|v| if walks { self.walked(v) } else { self.measured(v) });
             }
             return;
         }
@@ -432,49 +433,6 @@ impl<'a> Engine<'a> {
         }
         if !READS.iter().any(|p| path.starts_with(p)) && args.all().iter().any(|v| self.outlasts(v)) {
             self.counts(format!("a collection, by {path}"));
-        }
-    }
-
-    /// A method of an object that is not known, and that was there before: does it change it?
-    pub(super) fn acts_on(&mut self, place: &'a Expr, base: &Value<'a>, name: &str, statement: bool) {
-        let opaque = |v: &Value<'a>| {
-            v.is_scalar() || matches!(v, Value::Unknown(ids) if ids.is_empty()) || matches!(v, Value::Attr(..))
-        };
-        if self.stage != Stage::Forward || !base.each().iter().all(opaque) || matches!(base, Value::Str(_)) {
-            return;
-        }
-        let setter = name.starts_with("set") || name.starts_with("add") || MOVES.contains(&name);
-        let acts = setter && !SAYS.contains(&name) || statement && !SAYS.contains(&name);
-        if acts && self.stays(place) {
-            self.counts(format!("{} by .{name}", shown(place)));
-        }
-    }
-
-    /// A place that is there in the next call, by its text.
-    fn stays(&mut self, place: &'a Expr) -> bool {
-        match place {
-            Expr::Attribute(a) => match self.quiet(&a.value) {
-                Value::Instance(object, _) => self.memory.is_early(object),
-                Value::Class(_) | Value::Func(_) | Value::NnModule(_) | Value::Path(_) => true,
-                Value::Tensor(_) => false,
-                _ => self.stays(&a.value),
-            },
-            Expr::Subscript(s) => self.stays(&s.value),
-            Expr::Call(c) => match &*c.func {
-                Expr::Attribute(a) => self.stays(&a.value),
-                _ => false,
-            },
-            Expr::Name(n) => {
-                let name = n.id.as_str();
-                let frames = &self.state.frames;
-                let local = frames.len() > 1 && frames.last().is_some_and(|f| f.contains_key(name));
-                if !local {
-                    return frames[0].contains_key(name);
-                }
-                let linked = self.mutable.reach([Place::Name(name)]);
-                linked.iter().any(|p| matches!(p, Place::Attribute(_)))
-            }
-            _ => false,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! taken to run at least once. Calls of the candidate's own functions and classes are followed, with bounded depth and
 //! a step budget, so any text ends in bounded time.
 
+mod acts;
 mod assign;
 mod attribute;
 mod builtins;

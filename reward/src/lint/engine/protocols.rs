@@ -66,7 +66,7 @@ fn is_plain_base(path: &str) -> bool {
 
 /// What in a module runs unseen, by line.
 pub(super) fn unseen(body: &[Stmt], lines: &Lines) -> Vec<(u32, String)> {
-    let mut search = Search { lines, found: Vec::new(), in_class: false };
+    let mut search = Search { lines, found: Vec::new(), in_class: false, tries: 0 };
     search.visit_body(body);
     search.found
 }
@@ -76,6 +76,8 @@ struct Search<'b> {
     found: Vec<(u32, String)>,
     /// Directly in a class's body.
     in_class: bool,
+    /// `try` statements around, in the function.
+    tries: u32,
 }
 
 impl Search<'_> {
@@ -96,7 +98,9 @@ impl<'a> Visitor<'a> for Search<'_> {
                     self.found.push((line, "a coroutine".to_owned()));
                 }
                 let around = std::mem::replace(&mut self.in_class, false);
+                let tries = std::mem::take(&mut self.tries);
                 walk_stmt(self, stmt);
+                self.tries = tries;
                 self.in_class = around;
             }
             Stmt::ClassDef(c) => {
@@ -107,9 +111,20 @@ impl<'a> Visitor<'a> for Search<'_> {
             }
             // A yield as a statement gives what it is sent to nobody.
             Stmt::Expr(e) => match &*e.value {
-                Expr::Yield(y) => y.value.iter().for_each(|v| self.visit_expr(v)),
+                Expr::Yield(y) => {
+                    if self.tries > 0 {
+                        self.found.push((line, "the end of a generator".to_owned()));
+                    }
+                    y.value.iter().for_each(|v| self.visit_expr(v));
+                }
                 other => self.visit_expr(other),
             },
+            // What follows a yield there runs when nobody asks any more.
+            Stmt::Try(_) => {
+                self.tries += 1;
+                walk_stmt(self, stmt);
+                self.tries -= 1;
+            }
             Stmt::For(f) if f.is_async => self.found.push((line, "async for".to_owned())),
             Stmt::With(w) if w.is_async => self.found.push((line, "async with".to_owned())),
             _ => walk_stmt(self, stmt),
@@ -143,6 +158,10 @@ impl<'a> Visitor<'a> for Search<'_> {
             Expr::Attribute(a) if !a.ctx.is_load() && is_hook(a.attr.id.as_str()) => {
                 self.found.push((line, format!("{} of an object", a.attr.id)));
             }
+            Expr::Attribute(a) if matches!(a.attr.id.as_str(), "send" | "throw" | "asend" | "athrow") => {
+                self.found.push((line, format!("a generator by .{}", a.attr.id)));
+            }
+            Expr::YieldFrom(_) if self.tries > 0 => self.found.push((line, "the end of a generator".to_owned())),
             Expr::Yield(_) => self.found.push((line, "what a generator is sent".to_owned())),
             Expr::Await(_) => self.found.push((line, "await".to_owned())),
             _ => {}

@@ -248,7 +248,7 @@ impl<'a> Engine<'a> {
             self.dead(&stmt.body, "a loop over nothing");
             return self.block(&stmt.orelse);
         }
-        self.measured(&items);
+        self.walked(&items);
         let item = self.element(&items);
         let names: Vec<&'a str> = match &*stmt.target {
             Expr::Name(n) => vec![n.id.as_str()],

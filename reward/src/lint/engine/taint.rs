@@ -41,7 +41,7 @@ impl<'a> Engine<'a> {
     }
 
     /// An object's fields hold such numbers.
-    fn object_of_state(&self, value: &Value<'a>) -> bool {
+    fn object_of_state(&mut self, value: &Value<'a>) -> bool {
         let objects: Vec<ObjId> = value
             .each()
             .iter()
@@ -50,12 +50,13 @@ impl<'a> Engine<'a> {
                 _ => None,
             })
             .collect();
-        !objects.is_empty()
-            && self
-                .state
-                .fields
-                .iter()
-                .any(|((of, _), v)| objects.contains(of) && v.tensors().is_empty() && self.is_state(v))
+        if objects.is_empty() {
+            return false;
+        }
+        // All fields are looked through: that is paid for.
+        self.budget = self.budget.saturating_sub(self.state.fields.len() as u32 / 4);
+        let of_these = self.state.fields.iter().filter(|((of, _), _)| objects.contains(of));
+        of_these.into_iter().any(|(_, v)| v.tensors().is_empty() && self.is_state(v))
     }
 
     /// Some of these numbers come from an earlier call.

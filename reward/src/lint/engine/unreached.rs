@@ -27,8 +27,9 @@ impl<'a> Engine<'a> {
             if (0..self.functions.len()).all(|id| self.reached.contains(&id)) {
                 return;
             }
-            let names = self.spoken_of(body);
-            let lost: Vec<FuncId> = (0..self.functions.len()).filter(|id| self.is_lost(*id, &names)).collect();
+            let (names, members) = self.spoken_of(body);
+            let lost: Vec<FuncId> =
+                (0..self.functions.len()).filter(|id| self.is_lost(*id, &names, &members)).collect();
             if lost.is_empty() {
                 return;
             }
@@ -42,14 +43,15 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn is_lost(&self, id: FuncId, names: &HashSet<&'a str>) -> bool {
+    fn is_lost(&self, id: FuncId, names: &HashSet<&'a str>, members: &HashSet<&'a str>) -> bool {
         let info = &self.functions[id];
         let class = info.owner.and_then(|c| self.classes.get(c));
         let elsewhere = class.is_some_and(|c| c.name == "Model")
             || info.owner.is_some_and(|c| self.descends(c, "torch.autograd.Function"));
         let kernel = self.defined.contains(&id);
         let special = info.name.starts_with("__") || OTHERS.contains(&info.name);
-        let spoken = info.node.is_some() && names.contains(info.name);
+        let named = names.contains(info.name) || info.owner.is_some() && members.contains(info.name);
+        let spoken = info.node.is_some() && named;
         !self.reached.contains(&id) && !elsewhere && !kernel && !special && spoken
     }
 
@@ -94,17 +96,28 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Names in code that runs.
-    fn spoken_of(&self, body: &'a [Stmt]) -> HashSet<&'a str> {
-        let mut search = Search { engine: self, names: HashSet::new() };
+    /// Names, and names of members, in code that runs.
+    fn spoken_of(&self, body: &'a [Stmt]) -> (HashSet<&'a str>, HashSet<&'a str>) {
+        let mut search = Search { engine: self, names: HashSet::new(), members: HashSet::new() };
         search.visit_body(body);
-        search.names
+        (search.names, search.members)
     }
 }
 
 struct Search<'e, 'a> {
     engine: &'e Engine<'a>,
     names: HashSet<&'a str>,
+    members: HashSet<&'a str>,
+}
+
+/// `getattr` and its kin.
+fn asks_by_name(callee: &Expr) -> bool {
+    let name = match callee {
+        Expr::Name(n) => n.id.as_str(),
+        Expr::Attribute(a) => a.attr.id.as_str(),
+        _ => return false,
+    };
+    matches!(name, "getattr" | "methodcaller" | "attrgetter")
 }
 
 impl<'a> Visitor<'a> for Search<'_, 'a> {
@@ -129,8 +142,14 @@ impl<'a> Visitor<'a> for Search<'_, 'a> {
     fn visit_expr(&mut self, expr: &'a Expr) {
         match expr {
             Expr::Name(n) if n.ctx.is_load() => self.names.extend([n.id.as_str()]),
-            Expr::Attribute(a) if a.ctx.is_load() => self.names.extend([a.attr.id.as_str()]),
-            Expr::StringLiteral(s) => self.names.extend(s.value.iter().map(|part| &*part.value)),
+            Expr::Attribute(a) if a.ctx.is_load() => self.members.extend([a.attr.id.as_str()]),
+            Expr::Call(c) if asks_by_name(&c.func) => {
+                for arg in &c.arguments.args {
+                    if let Expr::StringLiteral(s) = arg {
+                        self.members.extend(s.value.iter().map(|part| &*part.value));
+                    }
+                }
+            }
             // Gradients and shapes of an operator.
             Expr::Call(c) if matches!(&*c.func, Expr::Attribute(a) if a.attr.id.as_str().starts_with("register")) => {
                 return self.visit_expr(&c.func);
