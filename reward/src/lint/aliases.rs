@@ -6,10 +6,13 @@ use ruff_python_ast::visitor::{Visitor, walk_expr, walk_stmt};
 use ruff_python_ast::{Expr, Operator, Parameters, Stmt};
 
 use super::engine::canonical;
+use super::surface::is_module;
 use super::walk::WATCHED;
 
 /// Most library names one name may stand for.
-const MAX_PATHS: usize = 4;
+const MAX_PATHS: usize = 12;
+/// Most rounds that follow chains like `a = torch; b = a.nn; c = b.functional`, written in any order.
+const MAX_ROUNDS: u32 = 8;
 
 #[derive(Default)]
 pub(super) struct Aliases {
@@ -17,13 +20,50 @@ pub(super) struct Aliases {
     pub(super) defined: HashSet<String>,
     /// Names bound to a kernel.
     kernels: HashSet<String>,
+    /// Names that stand for more than is followed.
+    pub(super) tangled: Vec<String>,
+    changed: bool,
 }
 
 impl Aliases {
+    /// Of a file.
+    pub(super) fn of(body: &[Stmt]) -> Self {
+        let mut aliases = Aliases::default();
+        for round in 0..MAX_ROUNDS {
+            aliases.changed = false;
+            aliases.visit_body(body);
+            if !aliases.changed {
+                break;
+            }
+            if round + 1 == MAX_ROUNDS {
+                aliases.tangled.push("a name".to_owned());
+            }
+        }
+        for stmt in body {
+            match stmt {
+                Stmt::FunctionDef(f) => {
+                    aliases.defined.insert(f.name.id.to_string());
+                }
+                Stmt::ClassDef(c) => {
+                    aliases.defined.insert(c.name.id.to_string());
+                }
+                _ => {}
+            }
+        }
+        aliases
+    }
+
     fn add(&mut self, name: &str, path: String) {
+        let module = is_module(&path);
         let paths = self.names.entry(name.to_owned()).or_default();
-        if paths.len() < MAX_PATHS && !paths.contains(&path) {
+        if paths.contains(&path) {
+            return;
+        }
+        if paths.len() < MAX_PATHS {
             paths.push(path);
+            self.changed |= module;
+        } else if module && !self.tangled.iter().any(|t| t == name) {
+            self.tangled.push(name.to_owned());
         }
     }
 

@@ -5,12 +5,18 @@
 //! page in `docs/rules`, and fixtures that it must and must not flag in the tests.
 
 mod aliases;
+mod bindings;
 pub mod engine;
+mod flows;
+mod made;
 mod needs;
+mod protocols;
 mod reference;
 pub mod rules;
+mod surface;
 pub mod syntax;
 mod tables;
+mod texts;
 pub mod walk;
 
 use rollout::outcome::{Finding, Severity};

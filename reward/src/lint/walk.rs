@@ -7,12 +7,16 @@
 use std::collections::HashSet;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr, walk_stmt};
-use ruff_python_ast::{Expr, Parameters, Stmt};
+use ruff_python_ast::{Expr, Stmt};
 
 use super::aliases::Aliases;
 pub use super::aliases::constant_text;
+use super::bindings::Bindings;
 use super::engine::canonical;
+use super::flows::{Flows, flows};
+use super::protocols::{Protocols, protocols};
 use super::syntax::Lines;
+use super::texts::Texts;
 
 /// A library name, mentioned.
 #[derive(Clone, Debug)]
@@ -60,6 +64,11 @@ pub struct WholeFile {
     pub assembly: Vec<(Option<String>, u32)>,
     /// Questions about a kernel or a part of `triton` as a Python object.
     pub inspected: Vec<Mention>,
+    /// Modules, and classes that all torch code uses, passed along as values.
+    pub passed: Vec<Mention>,
+    /// Attributes set on something that may not be the candidate's own.
+    pub foreign: Vec<Mention>,
+    pub protocols: Protocols,
 }
 
 /// Builtins that tell something about the object they are given.
@@ -131,25 +140,15 @@ fn is_logger(call: &ruff_python_ast::ExprCall) -> bool {
 }
 
 /// Walks a module.
-pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
-    let mut aliases = Aliases::default();
-    // Three rounds follow chains like a = torch; b = a.nn; c = b.functional.
-    for _ in 0..3 {
-        aliases.visit_body(body);
-    }
-    for stmt in body {
-        match stmt {
-            Stmt::FunctionDef(f) => {
-                aliases.defined.insert(f.name.id.to_string());
-            }
-            Stmt::ClassDef(c) => {
-                aliases.defined.insert(c.name.id.to_string());
-            }
-            _ => {}
-        }
-    }
-    let mut walker =
-        Walker { lines, aliases: &aliases, found: WholeFile::default(), local: Vec::new(), in_kernel: false };
+pub fn walk<'a>(body: &'a [Stmt], lines: &'a Lines) -> WholeFile {
+    let aliases = Aliases::of(body);
+    let file = Bindings::of_file(body);
+    let texts = Texts::of_file(body, &file);
+    let Flows { mut passed, foreign } = flows(body, lines, &aliases, &file);
+    passed.extend(aliases.tangled.iter().map(|name| Mention { path: name.clone(), line: 0 }));
+    let protocols = protocols(body, lines, &aliases, &file, &texts);
+    let found = WholeFile { passed, foreign, protocols, ..WholeFile::default() };
+    let mut walker = Walker { lines, aliases: &aliases, texts: &texts, found, local: Vec::new(), in_kernel: false };
     walker.visit_body(body);
     walker.found
 }
@@ -157,9 +156,10 @@ pub fn walk(body: &[Stmt], lines: &Lines) -> WholeFile {
 struct Walker<'b> {
     lines: &'b Lines,
     aliases: &'b Aliases,
+    texts: &'b Texts<'b>,
     found: WholeFile,
-    /// Parameters of the functions around.
-    local: Vec<HashSet<String>>,
+    /// What the functions around bind for themselves: no builtin, whatever its name.
+    local: Vec<HashSet<&'b str>>,
     /// In a kernel's body.
     in_kernel: bool,
 }
@@ -193,17 +193,9 @@ impl Walker<'_> {
             _ => false,
         }
     }
-
-    fn parameters(&mut self, parameters: Option<&Parameters>) {
-        let mut names = HashSet::new();
-        if let Some(parameters) = parameters {
-            names.extend(parameters.iter().map(|p| p.name().id.to_string()));
-        }
-        self.local.push(names);
-    }
 }
 
-impl<'a> Visitor<'a> for Walker<'_> {
+impl<'a> Visitor<'a> for Walker<'a> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
         let line = self.lines.of(stmt);
         match stmt {
@@ -277,7 +269,8 @@ impl<'a> Visitor<'a> for Walker<'_> {
                 if kernel {
                     self.found.kernels.push(line);
                 }
-                self.parameters(Some(&f.parameters));
+                let own = Bindings::of_function(&f.parameters, &f.body);
+                self.local.push(own.counts.into_keys().filter(|name| !own.outward.contains(name)).collect());
                 let around = std::mem::replace(&mut self.in_kernel, kernel);
                 walk_stmt(self, stmt);
                 self.in_kernel = around;
@@ -331,12 +324,15 @@ impl<'a> Visitor<'a> for Walker<'_> {
                 for path in self.aliases.resolve(expr) {
                     self.found.mentions.push(Mention { path, line });
                 }
-                let bound = self.local.iter().any(|l| l.contains(name)) || self.aliases.defined.contains(name);
-                if WATCHED.contains(&name) && !bound && !self.aliases.names.contains_key(name) {
+                // A name of the module may be bound later than it is read, or be deleted.
+                if WATCHED.contains(&name) && !self.local.iter().any(|l| l.contains(name)) {
                     self.found.mentions.push(Mention { path: format!("builtins.{name}"), line });
                 }
             }
             Expr::FString(f) => {
+                if self.texts.of(expr).is_some_and(|t| t == DEPENDENT) {
+                    self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
+                }
                 for element in f.value.elements().filter_map(|e| e.as_interpolation()) {
                     if self.aliases.is_kernel(&element.expression) {
                         self.found.inspected.push(Mention { path: "a kernel's text".to_owned(), line });
@@ -373,17 +369,13 @@ impl<'a> Visitor<'a> for Walker<'_> {
             Expr::StringLiteral(s) if s.value.to_str() == DEPENDENT => {
                 self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
             }
-            Expr::BinOp(_) if constant_text(expr).is_some_and(|t| t == DEPENDENT) => {
+            Expr::BinOp(_) if self.texts.of(expr).is_some_and(|t| t == DEPENDENT) => {
                 self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
             }
             Expr::Call(c) if is_logger(c) => return,
             Expr::Call(c) => {
-                let by_name = |p: &String| matches!(p.as_str(), "operator.methodcaller" | "operator.attrgetter");
-                if self.aliases.resolve(&c.func).iter().any(by_name) {
-                    for text in c.arguments.args.iter().filter_map(constant_text) {
-                        let names = text.split('.').map(|n| Mention { path: n.to_owned(), line });
-                        self.found.attributes.extend(names);
-                    }
+                if self.texts.of(expr).is_some_and(|t| t == DEPENDENT) {
+                    self.found.mentions.push(Mention { path: format!("triton.{DEPENDENT}"), line });
                 }
                 let dependent = |k: &ruff_python_ast::Keyword| {
                     k.arg.as_ref().is_some_and(|n| n.id.as_str() == DEPENDENT)
@@ -394,7 +386,7 @@ impl<'a> Visitor<'a> for Walker<'_> {
                 }
                 let inline = |p: &String| p.ends_with(".inline_asm_elementwise");
                 if self.aliases.resolve(&c.func).iter().any(inline) {
-                    let text = c.arguments.find_argument_value("asm", 0).and_then(constant_text);
+                    let text = c.arguments.find_argument_value("asm", 0).and_then(|text| self.texts.of(text));
                     self.found.assembly.push((text, line));
                 }
                 if let Expr::Name(n) = &*c.func {

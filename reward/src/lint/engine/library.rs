@@ -64,9 +64,7 @@ impl<'a> Engine<'a> {
             }
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
             "time" => {
-                if self.stage == Stage::Forward || rest == "sleep" {
-                    self.note(Fact::Escapes { what: path.to_owned() });
-                }
+                self.note(Fact::Escapes { what: path.to_owned() });
                 Value::Scalar
             }
             "random" if self.stage == Stage::Forward => {

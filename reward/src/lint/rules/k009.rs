@@ -34,7 +34,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
         if LOW.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.')))
-            || path.starts_with("torch._")
+            || (path.starts_with("torch._") && !path.starts_with("torch.__version__"))
             || path.starts_with("torch.cuda._")
         {
             if FREE.contains(&path) {

@@ -48,7 +48,23 @@ const INNER: &[&str] = &[
     "_getframe",
     "modules_dict",
     "__module__",
+    "__traceback__",
+    "ag_frame",
+    "cr_code",
+    "gi_code",
+    "tb_next",
     "cache_info",
+    // What an AttributeError was raised for.
+    "obj",
+    // Of a logger: the caller's frame, and code that runs with every record.
+    "findCaller",
+    "makeRecord",
+    "addFilter",
+    "addHandler",
+    "removeHandler",
+    "callHandlers",
+    "loggerDict",
+    "get_device_interface",
 ];
 
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
@@ -60,6 +76,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         if INNER.contains(&mention.path.as_str()) {
             reject(findings, RULE.code, mention.line, format!(".{} reaches into the interpreter", mention.path));
         }
+    }
+    for mention in &known.whole.protocols.reflected {
+        reject(findings, RULE.code, mention.line, format!("{} hides what is reached", mention.path));
     }
     for mention in &known.whole.mentions {
         let root = mention.path.split('.').next().unwrap_or_default();
@@ -78,6 +97,10 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 | "builtins.delattr"
                 | "builtins.getattr"
                 | "builtins.setattr"
+                | "operator.attrgetter"
+                | "operator.call"
+                | "operator.methodcaller"
+                | "string.Formatter"
         );
         if inner || builtin {
             reject(findings, RULE.code, mention.line, format!("{} reaches into the interpreter", mention.path));

@@ -14,6 +14,10 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.patched {
         reject(findings, RULE.code, mention.line, format!("{} is replaced", mention.path));
     }
+    for mention in &known.whole.foreign {
+        let message = format!(".{} is set on something that may not be the candidate's own", mention.path);
+        reject(findings, RULE.code, mention.line, message);
+    }
     for seen in &known.ran.engine.seen {
         if let Fact::Patch { what } = &seen.fact {
             reject(findings, RULE.code, seen.line, format!("{what} is replaced"));

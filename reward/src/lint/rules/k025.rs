@@ -35,6 +35,8 @@ const NEVER: &[&str] = &[
     "__instancecheck__",
     "__array__",
     "__bool__",
+    "__mro_entries__",
+    "__prepare__",
 ];
 
 /// In a class that is, or may be, a module.
@@ -106,6 +108,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 reject(findings, RULE.code, *line, format!("class {} overrides {name}", class.name));
             }
         }
+    }
+    for mention in known.whole.protocols.special.iter().filter(|m| NEVER.contains(&m.path.as_str())) {
+        reject(findings, RULE.code, mention.line, format!("{} is overridden", mention.path));
     }
     for attribute in &known.whole.attributes {
         let name = attribute.path.as_str();

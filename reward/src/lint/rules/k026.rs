@@ -66,6 +66,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for attribute in known.whole.attributes.iter().filter(|a| a.path == "__enter__") {
         reject(findings, RULE.code, attribute.line, ".__enter__ without a with statement leaves a setting on");
     }
+    for filter in &known.whole.protocols.filters {
+        reject(findings, RULE.code, filter.line, format!("{} does more than silence a warning", filter.path));
+    }
     for switch in &known.whole.switches {
         reject(findings, RULE.code, switch.line, format!("{} is switched for good", switch.path));
     }

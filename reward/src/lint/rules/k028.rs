@@ -46,6 +46,9 @@ const LIST: &[&str] = &[
     "logging.handlers",
 ];
 
+/// Methods of arrays and storages that write or read files.
+const METHODS: &[&str] = &["dump", "from_file", "tofile"];
+
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
@@ -57,6 +60,9 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 format!("{path}: a candidate has no business with files, the network or the environment"),
             );
         }
+    }
+    for attribute in known.whole.attributes.iter().filter(|a| METHODS.contains(&a.path.as_str())) {
+        reject(findings, RULE.code, attribute.line, format!(".{} writes or reads files", attribute.path));
     }
     for seen in &known.ran.engine.seen {
         if seen.fact == Fact::Prints {

@@ -2,7 +2,7 @@
 
 use rollout::outcome::Finding;
 
-use super::{Rule, reject, warn};
+use super::{Rule, reject};
 use crate::lint::Known;
 
 /// K033
@@ -51,7 +51,8 @@ const DENIED: &[&str] = &[
 ];
 
 /// Registers that tell when and where a program runs.
-const CLOCKS: &[&str] = &["%clock", "%globaltimer", "%pm", "%gridid"];
+const CLOCKS: &[&str] =
+    &["%clock", "%globaltimer", "%pm", "%gridid", "%smid", "%nsmid", "%warpid", "%nwarpid", "%envreg"];
 
 /// The first instruction or register of a text that is denied.
 fn denied(assembly: &str) -> Option<&str> {
@@ -76,7 +77,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                     reject(findings, RULE.code, *line, format!("{what} in inline assembly is not arithmetic"));
                 }
             }
-            None => warn(findings, RULE.code, *line, "inline assembly that is not a constant"),
+            None => reject(findings, RULE.code, *line, "inline assembly that is not a constant"),
         }
     }
 }

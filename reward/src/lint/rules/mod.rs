@@ -33,6 +33,7 @@ mod k030;
 mod k031;
 mod k032;
 mod k033;
+mod k034;
 
 use std::collections::BTreeSet;
 
@@ -97,6 +98,7 @@ pub const RULES: &[Rule] = &[
     k031::RULE,
     k032::RULE,
     k033::RULE,
+    k034::RULE,
 ];
 
 const DOCS: [RuleDoc; RULES.len()] = {
