@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use ruff_python_ast::visitor::{Visitor, walk_except_handler, walk_expr, walk_pattern, walk_stmt};
 use ruff_python_ast::{ExceptHandler, Expr, ExprContext, Parameters, Pattern, Stmt};
 
+use super::aliases::Aliases;
+
 /// Names and how often they are bound.
 #[derive(Default)]
 pub(super) struct Bindings<'a> {
@@ -146,4 +148,39 @@ impl<'a> Visitor<'a> for Bindings<'a> {
         }
         walk_pattern(self, pattern);
     }
+}
+
+/// Collects the names of modules of one function's own scope.
+pub(super) struct LibraryNames<'a, 'f, 'b> {
+    pub(super) aliases: &'b Aliases,
+    pub(super) found: &'f mut HashSet<&'a str>,
+}
+
+impl<'a> Visitor<'a> for LibraryNames<'a, '_, '_> {
+    fn visit_stmt(&mut self, stmt: &'a Stmt) {
+        match stmt {
+            Stmt::FunctionDef(_) | Stmt::ClassDef(_) => return,
+            Stmt::Import(i) => {
+                for alias in &i.names {
+                    let full = alias.name.id.as_str();
+                    let root = full.split('.').next().unwrap_or(full);
+                    self.found.insert(alias.asname.as_ref().map_or(root, |n| n.id.as_str()));
+                }
+            }
+            Stmt::ImportFrom(i) => {
+                let names = i.names.iter().map(|alias| alias.asname.as_ref().unwrap_or(&alias.name).id.as_str());
+                self.found.extend(names);
+            }
+            Stmt::Assign(a) if !self.aliases.resolve(&a.value).is_empty() => {
+                self.found.extend(a.targets.iter().filter_map(|t| t.as_name_expr()).map(|n| n.id.as_str()));
+            }
+            Stmt::AnnAssign(a) if a.value.as_deref().is_some_and(|v| !self.aliases.resolve(v).is_empty()) => {
+                self.found.extend(a.target.as_name_expr().map(|n| n.id.as_str()));
+            }
+            _ => {}
+        }
+        walk_stmt(self, stmt);
+    }
+
+    fn visit_expr(&mut self, _expr: &'a Expr) {}
 }

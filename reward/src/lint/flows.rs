@@ -8,7 +8,7 @@ use ruff_python_ast::visitor::{Visitor, walk_expr, walk_pattern, walk_stmt};
 use ruff_python_ast::{CmpOp, Comprehension, Expr, ExprCall, ExprContext, Operator, Parameters, Pattern, Stmt};
 
 use super::aliases::{Aliases, constant_text};
-use super::bindings::Bindings;
+use super::bindings::{Bindings, LibraryNames};
 use super::surface::is_module;
 use super::syntax::Lines;
 use super::walk::Mention;
@@ -215,7 +215,7 @@ impl<'a> Walker<'a, '_> {
 
     /// Names that stand for modules in this scope, over all its blocks.
     fn module_names(&self, stmt: &'a Stmt, found: &mut HashSet<&'a str>) {
-        let mut names = Own { aliases: self.aliases, found };
+        let mut names = LibraryNames { aliases: self.aliases, found };
         names.visit_stmt(stmt);
     }
 
@@ -479,39 +479,4 @@ impl<'a> Visitor<'a> for Walker<'a, '_> {
             _ => walk_pattern(self, pattern),
         }
     }
-}
-
-/// Collects the names of modules of one function's own scope.
-struct Own<'a, 'f, 'b> {
-    aliases: &'b Aliases,
-    found: &'f mut HashSet<&'a str>,
-}
-
-impl<'a> Visitor<'a> for Own<'a, '_, '_> {
-    fn visit_stmt(&mut self, stmt: &'a Stmt) {
-        match stmt {
-            Stmt::FunctionDef(_) | Stmt::ClassDef(_) => return,
-            Stmt::Import(i) => {
-                for alias in &i.names {
-                    let full = alias.name.id.as_str();
-                    let root = full.split('.').next().unwrap_or(full);
-                    self.found.insert(alias.asname.as_ref().map_or(root, |n| n.id.as_str()));
-                }
-            }
-            Stmt::ImportFrom(i) => {
-                let names = i.names.iter().map(|alias| alias.asname.as_ref().unwrap_or(&alias.name).id.as_str());
-                self.found.extend(names);
-            }
-            Stmt::Assign(a) if !self.aliases.resolve(&a.value).is_empty() => {
-                self.found.extend(a.targets.iter().filter_map(|t| t.as_name_expr()).map(|n| n.id.as_str()));
-            }
-            Stmt::AnnAssign(a) if a.value.as_deref().is_some_and(|v| !self.aliases.resolve(v).is_empty()) => {
-                self.found.extend(a.target.as_name_expr().map(|n| n.id.as_str()));
-            }
-            _ => {}
-        }
-        walk_stmt(self, stmt);
-    }
-
-    fn visit_expr(&mut self, _expr: &'a Expr) {}
 }
