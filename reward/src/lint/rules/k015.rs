@@ -25,6 +25,10 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             reject(findings, RULE.code, seen.line, format!("forward looks at {what}: it must not depend on the mode"));
         }
     }
+    for attribute in known.whole.attributes.iter().filter(|a| a.path == "total_memory") {
+        let message = "the size of the device's memory tells which machine measures";
+        reject(findings, RULE.code, attribute.line, message);
+    }
     for mention in &known.whole.mentions {
         let path = mention.path.as_str();
         let root = path.split('.').next().unwrap_or_default();
