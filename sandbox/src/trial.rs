@@ -412,7 +412,7 @@ mod tests {
         for dir in [&locked, &path.join("a"), &other] {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o500)).unwrap();
         }
-        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o0)).unwrap();
         remove(home).unwrap();
         assert!(!path.exists());
         assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o500);

@@ -276,10 +276,8 @@ impl<'a> Visitor<'a> for Reader<'_> {
                     a.targets.iter().for_each(|t| names_of(t, &mut self.derived));
                 }
             }
-            Stmt::AnnAssign(a) if !self.in_init => {
-                if a.value.as_ref().is_some_and(|v| self.depends(v)) {
-                    names_of(&a.target, &mut self.derived);
-                }
+            Stmt::AnnAssign(a) if !self.in_init && a.value.as_ref().is_some_and(|v| self.depends(v)) => {
+                names_of(&a.target, &mut self.derived);
             }
             Stmt::For(f) if self.depends(&f.iter) => names_of(&f.target, &mut self.derived),
             Stmt::AugAssign(a) if !self.in_init => {
