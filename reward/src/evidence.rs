@@ -31,6 +31,9 @@ pub const DRIFT: &str = "K107";
 /// Kernels keep something in device memory from call to call.
 pub const REMEMBERS: &str = "K108";
 
+/// Programs of one launch read what others wrote.
+pub const RACES: &str = "K109";
+
 /// The pages of these rules.
 pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: NO_LAUNCH, title: "a checked forward launched no kernel", page: page!("K101") },
@@ -41,6 +44,7 @@ pub const DOCS: &[RuleDoc] = &[
     RuleDoc { code: STRAY, title: "a kernel writes outside its tensors", page: page!("K106") },
     RuleDoc { code: DRIFT, title: "calls are counted", page: page!("K107") },
     RuleDoc { code: REMEMBERS, title: "kernels remember", page: page!("K108") },
+    RuleDoc { code: RACES, title: "programs of one launch race", page: page!("K109") },
 ];
 
 /// The report with its findings, and its outcome where they reject what ran: delegation is found before a wrong number
@@ -93,6 +97,12 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
         let message =
             format!("kernels read {bytes} bytes as an earlier call left them, and changed them ({})", seen.draw);
         found.push(finding(REMEMBERS, Severity::Reject, message));
+    }
+    if let Some(seen) = report.evidence.forwards.iter().find(|s| s.raced > 0) {
+        let raced = seen.raced;
+        let message =
+            format!("programs read {raced} elements that other programs of the same launch wrote ({})", seen.draw);
+        found.push(finding(RACES, Severity::Reject, message));
     }
     if let Some((first, other)) = &report.evidence.drift {
         let calls = report.evidence.calls;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One checked forward.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// The draw's kind, with its modes: `nominal, training, grad off`.
+    /// The draw's kind, with its modes: `nominal, as built, grad off`.
     pub draw: String,
     pub launches: u32,
     /// Computations of torch on input data or weights outside kernels: name and largest number of elements.
@@ -17,6 +17,8 @@ pub struct Seen {
     /// Elements that kernels read and wrote outside the tensors they were given; such a store was kept from happening.
     pub stray_loads: u64,
     pub stray_stores: u64,
+    /// Elements that one program of a launch read after another had written them, without an atomic operation in that launch.
+    pub raced: u64,
     /// Bytes of memory that kernels found as an earlier call had left it, and changed.
     pub remembered_bytes: u64,
     /// Bytes that torch wrote outside kernels.

@@ -30,6 +30,10 @@ MAX_MESSAGE = 2000
 CALLS = 100
 
 
+# The reference's weights in each model that was built.
+reference_weights = {}
+
+
 class Reject(Exception):
     """A verdict of its own, for example that nothing was launched."""
 
@@ -66,20 +70,20 @@ def build(module, job, state, blob):
     kwargs = frames.unpack(job["init_kwargs"], blob)
     model = module.ModelNew(*init, **kwargs)
     if isinstance(model, torch.nn.Module):
-        note = adopt(model, [(k, frames.unpack(v, blob)) for k, v in state])
-        if note:
-            print(f"[troupe] {note}", file=sys.stderr)
+        adopt(model, [(k, frames.unpack(v, blob)) for k, v in state])
     return model
 
 
 def adopt(model, state):
-    """Copies the reference's weights by name and shape, then what is left by shape in order of declaration."""
+    """Copies the reference's weights by name and shape, then what is left by shape in order of declaration. What was copied
+    to is known from then on as the reference's."""
     own = dict(model.state_dict(keep_vars=True))
-    left = []
+    left, adopted = [], []
     with torch.no_grad():
         for name, value in state:
             if name in own and own[name].shape == value.shape:
-                own.pop(name).copy_(value)
+                adopted.append(own.pop(name))
+                adopted[-1].copy_(value)
             else:
                 left.append((name, value))
         missing = []
@@ -88,8 +92,11 @@ def adopt(model, state):
             if match is None:
                 missing.append(name)
             else:
-                own.pop(match).copy_(value)
-    return f"weights without a counterpart in ModelNew: {', '.join(missing)}" if missing else None
+                adopted.append(own.pop(match))
+                adopted[-1].copy_(value)
+    if missing:
+        print(f"[troupe] weights without a counterpart in ModelNew: {', '.join(missing)}", file=sys.stderr)
+    reference_weights[id(model)] = adopted
 
 
 def forward(model, draw, args):
@@ -139,14 +146,15 @@ class Session:
     def __init__(self, module, job, blob):
         self.module, self.job, self.blob = module, job, blob
         self.model = build(module, job, job["state"], blob)
-        self.names = {name for name, _ in job["state"]}
         self.trials = []
 
     def check(self, draw):
         """One checked forward. An exception is an answer only where the draw says so."""
         model = self.model if draw["state"] is None else build(self.module, self.job, draw["state"], self.blob)
         earlier = self.trials[-1].args if draw["rewrite"] and self.trials else None
-        trial = Trial(draw, self.blob, earlier, self.names)
+        trial = Trial(draw, self.blob, earlier)
+        # Looked for once: it costs a look at every element's writer.
+        memory.tracing = not self.trials
         try:
             trial.call(model)
         except Exception as e:
@@ -164,13 +172,14 @@ class Session:
             others = [*trial.inputs, *weights, *held]
             entries = [{**out.add(t), **outputs.oddities(t, others)} for t in trial.tensors]
             held += [outputs.span(t) for t in trial.tensors]
-            draws.append({"outputs": entries, "tree": trial.tree, "mutated": trial.mutated, "raised": trial.raised})
+            draws.append({"outputs": entries, "tree": trial.tree, "mutated": trial.mutated,
+                          "weights": trial.overwritten, "raised": trial.raised})
         return draws, out.bytes()
 
     def ablated(self):
         """The first draw once more with every launch doing nothing: what kernels do not make stays as it was."""
         interp.ablated = True
-        trial = Trial(self.trials[0].draw, self.blob, None, self.names)
+        trial = Trial(self.trials[0].draw, self.blob, None)
         try:
             trial.call(self.model)
         except Exception:
@@ -197,12 +206,10 @@ class Session:
 
 
 class Trial:
-    """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents; `names`: of
-    the reference's weights."""
+    """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents."""
 
-    def __init__(self, draw, blob, earlier, names):
-        self.names = names
-        self.draw, self.raised, self.tensors, self.tree, self.mutated = draw, None, [], "", []
+    def __init__(self, draw, blob, earlier):
+        self.draw, self.raised, self.tensors, self.tree, self.mutated, self.overwritten = draw, None, [], "", [], 0
         fresh = frames.unpack(draw["inputs"], blob)
         self.args = fresh if earlier is None else outputs.overwrite(earlier, fresh)
         self.pristine = [frames.raw(t) for t in watch.tensors(self.args)]
@@ -210,24 +217,25 @@ class Trial:
         self.evidence = {"launches": 0}
 
     def call(self, model):
-        weights = outputs.weight_tensors(model)
-        seen = watch.Watch([*watch.tensors(self.args), *weights])
-        # Not the model's other buffers: those may be where it counts.
-        known = outputs.known_weights(model, self.names)
+        seen = watch.Watch([*watch.tensors(self.args), *outputs.weight_tensors(model)])
+        # Not the model's other parameters and buffers: those may be where it counts.
+        known = reference_weights.get(id(model), [])
+        fixed = [(t, frames.raw(t)) for t in known if isinstance(t, torch.nn.Parameter)]
         interp.reset(seen, {watch.storage(t) for t in (*watch.tensors(self.args), *known)})
         shim.escaped.clear()
         try:
             with seen:
-                value = forward(model, self.draw, self.args)
+                self.tensors, self.tree = outputs.flatten(forward(model, self.draw, self.args))
         finally:
             interp.watch = None
             for name, size in shim.escaped.items():
                 seen.note(name, size)
             self.evidence = {
                 "launches": interp.launches, "kernel_bytes": memory.traffic,
-                "remembered": memory.remembered(), "stray_loads": memory.stray_loads, "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
+                "remembered": memory.remembered(), "raced": memory.raced, "stray_loads": memory.stray_loads,
+                "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
                 **seen.report()}
-        self.tensors, self.tree = outputs.flatten(value)
+        self.overwritten = sum(frames.raw(t) != was for t, was in fixed)
         given = watch.tensors(self.args)
         self.mutated = [i for i, (t, was) in enumerate(zip(given, self.pristine)) if frames.raw(t) != was]
 

@@ -114,12 +114,11 @@ def _first_def(self, lines):
 def _with_closure(self, transformed_ast):
     """As Triton's own, and names of enclosing functions are known, as they are to the compiler."""
     code = compile(transformed_ast, filename=self.filename, mode="exec")
-    space = self.fn.__globals__
-    for key, value in vars(interpreter).items():
-        space.setdefault(key, value)
+    # A copy: the interpreter's own names (and what can be reached from them) are not the candidate's.
+    space = {**vars(interpreter), **self.fn.__globals__}
     captured = inspect.getclosurevars(self.fn).nonlocals
     local = {**self.kwargs}
-    exec(code, {**space, **captured} if captured else space, local)
+    exec(code, {**space, **captured}, local)
     return local[self.fn.__name__]
 
 

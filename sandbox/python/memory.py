@@ -14,6 +14,12 @@ import watch
 
 # Bytes that kernels read and wrote, and elements outside of every tensor, since `reset`.
 traffic, stray_loads, stray_stores = 0, 0, 0
+# Elements that a program read after another one of the same launch had written them; whether that is looked for.
+raced, tracing = 0, False
+# First address -> which program wrote each byte, for one launch without atomic operations.
+_writers, _atomic, _before = {}, False, 0
+# Bytes of the largest memory that is looked after in this way.
+MAX_TRACED = 1 << 24
 _spans = []
 # Storages of this forward: inputs, the reference's own weights, and what was allocated in it. Everything else that a
 # kernel is given has been there before.
@@ -36,8 +42,8 @@ def _bytes(memory):
 
 
 def reset(own=()):
-    global traffic, stray_loads, stray_stores
-    traffic, stray_loads, stray_stores = 0, 0, 0
+    global traffic, stray_loads, stray_stores, raced
+    traffic, stray_loads, stray_stores, raced = 0, 0, 0, 0
     _own.clear()
     _own.update(own)
     _kept.clear()
@@ -49,11 +55,15 @@ def fresh(address):
     _own.add(address)
 
 
-def overwritten(address):
+def overwritten(tensor):
     """Filled or copied over by torch in this forward."""
+    memory = tensor.untyped_storage()
+    address = memory.data_ptr()
+    whole = tensor.nbytes == memory.nbytes()
     if address in _kept:
-        _kept[address].written[:] = True
-    elif address not in _own:
+        first = tensor.data_ptr() - address
+        _kept[address].written[first: first + (tensor.nbytes if tensor.is_contiguous() else 0)] = True
+    elif whole and address not in _own:
         _own.add(address)
 
 
@@ -65,13 +75,17 @@ def remembered():
 
 def allow(values):
     """Only this launch's tensors from here on."""
+    global _atomic, _before
+    _before = raced
     _spans.clear()
-    # `watch.tensors` knows lists and tuples; a descriptor stands for its base.
-    bases = [getattr(v, "base", v) if type(v).__name__ == "TensorDescriptor" else v for v in values]
-    for tensor in watch.tensors(bases):
+    _writers.clear()
+    _atomic = False
+    for tensor in watch.tensors(values):
         memory = tensor.untyped_storage()
         low = memory.data_ptr()
         _spans.append((low, low + memory.nbytes()))
+        if tracing and low not in _writers and memory.nbytes() <= MAX_TRACED:
+            _writers[low] = np.zeros(memory.nbytes(), dtype=np.int32)
         if low not in _own and low not in _kept and memory.nbytes():
             _kept[low] = _Kept(memory)
 
@@ -89,6 +103,28 @@ def _follow(handle, mask, reads, writes):
         if writes:
             for byte in range(size):
                 kept.written[at + byte] = True
+
+
+def _trace(handle, mask, writes):
+    """Counts what this program reads of another's; programs of one launch have no order on a device."""
+    global raced
+    if _atomic:
+        return
+    builder = interpreter.interpreter_builder
+    x, y, z = builder.grid_idx
+    program = 1 + x + builder.grid_dim[0] * (y + builder.grid_dim[1] * z)
+    size = max(1, handle.get_element_ty().primitive_bitwidth >> 3)
+    for low, writers in _writers.items():
+        at = handle.data[mask].astype(np.int64) - low
+        at = at[(at >= 0) & (at + size <= writers.size)]
+        if at.size == 0:
+            continue
+        if writes:
+            for byte in range(size):
+                writers[at + byte] = program
+        else:
+            found = writers[at]
+            raced += int(((found != 0) & (found != program)).sum())
 
 
 def _strays(handle, mask):
@@ -124,6 +160,8 @@ def install():
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, True, False)
+        if _writers:
+            _trace(ptrs, active, False)
         if stray is None:
             return load(self, ptrs, mask, other, *rest, **kwargs)
         stray_loads += int(stray.sum())
@@ -139,13 +177,17 @@ def install():
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, False, True)
+        if _writers:
+            _trace(ptrs, active, True)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
         return store(self, ptrs, value, mask, *rest, **kwargs)
 
     def guarded_change(self, operation, ptrs, value, mask, *rest):
-        global stray_stores
+        global stray_stores, raced, _atomic
+        # Programs that wait for each other do so by these.
+        raced, _atomic = raced if _atomic else _before, True
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
         if _kept:
@@ -156,7 +198,8 @@ def install():
         return change(self, operation, ptrs, value, mask, *rest)
 
     def guarded_swap(self, ptrs, *rest):
-        global stray_stores
+        global stray_stores, raced, _atomic
+        raced, _atomic = raced if _atomic else _before, True
         active = np.ones(ptrs.data.shape, dtype=bool)
         stray = _strays(ptrs, active)
         if _kept:

@@ -22,9 +22,11 @@ def flatten(value):
         if type(node) is torch.Tensor:
             found.append(node)
             return "t"
-        if type(node) in (list, tuple) or isinstance(node, tuple) and hasattr(node, "_fields"):
-            return f"({','.join(map(walk, node))})"
-        if type(node) is dict:
+        if type(node) is list or isinstance(node, tuple):
+            # Not what a class of the candidate's makes of going through it.
+            plain = list.__iter__(node) if type(node) is list else tuple.__iter__(node)
+            return f"({','.join(map(walk, plain))})"
+        if type(node) is dict and all(type(k) in (str, int) for k in node):
             return f"{{{','.join(f'{k!r}:{walk(node[k])}' for k in node)}}}"
         raise NotAnAnswer(f"forward returned a {type(node).__name__}, expected a plain torch.Tensor")
 
@@ -50,13 +52,6 @@ def span(tensor):
 
 def weight_tensors(model):
     return [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
-
-
-def known_weights(model, names):
-    """Parameters, and those buffers that the reference has too."""
-    if not isinstance(model, torch.nn.Module):
-        return []
-    return [*model.parameters(), *(b for name, b in model.named_buffers() if name in names)]
 
 
 def weights_of(model):

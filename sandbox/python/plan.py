@@ -231,7 +231,7 @@ def change(value, kind, made, extreme, ties):
     if kind == "negated":
         return -value
     if kind == "offset":
-        return value + OFFSET
+        return one_sided(value + OFFSET) if value.dtype == torch.float32 else value + OFFSET
     if kind == EXACT:
         return torch.randint(0, 2, value.shape, generator=made).to(value.dtype)
     if kind == "structured" and value.numel():
@@ -247,6 +247,13 @@ def change(value, kind, made, extreme, ties):
         flat[large] = torch.where(flat[large] < 0, -size, size).to(value.dtype)
         return value
     return value
+
+
+def one_sided(value):
+    """Each element a little beyond what bfloat16 holds, by less than half of what float16 and tf32 hold: rounding to any of
+    them goes one way, and sums do not average it out."""
+    coarse = value.bfloat16().float()
+    return coarse * (1 + 0.4 * 2.0**-10)
 
 
 def randomise(model, seed):

@@ -241,6 +241,8 @@ class Comparison:
         for i in said.get("mutated", []):
             if i not in answer.mutates:
                 self.wrong(f"{where}: forward changed its tensor argument {int(i)}")
+        if said.get("weights"):
+            self.wrong(f"{where}: forward changed {int(said['weights'])} of the weights")
 
     def repeated(self, first, again):
         """The same call has the same answer, to the bit."""

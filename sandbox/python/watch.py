@@ -5,6 +5,8 @@ the candidate's word; Rust bounds it and `reward` weighs it.
 """
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.jit import TensorWrapper
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 import interp
 import memory
@@ -36,7 +38,9 @@ EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", 
 
 
 def tensors(values):
+    """The tensors among arguments; a descriptor stands for its base."""
     for value in values:
+        value = value.base if type(value) in (TensorDescriptor, TensorWrapper) else value
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
@@ -73,10 +77,10 @@ class Watch(TorchDispatchMode):
                 memory.fresh(storage(tensor))
                 if name in EMPTY:
                     shim.poison(tensor)
-        elif name in CONSTANTS:
+        elif name in CONSTANTS and not any(storage(t) in self.data for t in tensors(args[1:])):
             self.bytes += sum(t.nbytes for t in tensors(made))
             for tensor in tensors(made):
-                memory.overwritten(storage(tensor))
+                memory.overwritten(tensor)
         elif name in VIEWS:
             self.reads += name == "_local_scalar_dense"
         else:
@@ -86,12 +90,12 @@ class Watch(TorchDispatchMode):
     def work(self, name, given, made):
         touched = any(storage(t) in self.data for t in given)
         for tensor in made:
-            memory.overwritten(storage(tensor))
+            memory.overwritten(tensor)
         self.bytes += sum(t.nbytes for t in made)
         if not touched:
             return
         self.data.update(storage(t) for t in made)
-        if name in COPIES:
+        if name in COPIES or name in CONSTANTS:
             return
         size = max((t.numel() for t in (*given, *made)), default=0)
         # One number is bookkeeping: a size, a count, a seed. Many are the data, one at a time.

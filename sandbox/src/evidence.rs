@@ -18,10 +18,17 @@ pub(crate) fn read(draws: &Value, forwards: &Value, compiled: &Value) -> Evidenc
     let (draws, forwards) = (draws.as_array().unwrap_or(&none), forwards.as_array().unwrap_or(&none));
     let seen: Vec<Seen> = draws.iter().zip(forwards).take(count).map(|(draw, said)| forward(draw, said)).collect();
     let last = forwards.last().map(|said| words(&said["signatures"])).unwrap_or_default();
-    let compiled = words(compiled);
-    // What a grid may depend on that compilation does not have: numbers that a kernel made.
+    // What a grid may depend on that compilation does not have: numbers that a kernel made. Kernels it has to have.
     let asks_data = seen.last().is_some_and(|s| s.reads > 0);
-    let two_faces = (!asks_data && compiled != last).then_some((compiled, last));
+    let known = names(compiled);
+    // Which kernel is right may depend on the shape.
+    let same_shape = draws.iter().zip(forwards).filter(|(draw, _)| draw["kind"] != "another shape");
+    let unknown = same_shape.flat_map(|(_, said)| names(&said["signatures"])).find(|name| !known.contains(name));
+    let compiled = words(compiled);
+    let two_faces = match unknown {
+        Some(name) => Some((compiled, name)),
+        None => (!asks_data && compiled != last).then_some((compiled, last)),
+    };
     Evidence { forwards: seen, two_faces, ..Evidence::default() }
 }
 
@@ -51,8 +58,15 @@ fn forward(draw: &Value, said: &Value) -> Seen {
         remembered_bytes: number("remembered"),
         stray_loads: number("stray_loads"),
         stray_stores: number("stray_stores"),
+        raced: number("raced"),
         torch_bytes: number("bytes"),
     }
+}
+
+/// The kernels of some launches.
+fn names(signatures: &Value) -> std::collections::BTreeSet<String> {
+    let list = signatures.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|launch| Some(launch[0].as_str()?.chars().take(MAX_NAME).collect())).collect()
 }
 
 /// Launches in words, one after the other.

@@ -91,6 +91,10 @@ const TELLING: &[&str] = &[
     "len",
 ];
 
+/// Of these, what a compiled kernel answers otherwise than an interpreted one: a 1 is a constant there, a tensor here.
+const KERNEL_TELLING: &[&str] =
+    &["type", "isinstance", "issubclass", "hasattr", "getattr", "callable", "vars", "dir", "id", "hash", "repr", "str"];
+
 /// Attributes of a kernel that honest code uses.
 const KERNEL_ATTRIBUTES: &[&str] = &["run", "warmup", "best_config"];
 
@@ -391,6 +395,9 @@ impl<'a> Visitor<'a> for Walker<'a> {
                 }
                 if let Expr::Name(n) = &*c.func {
                     let name = n.id.as_str();
+                    if self.in_kernel && KERNEL_TELLING.contains(&name) {
+                        self.found.inspected.push(Mention { path: format!("{name} in a kernel"), line });
+                    }
                     if TELLING.contains(&name) && c.arguments.args.iter().any(|a| self.aliases.is_inside(a)) {
                         self.found
                             .inspected
