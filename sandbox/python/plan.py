@@ -231,7 +231,7 @@ def change(value, kind, made, extreme, ties):
     if kind == "negated":
         return -value
     if kind == "offset":
-        return one_sided(value + OFFSET) if value.dtype == torch.float32 else value + OFFSET
+        return one_sided(value + OFFSET) if ties and value.dtype == torch.float32 else value + OFFSET
     if kind == EXACT:
         return torch.randint(0, 2, value.shape, generator=made).to(value.dtype)
     if kind == "structured" and value.numel():
