@@ -215,7 +215,7 @@ fn a_well_formed_forgery_is_judged_by_its_bytes() {
         format!(
             "def frame(h, b=b''):\n    return struct.pack('<I', len(h)) + h + struct.pack('<Q', len(b)) + b\n\
              data = frame(b'{{\"event\": \"imported\"}}') + frame(b'{{\"event\": \"compiled\", \"launches\": []}}') + frame({header}, {blob})\n\
-             for fd in range(3, 64):\n    try: os.write(fd, data)\n    except OSError: pass\ntime.sleep(60)"
+             for fd in range(3, 64):\n    try: os.write(fd, data)\n    except OSError: pass\nos._exit(0)"
         )
     };
     // The number of draws is known to those who wrote them; a forger finds it out by trying.
