@@ -103,6 +103,19 @@ mod tests {
         assert!(other.two_faces.unwrap().0.contains("k[2,1,1]"));
     }
 
+    /// Planted: nothing compared once a number was read (as it was). Seen: a kernel that was never compiled goes unnoticed.
+    #[test]
+    fn every_kernel_was_compiled_whatever_is_read() {
+        let draws = json!([serde_json::from_str::<Value>(DRAW).unwrap(), {"kind": "another shape"}]);
+        let launches = |name: &str| json!({"launches": 1, "reads": 1, "signatures": [[name, [1, 1, 1], "8"]]});
+        let faces = |own: &str, other: &str, compiled: &str| {
+            read(&draws, &json!([launches(own), launches(other)]), &json!([[compiled, [9, 1, 1], "8"]])).two_faces
+        };
+        assert_eq!(faces("k", "k", "k"), None, "the grid may depend on what is read");
+        assert_eq!(faces("k", "for_large", "k"), None, "the kernel may depend on the shape");
+        assert_eq!(faces("hidden", "k", "k").unwrap().1, "hidden");
+    }
+
     #[test]
     fn lies_and_floods_are_bounded() {
         let long = "x".repeat(10_000);

@@ -133,6 +133,15 @@ fn changing_the_inputs_does_not_help() {
     assert_wrong(lab_or_skip!().outcome(ADD_TASK, &add_with("", body)), "elements differ");
 }
 
+/// Planted: only arguments compared (as it was). Seen: every answer is right, and the last weights are noise.
+#[test]
+fn changing_the_weights_shows() {
+    let lab = lab_or_skip!();
+    let changed = LINEAR.replace("        return out\n", "        self.fc.weight.data.mul_(2.0)\n        return out\n");
+    assert_ne!(changed, LINEAR);
+    assert_wrong(lab.outcome(LINEAR_TASK, &changed), "draw 0 (nominal): forward changed 1 of the weights");
+}
+
 #[test]
 fn compile_errors_carry_the_compilers_message() {
     let lab = lab_or_skip!();
