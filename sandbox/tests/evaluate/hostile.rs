@@ -272,7 +272,7 @@ fn the_environment_holds_nothing() {
         "\
 for name, value in os.environ.items():
     if any(w in name.upper() for w in ('TROUPE', 'SECRET', 'TOKEN', 'KEY', 'USER', 'SSH')): raise RuntimeError(name)
-if os.getcwd() != '/tmp' and not os.getcwd().split('/')[-1].startswith('trial-'): raise RuntimeError(os.getcwd())
+if os.getcwd() not in ('/tmp', '/run/candidate') and not os.getcwd().split('/')[-1].startswith('trial-'): raise RuntimeError(os.getcwd())
 for name in ('HOME', 'TRITON_CACHE_DIR', 'TMPDIR'):
     if not os.environ[name].startswith(os.getcwd()): raise RuntimeError(name)",
     );
