@@ -36,6 +36,7 @@ pub struct Config {
     pub learner: Learner,
     pub generator: Generator,
     pub executor: Executor,
+    pub gpu: Gpu,
     pub judge: Judge,
     pub eval: Eval,
     pub python: Python,
@@ -194,6 +195,18 @@ pub struct Executor {
     pub reuse_verdicts: bool,
     /// Names of `sandbox::isolation::PARTS`.
     pub require_isolation: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// `none`, `all`, or UUIDs with commas between them.
+    pub devices: String,
+    pub checks: usize,
+    pub box_mb: u64,
+    pub call_timeout_ms: u64,
+    pub timing_tries: u32,
+    pub lock_sm_mhz: u32,
 }
 
 /// The LLM judge; the static one has no settings.

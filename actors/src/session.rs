@@ -104,6 +104,8 @@ where
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
     };
+    let secret = secret(&reader)?;
+    let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
     let crew = Crew {
         sampler: policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
             engine: EngineConfig {
@@ -120,8 +122,9 @@ where
             python,
             run_dir.join("scratch"),
             limits(config),
-            secret(&reader)?,
+            secret,
             config.executor.require_isolation.clone(),
+            gpus,
             observer.clone(),
         ),
         llm_judge: llm_judge.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rollout::evidence::Evidence;
 use rollout::outcome::{ExecReport, Finding, Outcome};
+use rollout::timing::Timing;
 
 /// Upper bound of what one remembered report holds besides its fixed-size fields, bytes: message, launches, digest.
 pub const BYTES_MAX: usize =
@@ -41,6 +42,7 @@ pub fn remembered(report: &ExecReport) -> Arc<ExecReport> {
         kernelbench_1e4: report.kernelbench_1e4,
         max_abs_error: report.max_abs_error,
         evidence: Evidence::default(),
+        timing: report.timing.clone().map(|timing| Timing { refused: Vec::new(), ..timing }),
         findings: report.findings.iter().take(FINDINGS).map(shortened).collect(),
         log_tail: String::new(),
         protocol,
@@ -97,6 +99,7 @@ mod tests {
             kernelbench_1e2: Some(false),
             kernelbench_1e4: Some(false),
             max_abs_error: Some(0.5),
+            timing: None,
             evidence: Evidence {
                 forwards: vec![Seen { draw: "nominal".repeat(9), ..Seen::default() }; 9],
                 ..Evidence::default()

@@ -36,6 +36,7 @@ async fn what_is_missing_of_the_isolation_is_said_once_a_run() {
         secret,
         suspects: Suspects::default(),
         require: Vec::new(),
+        device: None,
     };
     let executor = Executor::start(config).await.unwrap();
     // Nothing where everything is in force.
@@ -43,7 +44,7 @@ async fn what_is_missing_of_the_isolation_is_said_once_a_run() {
     executor.shutdown().await;
 
     let notes = Arc::new(Notes::default());
-    let factory = verifier_factory(python, scratch, limits, secret, Vec::new(), notes.clone());
+    let factory = verifier_factory(python, scratch, limits, secret, Vec::new(), None, notes.clone());
     let verifiers = [factory(0).await.unwrap(), factory(1).await.unwrap()];
     assert_eq!(*notes.0.lock().unwrap(), expected);
     drop(verifiers);

@@ -155,6 +155,7 @@ mod tests {
             kernelbench_1e4: None,
             max_abs_error: None,
             evidence,
+            timing: None,
             findings: Vec::new(),
             log_tail: String::new(),
             protocol: Digest("p".into()),

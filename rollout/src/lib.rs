@@ -15,3 +15,4 @@ pub mod reward;
 pub mod seed;
 pub mod slots;
 pub mod task;
+pub mod timing;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::Evidence;
 use crate::id::Digest;
+use crate::timing::Timing;
 
 /// How a finding of the static layers weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,6 +184,8 @@ pub struct ExecReport {
     pub max_abs_error: Option<f64>,
     /// What was seen of it while it ran.
     pub evidence: Evidence,
+    /// What was measured of it; `None` where nothing was timed.
+    pub timing: Option<Timing>,
     /// What the evidence and the judge after it came to: `K1..` and `J..`.
     pub findings: Vec<Finding>,
     /// The last part of what the candidate printed; a log, never evidence.

@@ -24,6 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         secret: [7; 32],
         suspects: Suspects::default(),
         require: Vec::new(),
+        device: None,
     };
     let executor = Executor::start(config).await?;
     println!("started in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);

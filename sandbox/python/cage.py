@@ -17,7 +17,7 @@ MNT_DETACH = 2
 SPACES = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWNS
 
 
-def enter(base, harness, paths):
+def enter(base, harness, paths, nodes=()):
     """Call before any thread exists. Returns in the process that is to be the zygote; the caller becomes a stub that
     waits for it and ends with it. `base` is an empty directory for `view.enter`. The answer names what was obtained."""
     got = []
@@ -41,7 +41,7 @@ def enter(base, harness, paths):
         os._exit(1)
     if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) == 0:
         got.append("mount")
-        got += view.enter(base, harness, paths)
+        got += view.enter(base, harness, paths, nodes)
     return got
 
 

@@ -25,10 +25,10 @@ def address_space():
     return tuple(int(sizes[k].split()[0]) << 10 for k in ("VmSize", "VmData"))
 
 
-def limits(wanted, base, own_count):
+def limits(wanted, base, own_count, device):
     """Hard limits. `memory_bytes` is on top of what the imported libraries already take (`base`). The kernel counts
     processes per user: where candidates share ours (`own_count` is false) that limit would hit us, so it is left to
-    the zygote's watch."""
+    the zygote's watch; so is memory where a driver maps the whole of a device's (`device`)."""
     space, data = base
     memory = int(wanted["memory_bytes"])
 
@@ -38,8 +38,9 @@ def limits(wanted, base, own_count):
         resource.setrlimit(kind, (min(value, top), top))
 
     cap(resource.RLIMIT_CORE, 0)
-    cap(resource.RLIMIT_AS, space + memory)
-    cap(resource.RLIMIT_DATA, data + memory)
+    if not device:
+        cap(resource.RLIMIT_AS, space + memory)
+        cap(resource.RLIMIT_DATA, data + memory)
     cap(resource.RLIMIT_FSIZE, 256 << 20)
     cap(resource.RLIMIT_NOFILE, 256)
     # The soft limit first: its signal says what happened, the hard one's looks like any kill.
@@ -126,7 +127,7 @@ def descriptors(null, log, keep):
     os.closerange(low, 65536)
 
 
-def environment(home):
+def environment(home, extra):
     kept = {k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ}
     os.environ.clear()
     os.environ.update(kept)
@@ -134,7 +135,7 @@ def environment(home):
         "HOME": home, "TMPDIR": home, "TRITON_CACHE_DIR": os.path.join(home, "cache"),
         "TRITON_HOME": home, "XDG_CACHE_HOME": home, "TORCHINDUCTOR_CACHE_DIR": os.path.join(home, "inductor"),
         "TORCH_EXTENSIONS_DIR": os.path.join(home, "extensions"), "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1", "CUDA_CACHE_PATH": os.path.join(home, "driver"), **extra,
     })
     # The zygote has used temporary files already, and Python remembers where.
     tempfile.tempdir = home

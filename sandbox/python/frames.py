@@ -131,9 +131,10 @@ def pack(value, blob):
 
 
 def unpack(tree, blob):
+    """What was packed. `blob`: bytes, or something with a method `tensor` that knows where tensors are."""
     (kind, value), = tree.items()
     if kind == "tensor":
-        return tensor_from(value, blob)
+        return blob.tensor(value) if hasattr(blob, "tensor") else tensor_from(value, blob)
     if kind == "plain":
         return value
     if kind == "int":

@@ -43,8 +43,8 @@ def readable():
     return [p for p in paths if p and p != "/" and os.path.exists(p)]
 
 
-def restrict(version, home, readable):
-    """Gives up everything else, for good. Needs NO_NEW_PRIVS. Returns the version that is in force."""
+def restrict(version, home, readable, nodes=()):
+    """`nodes`: device files that may be used. Gives up everything else, for good. Needs NO_NEW_PRIVS. Returns the version that is in force."""
     if version < 1:
         return 0
     handled = (1 << 13) - 1
@@ -77,6 +77,11 @@ def restrict(version, home, readable):
     for path in SMALL:
         allow(path, READ_FILE | READ_DIR)
     allow("/dev/null", READ_FILE | WRITE_FILE)
+    for path in nodes:
+        allow(path, READ_FILE | WRITE_FILE | IOCTL_DEV)
+    if nodes:
+        # A driver names its threads.
+        allow("/proc/self", READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE)
     if libc.syscall(RESTRICT_SELF, ruleset, ctypes.c_uint32(0)) != 0:
         raise OSError(ctypes.get_errno(), "landlock_restrict_self")
     os.close(ruleset)

@@ -24,8 +24,16 @@ _REDUCTIONS = ("sum", "mean", "var", "std", "softmax", "norm", "logsumexp", "cum
 
 
 def seed_everything(seed):
-    """`torch.manual_seed` for the CPU alone: torch's own also queues a call, with a traceback, for each absent GPU."""
+    """`torch.manual_seed` without its calls, each queued with a traceback, for GPUs that are absent or not in use yet."""
     torch.default_generator.manual_seed(seed)
+    # There is none before a context, and one device at most is visible.
+    for own in torch.cuda.default_generators:
+        own.manual_seed(seed)
+
+
+def generator(seed):
+    """A generator of the default device's, where all tensors of this process are made."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 class Reductions(TorchDispatchMode):
@@ -136,14 +144,18 @@ def wide_answer(wide, args, seed, train, expected):
 
 def allowed_error(expected, oracle, reduction):
     relative, share = TOLERANCE.get(str(expected.dtype).removeprefix("torch."), TOLERANCE["float32"])
-    finite = oracle[torch.isfinite(oracle)]
-    rms = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
     if expected.is_complex():
         expected = torch.view_as_real(expected)
-    own = (expected.double() - oracle).abs()
-    own = own[torch.isfinite(own)]
+    finite = torch.isfinite(oracle)
+    count = int(finite.sum())
+    sane = oracle if count == oracle.numel() else torch.where(finite, oracle, torch.zeros_like(oracle))
+    rms = math.sqrt(float(sane.square().sum()) / count) if count else 0.0
+    own = (expected.double() - oracle).abs_()
+    own = torch.nan_to_num(own, 0.0, 0.0, 0.0) if count < oracle.numel() else own
     floor = ERROR_FLOOR * (float(own.max()) if own.numel() else 0.0)
-    return relative * oracle.abs() + share * math.sqrt(max(4, reduction)) * rms + floor
+    if not math.isfinite(floor):
+        floor = ERROR_FLOOR * float(torch.nan_to_num(own, 0.0, 0.0, 0.0).max())
+    return oracle.abs().mul_(relative).add_(share * math.sqrt(max(4, reduction)) * rms + floor)
 
 
 class Draw:

@@ -8,6 +8,8 @@ import shim
 import watch
 
 DEVICE = torch._C.TensorBase.device
+# Where a tensor's memory has to be: the interpreter's device is the CPU.
+device_type = "cpu"
 
 
 class NotAnAnswer(Exception):
@@ -37,8 +39,9 @@ def flatten(value):
         with torch._C.DisableTorchFunction():
             # Not what `shim` makes of it.
             device = DEVICE.__get__(tensor)
-        if device.type != "cpu":
-            raise NotAnAnswer("forward returned a tensor without memory on this device")
+        if device.type != device_type:
+            raise NotAnAnswer("forward returned a tensor without memory on this device" if device_type == "cpu" else
+                              f"forward returned a tensor on {device}, expected {device_type}")
         if tensor.untyped_storage().data_ptr() in shim.host:
             raise NotAnAnswer("forward returned a tensor on the CPU")
     return found, tree

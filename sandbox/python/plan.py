@@ -11,7 +11,7 @@ import torch
 
 import frames
 import oracle
-from oracle import seed_everything
+from oracle import generator, seed_everything
 
 NOMINAL, COMPILE, EXACT, SHAPE = "nominal", "compile", "zeros and ones", "another shape"
 # Kind, training mode, grad mode, and whether it stands in the memory of the draw before it.
@@ -31,6 +31,10 @@ OFFSET = 3.0
 # Sparse elements of the structured draw, the first of these that leaves the reference finite.
 EXTREMES = (96.0, 16.0, 4.0)
 KEPT_TASKS = 64
+# A task's sizes for the interpreter, by the names of its constants, where its own are too large for it.
+SMALL_SIZES = "INTERPRETER_SHAPES"
+# Whether they hold in this process.
+small = True
 # Share of elements that the second draw has from the first.
 KEPT = 0.875
 # Smaller numbers are rather part of what a task is than its size: a column vector, a colour, a quaternion.
@@ -48,7 +52,9 @@ class Task:
         self.name = name
         try:
             self.tree = ast.parse(source)
-            self.code = compile(source, f"<task {name}>", "exec")
+            if small:
+                self.tree = resized(self.tree, declared_sizes(self.tree))
+            self.code = compile(self.tree, f"<task {name}>", "exec")
         except (SyntaxError, ValueError):
             raise TaskError(traceback.format_exc(limit=0)) from None
         self.space = self.run(self.code)
@@ -136,6 +142,14 @@ def task_of(name, source):
     return task
 
 
+def declared_sizes(tree):
+    """Name -> size, as the task has it for the interpreter."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == SMALL_SIZES for t in node.targets):
+            return dict(ast.literal_eval(node.value))
+    return {}
+
+
 def sizes(tree):
     """Spot -> odd size, for integer constants of the module and for those that stand in `get_inputs` itself."""
     spots = {}
@@ -175,7 +189,7 @@ def resized(tree, sizes_by_spot):
 def transform(args, kind, seed, extreme, ties):
     """The inputs of a draw from nominal ones. Integers and flags stay: they are indices, masks and labels. Without
     `ties` no two elements are made equal, because the reference returns places."""
-    made = torch.Generator().manual_seed(seed)
+    made = generator(seed)
 
     def changed(value):
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or is_mask(value):
@@ -209,7 +223,7 @@ def is_symmetric(value):
 
 def mixed(args, earlier, seed):
     """Most elements as they were in the draw before: what remembers answers by a few elements meets them again."""
-    made = torch.Generator().manual_seed(seed)
+    made = generator(seed)
 
     def mix(new, old):
         if not isinstance(new, torch.Tensor) or new.shape != old.shape:
@@ -229,7 +243,8 @@ def change(value, kind, made, extreme, ties):
         factor[value.numel() // 2:] = 0.25
         return value * factor[: value.numel()].view(value.shape)
     if kind == "negated":
-        return -value
+        # All of one sign: a maximum that begins at zero shows.
+        return -value.abs()
     if kind == "offset":
         return one_sided(value + OFFSET) if ties and value.dtype == torch.float32 else value + OFFSET
     if kind == EXACT:
@@ -258,7 +273,7 @@ def one_sided(value):
 
 def randomise(model, seed):
     """Non-default values where PyTorch's defaults hide a missing term: one-valued scales, zero biases, statistics."""
-    made = torch.Generator().manual_seed(seed)
+    made = generator(seed)
 
     def draw(tensor, low, high):
         tensor.copy_(torch.rand(tensor.shape, generator=made, dtype=torch.float64) * (high - low) + low)
@@ -282,7 +297,7 @@ def randomise(model, seed):
 def zeros_and_ones(model, seed):
     """A copy of the model whose weights are integers: sums of its products have one right value, in any order."""
     model = copy.deepcopy(model)
-    made = torch.Generator().manual_seed(seed)
+    made = generator(seed)
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():

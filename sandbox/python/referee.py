@@ -38,12 +38,32 @@ class Prepared:
     """What is known about one evaluation: expected outputs and the error allowed on each."""
 
     def __init__(self, secret, name, nonce, source):
+        init = self.begin(secret, name, nonce, source)
+        model, seed, task = self.model, self.seed, self.task
+        self.blob = frames.Blob()
+        for index, entry in enumerate(plan.DRAWS):
+            self.add(index, *entry)
+        self.refuse_trivial()
+        # The first draw again, when all the others have been.
+        self.wire.append({**self.wire[0], "kind": "repeat"})
+        args = task.inputs(task.space, seed("inputs", COMPILE))
+        self.send(COMPILE, args, True, False, False, None)
+        self.job = {
+            "init": frames.pack(list(init[0]), self.blob),
+            "init_kwargs": frames.pack(init[1], self.blob),
+            "state": self.pack_state(model),
+            "build_seed": seed("build"),
+            "draws": self.wire,
+        }
+        self.output_bytes = sum(t.numel() * t.element_size() for d in self.draws for t in d.expected)
+
+    def begin(self, secret, name, nonce, source):
+        """The task and its reference; returns what the models are built with."""
         def seed(*parts):
             return seed_of(secret, name, nonce, *parts)
 
         self.task = task = plan.task_of(name, source)
         self.seed, self.notes, self.draws, self.wire, self.args = seed, [], [], [], []
-        self.blob = frames.Blob()
         try:
             init = task.init_inputs(task.space, seed("init"))
             oracle.seed_everything(seed("build"))
@@ -57,22 +77,11 @@ class Prepared:
         self.model, self.wide, self.pristine = model, widened(model), copy.deepcopy(model)
         # What would be accepted on every draw without computing anything; must end up empty.
         self.trivial = None
-        for index, entry in enumerate(plan.DRAWS):
-            self.add(index, *entry)
+        return init
+
+    def refuse_trivial(self):
         if self.trivial:
             raise TaskError(f"no draw of inputs can tell the right output from {', '.join(sorted(self.trivial))}")
-        # The first draw again, when all the others have been.
-        self.wire.append({**self.wire[0], "kind": "repeat"})
-        args = task.inputs(task.space, seed("inputs", COMPILE))
-        self.send(COMPILE, args, True, False, False, None)
-        self.job = {
-            "init": frames.pack(list(init[0]), self.blob),
-            "init_kwargs": frames.pack(init[1], self.blob),
-            "state": self.pack_state(model),
-            "build_seed": seed("build"),
-            "draws": self.wire,
-        }
-        self.output_bytes = sum(t.numel() * t.element_size() for d in self.draws for t in d.expected)
 
     def add(self, index, kind, train, grad, rewrite):
         """One checked draw, unless this task has no such one."""
@@ -215,6 +224,9 @@ class Comparison:
         if not math.isfinite(self.report["max_abs_error"]):
             self.report["max_abs_error"] = None
 
+    def tensor(self, entry):
+        return frames.tensor_from(entry, self.blob)
+
     def wrong(self, message):
         if self.report["wrong"] is None:
             self.report["wrong"] = message
@@ -227,7 +239,7 @@ class Comparison:
         if draw.kind == EXACT:
             where = f"{where}, where every sum is an integer"
         if draw.other is not None and len(entries) == len(draw.expected):
-            found = [frames.tensor_from(e, self.blob) for e in entries]
+            found = [self.tensor(e) for e in entries]
             draw = draw.other if draw.other.passes(found, margin=1.0) else draw
         answer = draw.answer
         if len(entries) != len(draw.expected) or said.get("tree") != answer.tree:
@@ -247,7 +259,7 @@ class Comparison:
     def repeated(self, first, again):
         """The same call has the same answer, to the bit."""
         for i, (a, b) in enumerate(zip(first, again, strict=True)):
-            a, b = frames.tensor_from(a, self.blob), frames.tensor_from(b, self.blob)
+            a, b = self.tensor(a), self.tensor(b)
             if a.shape != b.shape or a.dtype != b.dtype:
                 self.wrong(f"output {i} has another shape or dtype when the first draw is asked again")
             elif not oracle.same_bits(a, b):
@@ -255,7 +267,7 @@ class Comparison:
                 self.wrong(f"{count} of {a.numel()} elements of output {i} differ when the first draw is asked again")
 
     def output(self, where, draw, i, entry, want):
-        got = frames.tensor_from(entry, self.blob)
+        got = self.tensor(entry)
         error, close = math.inf, (False, False)
         if got.shape != want.shape:
             self.wrong(f"{where}: shape {list(got.shape)}, expected {list(want.shape)}")

@@ -23,6 +23,20 @@ HEAD_ARGUMENTS = 6
 
 launches = []
 count = 0
+# Builds what a real driver will look for in the cache; None where no device will follow.
+launcher = None
+
+
+def become(facts):
+    """Stands for this device from here on (`device.facts`)."""
+    global ARCH, launcher
+    if facts.get("capability"):
+        major, minor = facts["capability"]
+        ARCH = major * 10 + minor
+        LIMITS.update(max_shared_mem=facts["shared_bytes"], multiprocessor_count=facts["processors"])
+        from triton.backends.nvidia.driver import CudaLauncher
+        launcher = CudaLauncher
+
 
 
 class _Utils:
@@ -41,6 +55,8 @@ class _Launcher:
         # The function's own name; a kernel may give itself another one for profilers.
         function = getattr(src, "fn", None)
         self.name = getattr(function, "__name__", None) or metadata.name
+        if launcher is not None:
+            launcher(src, metadata)
 
     def __call__(self, x, y, z, *rest):
         global count

@@ -33,7 +33,7 @@ def mount(source, target, kind, flags, options=None):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
 
 
-def enter(base, harness, paths):
+def enter(base, harness, paths, nodes=()):
     """Makes the view below the empty directory `base`, with `paths` in it and `harness` as HARNESS, and moves into
     it. Returns what was obtained: `root` for the view, `proc` for a process table of our own. Where it fails nothing
     is changed."""
@@ -43,7 +43,7 @@ def enter(base, harness, paths):
         return ["proc"] if _process_table("/proc") else []
     try:
         view = _View(base)
-        for path in (*SYSTEM, *FILES, *paths):
+        for path in (*SYSTEM, *FILES, *nodes, *paths):
             view.place(path)
         for path in EMPTY:
             os.makedirs(base + path, 0o755, exist_ok=True)

@@ -14,6 +14,7 @@ import triton.language.extra.cuda.libdevice
 torch.set_num_threads(1)
 
 import child
+import device_child
 import interp
 import standin
 
@@ -26,15 +27,21 @@ def _warm(x, out, n, BLOCK: tl.constexpr):
     tl.store(out + at, value / total, mask=at < n)
 
 
-def up():
+def up(cuda):
     """Target, ptxas path and version, dialects, LLVM: all cached in this process afterwards. Returns the versions and
-    what a child runs."""
+    what a child runs, for candidates that are interpreted and for those on a device."""
     standin.install()
     interp.prepare()
     with tempfile.TemporaryDirectory() as home:
         os.environ["TRITON_CACHE_DIR"] = home
         x = torch.zeros(64)
         _warm[(1,)](x, torch.empty_like(x), 64, BLOCK=64)
+        if cuda:
+            # Built and loaded once; makes no context.
+            from triton.backends.nvidia.driver import CudaUtils
+            CudaUtils()
+            # There is one, and it is made again whenever somebody asks for it: a C compiler's run in an empty cache.
+            CudaUtils.__init__ = lambda self: None
         del os.environ["TRITON_CACHE_DIR"]
     standin.reset()
-    return {"torch": torch.__version__, "triton": triton.__version__}, child.run
+    return {"torch": torch.__version__, "triton": triton.__version__}, child.run, device_child.run

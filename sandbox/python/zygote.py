@@ -1,8 +1,9 @@
 """The zygote: imports torch and Triton once, has never seen a secret, and forks one confined child per candidate.
 
 Control messages are JSON packets on the socket in descriptor 0:
-  in  {"op": "fork", "id", "home", "limits"} with descriptors [job, result, log]
+  in  {"op": "fork", "id", "home", "limits"} with descriptors [job, result, log], for a device also [commands, box]
   in  {"op": "end", "id"}
+  in  {"op": "freeze" | "thaw", "id"}: no process of the child's runs, or all do again
   out {"event": "ready"} | {"event": "forked" | "refused", "id"} | {"event": "exited", "id"} | {"event": "ended", "id"}
 """
 import gc
@@ -31,8 +32,9 @@ HOME_BYTES = 256 << 20
 
 
 class Zygote:
-    def __init__(self, control, bars, run):
+    def __init__(self, control, bars, run, run_on_device):
         self.control, self.bars, self.parts, self.run = control, bars, bars.parts, run
+        self.run_on_device = run_on_device
         self.current = None
         self.null = os.open(os.devnull, os.O_RDONLY)
         self.uid = bars.uid
@@ -50,7 +52,7 @@ class Zygote:
             events = self.poll.poll(WATCH_MS if self.current else None)
             for fd, _ in events:
                 if fd == self.control.fileno():
-                    data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 4)
+                    data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 5)
                     if not data:
                         self.kill()
                         return
@@ -75,9 +77,12 @@ class Zygote:
             if self.current and self.current["id"] == message["id"]:
                 reply.update(self.kill())
             self.send(reply)
+        elif message["op"] in ("freeze", "thaw"):
+            if self.current and self.current["id"] == message["id"]:
+                self.strike(signal.SIGSTOP if message["op"] == "freeze" else signal.SIGCONT)
+            self.send({"event": message["op"], "id": message["id"]})
 
     def fork(self, message, fds):
-        job, result, log = fds
         uid = os.getuid() if self.uid is None else self.uid
         home = self.bars.home or message["home"]
         mounted = "mount" in self.parts and cage.mount_home(home, uid, HOME_BYTES)
@@ -88,7 +93,7 @@ class Zygote:
         pid = os.fork()
         if pid == 0:
             try:
-                self.in_child(message["limits"], home, job, result, log)
+                self.in_child(message["limits"], home, *fds)
             finally:
                 os._exit(0)
         self.current = {
@@ -97,26 +102,28 @@ class Zygote:
         self.poll.register(self.current["pidfd"], select.POLLIN)
         self.send({"event": "forked", "id": message["id"]})
 
-    def in_child(self, limits, home, job, result, log):
+    def in_child(self, limits, home, job, result, log, *device):
         try:
-            self.confine(limits, home, job, result, log)
+            self.confine(limits, home, job, result, log, device)
         except BaseException as e:
             # Before any candidate code: ours. Rust believes this frame only when it is the first one.
             import frames
             frames.write_frame(result, {"event": "unconfined", "message": f"{type(e).__name__}: {e}"})
             return
-        self.run(job, result)
+        (self.run_on_device if device else self.run)(job, result, *device)
 
-    def confine(self, limits, home, job, result, log):
+    def confine(self, limits, home, job, result, log, device):
         bars = self.bars
         os.setsid()
         confine.signals()
         confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
-        confine.descriptors(self.null, log, {job, result})
-        confine.environment(home)
+        confine.descriptors(self.null, log, {job, result, *device})
+        confine.environment(home, bars.visible if device else {})
         confine.unprivileged(self.uid)
-        landlock.restrict(bars.landlock, home, bars.readable)
-        confine.limits(limits, self.base, bool(self.uid is not None or "user" in self.parts))
+        landlock.restrict(bars.landlock, home, bars.readable, bars.nodes if device else ())
+        confine.limits(limits, self.base, bool(self.uid is not None or "user" in self.parts), bool(bars.nodes and device))
+        if device and bars.cpus:
+            os.sched_setaffinity(0, bars.cpus)
         # Where it never works we said so when we were ready; where it does, a child without it is not a candidate's.
         if not seccomp.apply(bars.filter) and bars.filtered:
             raise OSError("the system call filter is not in force")
@@ -150,15 +157,15 @@ class Zygote:
                 continue
         return found
 
-    def strike(self):
-        """SIGKILL for every descendant. As pid 1 of an own namespace one call reaches them all at once."""
+    def strike(self, number=signal.SIGKILL):
+        """A signal for every descendant. As pid 1 of an own namespace one call reaches them all at once."""
         if "pid" in self.parts:
             targets = [-1]
         else:
             targets = [-self.current["pid"], *map(int, self.descendants())]
         for target in targets:
             try:
-                os.kill(target, signal.SIGKILL)
+                os.kill(target, number)
             except (ProcessLookupError, PermissionError):
                 pass
 
@@ -209,11 +216,15 @@ class Bars:
     """What keeps candidates in on this machine. Made before any thread exists; returns in the process that is to be
     the zygote."""
 
-    def __init__(self):
+    def __init__(self, device=None):
+        # A device's files, how its driver is told of it, and the processors beside it.
+        device = device or {}
+        self.nodes, self.visible = device.get("nodes", []), device.get("environment", {})
+        self.cpus = device.get("cpus", [])
         self.readable = landlock.readable()
         base = os.path.join(HARNESS, "view")
         os.makedirs(base, exist_ok=True)
-        self.parts = cage.enter(base, HARNESS, self.readable)
+        self.parts = cage.enter(base, HARNESS, self.readable, self.nodes)
         self.home, self.harness = None, HARNESS
         needed = [*self.readable, os.path.dirname(HARNESS)]
         if "root" in self.parts:
@@ -236,7 +247,7 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    bars = Bars()
+    bars = Bars(json.loads(sys.argv[1]) if sys.argv[1:] else None)
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     # A candidate of the same user must not look into the process that forks the next one.
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
@@ -244,7 +255,7 @@ def main():
         os.environ.update(HOME=bars.home, TMPDIR=bars.home)
 
     import warm
-    versions, run = warm.up()
+    versions, *runs = warm.up(bool(bars.nodes))
     if bars.home:
         # Nothing of ours stays where candidates can look: all that is needed has been imported.
         cage.unmount(bars.home)
@@ -253,7 +264,7 @@ def main():
     confine.large_pages()
     gc.freeze()
     gc.disable()
-    Zygote(control, bars, run).loop(versions)
+    Zygote(control, bars, *runs).loop(versions)
 
 
 if __name__ == "__main__":

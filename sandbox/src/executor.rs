@@ -3,13 +3,16 @@
 //! It owns a referee and a zygote, starts them again after a fault, and evaluates one candidate at a time.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rollout::evidence::Ablation;
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::TaskSpec;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
+use crate::device::{self, Device};
 use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
 pub use crate::isolation::Isolation;
@@ -71,13 +74,19 @@ pub struct ExecutorConfig {
     pub suspects: Suspects,
     /// Parts of the isolation (names of `isolation::PARTS`) without which nothing is started.
     pub require: Vec<String>,
+    /// Where what passes in the interpreter is checked at full size and timed.
+    pub device: Option<Arc<Device>>,
 }
 
 /// Evaluates candidates, one at a time.
 pub struct Executor {
     config: ExecutorConfig,
     state: Mutex<State>,
+    running: Pids,
 }
+
+/// Of the zygote and the referee, as they were last started.
+type Pids = Arc<std::sync::Mutex<[Option<u32>; 2]>>;
 
 struct State {
     harness: tempfile::TempDir,
@@ -85,6 +94,7 @@ struct State {
     zygote: Option<Zygote>,
     /// True while an evaluation runs: found true at the next one, it was dropped half way.
     dirty: bool,
+    running: Pids,
 }
 
 /// What one attempt came to.
@@ -110,9 +120,10 @@ impl Executor {
         std::fs::create_dir_all(&config.scratch).map_err(scratch)?;
         let harness = tempfile::Builder::new().prefix("harness-").tempdir_in(&config.scratch).map_err(scratch)?;
         harness::unpack(harness.path()).map_err(scratch)?;
-        let mut state = State { harness, referee: None, zygote: None, dirty: false };
+        let running = Pids::default();
+        let mut state = State { harness, referee: None, zygote: None, dirty: false, running: running.clone() };
         state.ready(&config).await?;
-        Ok(Executor { config, state: Mutex::new(state) })
+        Ok(Executor { config, state: Mutex::new(state), running })
     }
 
     /// What became of `candidate` on `task`. Every wait inside has a deadline. Dropping the future is safe: the next
@@ -132,6 +143,11 @@ impl Executor {
     pub async fn pids(&self) -> [Option<u32>; 2] {
         let state = self.state.lock().await;
         [state.zygote.as_ref().and_then(Zygote::pid), state.referee.as_ref().and_then(Referee::pid)]
+    }
+
+    /// The same without waiting for an evaluation that goes on: they may be gone already.
+    pub fn running_pids(&self) -> [Option<u32>; 2] {
+        *self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// How candidates are kept apart; `None` while the zygote is down.
@@ -162,11 +178,12 @@ impl State {
             self.referee = None;
         }
         let dir = self.harness.path();
+        let on = config.device.as_ref().map_or(Value::Null, |device| device.wire());
         let (zygote, referee) = tokio::try_join!(
             async {
                 match self.zygote.take() {
                     Some(z) => Ok(z),
-                    None => Zygote::start(&config.python, dir, &config.require).await,
+                    None => Zygote::start(&config.python, dir, &config.require, &on).await,
                 }
             },
             async {
@@ -176,6 +193,7 @@ impl State {
                 }
             },
         )?;
+        *self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = [zygote.pid(), referee.pid()];
         Ok((self.zygote.insert(zygote), self.referee.insert(referee)))
     }
 
@@ -195,7 +213,12 @@ impl State {
         candidate: &Candidate,
     ) -> Result<ExecReport, Fault> {
         let began = Instant::now();
-        let result = self.attempt(config, task, candidate, began).await;
+        let result = match self.attempt(config, task, candidate, began).await {
+            Ok(Tried::Told(report)) if report.outcome.is_correct() => {
+                self.on_device(config, task, candidate, report, began).await
+            }
+            other => other,
+        };
         match result {
             Ok(Tried::Told(report)) => Ok(report),
             Ok(Tried::Killed(report)) => {
@@ -236,6 +259,23 @@ impl State {
             Ok(Tried::Told(report)) if report.outcome.is_correct() => Ok(guilty),
             _ => Err(innocent),
         }
+    }
+
+    /// What passed in the interpreter, on the device where there is one.
+    async fn on_device(
+        &mut self,
+        config: &ExecutorConfig,
+        task: &TaskSpec,
+        candidate: &Candidate,
+        mut report: ExecReport,
+        began: Instant,
+    ) -> Result<Tried, Fault> {
+        let Some(device) = &config.device else { return Ok(Tried::Told(report)) };
+        let (zygote, _) = self.ready(config).await?;
+        let on = device::evaluate(device, zygote, &config.limits, &config.scratch, task, candidate).await?;
+        on.add_to(&mut report);
+        report.phase_ms.insert("total".into(), ms_since(began));
+        Ok(Tried::Told(report))
     }
 
     async fn prepare(
@@ -315,6 +355,7 @@ fn report_of(outcome: Outcome, left: Option<Left>, compared: Option<Compared>, b
         kernelbench_1e4: compared.as_ref().and_then(|c| c.kernelbench_1e4),
         max_abs_error: compared.as_ref().and_then(|c| c.max_abs_error),
         evidence,
+        timing: None,
         findings: Vec::new(),
         log_tail,
         protocol: harness::protocol_digest(),

@@ -38,6 +38,10 @@ codes! {
     KILLED = "F011",
     /// A part of the isolation that the configuration requires does not hold on this machine.
     ISOLATION = "F012",
+    /// A device cannot be used: no driver, no such GPU, it answers wrongly or does not become free.
+    DEVICE = "F013",
+    /// A measurement was disturbed each time it was tried.
+    DISTURBED = "F014",
 }
 
 /// Every fault's code with its page.

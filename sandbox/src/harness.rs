@@ -12,9 +12,13 @@ macro_rules! sources {
 
 /// Every harness file by name.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
+    "box.py",
     "cage.py",
     "child.py",
     "confine.py",
+    "device.py",
+    "device_child.py",
+    "device_referee.py",
     "frames.py",
     "interp.py",
     "landlock.py",

@@ -112,6 +112,7 @@ pub async fn run(config: &MixConfig) -> Result<Mix, Fault> {
             secret: Sha256::digest(format!("hostile {number}")).into(),
             suspects: suspects.clone(),
             require: Vec::new(),
+            device: None,
         };
         running.spawn(one_executor(executor, work.clone()));
     }
@@ -296,6 +297,7 @@ mod tests {
             kernelbench_1e4: None,
             max_abs_error: None,
             evidence: Default::default(),
+            timing: None,
             findings: Vec::new(),
             log_tail: String::new(),
             protocol: crate::protocol_digest(),

@@ -5,11 +5,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod device;
 pub mod doctor;
 mod evidence;
 pub mod executor;
 pub mod fault;
 mod frames;
+pub mod gpu;
 mod harness;
 pub mod hostile;
 pub mod isolation;

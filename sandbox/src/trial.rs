@@ -31,7 +31,7 @@ const MAX_LAUNCHES: usize = 256;
 /// A wrong dtype may make an answer up to eight times as large; anything larger is not an answer.
 const MAX_BLOB_FACTOR: u64 = 8;
 /// For reading what a finished child still has in its pipes.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// For one forward without kernels, after the outputs are in: code that waits for a kernel's result may never end.
 const ABLATION: Duration = Duration::from_secs(5);
 
@@ -85,7 +85,7 @@ pub(crate) fn ms_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn name(phase: Phase) -> &'static str {
+pub(crate) fn name(phase: Phase) -> &'static str {
     match phase {
         Phase::Import => "import",
         Phase::Compile => "compile",
@@ -93,7 +93,7 @@ fn name(phase: Phase) -> &'static str {
     }
 }
 
-fn limit_ms(limits: &Limits, phase: Phase) -> u64 {
+pub(crate) fn limit_ms(limits: &Limits, phase: Phase) -> u64 {
     match phase {
         Phase::Import => limits.import_ms,
         Phase::Compile => limits.compile_ms,
@@ -122,11 +122,11 @@ pub(crate) async fn run(
         "cpu_s": all_ms.div_ceil(1000) + 1,
     });
     let forked = Instant::now();
-    let id = zygote.fork(home, wire_limits, [job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
+    let id = zygote.fork(home, wire_limits, &[job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
     drop((job, result_write, log_write));
     let mut log = Tail::limited(log, limits.log_bytes);
     let blob_limit = prepared.output_bytes.saturating_mul(MAX_BLOB_FACTOR) + (1 << 20);
-    let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit });
+    let mut frames = read_all(result, FrameLimits { header: MAX_HEADER_BYTES, blob: blob_limit }, MAX_FRAMES);
     let mut progress = Progress {
         started: false,
         ended: None,
@@ -171,7 +171,7 @@ pub(crate) async fn run(
 }
 
 /// `u64 source length | source | frame`, in memory that has no name.
-fn job_file(candidate: &Candidate, prepared: &Prepared) -> std::io::Result<std::fs::File> {
+pub(crate) fn job_file(candidate: &Candidate, prepared: &Prepared) -> std::io::Result<std::fs::File> {
     let mut file = std::fs::File::from(rustix::fs::memfd_create("job", MemfdFlags::CLOEXEC)?);
     file.write_all(&(candidate.source.len() as u64).to_le_bytes())?;
     file.write_all(candidate.source.as_bytes())?;
@@ -180,13 +180,13 @@ fn job_file(candidate: &Candidate, prepared: &Prepared) -> std::io::Result<std::
     Ok(file)
 }
 
-type Read = Result<Frame, FrameError>;
+pub(crate) type Read = Result<Frame, FrameError>;
 
 /// Reads frames in a task until the stream ends, breaks, or says more than it may.
-fn read_all(mut from: Receiver, limits: FrameLimits) -> mpsc::Receiver<Read> {
+pub(crate) fn read_all(mut from: Receiver, limits: FrameLimits, most: usize) -> mpsc::Receiver<Read> {
     let (to, frames) = mpsc::channel(1);
     tokio::spawn(async move {
-        for _ in 0..MAX_FRAMES {
+        for _ in 0..most {
             let frame = read_frame(&mut from, limits).await;
             let last = frame.is_err();
             if to.send(frame).await.is_err() || last {
@@ -298,11 +298,11 @@ async fn last_frame(frames: &mut mpsc::Receiver<Read>, deadline: Deadline) -> Op
     }
 }
 
-fn crashed(phase: Phase, message: impl Into<String>) -> Ending {
+pub(crate) fn crashed(phase: Phase, message: impl Into<String>) -> Ending {
     Ending::Outcome(Outcome::Crashed { phase, message: message.into() })
 }
 
-fn flooded(limits: &Limits, phase: Phase) -> Ending {
+pub(crate) fn flooded(limits: &Limits, phase: Phase) -> Ending {
     crashed(phase, format!("it wrote more than {} bytes to its log", limits.log_bytes))
 }
 
@@ -312,7 +312,7 @@ const PTXAS_KILLED: &str = "`ptxas` failed with error code -9";
 const PTXAS_MEMORY: &str = "ptxas fatal   : Memory allocation failure";
 
 /// The ending of a child that reported its own failure.
-fn failure(header: &Value, phase: Phase) -> Ending {
+pub(crate) fn failure(header: &Value, phase: Phase) -> Ending {
     let message: String = header["message"].as_str().unwrap_or("no message").chars().take(4000).collect();
     Ending::Outcome(match header["kind"].as_str() {
         Some("no_launch") => Outcome::Rejected { reason: message },
@@ -329,7 +329,7 @@ fn failure(header: &Value, phase: Phase) -> Ending {
 }
 
 /// The outcome of a child whose tree of processes grew beyond its limits.
-fn excess(over: Over, limits: &Limits, phase: Phase) -> Outcome {
+pub(crate) fn excess(over: Over, limits: &Limits, phase: Phase) -> Outcome {
     match over {
         Over::Memory => {
             let message = format!("its processes together took more than {} bytes", limits.memory_bytes);
@@ -342,7 +342,7 @@ fn excess(over: Over, limits: &Limits, phase: Phase) -> Outcome {
 }
 
 /// The outcome of a child that said nothing before it ended.
-fn obituary(ended: &Ended, phase: Phase) -> Ending {
+pub(crate) fn obituary(ended: &Ended, phase: Phase) -> Ending {
     match (ended.signal, ended.code) {
         (Some(9), _) if ended.itself => {
             let message = "it was killed twice, by the system for its memory or by itself".into();
@@ -355,7 +355,7 @@ fn obituary(ended: &Ended, phase: Phase) -> Ending {
     }
 }
 
-fn launches(list: &Value) -> Vec<Launch> {
+pub(crate) fn launches(list: &Value) -> Vec<Launch> {
     let Some(list) = list.as_array() else { return Vec::new() };
     let one = |entry: &Value| {
         let kernel = entry[0].as_str()?.chars().take(200).collect();

@@ -111,6 +111,8 @@ pub(crate) struct Zygote {
     log: Tail,
     next: u64,
     isolation: Isolation,
+    /// The child that has ended by itself, once that is known.
+    exited: Option<u64>,
 }
 
 /// How a child had ended, and what it used.
@@ -134,12 +136,16 @@ pub(crate) enum Over {
 
 impl Zygote {
     /// Refuses where a part of the isolation that is required does not hold.
-    pub async fn start(interpreter: &Path, harness: &Path, require: &[String]) -> Result<Self, Fault> {
+    /// `device`: what candidates on a device are to be given of it (`gpu::Device`), null for none.
+    pub async fn start(interpreter: &Path, harness: &Path, require: &[String], device: &Value) -> Result<Self, Fault> {
         let system = |e: rustix::io::Errno| fault(SYSTEM, format!("no control socket: {e}"));
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(system)?;
         rustix::io::ioctl_fionbio(&theirs, false).map_err(system)?;
         let mut command = python(interpreter, &harness.join("zygote.py"), harness);
+        if !device.is_null() {
+            command.arg(device.to_string());
+        }
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command
             .spawn()
@@ -147,7 +153,8 @@ impl Zygote {
         drop(command);
         let Some(err) = child.stderr.take() else { return Err(fault(SPAWN, "no pipe to the zygote")) };
         let control = UnixDatagram::from_std(ours.into()).map_err(|e| fault(SYSTEM, e))?;
-        let mut zygote = Zygote { child, control, log: Tail::drain(err), next: 0, isolation: Isolation::default() };
+        let mut zygote =
+            Zygote { child, control, log: Tail::drain(err), next: 0, isolation: Isolation::default(), exited: None };
         let ready = timeout(START, zygote.receive()).await;
         match ready {
             Ok(Ok(message)) if message["event"] == "ready" => {
@@ -173,11 +180,12 @@ impl Zygote {
         &self.isolation
     }
 
-    /// Forks a child that gets these descriptors: the job, the result pipe, the log pipe. Returns its number.
-    pub async fn fork(&mut self, home: &Path, limits: Value, fds: [BorrowedFd<'_>; 3]) -> Result<u64, Fault> {
+    /// Forks a child that gets these descriptors: the job, the result pipe, the log pipe; for one on a device also the
+    /// command pipe and the box. Returns its number.
+    pub async fn fork(&mut self, home: &Path, limits: Value, fds: &[BorrowedFd<'_>]) -> Result<u64, Fault> {
         self.next += 1;
         let message = json!({"op": "fork", "id": self.next, "home": home, "limits": limits});
-        self.send(&message, &fds).await?;
+        self.send(&message, fds).await?;
         match timeout(CONTROL, self.receive()).await {
             Ok(Ok(m)) if m["event"] == "forked" => Ok(self.next),
             Ok(Ok(m)) if m["event"] == "refused" => Err(fault(SYSTEM, m["message"].as_str().unwrap_or("no fork"))),
@@ -190,8 +198,11 @@ impl Zygote {
     /// Waits until the child ended by itself. Cancel-safe.
     pub async fn exited(&mut self, id: u64) -> Result<(), Fault> {
         loop {
+            if self.exited == Some(id) {
+                return Ok(());
+            }
             match self.receive().await {
-                Ok(m) if m["event"] == "exited" && m["id"] == id => return Ok(()),
+                Ok(m) if m["event"] == "exited" && m["id"] == id => self.exited = Some(id),
                 Ok(_) => {}
                 Err(e) => return Err(self.lost(e).await),
             }
@@ -232,6 +243,29 @@ impl Zygote {
         })
     }
 
+    /// Stops every process of the child's, or lets all go on.
+    pub async fn freeze(&mut self, id: u64, frozen: bool) -> Result<(), Fault> {
+        let op = if frozen { "freeze" } else { "thaw" };
+        self.send(&json!({"op": op, "id": id}), &[]).await?;
+        let answer = timeout(CONTROL, async {
+            loop {
+                let m = self.receive().await?;
+                if m["event"] == op && m["id"] == id {
+                    return Ok::<_, io::Error>(());
+                }
+                if m["event"] == "exited" && m["id"] == id {
+                    self.exited = Some(id);
+                }
+            }
+        })
+        .await;
+        match answer {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(self.lost(e).await),
+            Err(_) => Err(fault(ZYGOTE_LOST, format!("the zygote did not {op} its child"))),
+        }
+    }
+
     async fn lost(&mut self, e: io::Error) -> Fault {
         let _ = self.child.start_kill();
         let status = timeout(Duration::from_secs(5), self.child.wait()).await;
@@ -242,7 +276,7 @@ impl Zygote {
     async fn send(&mut self, message: &Value, fds: &[BorrowedFd<'_>]) -> Result<(), Fault> {
         let bytes = message.to_string();
         let sent = self.control.async_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
                 return Err(io::Error::other("too many descriptors"));

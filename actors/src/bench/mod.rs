@@ -1,6 +1,7 @@
 //! `troupe bench`: figures that anybody can take again.
 
 pub mod corpus;
+pub mod device;
 pub mod executor;
 pub mod lint;
 pub mod orchestrator;

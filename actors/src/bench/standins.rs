@@ -154,6 +154,7 @@ pub fn report(passed: bool) -> ExecReport {
         kernelbench_1e4: Some(passed),
         max_abs_error: None,
         evidence: Default::default(),
+        timing: None,
         findings: Vec::new(),
         log_tail: String::new(),
         protocol: Digest(String::new()),

@@ -252,6 +252,28 @@ pub struct ExecutorBenchArgs {
     /// Executors, and processes of the peer, at once.
     #[arg(long, default_value_t = 2)]
     pub workers: usize,
+    /// On GPUs: what to measure; several with commas between them. `throughput` (with its peers; `ours`
+    /// without), `equivalence`, `fairness`, `drill`.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', default_value = "throughput,equivalence,fairness,drill")]
+    pub parts: Vec<String>,
+    /// On GPUs: the folder with the set of tasks and candidates.
+    #[arg(long, value_name = "DIR", default_value = "tests/device")]
+    pub device_set: PathBuf,
+    /// On GPUs: every n-th candidate of the set goes through a fresh process of the peer, which takes seconds for each.
+    #[arg(long, default_value_t = 1)]
+    pub fresh_every: usize,
+    /// On GPUs: seconds that a hanging candidate has, with us and with the peers.
+    #[arg(long, default_value_t = 10)]
+    pub deadline_s: u64,
+    /// On GPUs: measurements of one candidate for its coefficient of variation.
+    #[arg(long, default_value_t = 50)]
+    pub repeats: usize,
+    /// On GPUs: candidates of the fault drill.
+    #[arg(long, default_value_t = 200)]
+    pub drill: usize,
+    /// One key of the run file (`--set gpu.devices=all`).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

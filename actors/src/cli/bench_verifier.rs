@@ -8,7 +8,7 @@ use sandbox::Suspects;
 use sandbox::executor::ExecutorConfig;
 
 use super::args::{CorpusArgs, ExecutorBenchArgs, LintBenchArgs};
-use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime};
+use super::{Answer, Done, Failure, bench_device, doctor, interrupt, output, pyenv, runtime};
 use crate::bench::{corpus, executor, lint};
 use crate::config::Config;
 use crate::errors::UserError;
@@ -59,13 +59,7 @@ pub fn lint(args: LintBenchArgs) -> Done {
 
 pub fn executor(args: ExecutorBenchArgs) -> Done {
     if !args.cpu {
-        return Err(Failure::User(
-            UserError::new("there is no GPU executor to measure yet")
-                .at("troupe bench executor")
-                .found("no --cpu")
-                .expected("--cpu")
-                .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter"),
-        ));
+        return bench_device::executor(args);
     }
     let (config, scratch) = ready()?;
     let (task, candidate) = sandbox::doctor::known_good();
@@ -112,6 +106,7 @@ fn ready() -> Result<(MakeConfig, tempfile::TempDir), Failure> {
         secret,
         suspects: suspects.clone(),
         require: Vec::new(),
+        device: None,
     };
     Ok((Box::new(make), scratch))
 }

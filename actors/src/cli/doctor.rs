@@ -37,7 +37,8 @@ pub fn doctor(args: DoctorArgs) -> Done {
         output::say("running a known good candidate..");
         let (scratch, secret) = (scratch.path().to_path_buf(), rand::random());
         let require = config.executor.require_isolation.clone();
-        let executor = ExecutorConfig { python, scratch, limits, secret, suspects: Default::default(), require };
+        let executor =
+            ExecutorConfig { python, scratch, limits, secret, suspects: Default::default(), require, device: None };
         let proof: Result<Vec<Check>, Failure> = runtime()?.block_on(async {
             tokio::select! {
                 checks = prove(executor) => Ok(checks),

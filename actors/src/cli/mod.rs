@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod bench_device;
 mod bench_verifier;
 mod doctor;
 mod explain;

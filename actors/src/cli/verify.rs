@@ -6,6 +6,7 @@ use reward::judge::judge_candidate;
 use rollout::id::Digest;
 use rollout::outcome::{ExecReport, Fault, Finding, Layers, Outcome, Ruling};
 use rollout::task::TaskSpec;
+use rollout::timing::Timing;
 use sandbox::Suspects;
 use sandbox::executor::{Executor, ExecutorConfig};
 use sandbox::fault::KILLED;
@@ -18,7 +19,7 @@ use super::{Answer, Done, Failure, doctor, failure, interrupt, output, pyenv, ru
 use crate::config::Config;
 use crate::errors::UserError;
 use crate::llm_judge::{self, Setup};
-use crate::policy::{isolation_note, require_isolation};
+use crate::policy::{Gpus, isolation_note, require_isolation};
 use crate::tasks;
 
 /// The document of `--json`.
@@ -28,7 +29,7 @@ struct Verified {
     layers: Layers,
     speedup: Option<f64>,
     /// Nothing is timed without a GPU.
-    timing: Option<()>,
+    timing: Option<Times>,
     findings: Vec<Finding>,
     compat: Compat,
     fault: Option<Fault>,
@@ -124,6 +125,28 @@ fn static_layers(candidate: Option<&rollout::outcome::Candidate>, task: &TaskSpe
 /// A report, and the LLM judge's objection to what passed.
 type Seen = (ExecReport, Option<Finding>);
 
+/// The contract's words for a measurement.
+#[derive(Debug, Serialize)]
+struct Times {
+    candidate_us: f64,
+    reference_us: f64,
+    ci95: [f64; 2],
+    samples: u32,
+    evidence: Timing,
+}
+
+impl Times {
+    fn of(timing: &Timing) -> Times {
+        Times {
+            candidate_us: timing.candidate_us,
+            reference_us: timing.reference_us,
+            ci95: [timing.low, timing.high],
+            samples: timing.samples,
+            evidence: timing.clone(),
+        }
+    }
+}
+
 /// Runs the candidate; the outer error ends the command, the inner one is a fault to be shown as the verdict.
 fn execute(
     config: &Config,
@@ -139,28 +162,35 @@ fn execute(
     let limits = doctor::limits(config);
     let require = config.executor.require_isolation.clone();
     require_isolation(&python, &require).map_err(|e| failure::of_run(e, scratch.path()))?;
+    let secret = secret(seed);
+    let gpus = Gpus::find(config, &python, scratch.path(), secret)?;
     let executor = ExecutorConfig {
         python,
         scratch: scratch.path().to_path_buf(),
         limits,
-        secret: secret(seed),
+        secret,
         suspects: Suspects::default(),
         require,
+        device: None,
     };
     runtime()?.block_on(async {
         tokio::select! {
-            result = evaluate(executor, task, candidate, llm_judge) => Ok(result),
+            result = evaluate(executor, gpus, task, candidate, llm_judge) => Ok(result),
             () = interrupt::first() => Err(Failure::Interrupted),
         }
     })
 }
 
 async fn evaluate(
-    config: ExecutorConfig,
+    mut config: ExecutorConfig,
+    gpus: Option<Arc<Gpus>>,
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
     llm_judge: Option<Arc<Setup>>,
 ) -> Result<Seen, Fault> {
+    if let Some(gpus) = &gpus {
+        config.device = Some(gpus.of_executor(0).await?);
+    }
     let executor = Executor::start(config).await?;
     if let Some(note) = executor.isolation().await.as_ref().and_then(isolation_note) {
         output::say(note);
@@ -171,6 +201,9 @@ async fn evaluate(
         result = executor.evaluate(task, candidate).await;
     }
     executor.shutdown().await;
+    if let Some(gpus) = gpus {
+        gpus.shutdown().await;
+    }
     let report = reward::evidence::weigh(result?);
     match llm_judge.filter(|_| report.outcome.is_correct()) {
         None => Ok((report, None)),
@@ -203,7 +236,7 @@ fn answer(args: &VerifyArgs, task: &TaskSpec, judged: Judged) -> Done {
         verdict: judged.result.as_ref().map_or("fault", Outcome::verdict),
         layers: judged.layers,
         speedup,
-        timing: None,
+        timing: judged.report.as_ref().and_then(|r| r.timing.as_ref()).map(Times::of),
         findings: judged.findings.clone(),
         compat,
         fault: judged.result.as_ref().err().cloned(),
@@ -266,6 +299,7 @@ pub fn report_lines(report: &ExecReport) -> Vec<String> {
         let (loose, tight) = (verdict(report.kernelbench_1e2), verdict(report.kernelbench_1e4));
         out.push(format!("  KernelBench {loose} at 1e-2, {tight} at 1e-4"));
     }
+    out.extend(report.timing.iter().flat_map(timing_lines));
     if !report.phase_ms.is_empty() {
         let phases: Vec<String> = report.phase_ms.iter().map(|(p, ms)| format!("{p} {ms:.0} ms")).collect();
         out.push(format!("  time taken  {}", phases.join(", ")));
@@ -277,6 +311,32 @@ pub fn report_lines(report: &ExecReport) -> Vec<String> {
         out.push("  printed by the candidate (not evidence of anything):".to_string());
         out.extend(report.log_tail.trim_end().lines().map(|l| format!("    | {}", printable(l))));
     }
+    out
+}
+
+fn timing_lines(t: &Timing) -> Vec<String> {
+    let c = &t.conditions;
+    let mut out = vec![
+        format!(
+            "  timing      {:.2} us, the reference {:.2} us: {:.3} times as fast [{:.3}, {:.3}]{} over {} calls each",
+            t.candidate_us,
+            t.reference_us,
+            t.speedup,
+            t.low,
+            t.high,
+            if t.tie { ", a tie" } else { "" },
+            t.samples
+        ),
+        format!(
+            "  device      {}, SM {} to {} MHz, at most {} C and {:.0} W",
+            t.device,
+            c.sm_mhz_min,
+            c.sm_mhz_max,
+            c.temperature_max_c,
+            f64::from(c.power_max_mw) / 1e3
+        ),
+    ];
+    out.extend(t.refused.iter().map(|why| format!("  refused     a measurement: {why}")));
     out
 }
 

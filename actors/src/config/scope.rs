@@ -11,8 +11,8 @@ pub struct Scope {
     pub counts: &'static [&'static str],
 }
 
-pub const VERIFY: Scope = Scope { command: "verify", counts: &["executor", "judge", "python"] };
-pub const DOCTOR: Scope = Scope { command: "doctor", counts: &["executor", "python", "model"] };
+pub const VERIFY: Scope = Scope { command: "verify", counts: &["executor", "gpu", "judge", "python"] };
+pub const DOCTOR: Scope = Scope { command: "doctor", counts: &["executor", "gpu", "python", "model"] };
 pub const SFT: Scope = Scope {
     command: "sft",
     counts: &[

@@ -1,6 +1,7 @@
 //! The real crew: burn's engine and learner, and the sandbox, behind the traits of `crew`.
 
 mod checkpoint;
+mod gpus;
 mod sampler;
 mod trainer;
 mod verifier;
@@ -11,6 +12,7 @@ use burn::tensor::backend::Backend;
 use model::Transformer;
 
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
+pub use gpus::{Gpus, device_config};
 pub use sampler::{SamplerSettings, sampler_factory};
 pub use trainer::{TrainerSettings, trainer_factory};
 pub use verifier::{isolation_note, require_isolation, verifier_factory};

@@ -13,6 +13,7 @@ use sandbox::isolation::{PARTS, probe};
 use crate::crew::{BoxFuture, Verifier, VerifierFactory};
 use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
+use crate::policy::Gpus;
 use crate::run::RunError;
 
 /// Refuses to go on where a part of the isolation that `executor.require_isolation` names does not hold. Starts no
@@ -53,6 +54,7 @@ pub fn verifier_factory(
     limits: Limits,
     secret: [u8; 32],
     require: Vec<String>,
+    gpus: Option<Arc<Gpus>>,
     observer: Arc<dyn Observer>,
 ) -> VerifierFactory {
     let suspects = Suspects::default();
@@ -65,9 +67,15 @@ pub fn verifier_factory(
             secret,
             suspects: suspects.clone(),
             require: require.clone(),
+            device: None,
         };
-        let (observer, told) = (observer.clone(), told.clone());
+        let (observer, told, gpus) = (observer.clone(), told.clone(), gpus.clone());
         Box::pin(async move {
+            let device = match gpus {
+                None => None,
+                Some(gpus) => Some(gpus.of_executor(number as usize).await?),
+            };
+            let config = ExecutorConfig { device, ..config };
             let executor = Executor::start(config).await?;
             let note = executor.isolation().await.as_ref().and_then(isolation_note);
             if let Some(note) = note.filter(|_| !told.swap(true, Ordering::Relaxed)) {

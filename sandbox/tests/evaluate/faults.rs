@@ -225,6 +225,7 @@ async fn a_missing_or_useless_interpreter_is_a_fault() {
             secret: [0; 32],
             suspects: Suspects::default(),
             require: Vec::new(),
+            device: None,
         })
     };
     assert_eq!(start("/no/such/python").await.err().unwrap().code, "F001");

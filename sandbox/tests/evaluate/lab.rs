@@ -28,7 +28,7 @@ pub const LIMITS: Limits = Limits {
 pub fn config(name: &str, limits: Limits) -> Option<ExecutorConfig> {
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let (secret, suspects) = ([42; 32], Suspects::default());
-    Some(ExecutorConfig { python: python()?, scratch, limits, secret, suspects, require: Vec::new() })
+    Some(ExecutorConfig { python: python()?, scratch, limits, secret, suspects, require: Vec::new(), device: None })
 }
 
 /// The executor that most tests share: it takes one candidate at a time, so a test's neighbours are the best check

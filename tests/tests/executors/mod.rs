@@ -29,5 +29,6 @@ pub fn config(python: PathBuf, name: &str, number: usize) -> ExecutorConfig {
         secret: [7; 32],
         suspects: Suspects::default(),
         require: Vec::new(),
+        device: None,
     }
 }

@@ -1,0 +1,241 @@
+//! `troupe bench executor` on GPUs.
+
+use std::time::Duration;
+
+use sandbox::Suspects;
+use sandbox::executor::{ExecutorConfig, Limits};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::args::ExecutorBenchArgs;
+use super::{Answer, Done, Failure, doctor, interrupt, output, pyenv, runtime};
+use crate::bench::device::{self, Fairness, Item, Lanes, Throughput};
+use crate::config::Config;
+use crate::errors::UserError;
+use crate::policy::Gpus;
+
+/// Time between kills in the drill.
+const KILL_EVERY: Duration = Duration::from_secs(12);
+/// Measurements beside a neighbour: each may be refused several times.
+const NOISY: usize = 10;
+
+pub fn executor(args: ExecutorBenchArgs) -> Done {
+    let mut sets = args.sets.clone();
+    if !sets.iter().any(|s| s.starts_with("gpu.devices")) {
+        sets.push("gpu.devices=all".into());
+    }
+    let config = Config::load_here(&[], &sets)?;
+    let python = pyenv::interpreter(&config)?;
+    let items = device::load(&args.device_set)?;
+    let temp = std::env::temp_dir();
+    let scratch = tempfile::Builder::new().prefix("troupe-bench-").tempdir();
+    let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    let secret: [u8; 32] = rand::random();
+    let Some(gpus) = Gpus::find(&config, &python, scratch.path(), secret)? else {
+        return Err(Failure::User(
+            UserError::new("there is no GPU to measure on")
+                .at("troupe bench executor")
+                .found("gpu.devices = \"none\"")
+                .expected("GPUs, or --cpu")
+                .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter"),
+        ));
+    };
+    let deadline = Duration::from_secs(args.deadline_s);
+    let limits = Limits {
+        import_ms: args.deadline_s * 1000,
+        compile_ms: args.deadline_s * 1000,
+        run_ms: args.deadline_s * 1000,
+        ..doctor::limits(&config)
+    };
+    let suspects = Suspects::default();
+    let make = |n: usize| ExecutorConfig {
+        python: python.clone(),
+        scratch: scratch.path().join(format!("executor-{n}")),
+        limits,
+        secret,
+        suspects: suspects.clone(),
+        require: Vec::new(),
+        device: None,
+    };
+    let workers = args.workers.max(1);
+    output::say(format!("{} candidates, {workers} executors on {} GPUs", items.len(), gpus.count()));
+    let work = async {
+        let lanes = Lanes::start(workers, gpus, make).await?;
+        let mut found = json!({});
+        let result = measure(&args, &python, &items, &lanes, deadline, &mut found).await;
+        lanes.end().await;
+        result.map(|()| found)
+    };
+    let found: Value = runtime()?.block_on(async {
+        tokio::select! {
+            result = work => result,
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })?;
+    if args.json {
+        output::pretty_json(&found)?;
+    }
+    Ok(Answer::Yes)
+}
+
+async fn measure(
+    args: &ExecutorBenchArgs,
+    python: &std::path::Path,
+    items: &[Item],
+    lanes: &Lanes,
+    deadline: Duration,
+    found: &mut Value,
+) -> Result<(), Failure> {
+    let wanted = |part: &str| args.parts.iter().any(|p| p == part);
+    let io = |e: std::io::Error| UserError::io("run a peer", &args.device_set, &e);
+    device::warm_up(items, lanes).await;
+    if wanted("equivalence") {
+        let set = device::equivalence(python, &args.device_set, items, lanes).await.map_err(io)?;
+        for e in &set {
+            output::line(format!(
+                "{:<44} speed-up {:.4}, do_bench {:.4}: {:+.2} %",
+                e.name, e.ours, e.do_bench, e.difference
+            ))?;
+        }
+        let worst = set.iter().map(|e| e.difference.abs()).fold(0.0, f64::max);
+        output::line(format!("speed-ups of {} candidates differ from do_bench's by at most {worst:.2} %", set.len()))?;
+        found["equivalence"] = json!(set);
+    }
+    if wanted("throughput") || wanted("ours") {
+        let ours = device::throughput(items, lanes).await?;
+        output::line(table(&ours))?;
+        found["ours"] = json!(ours);
+        if wanted("throughput") {
+            let b = device::persistent(python, &args.device_set, items, deadline).await.map_err(io)?;
+            output::line(format!(
+                "a persistent process without isolation: {:.1} candidates/min ({} in {:.0} s), ours {:.2} times as many",
+                b.per_minute,
+                b.candidates,
+                b.seconds,
+                ours.per_minute / b.per_minute
+            ))?;
+            found["persistent"] = json!(b);
+            let some: Vec<Item> = items.iter().step_by(args.fresh_every.max(1)).cloned().collect();
+            let a = device::fresh(python, &args.device_set, &some, deadline.max(FRESH)).await.map_err(io)?;
+            output::line(format!(
+                "a fresh process for each: {:.1} candidates/min ({} in {:.0} s), ours {:.2} times as many",
+                a.per_minute,
+                a.candidates,
+                a.seconds,
+                ours.per_minute / a.per_minute
+            ))?;
+            found["fresh"] = json!(a);
+        }
+    }
+    if wanted("fairness") {
+        found["fairness"] = fair(args, python, items, lanes).await?;
+    }
+    if wanted("drill") {
+        let fits = |i: &&Item| i.expect.verdict == "passed" && i.candidate.source.contains("def forward(self, x):");
+        let relu = items.iter().filter(|i| i.task.id.0 == "relu").find(fits);
+        let Some(honest) = relu.or(items.iter().find(fits)) else { return Ok(()) };
+        let drill = device::drill(honest, lanes, args.drill, KILL_EVERY).await;
+        output::line(format!(
+            "drill: {} of {} honest candidates right, {} faults tried again, {:.0} s; slots: {}",
+            drill.honest_right,
+            drill.honest,
+            drill.faults,
+            drill.seconds,
+            drill.slots.join(", ")
+        ))?;
+        for (kind, verdicts) in &drill.kinds {
+            let verdicts: Vec<String> = verdicts.iter().map(|(v, n)| format!("{v} {n}")).collect();
+            output::line(format!("  {kind:<16} {}", verdicts.join(", ")))?;
+        }
+        for (kind, count, ms) in &drill.kills {
+            output::line(format!("  SIGKILL of {kind}: {count} times, the next verdict after at most {ms:.0} ms"))?;
+        }
+        for wrong in &drill.wrong {
+            output::line(format!("  WRONG {wrong}"))?;
+        }
+        found["drill"] = json!(drill);
+    }
+    Ok(())
+}
+
+/// Importing torch alone takes seconds.
+const FRESH: Duration = Duration::from_secs(30);
+
+async fn fair(
+    args: &ExecutorBenchArgs,
+    python: &std::path::Path,
+    items: &[Item],
+    lanes: &Lanes,
+) -> Result<Value, Failure> {
+    let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
+    // One from the beginning, the middle and the end of the set.
+    let picked: Vec<&Item> = good.iter().step_by((good.len() / 3).max(1)).take(3).copied().collect();
+    let (mut idle, mut noisy) = (Vec::new(), Vec::new());
+    for item in &picked {
+        let f = device::fairness(item, lanes, args.repeats, None).await;
+        output::line(shown("idle", &f))?;
+        idle.push(f);
+    }
+    for (item, idle) in picked.iter().zip(&idle) {
+        let neighbour = neighbour(python).map_err(|e| UserError::io("start a neighbour", python, &e))?;
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let f = device::fairness(item, lanes, NOISY, Some(idle.mean)).await;
+        drop(neighbour);
+        output::line(shown("beside a neighbour", &f))?;
+        noisy.push(f);
+    }
+    Ok(json!({"idle": idle, "noisy": noisy}))
+}
+
+fn shown(how: &str, f: &Fairness) -> String {
+    let off = f.off.map_or(String::new(), |off| format!(", at most {off:.2} % off the idle mean"));
+    let reasons = if f.reasons.is_empty() { String::new() } else { format!("\n    {}", f.reasons.join("\n    ")) };
+    format!(
+        "{how}: {} {} times: speed-up {:.4} [{:.4}, {:.4}], coefficient of variation {:.2} %{off}; {} measurements refused, {} \
+         faults{reasons}",
+        f.name, f.repeats, f.mean, f.min, f.max, f.cv, f.refused, f.faults
+    )
+}
+
+/// Keeps the GPU busy with matrix products, in fits of half a second.
+const NEIGHBOUR: &str = "
+import time, torch
+a = torch.randn(4096, 4096, device='cuda')
+while True:
+    end = time.time() + 0.5
+    while time.time() < end:
+        a @ a
+        torch.cuda.synchronize()
+    time.sleep(0.5)
+";
+
+fn neighbour(python: &std::path::Path) -> std::io::Result<Child> {
+    Command::new(python).args(["-c", NEIGHBOUR]).kill_on_drop(true).spawn()
+}
+
+fn table(t: &Throughput) -> String {
+    let mut out = vec![format!(
+        "{} candidates in {:.1} s on {} executors and {} GPUs ({} checks at once): {:.1} candidates/min per GPU, {} timed; GPU \
+         busy {:.0} % (checks and timing), timing alone {:.0} %",
+        t.candidates,
+        t.seconds,
+        t.lanes,
+        t.gpus,
+        t.checks,
+        t.per_minute,
+        t.timed,
+        100.0 * t.busy,
+        100.0 * t.timing
+    )];
+    let verdicts: Vec<String> = t.verdicts.iter().map(|(v, n)| format!("{v} {n}")).collect();
+    out.push(format!("verdicts: {}", verdicts.join(", ")));
+    out.push(format!("{:<22} {:>10} {:>9} {:>9} {:>9}", "stage", "candidates", "p50 ms", "p95 ms", "p99 ms"));
+    for s in &t.stages {
+        out.push(format!("{:<22} {:>10} {:>9.1} {:>9.1} {:>9.1}", s.name, s.candidates, s.p50, s.p95, s.p99));
+    }
+    for (name, expected, found) in &t.unexpected {
+        out.push(format!("UNEXPECTED {name}: expected {expected}, found {found}"));
+    }
+    out.extend(t.faults.iter().map(|f| format!("fault tried again: {f}")));
+    out.join("\n")
+}

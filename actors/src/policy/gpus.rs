@@ -1,0 +1,102 @@
+//! The GPUs of this host that executors check and time on: found through NVML, each started when it is first needed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rollout::outcome::Fault;
+use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::gpu::inventory::Inventory;
+use sandbox::gpu::nvml::NvmlInventory;
+use sandbox::gpu::timing::SamplerConfig;
+use tokio::sync::OnceCell;
+
+use crate::config::Config;
+use crate::errors::UserError;
+
+/// Devices shared by executors, by turns.
+pub struct Gpus {
+    inventory: Arc<dyn Inventory>,
+    configs: Vec<DeviceConfig>,
+    started: Vec<OnceCell<Arc<Device>>>,
+}
+
+impl Gpus {
+    /// The GPUs that `gpu.devices` names; `None` where it names none.
+    ///
+    /// # Errors
+    /// No driver, or no such GPU.
+    pub fn find(
+        config: &Config,
+        python: &Path,
+        scratch: &Path,
+        secret: [u8; 32],
+    ) -> Result<Option<Arc<Gpus>>, UserError> {
+        let wanted = config.gpu.devices.trim();
+        if wanted == "none" {
+            return Ok(None);
+        }
+        let complain = |found: String| {
+            UserError::new("the GPUs that candidates are timed on cannot be used")
+                .at(format!("gpu.devices = {wanted:?}"))
+                .found(found)
+                .expected("\"none\", \"all\", or UUIDs of GPUs of this machine, with commas between them")
+                .hint("`troupe doctor` lists the GPUs that NVML sees")
+        };
+        let inventory = NvmlInventory::open().map_err(|e| complain(e.to_string()))?;
+        let known = inventory.devices().map_err(|e| complain(e.to_string()))?;
+        let uuids: Vec<String> = match wanted {
+            "all" => known.iter().map(|d| d.uuid.clone()).collect(),
+            list => list.split(',').map(|u| u.trim().to_owned()).collect(),
+        };
+        if uuids.is_empty() {
+            return Err(complain("no GPU".into()));
+        }
+        if let Some(unknown) = uuids.iter().find(|u| known.iter().all(|d| d.uuid != **u)) {
+            let names: Vec<&str> = known.iter().map(|d| d.uuid.as_str()).collect();
+            return Err(complain(format!("no GPU {unknown:?}; there are {}", names.join(", "))));
+        }
+        let configs = uuids.into_iter().map(|uuid| device_config(config, Kind::Cuda(uuid), python, scratch, secret));
+        Ok(Some(Arc::new(Gpus::of(Arc::new(inventory), configs.collect()))))
+    }
+
+    /// These devices.
+    pub fn of(inventory: Arc<dyn Inventory>, configs: Vec<DeviceConfig>) -> Gpus {
+        let started = configs.iter().map(|_| OnceCell::new()).collect();
+        Gpus { inventory, configs, started }
+    }
+
+    pub fn count(&self) -> usize {
+        self.configs.len()
+    }
+
+    /// The device of executor `number`, started where it is not yet.
+    pub async fn of_executor(&self, number: usize) -> Result<Arc<Device>, Fault> {
+        let n = number % self.configs.len();
+        let start = || async { Ok(Arc::new(Device::start(self.configs[n].clone(), self.inventory.clone()).await?)) };
+        self.started[n].get_or_try_init(start).await.cloned()
+    }
+
+    /// Ends the devices' own processes.
+    pub async fn shutdown(&self) {
+        for device in self.started.iter().filter_map(OnceCell::get) {
+            device.shutdown().await;
+        }
+    }
+}
+
+/// The run file's settings for one device.
+pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path, secret: [u8; 32]) -> DeviceConfig {
+    DeviceConfig {
+        kind,
+        python: python.to_owned(),
+        scratch: scratch.join("devices"),
+        secret,
+        checks: config.gpu.checks,
+        box_bytes: config.gpu.box_mb << 20,
+        limits: DeviceLimits { call_ms: config.gpu.call_timeout_ms, ..DeviceLimits::default() },
+        sampler: SamplerConfig::default(),
+        timed: true,
+        tries: config.gpu.timing_tries,
+        lock_sm_mhz: config.gpu.lock_sm_mhz,
+    }
+}

@@ -1,0 +1,92 @@
+"""The box: memory of a device that the referee and one candidate both map. It holds the candidate's inputs, the reference's
+weights, and the outputs that the candidate puts there; nothing that the candidate may not know.
+
+The referee believes nothing in it: inputs are compared with its own copies, outputs are copied before they are looked at.
+"""
+import torch
+
+import frames
+
+ALIGN = 512
+# What an altered shape may need more than the task's own.
+ROOM = 1.5
+# A call's outputs may have another dtype and still be worth an exact complaint.
+SPARE = 1 << 20
+
+
+class Full(Exception):
+    """Does not fit into its part of the box."""
+
+
+def aligned(size):
+    return -(-size // ALIGN) * ALIGN
+
+
+class Layout:
+    """Where the parts are: the weights, then for each set its inputs and its outputs. All in bytes."""
+
+    def __init__(self, state, inputs, outputs, sets):
+        self.state = (0, aligned(state))
+        self.inputs, self.outputs, at = [], [], self.state[1]
+        for _ in range(sets):
+            self.inputs.append((at, aligned(inputs)))
+            at += aligned(inputs)
+            self.outputs.append((at, aligned(outputs)))
+            at += aligned(outputs)
+        self.size = max(at, ALIGN)
+
+    def wire(self):
+        return {"state": self.state, "inputs": self.inputs, "outputs": self.outputs}
+
+
+class Shelf:
+    """Puts tensors into one part, one after the other; `frames.pack` takes it for its blob."""
+
+    def __init__(self, memory, part):
+        self.memory, self.at, self.end = memory, part[0], part[0] + part[1]
+
+    def add(self, tensor):
+        tensor = tensor.detach()
+        if self.at + tensor.nbytes > self.end:
+            raise Full(f"{tensor.nbytes} bytes where {self.end - self.at} are left")
+        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": self.at,
+                 "len": tensor.nbytes}
+        place(self.memory, self.at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)
+        self.at += aligned(tensor.nbytes)
+        return entry
+
+
+def place(memory, at, size, dtype, shape):
+    """The tensor that stands there."""
+    return memory[at: at + size].view(dtype).view(shape)
+
+
+class View:
+    """Tensors by their descriptions, for `frames.unpack`. Of a candidate's word: `part` is where they may be."""
+
+    def __init__(self, memory, part=None):
+        self.memory, self.part = memory, part or (0, memory.numel())
+
+    def tensor(self, entry):
+        dtype = frames.DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(f"dtype {entry['dtype']!r} is not supported")
+        shape = [int(n) for n in entry["shape"]]
+        size, at, length = dtype.itemsize, int(entry["at"]), int(entry["len"])
+        for n in shape:
+            if n < 0:
+                raise ValueError("negative dimension")
+            size *= n
+        low, high = self.part[0], self.part[0] + self.part[1]
+        if size != length or at < low or at + length > high or at % dtype.itemsize:
+            raise ValueError(f"{length} bytes at {at} for shape {shape} of {entry['dtype']}")
+        return place(self.memory, at, size, dtype, shape)
+
+
+class Shapes:
+    """Tensors of these descriptions with nothing in them: memory that nobody touches costs nothing."""
+
+    def tensor(self, entry):
+        dtype = frames.DTYPES[entry["dtype"]]
+        make = torch.empty if dtype.is_floating_point else torch.zeros
+        return make(entry["shape"], dtype=dtype)

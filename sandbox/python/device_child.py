@@ -1,0 +1,314 @@
+"""One candidate on a device, in its own fork: import and compile without the device, then one command after the other.
+
+Commands come as frames on a pipe of Rust's: `up`, `call`, `ablate`, `burst`; each is answered by one frame. Everything this
+process says is the candidate's word: outputs are read from the box by the referee, times are held against the host's clock.
+"""
+import contextlib
+import os
+import time
+
+import torch
+import triton
+from triton.runtime.autotuner import Autotuner
+
+import box
+import child
+import device
+import frames
+import interp
+import memory
+import outputs
+import shim
+import standin
+import watch
+
+# For choosing among a candidate's configurations, milliseconds; Triton's own are 25 and 100.
+TUNE_WARM_MS, TUNE_MS = 5, 20
+
+
+class Launches:
+    """What was launched on the device since `reset`."""
+
+    def __init__(self):
+        self.watcher, self.idle, self.counting = None, False, False
+        self.reset()
+
+    def reset(self):
+        self.count, self.bytes, self.signatures = 0, 0, []
+
+    def saw(self, name, grid, values):
+        self.count += 1
+        given = list(watch.tensors(values))
+        self.bytes += sum(t.nbytes for t in given)
+        if self.watcher is not None:
+            self.watcher.kernel(values)
+        if len(self.signatures) < interp.MAX_SIGNATURES:
+            self.signatures.append(interp.signature(name, grid, values))
+
+
+seen = Launches()
+
+
+def counted(launcher):
+    """Triton's launcher, counting."""
+    class Counted(launcher):
+        def __init__(self, src, metadata):
+            super().__init__(src, metadata)
+            self.name = getattr(getattr(src, "fn", None), "__name__", None) or metadata.name
+
+        def __call__(self, x, y, z, stream, function, *rest):
+            if seen.counting and 0 not in (x, y, z):
+                seen.saw(self.name, (x, y, z), rest[standin.HEAD_ARGUMENTS - 2:])
+            if not seen.idle:
+                super().__call__(x, y, z, stream, function, *rest)
+    return Counted
+
+
+def compile_in_fork(source_path, job, blob, say):
+    """Imports and compiles in a process of its own: what it patches to do so without a device ends with it. Returns
+    whether there is something to run."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    phase, code = "import", 1
+    try:
+        standin.become(job["device"])
+        shim.install()
+        standin.install()
+        with shim.CudaIsCpu(lambda t: None):
+            module = child.load(source_path, "candidate")
+            say({"event": "imported"})
+            phase = "compile"
+            model = child.build(module, job, [], blob)
+            torch.default_generator.manual_seed(job["seed"])
+            with torch.no_grad():
+                model(*frames.unpack(job["compile"], box.Shapes()))
+        if standin.count == 0:
+            raise child.Reject("no_launch", "no Triton kernel was launched")
+        say({"event": "compiled", "launches": [entry[:2] for entry in standin.launches], "signatures": []})
+        code = 0
+    except child.Reject as e:
+        say({"event": "failed", "phase": phase, "kind": e.kind, "message": str(e)})
+    except BaseException as e:
+        kind, message = child.describe(e)
+        say({"event": "failed", "phase": phase, "kind": kind, "message": message})
+    finally:
+        os._exit(code)
+
+
+class OnHost:
+    """Kernels are interpreted."""
+
+    def __init__(self, path):
+        shim.install()
+        standin.install()
+        interp.enter()
+        with self.mode():
+            self.module = child.load(path, "candidate")
+
+    def mode(self):
+        return shim.CudaIsCpu(lambda t: None)
+
+    making = mode
+
+    def begin(self, watcher, idle):
+        interp.reset(watcher, set())
+        interp.ablated = idle
+
+    def end(self):
+        interp.watch, interp.ablated = None, False
+        return {"launches": interp.launches, "kernel_bytes": memory.traffic, "signatures": list(interp.signatures)}
+
+
+class OnCuda:
+    """Kernels run."""
+
+    def __init__(self, path):
+        from triton.backends.nvidia.driver import CudaDriver
+        driver = CudaDriver()
+        driver.launcher_cls = counted(driver.launcher_cls)
+
+        def benchmarker():
+            from triton.testing import do_bench
+            return lambda fn, quantiles=None, **_: do_bench(fn, TUNE_WARM_MS, TUNE_MS, quantiles=quantiles)
+
+        driver.get_benchmarker = benchmarker
+        triton.runtime.driver.set_active(driver)
+        outputs.device_type = "cuda"
+        self.module = child.load(path, "candidate")
+
+    def mode(self):
+        # Not a default device: torch would ask it at every call, in every launch, while candidates are timed.
+        return contextlib.nullcontext()
+
+    def making(self):
+        """While a model is made: as if it were moved to the device afterwards."""
+        return torch.device("cuda")
+
+    def begin(self, watcher, idle):
+        seen.reset()
+        seen.watcher, seen.idle, seen.counting = watcher, idle, True
+
+    def end(self):
+        seen.watcher, seen.idle, seen.counting = None, False, False
+        return {"launches": seen.count, "kernel_bytes": seen.bytes, "signatures": list(seen.signatures)}
+
+
+class Running:
+    """The candidate's model, on the device."""
+
+    def __init__(self, path, job, blob, box_fd):
+        self.job, self.blob = job, blob
+        self.steps, lap = {}, time.perf_counter()
+
+        def step(name):
+            nonlocal lap
+            self.steps[name] = (time.perf_counter() - lap) * 1e3
+            lap = time.perf_counter()
+
+        self.where = device.up(job["device"]["kind"])
+        step("context")
+        self.memory = self.where.open(box_fd, job["box"]["size"])
+        self.view = box.View(self.memory)
+        step("box")
+        self.on = OnCuda(path) if self.where.kind == "cuda" else OnHost(path)
+        step("import")
+        self.model = self.build(job["state"])
+        step("build")
+
+    def build(self, state):
+        with self.on.making():
+            torch.default_generator.manual_seed(self.job["build_seed"])
+            kwargs = frames.unpack(self.job["init_kwargs"], self.blob)
+            model = self.on.module.ModelNew(*frames.unpack(self.job["init"], self.blob), **kwargs)
+            if isinstance(model, torch.nn.Module):
+                model = model.to(self.where.torch)
+                child.adopt(model, [(k, frames.unpack(v, self.view)) for k, v in state])
+        self.where.sync()
+        return model
+
+    def call(self, draw, idle=False):
+        """One checked forward: what it returned stands in the box, what it did is in the answer."""
+        model = self.model if draw["state"] is None else self.build(draw["state"])
+        args = frames.unpack(draw["inputs"], self.view)
+        watcher = watch.Watch([*watch.tensors(args), *outputs.weight_tensors(model)])
+        self.on.begin(watcher, idle)
+        shim.escaped.clear()
+        tensors, tree, raised = [], "", None
+        try:
+            with self.on.mode(), watcher:
+                tensors, tree = outputs.flatten(self.forward(model, draw, args))
+        except Exception as e:
+            # A fault of the device is not an answer to an odd shape.
+            if not (idle or draw["may_raise"]) or "CUDA error" in str(e):
+                raise
+            raised = child.describe(e)[1]
+        finally:
+            evidence = {**self.on.end(), "computed": [], "bytes": 0, "reads": 0}
+            for name, size in shim.escaped.items():
+                watcher.note(name, size)
+            evidence.update(watcher.report())
+        if evidence["launches"] == 0 and raised is None and not idle:
+            raise child.Reject("no_launch", f"a checked forward launched no Triton kernel ({child.mode(draw)})")
+        others = [outputs.span(t) for t in watch.tensors(args)] + outputs.weights_of(model)
+        said = {"tree": tree, "raised": raised, "evidence": evidence,
+                "outputs": self.put(tensors, draw["set"], others)}
+        self.where.sync()
+        return said
+
+    def forward(self, model, draw, args):
+        seed_everything(draw["seed"])
+        if isinstance(model, torch.nn.Module):
+            child.oracle.set_mode(model, draw["train"])
+        with torch.set_grad_enabled(draw["grad"]):
+            return model(*args)
+
+    def put(self, tensors, number, others):
+        shelf, entries = box.Shelf(self.memory, self.job["box"]["outputs"][number]), []
+        for tensor in tensors:
+            try:
+                entry = shelf.add(tensor)
+            except box.Full:
+                entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": 0,
+                         "len": -1}
+            entries.append({**entry, **outputs.oddities(tensor, others)})
+        return entries
+
+    def tune(self):
+        """What was chosen while others used the device is chosen again."""
+        for value in list(vars(self.on.module).values()):
+            if isinstance(value, Autotuner):
+                value.cache.clear()
+
+    def burst(self, draws):
+        """Timed calls: microseconds of each and until the device was at rest after it; then the outputs."""
+        times, made = [], []
+        calls = [(d, frames.unpack(d["inputs"], self.view)) for d in draws]
+        model, timed = self.model, self.where.timed
+        with self.on.mode(), torch.no_grad():
+            device.heat(lambda: model(*calls[0][1]))
+            self.where.sync()
+            # From here on the host's clock runs.
+            yield {"event": "ready"}
+            for draw, args in calls:
+                seed_everything(draw["seed"])
+                if isinstance(model, torch.nn.Module):
+                    child.oracle.set_mode(model, True)
+                out, took = timed(lambda: model(*args))
+                times.append(took)
+                made.append(out)
+        # Told at once.
+        yield {"event": "timed", "times": times}
+        # Only now: an answer that a later call overwrites was never the caller's.
+        found = [self.put(outputs.flatten(out)[0], d["set"], []) for out, (d, _) in zip(made, calls)]
+        self.where.sync()
+        yield {"event": "outputs", "outputs": found}
+
+
+def seed_everything(seed):
+    child.oracle.seed_everything(seed)
+
+
+def run(job_fd, result, command, box_fd):
+    began = time.perf_counter()
+    source, job, blob = child.read_job(job_fd)
+    os.close(job_fd)
+
+    def say(header):
+        child.flush()
+        frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3})
+
+    say({"event": "started"})
+    path = os.path.join(os.getcwd(), "candidate.py")
+    with open(path, "w") as f:
+        f.write(source)
+    if not compile_in_fork(path, job, blob, say):
+        return
+    running = None
+    try:
+        while True:
+            frame = frames.read_frame(command)
+            if frame is None:
+                return
+            order = frame[0]
+            if order["op"] == "up":
+                running = Running(path, job, blob, box_fd)
+                say({"event": "up", "steps": running.steps})
+            elif order["op"] == "call":
+                say({"event": "called", **running.call(order["draw"])})
+            elif order["op"] == "ablate":
+                say({"event": "called", **running.call(order["draw"], idle=True)})
+            elif order["op"] == "tune":
+                running.tune()
+                say({"event": "tuned"})
+            elif order["op"] == "burst":
+                for answer in running.burst(order["calls"]):
+                    say(answer)
+            else:
+                return
+    except child.Reject as e:
+        say({"event": "failed", "phase": "run", "kind": e.kind, "message": str(e)})
+    except BaseException as e:
+        kind, message = child.describe(e)
+        kind = "memory" if kind == "failed" and "out of memory" in str(e) else kind
+        say({"event": "failed", "phase": "run", "kind": kind, "message": message})

@@ -1,0 +1,407 @@
+"""The referee on a device: draws inputs at a task's own size, knows the expected outputs, times the reference.
+
+One process per device, for all candidates on it. It never sees candidate code; what a candidate wrote is in a box that
+both map (`box`), named by a descriptor that Rust passes on. Protocol: frames on stdin and stdout, one each way.
+"""
+import copy
+import ctypes
+import os
+import socket
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import torch
+
+import box
+import device
+import frames
+import oracle
+import plan
+import referee
+from plan import DRAWS, NOMINAL, TaskError
+
+# Sets of inputs that a timed burst goes through: no two neighbouring calls see the same content or the same addresses.
+MIN_SETS, MAX_SETS = 2, 8
+# Of `plan.DRAWS`, what is drawn at full size; the interpreter has seen the others, and these, at a small one: nominal, in the
+# same memory with gradients, inference mode, rounding in one direction, exact sums, another shape.
+DRAWN = tuple(DRAWS[n] for n in (0, 1, 2, 5, 7, 8))
+# Timed outputs are compared with a reference in float32: both may be off.
+TIMED_MARGIN = 2.0
+# How many times an interval with nothing in it is measured, and the reference, alone, for its baseline.
+EMPTY_CALLS, BASELINE_CALLS, WARM_CALLS = 20, 30, 3
+
+
+class Lost(Exception):
+    """A question about an evaluation that this process knows nothing of."""
+
+
+def is_out_of_memory(error):
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in str(error)
+
+
+class Session(referee.Prepared):
+    """One evaluation. Draws are made when they are asked for and dropped when they have been compared."""
+
+    def __init__(self, where, secret, name, nonce, source, budget):
+        init = self.begin(secret, name, f"{nonce}/device", source)
+        self.where, self.sent, self.current, self.firsts, self.timed = where, [], 1, None, []
+        self.bursts = 0
+        args = self.task.inputs(self.task.space, self.seed("inputs", 0))
+        answer = oracle.Answer(self.model, args, self.seed("run", 0), True)
+        sizes = [sum(box.aligned(t.nbytes) for t in found) for found in (
+            self.weights(), [a for a in args if isinstance(a, torch.Tensor)], answer.tensors)]
+        self.floor = {"bytes_in": sizes[0] + sizes[1], "bytes_out": sizes[2], "dtype": str(answer.tensors[0].dtype),
+                      "flops": flops(self.model, args)}
+        state, inputs, outputs = sizes[0], *(int(n * box.ROOM) + box.SPARE for n in sizes[1:])
+        self.sets = max(MIN_SETS, min(MAX_SETS, (budget - state) // (inputs + outputs)))
+        if state + MIN_SETS * (inputs + outputs) > budget:
+            raise MemoryError(f"a box of {(state + MIN_SETS * (inputs + outputs)) >> 20} MiB is more than may be used")
+        self.layout = box.Layout(state, inputs, outputs, self.sets)
+        fd, self.memory = where.make(self.layout.size)
+        blob = frames.Blob()
+        self.job = {
+            "init": frames.pack(list(init[0]), blob), "init_kwargs": frames.pack(init[1], blob),
+            "state": self.pack_state(self.model), "build_seed": self.seed("build"),
+            "compile": frames.pack(args, Described()), "seed": self.seed("run", 0),
+            "box": {"size": self.memory.numel(), **self.layout.wire()}, "device": where.facts(),
+        }
+        self.fd, self.blob = fd, blob.bytes()
+        self.weighed = getattr(self.task, "weighed", False)
+        if not hasattr(self.task, "plain"):
+            self.task.plain = runs_plainly(copy.deepcopy(self.model), copy.deepcopy(args))
+
+    def close(self):
+        os.close(self.fd)
+        self.where.drop(self.memory)
+        self.memory = None
+
+    def weights(self):
+        return list(self.model.state_dict().values()) if isinstance(self.model, torch.nn.Module) else []
+
+    def pack_state(self, model):
+        shelf = box.Shelf(self.memory, self.layout.state)
+        if not isinstance(model, torch.nn.Module):
+            return []
+        return [[k, frames.pack(v.detach(), shelf)] for k, v in model.state_dict().items()]
+
+    def weigh_nulls(self, draw, args):
+        # What a task can tell apart does not depend on who is asked.
+        if not self.weighed:
+            super().weigh_nulls(draw, args)
+
+    def send(self, kind, args, train, grad, rewrite, state, index=plan.COMPILE):
+        self.current = self.current if rewrite else 1 - self.current
+        shelf = box.Shelf(self.memory, self.layout.inputs[self.current])
+        self.sent = args
+        self.wire = {
+            "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "set": self.current,
+            "may_raise": kind == plan.SHAPE, "state": None if state is None else self.pack_state(state),
+            "inputs": frames.pack(args, shelf)}
+        self.where.sync()
+
+    def draw(self, n):
+        """The call after the last one: what the child is told, or None where this task has no such draw."""
+        kind, train, grad, rewrite = DRAWN[n] if n < len(DRAWN) else (*DRAWN[0][:3], False)
+        had = len(self.draws)
+        try:
+            self.add(n % len(DRAWN), kind, train, grad, rewrite)
+        except box.Full as e:
+            del self.draws[had:]
+            self.note(n, kind, f"does not fit: {e}")
+        if n == len(DRAWN):
+            if not self.weighed:
+                self.refuse_trivial()
+                self.task.weighed = True
+            self.wire["kind"] = "repeat"
+        return self.wire if len(self.draws) > had else None
+
+    def compare(self, n, said):
+        verdict = Call(self, said)
+        draw = self.draws[-1]
+        verdict.draw(f"draw {n} at full size ({self.wire['kind']})", draw, said)
+        if not said.get("raised"):
+            held = [verdict.tensor(e).clone() for e in said["outputs"]] if verdict.report["wrong"] is None else []
+            if n == 0:
+                self.firsts = held
+            elif n == len(DRAWN) and verdict.report["wrong"] is None:
+                verdict.same(self.firsts, held)
+        if n:
+            self.draws[-1] = None
+        return verdict.report
+
+    def ablated(self, said):
+        entries = said.get("outputs")
+        if not isinstance(entries, list):
+            return {"unchanged": False}
+        view = box.View(self.memory, self.layout.outputs[self.current])
+        return {"unchanged": self.draws[0].passes([view.tensor(e).clone() for e in entries], margin=1.0)}
+
+    def burst(self, calls):
+        """Fresh inputs for so many timed calls, each at its own place. The expected outputs come later, from copies."""
+        self.timed, wires = [], []
+        for n in range(min(calls, self.sets)):
+            self.bursts += 1
+            seed = self.seed("timed run", self.bursts)
+            args = self.task.inputs(self.task.space, self.seed("timed", self.bursts))
+            shelf = box.Shelf(self.memory, self.layout.inputs[n])
+            wires.append({"kind": "timed", "seed": seed, "train": True, "grad": False, "set": n, "state": None,
+                          "inputs": frames.pack(args, shelf)})
+            self.timed.append((seed, args))
+        self.where.sync()
+        return wires
+
+    def time_reference(self):
+        """Times the reference on the inputs of the last burst."""
+        return timed_calls(self.where, self.model, self.timed, self.task.plain)
+
+    def check_burst(self, said):
+        """Whether every output of the last burst is right."""
+        entries = said.get("outputs")
+        if not isinstance(entries, list) or len(entries) != len(self.timed):
+            return {"wrong": "a burst has another number of calls"}
+        for n, ((seed, args), outs) in enumerate(zip(self.timed, entries)):
+            answer = oracle.Answer(self.model, args, seed, True)
+            view = box.View(self.memory, self.layout.inputs[n])
+            shelf = box.Shelf(self.memory, self.layout.inputs[n])
+            if answer.mutates == [] and changed(args, shelf, view):
+                return {"wrong": f"timed call {n}: forward changed its arguments"}
+            if not isinstance(outs, list) or len(outs) != len(answer.tensors):
+                return {"wrong": f"timed call {n}: {len(outs)} outputs, expected {len(answer.tensors)}"}
+            part = box.View(self.memory, self.layout.outputs[n])
+            for i, (entry, want) in enumerate(zip(outs, answer.tensors)):
+                got = part.tensor(entry).clone()
+                if got.shape != want.shape or got.dtype != want.dtype:
+                    return {"wrong": f"timed call {n}, output {i}: {list(got.shape)} of {got.dtype}"}
+                if not near(got, want, self.task.reduction or 1):
+                    return {"wrong": f"timed call {n}: output {i} is not what it was when nobody timed it"}
+        return {"wrong": None}
+
+    def baseline(self):
+        """The reference alone, nobody else on the device: what a lease's own figures are held against."""
+        args = self.task.inputs(self.task.space, self.seed("baseline"))
+        seed = self.seed("baseline run")
+        timed_calls(self.where, self.model, [(seed, args)] * WARM_CALLS, self.task.plain)
+        return timed_calls(self.where, self.model, [(seed, args)] * BASELINE_CALLS, self.task.plain)
+
+
+def warm_up():
+    """What references and comparisons are made of, once: a device's libraries are loaded at first use."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(64, 64, dtype=dtype)
+        torch.nn.functional.layer_norm(torch.softmax(x @ x, dim=-1), (64,)).sum().item()
+        torch.isfinite(x).all().item(), x.square().mean().sqrt().item(), x.abs().max().item()
+        torch.where(x > 0, x, -x).clone().mul_(2).round()
+    torch.randint(0, 2, (64,), generator=oracle.generator(1)).to(torch.float32)
+    torch.randperm(64, generator=oracle.generator(1)), torch.rand(64, generator=oracle.generator(1))
+    torch.nn.functional.conv2d(torch.randn(1, 1, 8, 8), torch.randn(1, 1, 3, 3))
+    flops(torch.nn.Identity(), [torch.randn(4)])
+
+
+def near(got, want, reduction):
+    """Whether a timed output is right: as `oracle.allowed_error`, against the reference in float32, in few passes."""
+    if not want.is_floating_point():
+        return bool((got == want).all())
+    relative, share = oracle.TOLERANCE.get(str(want.dtype).removeprefix("torch."), oracle.TOLERANCE["float32"])
+    sane = torch.nan_to_num(want, 0.0, 0.0, 0.0)
+    rms = float(torch.linalg.vector_norm(sane, dtype=torch.float64)) / max(1, want.numel()) ** 0.5
+    allowed = sane.abs_().mul_(TIMED_MARGIN * relative).add_(TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms)
+    # Written to fail on what is not a number.
+    good = (got - want).abs_() <= allowed
+    return bool((good | (got == want) | ((got != got) & (want != want))).all())
+
+
+class Described:
+    """For `frames.pack`: what tensors are like, not what is in them."""
+
+    def add(self, tensor):
+        return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+
+
+class Call(referee.Comparison):
+    """One call's outputs, copied out of the box before they are looked at."""
+
+    def __init__(self, session, said):
+        self.view = box.View(session.memory, session.layout.outputs[session.current])
+        self.report = {"wrong": None, "shapes": None, "max_abs_error": 0.0,
+                       "kernelbench_1e2": True, "kernelbench_1e4": True}
+        shelf = box.Shelf(session.memory, session.layout.inputs[session.current])
+        inputs = box.View(session.memory, session.layout.inputs[session.current])
+        said["mutated"] = changed(session.sent, shelf, inputs)
+
+    def tensor(self, entry):
+        if int(entry["len"]) < 0:
+            # It did not fit: of another shape or dtype, which is told apart without its elements.
+            return torch.empty([int(n) for n in entry["shape"]][:8], dtype=frames.DTYPES[entry["dtype"]], device="meta")
+        return self.view.tensor(entry).clone()
+
+    def same(self, first, again):
+        for i, (a, b) in enumerate(zip(first, again, strict=True)):
+            if not oracle.same_bits(a, b):
+                count = int(((a != b) & ~((a != a) & (b != b))).sum())
+                self.wrong(f"{count} of {a.numel()} elements of output {i} differ when the first draw is asked again")
+
+
+def changed(args, shelf, view):
+    """Which tensor arguments in the box are not what was put there."""
+    found = []
+    for n, arg in enumerate(a for a in args if isinstance(a, torch.Tensor)):
+        entry = {"dtype": str(arg.dtype).removeprefix("torch."), "shape": list(arg.shape), "at": shelf.at,
+                 "len": arg.nbytes}
+        if not oracle.same_bits(view.tensor(entry), arg):
+            found.append(n)
+        shelf.at += box.aligned(arg.nbytes)
+    return found
+
+
+def runs_plainly(model, args):
+    """Whether a reference says itself where what it makes is to be."""
+    held = torch.get_default_device()
+    torch.set_default_device(None)
+    try:
+        with torch.no_grad():
+            model(*args)
+        return True
+    except Exception:
+        return False
+    finally:
+        torch.set_default_device(held)
+
+
+def timed_calls(where, model, calls, plain=True):
+    """Each call's times and the wall time of all. PyTorch's own settings, as users have them."""
+    torch.backends.cudnn.allow_tf32 = True
+    times = []
+    # As users run it: a default device would be asked at every call.
+    torch.set_default_device(None if plain else where.torch)
+    try:
+        if isinstance(model, torch.nn.Module):
+            oracle.set_mode(model, True)
+        with torch.no_grad():
+            device.heat(lambda: model(*calls[0][1]))
+            where.sync()
+            began = time.perf_counter()
+            for seed, args in calls:
+                oracle.seed_everything(seed)
+                times.append(where.timed(lambda: model(*args))[1])
+            wall = time.perf_counter() - began
+    finally:
+        torch.set_default_device(where.torch)
+        torch.backends.cudnn.allow_tf32 = False
+    return {"times": times, "wall_us": wall * 1e6}
+
+
+def flops(model, args):
+    """Floating-point operations of the reference's products, by torch's own counter; 0 where it knows none."""
+    from torch.utils.flop_counter import FlopCounterMode
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*args)
+        return counter.get_total_flops()
+    except Exception:
+        return 0
+
+
+class Referee:
+    def __init__(self, control):
+        self.control, self.secret, self.where = control, None, None
+        self.sessions = {}
+
+    def answer(self, header):
+        op = header["op"]
+        if op == "hello":
+            return self.hello(header)
+        if op == "prove":
+            return self.prove(), b""
+        if op == "prepare":
+            session = Session(self.where, self.secret, header["task"], header["nonce"], header["source"],
+                              header["budget"])
+            self.sessions[header["session"]] = session
+            socket.send_fds(self.control, [b"b"], [session.fd])
+            return {"job": session.job, "sets": session.sets, "floor": session.floor,
+                    "draws": len(DRAWN) + 1, "box_bytes": session.memory.numel(), "notes": session.notes}, session.blob
+        if op == "close":
+            session = self.sessions.pop(header["session"], None)
+            if session is not None:
+                session.close()
+                del session
+                if self.where.kind == "cuda":
+                    torch.cuda.empty_cache()
+            return {}, b""
+        session = self.sessions.get(header["session"])
+        if session is None:
+            raise Lost("its evaluation began under an earlier referee, which is gone")
+        if op == "draw":
+            return {"draw": session.draw(header["n"]), "notes": session.notes}, b""
+        if op == "burst":
+            return {"calls": session.burst(header["calls"])}, b""
+        if op == "reference":
+            return session.time_reference(), b""
+        if op == "baseline":
+            return session.baseline(), b""
+        try:
+            if op == "compare":
+                return session.compare(header["n"], header["said"]), b""
+            if op == "ablated":
+                return session.ablated(header["said"]), b""
+            if op == "check":
+                return session.check_burst(header["said"]), b""
+        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError) as e:
+            # The candidate's frame does not describe tensors: its doing, not ours.
+            return {"malformed": f"{type(e).__name__}: {e}"}, b""
+        raise ValueError(op)
+
+    def hello(self, header):
+        self.secret = bytes.fromhex(header["secret"])
+        plan.small = header["device"] == "cpu"
+        self.where = device.up(header["device"])
+        torch.set_default_device(self.where.torch)
+        # The oracle's float32 is IEEE's; `timed_calls` has PyTorch's defaults.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        warm_up()
+        empty = sorted(self.where.timed(lambda: None)[1]["us"] for _ in range(EMPTY_CALLS))
+        return {"torch": torch.__version__, "pid": os.getpid(), "empty_us": empty[len(empty) // 2],
+                **self.where.facts()}, b""
+
+    def prove(self):
+        """The device computes what is known, to the bit."""
+        n = 1 << 16
+        x = torch.arange(n, dtype=torch.float64)
+        total = float((x * 2 + 1).sum())
+        eye = torch.eye(64) * 3
+        product = bool((eye @ eye == torch.eye(64) * 9).all())
+        self.where.sync()
+        return {"proved": total == float(n) * n and product}
+
+
+def main():
+    # Not to be looked into by another process of the same user (PR_SET_DUMPABLE).
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    # Descriptor 0 is a socket: frames come in by it, the descriptors of boxes go out.
+    source, sink = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    judge = Referee(socket.socket(fileno=os.dup(source)))
+    while True:
+        frame = frames.read_frame(source)
+        if frame is None:
+            return
+        began = time.perf_counter()
+        try:
+            reply, out = judge.answer(frame[0])
+            reply["ok"] = True
+        except TaskError as e:
+            reply, out = {"ok": False, "kind": "task", "message": str(e)}, b""
+        except Lost as e:
+            reply, out = {"ok": False, "kind": "lost", "message": str(e)}, b""
+        except Exception as e:
+            kind = "memory" if is_out_of_memory(e) else "referee"
+            reply, out = {"ok": False, "kind": kind, "message": traceback.format_exc()}, b""
+        reply["ms"] = (time.perf_counter() - began) * 1e3
+        frames.write_frame(sink, reply, out)
+
+
+if __name__ == "__main__":
+    main()

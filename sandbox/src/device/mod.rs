@@ -1,0 +1,329 @@
+//! Candidates on a device: checked at their task's own size, several at a time, then timed, one at a time and alone.
+//!
+//! A device is a CUDA GPU, or this machine's own processor in its place, on which everything but the figures is the same:
+//! that is how it is tested without a GPU. Stages: compile (processors; the child's own process), check (the device,
+//! shared), time (the device, alone). A candidate stays one process throughout, and is frozen while it waits.
+
+mod evaluate;
+mod gate;
+mod lease;
+mod referee;
+mod slot;
+mod trial;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rollout::outcome::Fault;
+use rollout::slots::Slots;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+pub(crate) use self::evaluate::evaluate;
+use self::gate::{Gate, GateConfig};
+use self::referee::DeviceReferee;
+use crate::fault::{DEVICE, SCRATCH, fault};
+use crate::frames::Frame;
+use crate::gpu::inventory::{Device as Gpu, Inventory};
+use crate::gpu::timing::SamplerConfig;
+use crate::harness;
+
+/// What candidates run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The GPU with this UUID.
+    Cuda(String),
+    /// Kernels are interpreted; the clock is the processor's. For tests.
+    Processor,
+}
+
+/// Limits of one step on the device, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// Making a context and building the model.
+    pub up_ms: u64,
+    /// One checked forward.
+    pub call_ms: u64,
+    /// One burst of timed calls.
+    pub burst_ms: u64,
+    /// Choosing among configurations anew, and the first burst.
+    pub warm_ms: u64,
+}
+
+impl Default for DeviceLimits {
+    fn default() -> Self {
+        DeviceLimits { up_ms: 20_000, call_ms: 10_000, burst_ms: 10_000, warm_ms: 20_000 }
+    }
+}
+
+/// What a device needs to start.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    pub kind: Kind,
+    /// An interpreter with torch and Triton (`pyenv::ensure`).
+    pub python: PathBuf,
+    pub scratch: PathBuf,
+    /// Inputs are drawn from it. It never reaches a candidate's process.
+    pub secret: [u8; 32],
+    /// Candidates that are checked at once; 0: as many as fit into the memory that is free.
+    pub checks: usize,
+    /// Memory for one candidate's inputs and outputs, bytes.
+    pub box_bytes: u64,
+    pub limits: DeviceLimits,
+    pub sampler: SamplerConfig,
+    /// Whether correct candidates are timed.
+    pub timed: bool,
+    /// Measurements of one candidate until one is not disturbed.
+    pub tries: u32,
+    /// Nominal clock to lock the GPU to, where that is permitted; 0: left alone.
+    pub lock_sm_mhz: u32,
+}
+
+/// A context of the driver's and what a candidate's own allocations may take, bytes.
+const CONTEXT_BYTES: u64 = 1 << 30;
+/// More are no faster: contexts are made one after the other.
+const MAX_CHECKS: usize = 16;
+const BATCH: usize = 4;
+
+/// One device and its referee. Shared by the executors that use it.
+pub struct Device {
+    config: DeviceConfig,
+    inventory: Arc<dyn Inventory>,
+    gpu: Option<Gpu>,
+    harness: tempfile::TempDir,
+    referee: Mutex<Option<DeviceReferee>>,
+    pub(crate) gate: Gate,
+    checks: usize,
+    next_session: AtomicU64,
+    /// Sessions whose evaluation ended: closed before the next question.
+    closed: StdMutex<Vec<u64>>,
+    /// Task source to the reference's median, alone on the device, microseconds.
+    baselines: StdMutex<HashMap<String, f64>>,
+    /// The zygotes whose children are ours.
+    zygotes: StdMutex<Vec<u32>>,
+    /// What the referee found when it started.
+    facts: StdMutex<Value>,
+    slots: StdMutex<Slots>,
+    began: Instant,
+    quarantined: StdMutex<Option<Instant>>,
+    /// Our processes when the slot was leased.
+    leased: StdMutex<BTreeSet<u32>>,
+}
+
+impl Device {
+    /// Starts the referee and waits until it has a context.
+    ///
+    /// # Errors
+    /// No such GPU, no driver, no memory; the referee's own faults.
+    pub async fn start(mut config: DeviceConfig, inventory: Arc<dyn Inventory>) -> Result<Device, Fault> {
+        let gpu = match &config.kind {
+            Kind::Processor => None,
+            Kind::Cuda(uuid) => {
+                let devices = inventory.devices().map_err(|e| fault(DEVICE, e))?;
+                let found = devices.iter().find(|d| d.uuid == *uuid).cloned();
+                let known = || devices.iter().map(|d| d.uuid.as_str()).collect::<Vec<_>>().join(", ");
+                Some(found.ok_or_else(|| fault(DEVICE, format!("no GPU {uuid}, found: {}", known())))?)
+            }
+        };
+        config.scratch = std::path::absolute(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
+        std::fs::create_dir_all(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
+        let harness = tempfile::Builder::new().prefix("device-").tempdir_in(&config.scratch);
+        let harness = harness.map_err(|e| fault(SCRATCH, e))?;
+        harness::unpack(harness.path()).map_err(|e| fault(SCRATCH, e))?;
+        if let (Some(gpu), 1..) = (&gpu, config.lock_sm_mhz)
+            && let Err(e) = inventory.lock_clocks(&gpu.uuid, config.lock_sm_mhz)
+        {
+            tracing::warn!("clocks stay as they are: {e}");
+        }
+        let checks = match (&gpu, config.checks) {
+            (_, n @ 1..) => n,
+            (None, 0) => 1,
+            (Some(gpu), 0) => {
+                let used = inventory.read(&gpu.uuid).map_err(|e| fault(DEVICE, e))?.memory_used_bytes;
+                let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(2 * CONTEXT_BYTES);
+                ((free / (CONTEXT_BYTES + 2 * config.box_bytes)) as usize).clamp(1, MAX_CHECKS)
+            }
+        };
+        let gate = Gate::new(GateConfig { shared: checks, batch: BATCH, patience: 2 * checks });
+        let device = Device {
+            config,
+            inventory,
+            gpu,
+            harness,
+            referee: Mutex::new(None),
+            gate,
+            checks,
+            next_session: AtomicU64::new(0),
+            closed: StdMutex::default(),
+            baselines: StdMutex::default(),
+            zygotes: StdMutex::default(),
+            facts: StdMutex::default(),
+            slots: StdMutex::new(slot::slots()),
+            began: Instant::now(),
+            quarantined: StdMutex::default(),
+            leased: StdMutex::default(),
+        };
+        drop(device.referee().await?);
+        device.join().await?;
+        Ok(device)
+    }
+
+    /// What a zygote is told, so that its children can use this device.
+    pub(crate) fn wire(&self) -> Value {
+        match &self.gpu {
+            None => json!({"nodes": [], "environment": {}, "cpus": []}),
+            Some(gpu) => {
+                let node = format!("/dev/nvidia{}", gpu.minor);
+                json!({
+                    "nodes": [node, "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"],
+                    "environment": self.environment(),
+                    "cpus": gpu.cpus,
+                })
+            }
+        }
+    }
+
+    fn environment(&self) -> HashMap<&str, &str> {
+        let pinned = |gpu| [("CUDA_VISIBLE_DEVICES", gpu), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
+        self.gpu.as_ref().map(|gpu| pinned(gpu.uuid.as_str())).into_iter().flatten().collect()
+    }
+
+    /// Checks at once.
+    pub fn checks(&self) -> usize {
+        self.checks
+    }
+
+    /// Inside, waiting for a check, waiting to be timed.
+    pub fn load(&self) -> (usize, usize, usize) {
+        self.gate.load()
+    }
+
+    /// How long it was checked or timed on so far, and how long timed alone.
+    pub fn busy(&self) -> (Duration, Duration) {
+        self.gate.busy()
+    }
+
+    /// The referee as it was last started, for drills: it may be gone already.
+    pub fn running_referee(&self) -> Option<u32> {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+    }
+
+    /// The referee's process, for tests that kill it.
+    pub async fn referee_pid(&self) -> Option<u32> {
+        self.referee.lock().await.as_ref().and_then(DeviceReferee::pid)
+    }
+
+    /// The referee, started where it is missing or dead.
+    async fn referee(&self) -> Result<MutexGuard<'_, Option<DeviceReferee>>, Fault> {
+        let mut held = self.referee.lock().await;
+        if held.as_mut().is_some_and(|r| !r.is_alive()) {
+            *held = None;
+        }
+        if held.is_none() {
+            // Its sessions went with it.
+            self.closed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let referee = self.new_referee().await?;
+            *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = referee.facts.clone();
+            *held = Some(referee);
+        }
+        Ok(held)
+    }
+
+    async fn new_referee(&self) -> Result<DeviceReferee, Fault> {
+        let kind = if self.gpu.is_some() { "cuda" } else { "cpu" };
+        let environment: Vec<_> = self.environment().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let (python, secret) = (&self.config.python, &self.config.secret);
+        DeviceReferee::start(python, self.harness.path(), secret, kind, &environment).await
+    }
+
+    /// One question to the referee.
+    pub(crate) async fn ask(&self, question: &Value) -> Result<Frame, Fault> {
+        let mut held = self.referee().await?;
+        self.asked(held.as_mut(), question).await?.ask(question).await
+    }
+
+    /// One whose answer is announced by a descriptor.
+    pub(crate) async fn ask_for_a_box(&self, question: &Value) -> Result<(Frame, OwnedFd), Fault> {
+        let mut held = self.referee().await?;
+        let referee = self.asked(held.as_mut(), question).await?;
+        let frame = referee.ask(question).await?;
+        Ok((frame, referee.receive_descriptor().await?))
+    }
+
+    /// The referee, rid of what nobody needs any more.
+    async fn asked<'a>(
+        &self,
+        referee: Option<&'a mut DeviceReferee>,
+        question: &Value,
+    ) -> Result<&'a mut DeviceReferee, Fault> {
+        let Some(referee) = referee else { return Err(fault(DEVICE, format!("no referee to ask {question}"))) };
+        let closed = std::mem::take(&mut *self.closed.lock().unwrap_or_else(PoisonError::into_inner));
+        for session in closed {
+            referee.ask(&json!({"op": "close", "session": session})).await?;
+        }
+        Ok(referee)
+    }
+
+    /// Ends the referee; what it made on disk goes with the last owner.
+    pub async fn shutdown(&self) {
+        if let Some(referee) = self.referee.lock().await.take() {
+            referee.stop().await;
+        }
+        if let (Some(gpu), 1..) = (&self.gpu, self.config.lock_sm_mhz) {
+            let _ = self.inventory.unlock_clocks(&gpu.uuid);
+        }
+    }
+
+    /// A zygote whose children are not foreign.
+    pub(crate) fn adopt(&self, zygote: u32) {
+        self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).push(zygote);
+    }
+
+    /// Our processes on this machine: the referee, and everything below our zygotes.
+    pub(crate) async fn ours(&self) -> BTreeSet<u32> {
+        let mut zygotes = self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut found: BTreeSet<u32> = self.referee_pid().await.into_iter().collect();
+        found.insert(std::process::id());
+        while let Some(pid) = zygotes.pop() {
+            if !found.insert(pid) {
+                continue;
+            }
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            for thread in threads.flatten() {
+                let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                zygotes.extend(children.split_whitespace().filter_map(|n| n.parse::<u32>().ok()));
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({:?})", self.config.kind)
+    }
+}
+
+/// An evaluation's own part of the referee; closed when dropped.
+pub(crate) struct Session {
+    device: Arc<Device>,
+    pub id: u64,
+}
+
+impl Session {
+    fn new(device: &Arc<Device>) -> Session {
+        Session { device: device.clone(), id: device.next_session.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.device.closed.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+    }
+}

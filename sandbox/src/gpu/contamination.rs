@@ -1,0 +1,170 @@
+//! Whether something disturbed a measurement, by what was seen before, while and after it.
+
+use std::fmt;
+
+use rollout::timing::Conditions;
+
+use super::free::{FreePolicy, Ours, Why, foreign};
+use super::inventory::Reading;
+
+/// How much may change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Of the reference against its time alone, relative.
+    pub drift: f64,
+    /// Of the multiprocessors' clock while something runs, relative to its highest.
+    pub clock: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { drift: 0.03, clock: 0.03 }
+    }
+}
+
+/// One measurement's readings. An idle GPU's clock is low before the first kernel and says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Readings<'a> {
+    pub before: Option<&'a Reading>,
+    pub during: &'a [Reading],
+    pub after: Option<&'a Reading>,
+}
+
+/// What disturbed a measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Contamination {
+    /// Somebody else, somebody else's memory, a reason to slow down.
+    Seen(Why),
+    Clock {
+        low: u32,
+        high: u32,
+    },
+    MemoryClock {
+        low: u32,
+        high: u32,
+    },
+    /// The reference, microseconds: alone, and in this lease.
+    Drift {
+        alone: f64,
+        now: f64,
+    },
+    /// Nobody looked, or the driver did not answer.
+    Blind,
+}
+
+impl fmt::Display for Contamination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Contamination::Seen(why) => write!(f, "{why}"),
+            Contamination::Clock { low, high } => write!(f, "its clock went from {low} to {high} MHz"),
+            Contamination::MemoryClock { low, high } => write!(f, "its memory's clock went from {low} to {high} MHz"),
+            Contamination::Drift { alone, now } => {
+                write!(f, "the reference took {now:.2} us, alone it takes {alone:.2} us")
+            }
+            Contamination::Blind => write!(f, "the device could not be read"),
+        }
+    }
+}
+
+/// Everything that speaks against a measurement, each kind once.
+pub fn reasons(
+    limits: &Limits,
+    readings: &Readings<'_>,
+    ours: &Ours,
+    alone_us: f64,
+    now_us: f64,
+) -> Vec<Contamination> {
+    let mut found = Vec::new();
+    let all = readings.before.into_iter().chain(readings.during).chain(readings.after);
+    let policy = FreePolicy::default();
+    for why in all.flat_map(|reading| foreign(&policy, reading, ours)) {
+        let same = |known: &Contamination| matches!(known, Contamination::Seen(w) if std::mem::discriminant(w) == std::mem::discriminant(&why));
+        if !found.iter().any(same) {
+            found.push(Contamination::Seen(why));
+        }
+    }
+    if readings.before.is_none() || readings.after.is_none() || readings.during.is_empty() {
+        found.push(Contamination::Blind);
+    }
+    let at_work = || readings.during.iter().skip(1).chain(readings.after);
+    let range = |clock: fn(&Reading) -> u32| (at_work().map(clock).min(), at_work().map(clock).max());
+    if let (Some(low), Some(high)) = range(|r| r.sm_mhz)
+        && f64::from(high - low) > limits.clock * f64::from(high)
+    {
+        found.push(Contamination::Clock { low, high });
+    }
+    if let (Some(low), Some(high)) = range(|r| r.memory_mhz)
+        && low != high
+    {
+        found.push(Contamination::MemoryClock { low, high });
+    }
+    if (now_us - alone_us).abs() > limits.drift * alone_us {
+        found.push(Contamination::Drift { alone: alone_us, now: now_us });
+    }
+    found
+}
+
+/// What is kept with the result.
+pub fn conditions(readings: &Readings<'_>, ours: &Ours) -> Conditions {
+    let all: Vec<&Reading> = readings.before.into_iter().chain(readings.during).chain(readings.after).collect();
+    let at_work: Vec<&Reading> = readings.during.iter().skip(1).chain(readings.after).collect();
+    let low = |of: fn(&Reading) -> u32| at_work.iter().map(|r| of(r)).min().unwrap_or(0);
+    let high = |of: fn(&Reading) -> u32| all.iter().map(|r| of(r)).max().unwrap_or(0);
+    let mut throttled: Vec<String> = all.iter().flat_map(|r| r.throttle.reasons()).map(str::to_owned).collect();
+    throttled.sort();
+    throttled.dedup();
+    let processes = all.iter().flat_map(|r| r.processes.iter().flatten());
+    let mut foreign: Vec<u32> = processes.map(|p| p.pid).filter(|pid| !ours.pids.contains(pid)).collect();
+    foreign.sort_unstable();
+    foreign.dedup();
+    Conditions {
+        readings: all.len() as u32,
+        sm_mhz_min: low(|r| r.sm_mhz),
+        sm_mhz_max: high(|r| r.sm_mhz),
+        memory_mhz_min: low(|r| r.memory_mhz),
+        memory_mhz_max: high(|r| r.memory_mhz),
+        temperature_max_c: high(|r| r.temperature_c),
+        power_max_mw: high(|r| r.power_mw),
+        throttled,
+        foreign,
+        processes_hidden: all.iter().any(|r| r.processes.is_none()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::inventory::{Process, Throttle};
+
+    fn at(sm_mhz: u32) -> Reading {
+        Reading { sm_mhz, memory_mhz: 2619, processes: Some(Vec::new()), ..Reading::default() }
+    }
+
+    fn of(before: Reading, during: Vec<Reading>, after: Reading, now_us: f64) -> Vec<Contamination> {
+        let readings = Readings { before: Some(&before), during: &during, after: Some(&after) };
+        reasons(&Limits::default(), &readings, &Ours { pids: [1].into(), memory_bytes: 0 }, 100.0, now_us)
+    }
+
+    #[test]
+    fn a_quiet_measurement_is_accepted_although_the_gpu_was_idle_before() {
+        assert_eq!(of(at(375), vec![at(375), at(1980), at(1965)], at(1980), 102.9), []);
+    }
+
+    #[test]
+    fn each_disturbance_is_named() {
+        let good = || vec![at(1980); 3];
+        assert_eq!(of(at(1980), good(), at(1980), 103.1), [Contamination::Drift { alone: 100.0, now: 103.1 }]);
+        let slow = of(at(1980), vec![at(1980), at(1980), at(1900)], at(1980), 100.0);
+        assert_eq!(slow, [Contamination::Clock { low: 1900, high: 1980 }]);
+        let hot = Reading { throttle: Throttle(0x20), ..at(1980) };
+        let hot = of(at(1980), vec![at(1980), hot.clone(), hot], at(1980), 100.0);
+        assert_eq!(hot.len(), 1, "{hot:?}");
+        let other = Process { pid: 2, memory_bytes: Some(5), graphics: false };
+        let met = Reading { processes: Some(vec![other]), ..at(1980) };
+        let met = of(at(1980), vec![at(1980), met], at(1980), 100.0);
+        assert_eq!(met, [Contamination::Seen(Why::Foreign { pid: 2, memory_bytes: Some(5) })]);
+        let memory = of(at(1980), good(), Reading { memory_mhz: 1500, ..at(1980) }, 100.0);
+        assert_eq!(memory, [Contamination::MemoryClock { low: 1500, high: 2619 }]);
+        assert_eq!(of(at(1980), Vec::new(), at(1980), 100.0), [Contamination::Blind]);
+    }
+}

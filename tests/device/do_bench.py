@@ -1,0 +1,63 @@
+"""Speed-ups by `triton.testing.do_bench`, against which those of `troupe bench executor` are compared.
+
+    do_bench.py TASK CANDIDATE... [--device cpu]
+
+For candidates that are known to be right. Three repetitions of reference and candidate in turn, each the median of
+`do_bench(warmup=25, rep=100)`; one JSON line a candidate: the three medians of each side in microseconds, and the speed-up of
+their medians.
+"""
+import os
+import statistics
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import protocol
+
+REPETITIONS = 3
+
+
+def median_us(call, device):
+    if device == "cpu":
+        times = []
+        for _ in range(protocol.CPU_TRIALS):
+            before = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - before) * 1e6)
+        return statistics.median(times)
+
+    from triton.testing import do_bench
+
+    return do_bench(call, warmup=25, rep=100, return_mode="median") * 1e3
+
+
+def main():
+    positional = ("task", {}), ("candidate", {"nargs": "+"})
+    args = protocol.arguments("speed-ups by triton.testing.do_bench", *positional, trials=False)
+    report = protocol.results()
+
+    import torch
+
+    with torch.no_grad():
+        task = protocol.load_task(args.task, args.device)
+        model = protocol.build(task.Model, task, args.device)
+        inputs = protocol.seeded(args.device, task.get_inputs, protocol.SEED)
+        for number, path in enumerate(args.candidate):
+            line = {"candidate": path, "speedup": None, "reference_us": [], "candidate_us": [], "note": None}
+            try:
+                new = protocol.build(protocol.load(path, f"candidate_{number}").ModelNew, task, args.device)
+                new(*inputs)  # Compiles, and tunes.
+                protocol.synchronize(args.device)
+                for _ in range(REPETITIONS):
+                    line["reference_us"].append(median_us(lambda: model(*inputs), args.device))
+                    line["candidate_us"].append(median_us(lambda: new(*inputs), args.device))
+                line["speedup"] = statistics.median(line["reference_us"]) / statistics.median(line["candidate_us"])
+            except Exception as error:
+                line["note"] = f"{type(error).__name__}: {error}"[:300]
+            report(line)
+
+
+if __name__ == "__main__":
+    main()
