@@ -188,6 +188,8 @@ pub struct Generator {
 #[serde(deny_unknown_fields)]
 pub struct Executor {
     pub workers: usize,
+    /// 0: as many as `workers`.
+    pub workers_max: usize,
     pub compile_timeout_ms: u64,
     pub run_timeout_ms: u64,
     pub memory_mb: u64,

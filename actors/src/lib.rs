@@ -25,6 +25,7 @@ pub mod policy;
 pub mod pool;
 pub mod resume;
 pub mod run;
+pub mod scaling;
 pub mod session;
 pub mod sft;
 pub mod stop;

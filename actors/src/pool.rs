@@ -1,5 +1,6 @@
 //! The executors' pool: gives each idle executor the oldest waiting job, answers repeated candidates from memory, and
-//! asks the LLM judge, where there is one, about what passed; its executor goes on meanwhile.
+//! asks the LLM judge, where there is one, about what passed; its executor goes on meanwhile. Executors come and go while the
+//! run goes on (`scaling`); one that is to go ends its job first.
 //!
 //! Owns and supervises the executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
 //! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
@@ -8,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use reward::rubric::Opinion;
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{ExecReport, Fault};
@@ -17,8 +18,12 @@ use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
 use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
 use crate::orchestrator::OrchestratorMsg;
+use crate::scaling::{Load, Scaler, ScalingConfig};
 use crate::supervise::{Deaths, EXECUTOR_LOST, LLM_JUDGE_LOST, Role, Verdict, fault};
 use crate::verdicts::remembered;
+
+/// How often the number of executors is looked at.
+const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub enum PoolMsg {
@@ -35,6 +40,14 @@ pub enum PoolMsg {
         attempt: Attempt,
         result: Result<Opinion, Fault>,
     },
+    /// So many executors from now on.
+    Resize {
+        workers: u32,
+    },
+    /// Looks whether there should be more or fewer.
+    Tick,
+    /// What there is to do and who does it.
+    Load(RpcReplyPort<Load>),
     /// For tests: kills executor `number` as a crash would.
     KillExecutor {
         number: u32,
@@ -47,6 +60,8 @@ pub struct PoolArgs {
     pub factory: VerifierFactory,
     pub llm_judge: Option<Arc<Setup>>,
     pub workers: u32,
+    /// Executors at most; beyond `workers` they come and go with the load.
+    pub workers_max: u32,
     pub deadline: Duration,
     pub reuse_verdicts: bool,
     /// Verdicts kept for reuse; beyond it new ones are not remembered.
@@ -61,6 +76,14 @@ struct Slot {
     actor: ActorRef<ExecutorMsg>,
     job: Option<ExecJob>,
     deaths: Deaths,
+    /// Gets no more jobs, and goes when it has none.
+    leaving: bool,
+}
+
+/// A job, and since when it waits.
+struct Waiting {
+    job: ExecJob,
+    since: Instant,
 }
 
 /// The LLM judge and what it was asked.
@@ -76,7 +99,9 @@ pub struct PoolState {
     myself: ActorRef<PoolMsg>,
     slots: Vec<Slot>,
     bench: Option<Bench>,
-    waiting: VecDeque<ExecJob>,
+    waiting: VecDeque<Waiting>,
+    scaler: Scaler,
+    began: Instant,
     /// What is kept of each report has a fixed size (`verdicts`).
     verdicts: HashMap<Key, Arc<ExecReport>>,
     /// Jobs that wait for the same candidate's evaluation.
@@ -96,8 +121,12 @@ impl Actor for Pool {
         let mut slots = Vec::new();
         for number in 0..args.workers {
             let actor = spawn(&args, number, &myself).await?;
-            slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor) });
+            slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor), leaving: false });
         }
+        if args.workers_max > args.workers {
+            myself.send_interval(TICK, || PoolMsg::Tick);
+        }
+        let scaler = Scaler::new(ScalingConfig::between(args.workers, args.workers_max));
         let bench = match &args.llm_judge {
             None => None,
             Some(setup) => {
@@ -111,6 +140,8 @@ impl Actor for Pool {
             slots,
             bench,
             waiting: VecDeque::new(),
+            scaler,
+            began: Instant::now(),
             verdicts: HashMap::new(),
             followers: HashMap::new(),
             outbox: Vec::new(),
@@ -128,6 +159,18 @@ impl Actor for Pool {
             PoolMsg::Cancel(rollouts) => state.cancel(&rollouts),
             PoolMsg::Done { number, item } => state.done(number, item),
             PoolMsg::Judged { rollout, attempt, result } => state.judged(rollout, attempt, result),
+            PoolMsg::Resize { workers } => state.resize(workers).await?,
+            PoolMsg::Tick => {
+                let now_ms = state.began.elapsed().as_millis() as u64;
+                let load = state.load();
+                if let Some(workers) = state.scaler.look(now_ms, &load) {
+                    tracing::info!(?load, workers, "the number of executors changes");
+                    state.resize(workers).await?;
+                }
+            }
+            PoolMsg::Load(reply) => {
+                let _ = reply.send(state.load());
+            }
             PoolMsg::KillLlmJudge => {
                 if let Some(bench) = &state.bench {
                     bench.actor.kill();
@@ -140,6 +183,7 @@ impl Actor for Pool {
             }
         }
         state.dispatch();
+        state.dismiss();
         state.post();
         Ok(())
     }
@@ -217,7 +261,39 @@ impl PoolState {
             }
             self.followers.insert(key, Vec::new());
         }
-        self.waiting.push_back(job);
+        self.waiting.push_back(Waiting { job, since: Instant::now() });
+    }
+
+    /// Adds executors, or lets the last ones leave.
+    async fn resize(&mut self, workers: u32) -> Result<(), ActorProcessingErr> {
+        let workers = workers.max(1) as usize;
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            slot.leaving = number >= workers;
+        }
+        for number in self.slots.len()..workers {
+            let actor = spawn(&self.args, number as u32, &self.myself).await?;
+            self.slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor), leaving: false });
+        }
+        Ok(())
+    }
+
+    /// Ends executors that are to leave and have nothing to do. Their numbers are the highest, so that others keep theirs.
+    fn dismiss(&mut self) {
+        while self.slots.last().is_some_and(|slot| slot.leaving && slot.job.is_none()) {
+            if let Some(slot) = self.slots.pop() {
+                slot.actor.stop(Some("there is not enough to do".into()));
+            }
+        }
+    }
+
+    fn load(&self) -> Load {
+        let staying = self.slots.iter().filter(|slot| !slot.leaving);
+        Load {
+            executors: staying.clone().count() as u32,
+            busy: staying.filter(|slot| slot.job.is_some()).count() as u32,
+            queued: self.waiting.len() as u32,
+            oldest_ms: self.waiting.iter().map(|w| w.since.elapsed().as_millis() as u64).max().unwrap_or(0),
+        }
     }
 
     fn done(&mut self, number: u32, item: ExecutedItem) {
@@ -311,7 +387,7 @@ impl PoolState {
         }
         let next = followers.remove(0);
         self.followers.insert(key, followers);
-        self.waiting.push_front(next);
+        self.waiting.push_front(Waiting { job: next, since: Instant::now() });
     }
 
     fn cancel(&mut self, rollouts: &[RolloutId]) {
@@ -319,20 +395,20 @@ impl PoolState {
         for followers in self.followers.values_mut() {
             followers.retain(|job| !unwanted(job));
         }
-        let (gone, kept): (VecDeque<ExecJob>, VecDeque<ExecJob>) = self.waiting.drain(..).partition(unwanted);
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(|w| unwanted(&w.job));
         self.waiting = kept;
-        gone.iter().for_each(|job| self.release_followers(job));
+        gone.iter().for_each(|w| self.release_followers(&w.job));
     }
 
     fn dispatch(&mut self) {
         for slot in &mut self.slots {
-            if slot.job.is_none() {
-                let Some(job) = self.waiting.pop_front() else { return };
-                if slot.actor.cast(ExecutorMsg::Execute(job.clone())).is_ok() {
-                    slot.job = Some(job);
+            if slot.job.is_none() && !slot.leaving {
+                let Some(next) = self.waiting.pop_front() else { return };
+                if slot.actor.cast(ExecutorMsg::Execute(next.job.clone())).is_ok() {
+                    slot.job = Some(next.job);
                 } else {
                     // Dead, and its supervision event is on the way.
-                    self.waiting.push_front(job);
+                    self.waiting.push_front(next);
                 }
             }
         }

@@ -355,6 +355,7 @@ fn capacities(config: &Config) -> Capacities {
     Capacities {
         credits: config.rollout.credits,
         executors: config.executor.workers as u32,
+        executors_max: config.executor.workers_max.max(config.executor.workers) as u32,
         execute_deadline: Duration::from_secs(config.rollout.execute_deadline_s),
         train_deadline: Duration::from_secs(config.rollout.train_deadline_s),
         reuse_verdicts: config.executor.reuse_verdicts,

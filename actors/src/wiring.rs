@@ -46,6 +46,8 @@ pub struct Capacities {
     /// Rollouts in flight at once.
     pub credits: usize,
     pub executors: u32,
+    /// As many at most while there is much to do.
+    pub executors_max: u32,
     /// One evaluation's limit.
     pub execute_deadline: Duration,
     /// One training step's limit; a new learner also waits this long for an old one's thread.
@@ -82,6 +84,7 @@ pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<Orc
         factory: crew.verifier.clone(),
         llm_judge: crew.llm_judge.clone(),
         workers: capacities.executors,
+        workers_max: capacities.executors_max,
         deadline: capacities.execute_deadline,
         reuse_verdicts: capacities.reuse_verdicts,
         verdicts_max: VERDICTS_MAX,

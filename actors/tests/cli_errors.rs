@@ -89,7 +89,7 @@ fn an_evaluation_without_tasks_is_refused() {
 fn a_key_of_a_run_has_no_effect_on_other_commands() {
     let place = Place::new();
     let cases: &[(&[&str], &str)] = &[
-        (&["verify", "t.py", "c.py", "--set", "learner.lr=1"], "[executor], [judge], [python]"),
+        (&["verify", "t.py", "c.py", "--set", "learner.lr=1"], "[executor], [gpu], [judge], [python]"),
         (&["sft", "--set", "rollout.credits=300"], "[sft], [model], [tasks], `run.seed`"),
         (&["sft", "--set", "sampling.top_k=3"], "`sampling.max_new_tokens`"),
         (&["doctor", "--set", "run.seed=3"], "[executor], [python], [model]"),

@@ -94,6 +94,7 @@ fn play_with(
             capacities: Capacities {
                 credits: 48,
                 executors: 2,
+                executors_max: 2,
                 execute_deadline: Duration::from_secs(2),
                 train_deadline: Duration::from_secs(5),
                 reuse_verdicts: false,

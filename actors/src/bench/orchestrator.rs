@@ -77,6 +77,7 @@ pub fn run(rollouts: u64, scratch: Option<&Path>, stop: &StopToken) -> Result<Or
         capacities: Capacities {
             credits: CREDITS as usize,
             executors: 2,
+            executors_max: 2,
             execute_deadline: Duration::from_secs(10),
             train_deadline: Duration::from_secs(10),
             reuse_verdicts: false,

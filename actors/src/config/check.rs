@@ -4,7 +4,7 @@ use rollout::machine::ConfigError;
 
 use super::{AdvNorm, Config, Device, LenNorm, RewardMode, Settings};
 use crate::errors::UserError;
-use crate::{llm_judge, session};
+use crate::{llm_judge, policy, session};
 
 /// Seconds of an evaluation for what has no limit of its own in the run file.
 const EVALUATION_MARGIN_S: u64 = 10;
@@ -95,6 +95,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     shape(config, settings)?;
     start(config, settings)?;
     batch(config, settings)?;
+    executors(config, settings)?;
     deadlines(config, settings)?;
     llm_judge(config, settings)
 }
@@ -177,11 +178,29 @@ fn batch(config: &Config, settings: &Settings) -> Result<(), UserError> {
         .hint(format!("rollout.credits = {} keeps every stage busy", needed * (1 + r.staleness_max))))
 }
 
+/// A range has its upper end above the lower.
+fn executors(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let e = &config.executor;
+    if e.workers_max == 0 || e.workers_max >= e.workers {
+        return Ok(());
+    }
+    Err(UserError::new("there are to be fewer executors at most than there are at least")
+        .at(place(settings, &["executor.workers_max", "executor.workers"]))
+        .found(format!("executor.workers = {}, executor.workers_max = {}", e.workers, e.workers_max))
+        .expected("executor.workers_max of at least executor.workers, or 0")
+        .hint("set executor.workers_max = 0 for a fixed number"))
+}
+
 /// An evaluation's deadline that strikes before the limits inside it turns what a slow candidate did (scored) into a
 /// fault of ours (never scored): a policy could hide its failures there.
 fn deadlines(config: &Config, settings: &Settings) -> Result<(), UserError> {
     let (r, e) = (&config.rollout, &config.executor);
-    let inside_s = session::limits(config).evaluation_ms().div_ceil(1000);
+    let limits = session::limits(config);
+    let on_gpu_ms = match config.gpu.devices.as_str() {
+        "none" => 0,
+        _ => policy::device_limits(config).evaluation_ms(&limits),
+    };
+    let inside_s = (limits.evaluation_ms() + on_gpu_ms).div_ceil(1000);
     let needed = inside_s + EVALUATION_MARGIN_S;
     if r.execute_deadline_s >= needed {
         return Ok(());
@@ -195,7 +214,7 @@ fn deadlines(config: &Config, settings: &Settings) -> Result<(), UserError> {
         ))
         .expected(format!(
             "rollout.execute_deadline_s of at least {needed}: {inside_s} s for the limits inside (import, compile, \
-             run, reference, comparison) and {EVALUATION_MARGIN_S} s for starting and ending processes"
+             run, reference, comparison; [gpu]) and {EVALUATION_MARGIN_S} s for starting and ending processes"
         ))
         .hint(format!("set rollout.execute_deadline_s = {needed}, or lower the limits of [executor]")))
 }

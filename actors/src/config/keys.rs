@@ -151,6 +151,7 @@ pub const KEYS: &[Key] = &[
     key("learner.keep_checkpoints", whole(0, COUNT)),
     key("generator.max_batch", whole(1, COUNT)),
     key("executor.workers", whole(1, 1024)),
+    key("executor.workers_max", whole(0, 1024)),
     key("executor.compile_timeout_ms", whole(100, 86_400_000)),
     key("executor.run_timeout_ms", whole(100, 86_400_000)),
     key("executor.memory_mb", whole(512, 16_000_000)),

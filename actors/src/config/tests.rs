@@ -228,6 +228,20 @@ fn a_list_of_words_is_read_and_checked() {
 fn the_deadline_of_an_evaluation_is_longer_than_the_limits_inside_it() {
     let set = "executor.run_timeout_ms=300000";
     assert_parts(&set_error(set), "its own limits", set, "run_timeout_ms = 300000", "at least 520", "= 520");
+    let set = "executor.workers_max=1";
+    assert_parts(
+        &set_error(set),
+        "fewer executors at most",
+        set,
+        "workers_max = 1",
+        "at least executor.workers",
+        "= 0",
+    );
+    // A GPU's steps count too.
+    assert!(Config::load(&[], &["gpu.devices=all".into()]).is_ok());
+    let sets = ["gpu.devices=all".to_string(), "gpu.call_timeout_ms=9000".to_string()];
+    let error = Config::load(&[], &sets).unwrap_err().to_string();
+    assert!(error.contains("before its own limits") && error.contains("[gpu]"), "{error}");
     let set = "rollout.execute_deadline_s=279";
     assert_parts(&set_error(set), "its own limits", set, "execute_deadline_s = 279", "at least 280", "= 280");
     assert!(Config::load(&[], &["run_timeout_ms=300000".into(), "execute_deadline_s=520".into()]).is_ok());

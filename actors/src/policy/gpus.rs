@@ -84,6 +84,11 @@ impl Gpus {
     }
 }
 
+/// The run file's limits on a candidate's steps on a device.
+pub fn device_limits(config: &Config) -> DeviceLimits {
+    DeviceLimits { call_ms: config.gpu.call_timeout_ms, ..DeviceLimits::default() }
+}
+
 /// The run file's settings for one device.
 pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path, secret: [u8; 32]) -> DeviceConfig {
     DeviceConfig {
@@ -93,7 +98,7 @@ pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path,
         secret,
         checks: config.gpu.checks,
         box_bytes: config.gpu.box_mb << 20,
-        limits: DeviceLimits { call_ms: config.gpu.call_timeout_ms, ..DeviceLimits::default() },
+        limits: device_limits(config),
         sampler: SamplerConfig::default(),
         timed: true,
         tries: config.gpu.timing_tries,

@@ -12,7 +12,7 @@ use burn::tensor::backend::Backend;
 use model::Transformer;
 
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
-pub use gpus::{Gpus, device_config};
+pub use gpus::{Gpus, device_config, device_limits};
 pub use sampler::{SamplerSettings, sampler_factory};
 pub use trainer::{TrainerSettings, trainer_factory};
 pub use verifier::{isolation_note, require_isolation, verifier_factory};

@@ -277,6 +277,7 @@ impl Rig {
             capacities: Capacities {
                 credits: self.machine.credits as usize,
                 executors: 2,
+                executors_max: 2,
                 execute_deadline: Duration::from_secs(60),
                 train_deadline: Duration::from_secs(60),
                 reuse_verdicts: true,

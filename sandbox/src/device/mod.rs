@@ -57,7 +57,16 @@ pub struct DeviceLimits {
 
 impl Default for DeviceLimits {
     fn default() -> Self {
-        DeviceLimits { up_ms: 20_000, call_ms: 10_000, burst_ms: 10_000, warm_ms: 20_000 }
+        DeviceLimits { up_ms: 20_000, call_ms: 5_000, burst_ms: 10_000, warm_ms: 20_000 }
+    }
+}
+
+impl DeviceLimits {
+    /// Longest time that the device adds to an evaluation with each step within its limit, waits for the device apart: the
+    /// import and the compilation once more, the checks twice where the first time was not alone, the first burst.
+    pub fn evaluation_ms(&self, limits: &crate::executor::Limits) -> u64 {
+        const CALLS: u64 = 8;
+        limits.import_ms + limits.compile_ms + 2 * (self.up_ms + CALLS * self.call_ms) + self.warm_ms
     }
 }
 
