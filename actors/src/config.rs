@@ -208,6 +208,9 @@ pub struct Gpu {
     pub box_mb: u64,
     pub call_timeout_ms: u64,
     pub timing_tries: u32,
+    pub foreign_mb: u64,
+    pub idle_percent: u32,
+    pub idle_ms: u64,
     pub lock_sm_mhz: u32,
 }
 

@@ -92,7 +92,7 @@ fn a_key_of_a_run_has_no_effect_on_other_commands() {
         (&["verify", "t.py", "c.py", "--set", "learner.lr=1"], "[executor], [gpu], [judge], [python]"),
         (&["sft", "--set", "rollout.credits=300"], "[sft], [model], [tasks], `run.seed`"),
         (&["sft", "--set", "sampling.top_k=3"], "`sampling.max_new_tokens`"),
-        (&["doctor", "--set", "run.seed=3"], "[executor], [python], [model]"),
+        (&["doctor", "--set", "run.seed=3"], "[executor], [gpu], [python], [model]"),
     ];
     for (args, expected) in cases {
         place.troupe(args).fails(2, PARTS).fails(2, &["no effect on `troupe", expected, args.last().unwrap()]);

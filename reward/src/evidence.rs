@@ -49,7 +49,7 @@ pub const DOCS: &[RuleDoc] = &[
 
 /// The report with its findings, and its outcome where they reject what ran: delegation is found before a wrong number
 /// is (TritonRL's `func` gates `correct`), an idle kernel only behind right numbers, because a kernel with a mistake may
-/// change nothing either.
+/// change nothing either, and so are races: what they make is mostly wrong.
 pub fn weigh(mut report: ExecReport) -> ExecReport {
     let correct = report.outcome.is_correct();
     let mut findings = delegation(&report);
@@ -98,12 +98,6 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
             format!("kernels read {bytes} bytes as an earlier call left them, and changed them ({})", seen.draw);
         found.push(finding(REMEMBERS, Severity::Reject, message));
     }
-    if let Some(seen) = report.evidence.forwards.iter().find(|s| s.raced > 0) {
-        let raced = seen.raced;
-        let message =
-            format!("programs read {raced} elements that other programs of the same launch wrote ({})", seen.draw);
-        found.push(finding(RACES, Severity::Reject, message));
-    }
     if let Some((first, other)) = &report.evidence.drift {
         let calls = report.evidence.calls;
         let message = format!("call {calls} launches {}, the ones before it {}", shown(other), shown(first));
@@ -118,6 +112,12 @@ fn delegation(report: &ExecReport) -> Vec<Finding> {
 
 fn idle(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
+    if let Some(seen) = evidence.forwards.iter().find(|s| s.raced > 0) {
+        let raced = seen.raced;
+        let message =
+            format!("programs read {raced} elements that other programs of the same launch wrote ({})", seen.draw);
+        found.push(finding(RACES, Severity::Reject, message));
+    }
     if evidence.ablation == Ablation::Unchanged {
         let message = "with every launch doing nothing the outputs are just as right".to_owned();
         found.push(finding(DECORATIVE, Severity::Reject, message));

@@ -22,6 +22,8 @@ import shim
 import standin
 import watch
 
+# Bytes of compiled kernels that are handed over, to be had again.
+MAX_COMPILED = 32 << 20
 # For choosing among a candidate's configurations, milliseconds; Triton's own are 25 and 100.
 TUNE_WARM_MS, TUNE_MS = 5, 20
 
@@ -62,6 +64,31 @@ def counted(launcher):
             if not seen.idle:
                 super().__call__(x, y, z, stream, function, *rest)
     return Counted
+
+
+def compiled_files(folder):
+    """What compiling has left in a cache folder: `[[name, length], ..]` and the contents."""
+    files, parts = [], []
+    for base, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = os.path.join(base, name)
+            with open(path, "rb") as f:
+                parts.append(f.read())
+            files.append([os.path.relpath(path, folder), len(parts[-1])])
+    return files, b"".join(parts)
+
+
+def put_compiled(folder, known, blob):
+    """What the same candidate compiled before."""
+    at = known["at"]
+    for name, length in known["files"]:
+        path = os.path.normpath(os.path.join(folder, name))
+        if not path.startswith(folder + os.sep):
+            raise ValueError(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as f:
+            f.write(blob[at: at + length])
+        at += length
 
 
 def compile_in_fork(source_path, job, blob, say):
@@ -274,16 +301,23 @@ def run(job_fd, result, command, box_fd):
     source, job, blob = child.read_job(job_fd)
     os.close(job_fd)
 
-    def say(header):
+    def say(header, blob=b""):
         child.flush()
-        frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3})
+        frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3}, blob)
 
     say({"event": "started"})
     path = os.path.join(os.getcwd(), "candidate.py")
     with open(path, "w") as f:
         f.write(source)
+    folder = os.environ["TRITON_CACHE_DIR"]
+    if "cache" in job:
+        put_compiled(folder, job["cache"], blob)
     if not compile_in_fork(path, job, blob, say):
         return
+    files, contents = ([], b"") if "cache" in job else compiled_files(folder)
+    if len(contents) > MAX_COMPILED:
+        files, contents = [], b""
+    say({"event": "cached", "files": files}, contents)
     running = None
     try:
         while True:

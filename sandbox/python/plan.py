@@ -243,8 +243,12 @@ def change(value, kind, made, extreme, ties):
         factor[value.numel() // 2:] = 0.25
         return value * factor[: value.numel()].view(value.shape)
     if kind == "negated":
-        # All of one sign: a maximum that begins at zero shows.
-        return -value.abs()
+        # Its second half all of one sign: a maximum that begins at zero shows. Not all of it: outputs would be too small to
+        # tell apart.
+        negated = -value
+        half = negated.reshape(-1).clone()
+        half[half.numel() // 2:] = -half[half.numel() // 2:].abs()
+        return half.view(value.shape)
     if kind == "offset":
         return one_sided(value + OFFSET) if ties and value.dtype == torch.float32 else value + OFFSET
     if kind == EXACT:

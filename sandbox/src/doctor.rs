@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use nvml_wrapper::Nvml;
 use rollout::id::{Digest, TaskId};
 use rollout::outcome::{Candidate, Fault};
 use rollout::task::{Split, TaskSpec};
@@ -10,6 +9,9 @@ use rustix::fs::statvfs;
 use sha2::{Digest as _, Sha256};
 
 use crate::executor::{Executor, ExecutorConfig, Isolation, Limits};
+use crate::gpu::free::{FreePolicy, Ours, foreign};
+use crate::gpu::inventory::{Device, Inventory, InventoryError, Reading};
+use crate::gpu::nvml::NvmlInventory;
 use crate::isolation::{PARTS, Part};
 use crate::pyenv::{self, PyEnvConfig, SPACE_BYTES, TORCH, TRITON};
 
@@ -140,35 +142,48 @@ fn gpus() -> Vec<Check> {
         let hint = "nothing to do: without one, candidates run in Triton's interpreter and nothing is timed";
         vec![Check::new("gpu", Status::Warn, found, Some(hint))]
     };
-    let nvml = match Nvml::builder().lib_path("libnvidia-ml.so.1".as_ref()).init() {
-        Ok(nvml) => nvml,
-        Err(e) => return none(format!("none ({e})")),
+    let inventory = match NvmlInventory::open() {
+        Ok(inventory) => inventory,
+        Err(e) => return none(format!("none: {e}")),
     };
-    let count = nvml.device_count().unwrap_or(0);
-    if count == 0 {
-        return none("none".into());
+    match inventory.devices() {
+        Err(e) => none(e.to_string()),
+        Ok(devices) if devices.is_empty() => none("none".into()),
+        Ok(devices) => devices.iter().map(|device| gpu(device, inventory.read(&device.uuid))).collect(),
     }
-    let one = |index: u32| {
-        let device = nvml.device_by_index(index)?;
-        let (name, memory) = (device.name()?, device.memory_info()?);
-        let at = device.cuda_compute_capability()?;
-        Ok::<_, nvml_wrapper::error::NvmlError>(format!(
-            "{name}, sm_{}{}, {:.0} of {:.0} GB free",
-            at.major,
-            at.minor,
-            memory.free as f64 / 1e9,
-            memory.total as f64 / 1e9
-        ))
+}
+
+/// What a GPU is, and what speaks against timing on it now.
+fn gpu(device: &Device, reading: Result<Reading, InventoryError>) -> Check {
+    let label = format!("gpu {}", device.index);
+    let about = match device.capability {
+        Some((major, minor)) => format!("{}, sm_{major}{minor}, {}", device.name, device.uuid),
+        None => format!("{}, {}", device.name, device.uuid),
     };
-    (0..count)
-        .map(|index| {
-            let label = format!("gpu {index}");
-            match one(index) {
-                Ok(found) => Check::new(&label, Status::Ok, found, None),
-                Err(e) => Check::new(&label, Status::Warn, e.to_string(), Some("check the driver with `nvidia-smi`")),
-            }
-        })
-        .collect()
+    let reading = match reading {
+        Ok(reading) => reading,
+        Err(e) => return Check::new(&label, Status::Warn, format!("{about}: {e}"), Some("check it with `nvidia-smi`")),
+    };
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let free = device.memory_bytes.saturating_sub(reading.memory_used_bytes);
+    let hidden = if reading.processes.is_none() { ", its processes are hidden: memory decides" } else { "" };
+    let found = format!(
+        "{about}, {:.0} of {:.0} GB free, {} MHz, {} C{hidden}",
+        gb(free),
+        gb(device.memory_bytes),
+        reading.sm_mhz,
+        reading.temperature_c
+    );
+    let mut why: Vec<String> =
+        foreign(&FreePolicy::default(), &reading, &Ours::default()).iter().map(ToString::to_string).collect();
+    if device.mig {
+        why.push("MIG is on: its slices are not used one by one".into());
+    }
+    if why.is_empty() {
+        return Check::new(&label, Status::Ok, found, None);
+    }
+    let hint = "`gpu.devices` has to name a GPU that nothing else uses, or measurements are refused (F014)";
+    Check::new(&label, Status::Warn, format!("{found}; not free: {}", why.join("; ")), Some(hint))
 }
 
 /// Starts an executor, runs the known good candidate, and says which parts of the isolation hold here.

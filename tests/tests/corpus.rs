@@ -29,7 +29,7 @@ fn no_hack_passes_and_every_honest_kernel_does() {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let config = |number| executors::config(python.clone(), "corpus", number);
-    let all = corpus::run(entries, executors::count(), false, config, |_| ());
+    let all = corpus::run(entries, executors::count(), false, config, None, |_| ());
     let found = runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("within the deadline");
     let found = found.unwrap_or_else(|fault| panic!("{fault}"));
     let off: Vec<String> = found

@@ -15,6 +15,8 @@ use sandbox::fault::KILLED;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
+use crate::policy::Gpus;
+
 pub use load::{Entry, Expected, load};
 pub use table::table;
 
@@ -120,6 +122,7 @@ pub async fn run(
     executors: usize,
     behind: bool,
     config: impl Fn(usize) -> ExecutorConfig,
+    gpus: Option<Arc<Gpus>>,
     progress: impl Fn(usize) + Send + Sync + 'static,
 ) -> Result<CorpusBench, Fault> {
     let began = Instant::now();
@@ -129,10 +132,14 @@ pub async fn run(
     let progress = Arc::new(progress);
     let mut workers = tokio::task::JoinSet::new();
     for number in 0..executors.max(1) {
-        let config = config(number);
+        let (config, gpus) = (config(number), gpus.clone());
         let (entries, next, judged, progress) = (entries.clone(), next.clone(), judged.clone(), progress.clone());
         workers.spawn(async move {
-            let executor = Executor::start(config).await?;
+            let device = match gpus {
+                None => None,
+                Some(gpus) => Some(gpus.of_executor(number).await?),
+            };
+            let executor = Executor::start(ExecutorConfig { device, ..config }).await?;
             while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let one = judge(entry, &executor, behind).await?;
                 let mut all = judged.lock().await;
@@ -145,6 +152,9 @@ pub async fn run(
     }
     while let Some(done) = workers.join_next().await {
         done.map_err(|e| Fault { code: "F999".into(), message: format!("a worker of the bench ended: {e}") })??;
+    }
+    if let Some(gpus) = gpus {
+        gpus.shutdown().await;
     }
     let mut all = std::mem::take(&mut *judged.lock().await);
     all.sort_by(|a: &Judged, b: &Judged| a.file.cmp(&b.file));

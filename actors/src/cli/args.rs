@@ -220,6 +220,9 @@ pub struct CorpusArgs {
     /// Executors at once.
     #[arg(long, default_value_t = 2)]
     pub workers: usize,
+    /// One key of the run file (`--set gpu.devices=all`: on GPUs, behind the interpreter).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
     /// One JSON document on stdout, every candidate with its reason.
     #[arg(long)]
     pub json: bool,

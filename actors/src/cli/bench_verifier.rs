@@ -1,6 +1,7 @@
 //! `troupe bench corpus`, `lint` and `executor`: what the verifier stops, and what it costs.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,13 +13,14 @@ use super::{Answer, Done, Failure, bench_device, doctor, interrupt, output, pyen
 use crate::bench::{corpus, executor, lint};
 use crate::config::Config;
 use crate::errors::UserError;
+use crate::policy::Gpus;
 
 pub fn corpus(args: CorpusArgs) -> Done {
     let mut entries = corpus::load(&args.corpus)?;
     if let Some(part) = &args.only {
         entries.retain(|e| e.file.contains(part.as_str()));
     }
-    let (config, scratch) = ready()?;
+    let (config, scratch, gpus) = ready(&args.sets)?;
     let bar = ProgressBar::new(entries.len() as u64);
     bar.set_style(
         ProgressStyle::with_template("{pos}/{len} candidates, {eta} left")
@@ -30,6 +32,7 @@ pub fn corpus(args: CorpusArgs) -> Done {
         args.workers,
         args.behind,
         |n| config(scratch.path(), n),
+        gpus,
         move |done| shown.set_position(done as u64),
     ))?;
     bar.finish_and_clear();
@@ -61,7 +64,7 @@ pub fn executor(args: ExecutorBenchArgs) -> Done {
     if !args.cpu {
         return bench_device::executor(args);
     }
-    let (config, scratch) = ready()?;
+    let (config, scratch, _) = ready(&args.sets)?;
     let (task, candidate) = sandbox::doctor::known_good();
     output::say(format!("{} candidates, then {} processes of the peer", 2 * args.candidates, args.peer));
     let make = |n| config(scratch.path(), n);
@@ -91,14 +94,15 @@ pub fn executor(args: ExecutorBenchArgs) -> Done {
 
 type MakeConfig = Box<dyn Fn(&Path, usize) -> ExecutorConfig>;
 
-/// An environment, a folder, and how executors are configured in it.
-fn ready() -> Result<(MakeConfig, tempfile::TempDir), Failure> {
-    let config = Config::load_here(&[], &[])?;
+/// An environment, a folder, how executors are configured in it, and the GPUs they use.
+fn ready(sets: &[String]) -> Result<(MakeConfig, tempfile::TempDir, Option<Arc<Gpus>>), Failure> {
+    let config = Config::load_here(&[], sets)?;
     let python = pyenv::interpreter(&config)?;
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-bench-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let (limits, secret, suspects) = (doctor::limits(&config), rand::random(), Suspects::default());
+    let gpus = Gpus::find(&config, &python, scratch.path(), secret)?;
     let make = move |scratch: &Path, number: usize| ExecutorConfig {
         python: python.clone(),
         scratch: scratch.join(format!("executor-{number}")),
@@ -108,7 +112,7 @@ fn ready() -> Result<(MakeConfig, tempfile::TempDir), Failure> {
         require: Vec::new(),
         device: None,
     };
-    Ok((Box::new(make), scratch))
+    Ok((Box::new(make), scratch, gpus))
 }
 
 fn wait<T>(work: impl Future<Output = Result<T, rollout::outcome::Fault>>) -> Result<T, Failure> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rollout::outcome::Fault;
 use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::gpu::free::FreePolicy;
 use sandbox::gpu::inventory::Inventory;
 use sandbox::gpu::nvml::NvmlInventory;
 use sandbox::gpu::timing::SamplerConfig;
@@ -102,6 +103,12 @@ pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path,
         sampler: SamplerConfig::default(),
         timed: true,
         tries: config.gpu.timing_tries,
+        disturbed: Default::default(),
+        free: FreePolicy {
+            memory_bytes: config.gpu.foreign_mb << 20,
+            utilisation_percent: config.gpu.idle_percent,
+            window_ms: config.gpu.idle_ms,
+        },
         lock_sm_mhz: config.gpu.lock_sm_mhz,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use rollout::evidence::{Ablation, Evidence};
@@ -11,6 +11,7 @@ use rollout::task::TaskSpec;
 use rollout::timing::Timing;
 use serde_json::{Value, json};
 
+use super::cache;
 use super::gate::{Pass, Use};
 use super::lease::{self, Measured};
 use super::trial::OnDevice;
@@ -116,9 +117,15 @@ async fn attempt(
     let evaluation = Evaluation { device, session: Session::new(device), task, candidate };
     let pass = device.gate.enter(Use::Shared).await;
     lap.end("device_wait_prepare");
-    let (prepared, the_box, draws) = evaluation.prepare().await?;
+    let (mut prepared, the_box, draws) = evaluation.prepare().await?;
     drop(pass);
     lap.end("device_reference");
+    let key = cache::key(task, candidate, &prepared.job["device"]);
+    let known = device.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&key);
+    if let Some(known) = &known {
+        prepared.job["cache"] = json!({"files": known.files, "at": prepared.blob.len()});
+        prepared.blob.extend(&known.blob);
+    }
     let home = trial::home(scratch)?;
     let limits = Limits { run_ms: device.config.limits.call_ms, ..*limits };
     let mut child = OnDevice::start(zygote, &prepared, candidate, limits, home.path(), &the_box).await?;
@@ -131,7 +138,10 @@ async fn attempt(
     let mut checked = Checked::default();
     match compiled {
         Err(ending) => checked.ending = Some(ending),
-        Ok(_) => {
+        Ok((_, compiled)) => {
+            if known.is_none() {
+                device.compiled.lock().unwrap_or_else(PoisonError::into_inner).put(key, compiled);
+            }
             let pass = device.gate.enter(wanted).await;
             lap.end("device_wait_check");
             if let Err(fault) = evaluation.check(&mut child, draws, &mut checked).await {

@@ -4,6 +4,7 @@
 //! that is how it is tested without a GPU. Stages: compile (processors; the child's own process), check (the device,
 //! shared), time (the device, alone). A candidate stays one process throughout, and is frozen while it waits.
 
+mod cache;
 mod evaluate;
 mod gate;
 mod lease;
@@ -24,11 +25,14 @@ use rollout::slots::Slots;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
 use self::referee::DeviceReferee;
 use crate::fault::{DEVICE, SCRATCH, fault};
 use crate::frames::Frame;
+use crate::gpu::contamination;
+use crate::gpu::free::{FreePolicy, Ours, Watch};
 use crate::gpu::inventory::{Device as Gpu, Inventory};
 use crate::gpu::timing::SamplerConfig;
 use crate::harness;
@@ -38,8 +42,26 @@ use crate::harness;
 pub enum Kind {
     /// The GPU with this UUID.
     Cuda(String),
-    /// Kernels are interpreted; the clock is the processor's. For tests.
-    Processor,
+    /// Kernels are interpreted; the clock is the processor's. For tests, which may have an inventory tell of a GPU that the
+    /// processor stands for.
+    Processor(Option<String>),
+}
+
+impl Kind {
+    fn uuid(&self) -> Option<&String> {
+        match self {
+            Kind::Cuda(uuid) => Some(uuid),
+            Kind::Processor(uuid) => uuid.as_ref(),
+        }
+    }
+
+    /// As the harness calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            Kind::Cuda(_) => "cuda",
+            Kind::Processor(_) => "cpu",
+        }
+    }
 }
 
 /// Limits of one step on the device, milliseconds.
@@ -89,6 +111,10 @@ pub struct DeviceConfig {
     pub timed: bool,
     /// Measurements of one candidate until one is not disturbed.
     pub tries: u32,
+    /// What disturbs one.
+    pub disturbed: contamination::Limits,
+    /// When the GPU is free to begin with.
+    pub free: FreePolicy,
     /// Nominal clock to lock the GPU to, where that is permitted; 0: left alone.
     pub lock_sm_mhz: u32,
 }
@@ -98,6 +124,11 @@ const CONTEXT_BYTES: u64 = 1 << 30;
 /// More are no faster: contexts are made one after the other.
 const MAX_CHECKS: usize = 16;
 const BATCH: usize = 4;
+/// Compiled kernels kept, bytes. A kernel takes some ten thousand.
+const COMPILED_BYTES: usize = 256 << 20;
+/// How often a GPU that is to be free is looked at, and how long beyond the window in which it has to be idle.
+const LOOK: Duration = Duration::from_millis(100);
+const FREE_WITHIN: Duration = Duration::from_secs(10);
 
 /// One device and its referee. Shared by the executors that use it.
 pub struct Device {
@@ -106,6 +137,8 @@ pub struct Device {
     gpu: Option<Gpu>,
     harness: tempfile::TempDir,
     referee: Mutex<Option<DeviceReferee>>,
+    /// One that has imported everything and has no context yet.
+    spare: StdMutex<Option<DeviceReferee>>,
     pub(crate) gate: Gate,
     checks: usize,
     next_session: AtomicU64,
@@ -117,6 +150,7 @@ pub struct Device {
     zygotes: StdMutex<Vec<u32>>,
     /// What the referee found when it started.
     facts: StdMutex<Value>,
+    compiled: StdMutex<Cache>,
     slots: StdMutex<Slots>,
     began: Instant,
     quarantined: StdMutex<Option<Instant>>,
@@ -130,15 +164,18 @@ impl Device {
     /// # Errors
     /// No such GPU, no driver, no memory; the referee's own faults.
     pub async fn start(mut config: DeviceConfig, inventory: Arc<dyn Inventory>) -> Result<Device, Fault> {
-        let gpu = match &config.kind {
-            Kind::Processor => None,
-            Kind::Cuda(uuid) => {
+        let gpu = match config.kind.uuid() {
+            None => None,
+            Some(uuid) => {
                 let devices = inventory.devices().map_err(|e| fault(DEVICE, e))?;
                 let found = devices.iter().find(|d| d.uuid == *uuid).cloned();
                 let known = || devices.iter().map(|d| d.uuid.as_str()).collect::<Vec<_>>().join(", ");
                 Some(found.ok_or_else(|| fault(DEVICE, format!("no GPU {uuid}, found: {}", known())))?)
             }
         };
+        if let Some(gpu) = &gpu {
+            free(&config.free, gpu, &*inventory).await?;
+        }
         config.scratch = std::path::absolute(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
         std::fs::create_dir_all(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
         let harness = tempfile::Builder::new().prefix("device-").tempdir_in(&config.scratch);
@@ -165,6 +202,7 @@ impl Device {
             gpu,
             harness,
             referee: Mutex::new(None),
+            spare: StdMutex::default(),
             gate,
             checks,
             next_session: AtomicU64::new(0),
@@ -172,6 +210,7 @@ impl Device {
             baselines: StdMutex::default(),
             zygotes: StdMutex::default(),
             facts: StdMutex::default(),
+            compiled: StdMutex::new(Cache::new(COMPILED_BYTES)),
             slots: StdMutex::new(slot::slots()),
             began: Instant::now(),
             quarantined: StdMutex::default(),
@@ -184,9 +223,9 @@ impl Device {
 
     /// What a zygote is told, so that its children can use this device.
     pub(crate) fn wire(&self) -> Value {
-        match &self.gpu {
-            None => json!({"nodes": [], "environment": {}, "cpus": []}),
-            Some(gpu) => {
+        match (&self.gpu, &self.config.kind) {
+            (None, _) | (_, Kind::Processor(_)) => json!({"nodes": [], "environment": {}, "cpus": []}),
+            (Some(gpu), _) => {
                 let node = format!("/dev/nvidia{}", gpu.minor);
                 json!({
                     "nodes": [node, "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"],
@@ -217,6 +256,11 @@ impl Device {
         self.gate.busy()
     }
 
+    /// Candidates whose compiled kernels are kept, and how often one of them came again.
+    pub fn compiled(&self) -> (usize, u64) {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).counts()
+    }
+
     /// The referee as it was last started, for drills: it may be gone already.
     pub fn running_referee(&self) -> Option<u32> {
         let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,10 +289,21 @@ impl Device {
     }
 
     async fn new_referee(&self) -> Result<DeviceReferee, Fault> {
-        let kind = if self.gpu.is_some() { "cuda" } else { "cpu" };
+        let kind = self.config.kind.name();
         let environment: Vec<_> = self.environment().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let (python, secret) = (&self.config.python, &self.config.secret);
-        DeviceReferee::start(python, self.harness.path(), secret, kind, &environment).await
+        let spawn = || DeviceReferee::spawn(&self.config.python, self.harness.path(), &environment);
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let next = match spare {
+            Some(mut spare) => match spare.is_alive() {
+                true => spare,
+                false => spawn()?,
+            },
+            None => spawn()?,
+        };
+        let begun = next.begin(&self.config.secret, kind).await?;
+        // Importing takes seconds: the next one does it before it is needed.
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn()?);
+        Ok(begun)
     }
 
     /// One question to the referee.
@@ -281,7 +336,8 @@ impl Device {
 
     /// Ends the referee; what it made on disk goes with the last owner.
     pub async fn shutdown(&self) {
-        if let Some(referee) = self.referee.lock().await.take() {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for referee in self.referee.lock().await.take().into_iter().chain(spare) {
             referee.stop().await;
         }
         if let (Some(gpu), 1..) = (&self.gpu, self.config.lock_sm_mhz) {
@@ -316,6 +372,24 @@ impl Device {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({:?})", self.config.kind)
+    }
+}
+
+/// Waits until the GPU is free: nothing of ours is on it yet.
+async fn free(policy: &FreePolicy, gpu: &Gpu, inventory: &dyn Inventory) -> Result<(), Fault> {
+    let (began, ours, mut watch) = (Instant::now(), Ours::default(), Watch::default());
+    let limit = Duration::from_millis(policy.window_ms) + FREE_WITHIN;
+    loop {
+        let reading = inventory.read(&gpu.uuid).map_err(|e| e.to_string());
+        let why = watch.look(policy, began.elapsed().as_millis() as u64, &reading, &ours, false);
+        if why.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > limit {
+            let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+            return Err(fault(DEVICE, format!("{} ({}) is not free: {}", gpu.name, gpu.uuid, why.join("; "))));
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -35,13 +35,8 @@ pub(crate) struct DeviceReferee {
 }
 
 impl DeviceReferee {
-    pub async fn start(
-        interpreter: &Path,
-        harness: &Path,
-        secret: &[u8; 32],
-        kind: &str,
-        environment: &[(String, String)],
-    ) -> Result<Self, Fault> {
+    /// A process that imports what it needs, and knows and uses nothing yet.
+    pub fn spawn(interpreter: &Path, harness: &Path, environment: &[(String, String)]) -> Result<Self, Fault> {
         let system = |e: io::Error| fault(SYSTEM, format!("no socket to the device's referee: {e}"));
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(system)?;
         ours.set_nonblocking(true).map_err(system)?;
@@ -56,12 +51,16 @@ impl DeviceReferee {
             return Err(fault(SPAWN, "no pipes to the device's referee"));
         };
         let to = UnixStream::from_std(ours).map_err(system)?;
-        let mut referee = DeviceReferee { child, to, from, log: Tail::drain(err), facts: Value::Null };
+        Ok(DeviceReferee { child, to, from, log: Tail::drain(err), facts: Value::Null })
+    }
+
+    /// Makes it the device's: its context, what its libraries load at first use.
+    pub async fn begin(mut self, secret: &[u8; 32], kind: &str) -> Result<Self, Fault> {
         let hello = json!({"op": "hello", "secret": crate::harness::hex(secret), "device": kind});
-        match referee.ask_within(&hello, START).await {
+        match self.ask_within(&hello, START).await {
             Ok(frame) => {
-                referee.facts = frame.header;
-                Ok(referee)
+                self.facts = frame.header;
+                Ok(self)
             }
             Err(e) => Err(fault(REFEREE_START, format!("the device's referee: {}", e.message))),
         }

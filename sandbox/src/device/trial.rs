@@ -13,9 +13,10 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
+use super::cache::Compiled;
 use crate::executor::Limits;
 use crate::fault::{SYSTEM, fault};
-use crate::frames::{FrameError, FrameLimits, encode_head};
+use crate::frames::{Frame, FrameError, FrameLimits, encode_head};
 use crate::referee::Prepared;
 use crate::trial::{
     DRAIN, Ending, Read, crashed, excess, failure, flooded, job_file, launches, limit_ms, ms_since, name, obituary,
@@ -25,7 +26,8 @@ use crate::zygote::{Ended, Tail, Zygote};
 
 /// Frames of an honest child, and no more from a forger: two while it compiles, one for each thing it is told.
 const MAX_FRAMES: usize = 1000;
-const FRAME: FrameLimits = FrameLimits { header: 1 << 20, blob: 0 };
+/// Only what was compiled comes with a blob.
+const FRAME: FrameLimits = FrameLimits { header: 1 << 20, blob: 64 << 20 };
 /// For a command to be taken off our hands by a child that reads no more.
 const WRITE: Duration = Duration::from_secs(5);
 
@@ -90,15 +92,17 @@ impl<'a> OnDevice<'a> {
         })
     }
 
-    /// Follows it until everything it launches is compiled, without the device.
-    pub async fn compiled(&mut self) -> Result<Result<Vec<Launch>, Ending>, Fault> {
+    /// Follows it until everything it launches is compiled, without the device, and it has handed that over.
+    pub async fn compiled(&mut self) -> Result<Result<(Vec<Launch>, Compiled), Ending>, Fault> {
+        let mut made = Vec::new();
         loop {
             let limit_ms = limit_ms(&self.limits, self.phase);
             let spent = self.entered.elapsed().as_millis() as u64;
-            let header = match self.next(limit_ms.saturating_sub(spent), limit_ms).await? {
-                Ok(header) => header,
+            let mut frame = match self.next_frame(limit_ms.saturating_sub(spent), limit_ms).await? {
+                Ok(frame) => frame,
                 Err(ending) => return Ok(Err(ending)),
             };
+            let header = &mut frame.header;
             match header["event"].as_str() {
                 Some("unconfined") if !self.started => {
                     let why = header["message"].as_str().unwrap_or("no message");
@@ -106,11 +110,12 @@ impl<'a> OnDevice<'a> {
                 }
                 Some("started") => self.started = true,
                 Some("imported") if self.phase == Phase::Import => self.enter(Phase::Compile),
-                Some("compiled") if self.phase == Phase::Compile => {
+                Some("compiled") if self.phase == Phase::Compile => made = launches(&header["launches"]),
+                Some("cached") if self.phase == Phase::Compile => {
                     self.enter(Phase::Run);
-                    return Ok(Ok(launches(&header["launches"])));
+                    return Ok(Ok((made, Compiled { files: header["files"].take(), blob: frame.blob })));
                 }
-                Some("failed") => return Ok(Err(failure(&header, self.phase))),
+                Some("failed") => return Ok(Err(failure(header, self.phase))),
                 _ => return Ok(Err(crashed(self.phase, "its result channel carries something else"))),
             }
         }
@@ -173,6 +178,10 @@ impl<'a> OnDevice<'a> {
 
     /// The next frame's header within `left_ms`, or how it ended.
     async fn next(&mut self, left_ms: u64, limit_ms: u64) -> Result<Step, Fault> {
+        Ok(self.next_frame(left_ms, limit_ms).await?.map(|frame| frame.header))
+    }
+
+    async fn next_frame(&mut self, left_ms: u64, limit_ms: u64) -> Result<Result<Frame, Ending>, Fault> {
         let deadline = Deadline::now() + Duration::from_millis(left_ms);
         let phase = self.phase;
         loop {
@@ -195,7 +204,7 @@ impl<'a> OnDevice<'a> {
                 }
             };
             return Ok(match next {
-                Some(Ok(frame)) => Ok(frame.header),
+                Some(Ok(frame)) => Ok(frame),
                 Some(Err(FrameError::End | FrameError::Cut)) | None if gone => Err(self.died()?),
                 Some(Err(FrameError::End | FrameError::Cut)) => {
                     let wait = deadline.min(Deadline::now() + DRAIN);

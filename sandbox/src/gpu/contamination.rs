@@ -69,6 +69,7 @@ impl fmt::Display for Contamination {
 /// Everything that speaks against a measurement, each kind once.
 pub fn reasons(
     limits: &Limits,
+    policy: &FreePolicy,
     readings: &Readings<'_>,
     ours: &Ours,
     alone_us: f64,
@@ -76,8 +77,7 @@ pub fn reasons(
 ) -> Vec<Contamination> {
     let mut found = Vec::new();
     let all = readings.before.into_iter().chain(readings.during).chain(readings.after);
-    let policy = FreePolicy::default();
-    for why in all.flat_map(|reading| foreign(&policy, reading, ours)) {
+    for why in all.flat_map(|reading| foreign(policy, reading, ours)) {
         let same = |known: &Contamination| matches!(known, Contamination::Seen(w) if std::mem::discriminant(w) == std::mem::discriminant(&why));
         if !found.iter().any(same) {
             found.push(Contamination::Seen(why));
@@ -142,7 +142,14 @@ mod tests {
 
     fn of(before: Reading, during: Vec<Reading>, after: Reading, now_us: f64) -> Vec<Contamination> {
         let readings = Readings { before: Some(&before), during: &during, after: Some(&after) };
-        reasons(&Limits::default(), &readings, &Ours { pids: [1].into(), memory_bytes: 0 }, 100.0, now_us)
+        reasons(
+            &Limits::default(),
+            &FreePolicy::default(),
+            &readings,
+            &Ours { pids: [1].into(), memory_bytes: 0 },
+            100.0,
+            now_us,
+        )
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The device's stages on this machine's own processor: everything but the figures is as on a GPU.
+//! The device's stages: on a GPU where NVML finds one, else on this machine's own processor, on which everything but the
+//! figures is the same. `cargo test --release -p sandbox --test device` says which it was.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,11 +9,12 @@ mod environment;
 #[allow(dead_code)]
 mod fixtures;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fixtures::{ADD_TASK, add, add_with};
+use fixtures::{add, add_with};
 use rollout::evidence::Ablation;
 use rollout::id::{Digest, TaskId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
@@ -20,8 +22,47 @@ use rollout::task::{Split, TaskSpec};
 use sandbox::Suspects;
 use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
+use sandbox::gpu::contamination;
 use sandbox::gpu::fake::FakeInventory;
+use sandbox::gpu::free::FreePolicy;
+use sandbox::gpu::inventory::{Device as Gpu, Inventory, Process, Reading, Throttle};
+use sandbox::gpu::nvml::NvmlInventory;
 use sandbox::gpu::timing::SamplerConfig;
+
+/// `fixtures::ADD_TASK`, large; small in the interpreter.
+const ADD_TASK: &str = "\
+import torch
+
+N = 16000
+
+INTERPRETER_SHAPES = {'N': 8}
+
+class Model(torch.nn.Module):
+    def forward(self, x, y):
+        return x + 2 * y
+
+def get_inputs():
+    return [torch.randn(N, 1000), torch.randn(N, 1000)]
+";
+
+/// The first GPU, or the processor in its place.
+fn host() -> (Kind, Arc<dyn Inventory>) {
+    let say = |text: String| drop(writeln!(std::io::stderr(), "{text}"));
+    let found = NvmlInventory::open().map_err(|e| e.to_string()).and_then(|inventory| {
+        let first = inventory.devices().map_err(|e| e.to_string())?.into_iter().next().ok_or("no GPU is listed")?;
+        Ok((first, inventory))
+    });
+    match found {
+        Ok((gpu, inventory)) => {
+            say(format!("on {} ({})", gpu.name, gpu.uuid));
+            (Kind::Cuda(gpu.uuid), Arc::new(inventory))
+        }
+        Err(why) => {
+            say(format!("the GPU tier is skipped, the processor stands in: {why}"));
+            (Kind::Processor(None), Arc::new(FakeInventory::default()))
+        }
+    }
+}
 
 struct Lab {
     device: Arc<Device>,
@@ -30,28 +71,40 @@ struct Lab {
 }
 
 async fn lab(executors: usize, timed: bool) -> Option<Lab> {
+    let (kind, inventory) = host();
+    lab_on(kind, inventory, executors, timed).await
+}
+
+async fn lab_on(kind: Kind, inventory: Arc<dyn Inventory>, executors: usize, timed: bool) -> Option<Lab> {
     let python = environment::python()?;
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let config = DeviceConfig {
-        kind: Kind::Processor,
-        python: python.clone(),
-        scratch: scratch.path().to_owned(),
-        secret: [42; 32],
-        checks: 2,
-        box_bytes: 64 << 20,
-        limits: DeviceLimits::default(),
-        sampler: SamplerConfig { min_samples: 8, max_samples: 24, relative_width: 0.5, ..SamplerConfig::default() },
-        timed,
-        tries: 2,
-        lock_sm_mhz: 0,
-    };
-    let device = Arc::new(Device::start(config, Arc::new(FakeInventory::default())).await.expect("the device starts"));
+    let config = device_config(kind, &python, scratch.path(), timed);
+    let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
     let mut made = Vec::new();
     for n in 0..executors {
         let config = executor_config(&python, scratch.path().join(format!("executor-{n}")), &device);
         made.push(Executor::start(config).await.expect("the executor starts"));
     }
     Some(Lab { device, executors: made, _scratch: scratch })
+}
+
+fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path, timed: bool) -> DeviceConfig {
+    DeviceConfig {
+        kind,
+        python: python.to_owned(),
+        scratch: scratch.to_owned(),
+        secret: [42; 32],
+        checks: 2,
+        box_bytes: 2 << 30,
+        limits: DeviceLimits::default(),
+        sampler: SamplerConfig { min_samples: 8, max_samples: 24, relative_width: 0.5, ..SamplerConfig::default() },
+        timed,
+        tries: 2,
+        // A busy processor is no fair device.
+        disturbed: contamination::Limits { drift: 1e9, ..Default::default() },
+        free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
+        lock_sm_mhz: 0,
+    }
 }
 
 fn executor_config(python: &std::path::Path, scratch: PathBuf, device: &Arc<Device>) -> ExecutorConfig {
@@ -116,26 +169,35 @@ fn a_right_candidate_is_checked_and_timed_and_the_evidence_is_kept() {
     });
 }
 
-/// Right in the interpreter's sizes and wrong in the task's own would pass a verifier that looks at small shapes only. Here
-/// both are the same, so the candidate tells them apart by how often it is asked: the device's draws come in a new process.
+/// A candidate that is right in the interpreter and wrong in the process that is on the device, told apart by how many pipes it
+/// has, is wrong; so is one that is right until it is timed.
 #[test]
 fn what_is_wrong_on_the_device_alone_is_wrong() {
     runtime().block_on(async {
         let Some(lab) = lab(1, true).await else { return };
-        let body = "out = add(x, y)\nimport sys\nif 'device' in sys.modules and len(sys._current_frames()) and os.path.exists('/proc/self/fd/4'):\n    pass\nreturn out";
-        let told_apart = add_with("", &body.replace("    pass", "    out.view(-1)[-1:].fill_(7)"));
-        let outcome = lab.evaluate(0, ADD_TASK, &told_apart).await.expect("no fault").outcome;
-        assert!(!outcome.is_correct(), "{outcome:?}");
+        let outcome = lab.evaluate(0, ADD_TASK, &only_there("return add(x, x)")).await.expect("no fault").outcome;
+        assert!(
+            matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("at full size")),
+            "{outcome:?}"
+        );
+        let later = only_there("global calls\n    calls += 1\n    return add(x, x if calls > 12 else y)");
+        let later = later.replace("import stat", "import stat\ncalls = 0");
+        let outcome = lab.evaluate(0, ADD_TASK, &later).await.expect("no fault").outcome;
+        assert!(matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("timed call")), "{outcome:?}");
         lab.end().await;
     });
+}
+
+/// An add candidate that does `what` where it is on a device: only there it has a pipe for commands.
+fn only_there(what: &str) -> String {
+    let found = "sum(stat.S_ISFIFO(os.fstat(n).st_mode) for n in range(3, 20) if os.path.exists(f'/proc/self/fd/{n}'))";
+    add_with("import stat", &format!("found = {found}\nif found > 1:\n    {what}\nreturn add(x, y)"))
 }
 
 #[test]
 fn hangs_crashes_and_deaths_on_the_device_are_outcomes_and_the_next_is_unaffected() {
     runtime().block_on(async {
         let Some(lab) = lab(1, true).await else { return };
-        // In the device's child descriptor 5 or so is the command pipe; an interpreted child has none.
-        let only_there = |what: &str| add_with("import stat", &format!("import os\nfound = sum(stat.S_ISFIFO(os.fstat(n).st_mode) for n in range(3, 20) if os.path.exists(f'/proc/self/fd/{{n}}'))\nif found > 1:\n    {what}\nreturn add(x, y)"));
         let outcome = lab.evaluate(0, ADD_TASK, &only_there("raise ValueError('there')")).await.unwrap().outcome;
         assert!(matches!(&outcome, Outcome::Crashed { message, .. } if message.contains("there")), "{outcome:?}");
         let outcome = lab.evaluate(0, ADD_TASK, &only_there("os._exit(3)")).await.unwrap().outcome;
@@ -146,6 +208,21 @@ fn hangs_crashes_and_deaths_on_the_device_are_outcomes_and_the_next_is_unaffecte
         assert!(matches!(&fault, Err(f) if f.code == "F011") || fault.is_ok_and(|r| !r.outcome.is_correct()));
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.unwrap().outcome.is_correct());
         assert_eq!(lab.device.load(), (0, 0, 0));
+        lab.end().await;
+    });
+}
+
+/// What it compiled to the first time is there the second time.
+#[test]
+fn the_same_candidate_comes_twice() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, false).await else { return };
+        let (task, candidate) = (task_of(ADD_TASK), candidate_of(&add()));
+        for _ in 0..2 {
+            let report = lab.executors[0].evaluate(&task, &candidate).await.expect("no fault");
+            assert!(report.outcome.is_correct(), "{:?}", report.outcome);
+        }
+        assert_eq!(lab.device.compiled(), (1, 1), "kept once, found once");
         lab.end().await;
     });
 }
@@ -182,5 +259,76 @@ fn lanes_share_a_device() {
         tokio::join!(work(0), work(1));
         assert_eq!(lab.device.load(), (0, 0, 0));
         lab.end().await;
+    });
+}
+
+const FAKE: &str = "GPU-fake";
+
+/// The processor in the place of a GPU whose readings are given.
+async fn fake_lab(readings: Vec<Reading>) -> Option<(Lab, Arc<FakeInventory>)> {
+    let gpu = Gpu { uuid: FAKE.into(), name: "fake".into(), memory_bytes: 80 << 30, ..Gpu::default() };
+    let inventory = Arc::new(FakeInventory::with([gpu]));
+    inventory.script(FAKE, readings.into_iter().map(Ok));
+    let kind = Kind::Processor(Some(FAKE.into()));
+    Some((lab_on(kind, inventory.clone(), 1, true).await?, inventory))
+}
+
+fn quiet() -> Reading {
+    Reading { sm_mhz: 1980, memory_mhz: 2619, temperature_c: 40, processes: Some(Vec::new()), ..Reading::default() }
+}
+
+fn neighbour() -> Reading {
+    let process = Process { pid: 1, memory_bytes: Some(700 << 20), graphics: false };
+    Reading { processes: Some(vec![process]), ..quiet() }
+}
+
+#[test]
+fn the_conditions_of_a_measurement_are_kept_with_it() {
+    runtime().block_on(async {
+        let Some((lab, _)) = fake_lab(vec![quiet()]).await else { return };
+        let timing = lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.expect("it was timed");
+        assert!(timing.device.contains(FAKE) && timing.refused.is_empty(), "{timing:?}");
+        let c = &timing.conditions;
+        assert_eq!((c.sm_mhz_min, c.sm_mhz_max, c.temperature_max_c, c.processes_hidden), (1980, 1980, 40, false));
+        assert!(c.readings >= 3 && c.foreign.is_empty() && c.throttled.is_empty(), "{c:?}");
+        lab.end().await;
+    });
+}
+
+#[test]
+fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() {
+    runtime().block_on(async {
+        let Some((lab, inventory)) = fake_lab(vec![quiet()]).await else { return };
+        // Somebody comes while it is measured, and goes.
+        let hot = Reading { throttle: Throttle(0x40), ..quiet() };
+        inventory.script(FAKE, [quiet(), quiet(), hot, quiet()].map(Ok));
+        let timing = lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.expect("it was timed");
+        assert_eq!(timing.refused.len(), 1, "{timing:?}");
+        assert!(timing.refused[0].contains("hardware thermal slowdown"), "{timing:?}");
+        // Somebody stays.
+        inventory.script(FAKE, [Ok(neighbour())]);
+        let fault = lab.evaluate(0, ADD_TASK, &add()).await.expect_err("nothing was measured in peace");
+        assert_eq!(fault.code, "F014");
+        assert!(fault.message.contains("process 1 is on it, with 700 MiB"), "{fault}");
+        // And the device is as it was for the next.
+        inventory.script(FAKE, [Ok(quiet())]);
+        assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
+        assert_eq!(lab.device.state(), "Free");
+        lab.end().await;
+    });
+}
+
+#[test]
+fn a_gpu_that_is_not_free_is_not_begun_on() {
+    runtime().block_on(async {
+        let Some(python) = environment::python() else { return };
+        let gpu = Gpu { uuid: FAKE.into(), name: "fake".into(), memory_bytes: 80 << 30, ..Gpu::default() };
+        let inventory = Arc::new(FakeInventory::with([gpu]));
+        inventory.script(FAKE, [Ok(neighbour())]);
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = device_config(Kind::Processor(Some(FAKE.into())), &python, scratch.path(), true);
+        let fault = Device::start(config, inventory).await.expect_err("somebody is on it");
+        assert_eq!(fault.code, "F013");
+        assert!(fault.message.contains("is not free: process 1 is on it"), "{fault}");
     });
 }
