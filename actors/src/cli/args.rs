@@ -257,7 +257,13 @@ pub struct ExecutorBenchArgs {
     pub workers: usize,
     /// On GPUs: what to measure; several with commas between them. `throughput` (with its peers; `ours`
     /// without), `equivalence`, `fairness`, `drill`.
-    #[arg(long, value_name = "PARTS", value_delimiter = ',', default_value = "throughput,equivalence,fairness,drill")]
+    #[arg(
+        long,
+        value_name = "PARTS",
+        value_delimiter = ',',
+        default_value = "throughput,equivalence,fairness,drill",
+        value_parser = ["throughput", "ours", "equivalence", "fairness", "drill"]
+    )]
     pub parts: Vec<String>,
     /// On GPUs: the folder with the set of tasks and candidates.
     #[arg(long, value_name = "DIR", default_value = "tests/device")]

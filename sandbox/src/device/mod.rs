@@ -147,7 +147,7 @@ pub struct Device {
     /// Task source to the reference's median, alone on the device, microseconds.
     baselines: StdMutex<HashMap<String, f64>>,
     /// The zygotes whose children are ours.
-    zygotes: StdMutex<Vec<u32>>,
+    zygotes: StdMutex<BTreeSet<u32>>,
     /// What the referee found when it started.
     facts: StdMutex<Value>,
     compiled: StdMutex<Cache>,
@@ -347,12 +347,17 @@ impl Device {
 
     /// A zygote whose children are not foreign.
     pub(crate) fn adopt(&self, zygote: u32) {
-        self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).push(zygote);
+        self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).insert(zygote);
     }
 
     /// Our processes on this machine: the referee, and everything below our zygotes.
     pub(crate) async fn ours(&self) -> BTreeSet<u32> {
-        let mut zygotes = self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut zygotes: Vec<u32> = {
+            let mut known = self.zygotes.lock().unwrap_or_else(PoisonError::into_inner);
+            // The number of one that is gone may be somebody else's by now.
+            known.retain(|&pid| parent(pid) == Some(std::process::id()));
+            known.iter().copied().collect()
+        };
         let mut found: BTreeSet<u32> = self.referee_pid().await.into_iter().collect();
         found.insert(std::process::id());
         while let Some(pid) = zygotes.pop() {
@@ -373,6 +378,12 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({:?})", self.config.kind)
     }
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Waits until the GPU is free: nothing of ours is on it yet.
