@@ -29,11 +29,6 @@ const READ: Duration = Duration::from_millis(20);
 /// the call: a share of its time, and microseconds.
 const REST_SHARE: f64 = 0.05;
 const REST_US: f64 = 5.0;
-/// By the host's clock a call of the candidate's may take so much longer, or shorter, than its device time says, compared
-/// with the reference: a factor, and microseconds.
-const HOST_LONGER: (f64, f64) = (2.0, 250.0);
-const HOST_SHORTER: (f64, f64) = (0.4, 50.0);
-
 /// What is done before a call takes the candidate's process as long as the referee's, within this share.
 const SPACER: f64 = 0.7;
 
@@ -165,7 +160,7 @@ async fn attempt(
     };
     let during = watch.stop();
     let after = device.reading();
-    if let Some(why) = host.unbelievable() {
+    if let Some(why) = host.unbelievable(&device.config.disturbed) {
         return Ok(Try::Unbelievable(why));
     }
     let readings = Readings { before: before.as_ref(), during: &during, after: after.as_ref() };
@@ -309,7 +304,7 @@ impl Host {
         self.spacers.push(burst.spacer_us);
     }
 
-    fn unbelievable(&self) -> Option<String> {
+    fn unbelievable(&self, limits: &contamination::Limits) -> Option<String> {
         let least = |side: usize| self.spacers.iter().map(|s| s[side]).fold(f64::INFINITY, f64::min);
         if least(1) < SPACER * least(0) {
             return Some(format!(
@@ -322,10 +317,10 @@ impl Host {
         let shortest = |us: &[f64]| us.iter().copied().fold(f64::INFINITY, f64::min);
         let (ours, theirs) = (shortest(&self.reference), shortest(&self.candidate));
         let shown = format!("{theirs:.0} us a call beyond the time of its events, the reference {ours:.0} us");
-        if theirs > ours * HOST_LONGER.0 + HOST_LONGER.1 {
+        if theirs > ours * limits.host_longer.0 + limits.host_longer.1 {
             return Some(format!("by the host's clock its calls take {shown}: its work goes on elsewhere"));
         }
-        (theirs < ours * HOST_SHORTER.0 - HOST_SHORTER.1)
+        (theirs < ours * limits.host_shorter.0 - limits.host_shorter.1)
             .then(|| format!("by the host's clock its calls take {shown}: what is done before a call was left out"))
     }
 }

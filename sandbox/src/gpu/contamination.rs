@@ -14,11 +14,15 @@ pub struct Limits {
     pub drift: f64,
     /// Of the multiprocessors' clock while something runs, relative to its highest.
     pub clock: f64,
+    /// By the host's clock a call of the candidate's may take so much longer, or must take so much, beyond what its device time
+    /// says, compared with the reference: a factor, and microseconds more or less.
+    pub host_longer: (f64, f64),
+    pub host_shorter: (f64, f64),
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { drift: 0.03, clock: 0.03 }
+        Limits { drift: 0.03, clock: 0.03, host_longer: (2.0, 250.0), host_shorter: (0.4, 50.0) }
     }
 }
 

@@ -101,7 +101,12 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
         timed,
         tries: 2,
         // A busy processor is no fair device.
-        disturbed: contamination::Limits { drift: 1e9, ..Default::default() },
+        disturbed: contamination::Limits {
+            drift: 1e9,
+            host_longer: (2.0, 5_000.0),
+            host_shorter: (0.0, 1e9),
+            ..Default::default()
+        },
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
         lock_sm_mhz: 0,
     }
@@ -208,6 +213,53 @@ fn hangs_crashes_and_deaths_on_the_device_are_outcomes_and_the_next_is_unaffecte
         assert!(matches!(&fault, Err(f) if f.code == "F011") || fault.is_ok_and(|r| !r.outcome.is_correct()));
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.unwrap().outcome.is_correct());
         assert_eq!(lab.device.load(), (0, 0, 0));
+        lab.end().await;
+    });
+}
+
+/// A candidate that has got at the harness in its own process and says whatever it likes of its times.
+#[test]
+fn a_clock_that_lies_is_not_believed() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, true).await else { return };
+        let lie = "import device\n    true = device.Host.timed\n    \
+                   device.Host.timed = lambda self, call: (call(), {'us': 1.0, 'rest_us': 0.0, 'late': False, 'spacer_us': 0.0})";
+        let outcome = lab.evaluate(0, ADD_TASK, &only_there(lie)).await.expect("no fault").outcome;
+        // On a GPU there is nothing of that name to overwrite.
+        let believed = matches!(&outcome, Outcome::Passed { speedup: Some(x) } if *x > 10.0);
+        assert!(!believed, "{outcome:?}");
+        if let Kind::Processor(_) = host().0 {
+            assert!(matches!(&outcome, Outcome::Implausible { message } if message.contains("host's clock")), "{outcome:?}");
+        }
+        lab.end().await;
+    });
+}
+
+/// Frames of its own making on the result pipe.
+#[test]
+fn forged_answers_are_no_answers() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, true).await else { return };
+        let forged = [
+            // Outputs outside of the box, of negative size, of a dtype that nobody has; times that are none.
+            r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'float32', 'shape': [4], 'at': 1 << 60, 'len': 16}]}"#,
+            r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'float32', 'shape': [-4], 'at': 0, 'len': -16}]}"#,
+            r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': 7, 'outputs': [{'dtype': 'float7', 'shape': 'x', 'at': 0, 'len': 16}]}"#,
+            r#"{'event': 'called', 'outputs': None}"#,
+            r#"{'event': 'timed', 'times': [{}]}"#,
+        ];
+        for frame in forged {
+            let forge = format!("import frames\n    for n in range(3, 20):\n        try:\n            \
+                                 frames.write_frame(n, {frame})\n        except OSError:\n            pass\n    os._exit(0)");
+            // While a call is checked, not while it is compiled: torch's operations are watched then.
+            let forge = only_there(&forge).replace("if found > 1", "if found > 1 and watched()");
+            let watched = "import stat\nfrom torch.utils._python_dispatch import _len_torch_dispatch_stack as watched";
+            let forge = forge.replace("import stat\n", &format!("{watched}\n"));
+            let outcome = lab.evaluate(0, ADD_TASK, &forge).await.expect("no fault").outcome;
+            let Outcome::Crashed { phase: Phase::Run, message } = &outcome else { panic!("{frame}: {outcome:?}") };
+            assert!(message.contains("describe tensors") || message.contains("something else"), "{frame}: {message}");
+        }
+        assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").outcome.is_correct());
         lab.end().await;
     });
 }
