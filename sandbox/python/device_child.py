@@ -25,7 +25,7 @@ import watch
 # Bytes of compiled kernels that are handed over, to be had again.
 MAX_COMPILED = 32 << 20
 # For choosing among a candidate's configurations, milliseconds; Triton's own are 25 and 100.
-TUNE_WARM_MS, TUNE_MS = 5, 20
+TUNE_WARM_MS, TUNE_MS = 5, 40
 
 
 class Launches:
@@ -269,21 +269,23 @@ class Running:
 
     def burst(self, draws):
         """Timed calls: microseconds of each and until the device was at rest after it; then the outputs."""
-        times, made = [], []
         calls = [(d, frames.unpack(d["inputs"], self.view)) for d in draws]
         model, timed = self.model, self.where.timed
+
+        def asked(draw, args):
+            def call():
+                seed_everything(draw["seed"])
+                return model(*args)
+            return call
+
         with self.on.mode(), torch.no_grad():
+            if isinstance(model, torch.nn.Module):
+                child.oracle.set_mode(model, True)
             device.heat(lambda: model(*calls[0][1]))
             self.where.sync()
             # From here on the host's clock runs.
             yield {"event": "ready"}
-            for draw, args in calls:
-                seed_everything(draw["seed"])
-                if isinstance(model, torch.nn.Module):
-                    child.oracle.set_mode(model, True)
-                out, took = timed(lambda: model(*args))
-                times.append(took)
-                made.append(out)
+            made, times = timed([asked(*call) for call in calls], device.synced(len(calls)))
         # Told at once.
         yield {"event": "timed", "times": times}
         # Only now: an answer that a later call overwrites was never the caller's.

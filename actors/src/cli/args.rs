@@ -262,13 +262,13 @@ pub struct ExecutorBenchArgs {
         value_name = "PARTS",
         value_delimiter = ',',
         default_value = "throughput,equivalence,fairness,drill",
-        value_parser = ["throughput", "ours", "equivalence", "fairness", "drill"]
+        value_parser = ["throughput", "ours", "equivalence", "fairness", "drill", "drill-lanes"]
     )]
     pub parts: Vec<String>,
     /// On GPUs: the folder with the set of tasks and candidates.
     #[arg(long, value_name = "DIR", default_value = "tests/device")]
     pub device_set: PathBuf,
-    /// On GPUs: every n-th candidate of the set goes through a fresh process of the peer, which takes seconds for each.
+    /// On GPUs: every n-th candidate of each verdict goes through a fresh process of the peer, which takes seconds for each.
     #[arg(long, default_value_t = 1)]
     pub fresh_every: usize,
     /// On GPUs: seconds that a hanging candidate has, with us and with the peers.
@@ -280,6 +280,9 @@ pub struct ExecutorBenchArgs {
     /// On GPUs: candidates of the fault drill.
     #[arg(long, default_value_t = 200)]
     pub drill: usize,
+    /// On GPUs: seconds between kills in the drill.
+    #[arg(long, default_value_t = 8)]
+    pub kill_every_s: u64,
     /// One key of the run file (`--set gpu.devices=all`).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,

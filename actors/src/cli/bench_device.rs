@@ -1,10 +1,14 @@
 //! `troupe bench executor` on GPUs.
 
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use sandbox::Suspects;
 use sandbox::executor::{ExecutorConfig, Limits};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::args::ExecutorBenchArgs;
@@ -14,8 +18,6 @@ use crate::config::Config;
 use crate::errors::UserError;
 use crate::policy::Gpus;
 
-/// Time between kills in the drill.
-const KILL_EVERY: Duration = Duration::from_secs(12);
 /// Measurements beside a neighbour: each may be refused several times.
 const NOISY: usize = 10;
 
@@ -27,11 +29,79 @@ pub fn executor(args: ExecutorBenchArgs) -> Done {
     let config = Config::load_here(&[], &sets)?;
     let python = pyenv::interpreter(&config)?;
     let items = device::load(&args.device_set)?;
+    let found: Value = runtime()?.block_on(async {
+        tokio::select! {
+            result = parts(&args, &sets, &config, &python, &items) => result,
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })?;
+    if args.json {
+        output::pretty_json(&found)?;
+    }
+    Ok(if found["drill"]["held"] == json!(false) { Answer::No } else { Answer::Yes })
+}
+
+async fn parts(
+    args: &ExecutorBenchArgs,
+    sets: &[String],
+    config: &Config,
+    python: &Path,
+    items: &[Item],
+) -> Result<Value, Failure> {
+    let mut found = json!({});
+    let wanted = |part: &str| args.parts.iter().any(|p| p == part);
+    if wanted("drill-lanes") {
+        // For the process that runs the drill.
+        let open = serde_json::from_reader(std::io::stdin())
+            .map_err(|e| Failure::Broken(format!("stdin is no list of numbers: {e}")))?;
+        let lanes = start(args, config, python).await?;
+        if let Some(honest) = honest(items) {
+            let pause = Duration::from_secs(args.kill_every_s.max(1));
+            device::drill_lanes(honest, &lanes.0, args.drill, pause, &open, |said| drop(output::json(said))).await;
+        }
+        lanes.0.end().await;
+        return Ok(found);
+    }
+    if args.parts.iter().any(|p| p != "drill") {
+        let lanes = start(args, config, python).await?;
+        let (count, gpus) = (lanes.0.executors.len(), lanes.0.gpus.count());
+        output::say(format!("{} candidates, {count} executors on {gpus} GPUs", items.len()));
+        let deadline = Duration::from_secs(args.deadline_s);
+        let result = measure(args, python, items, &lanes.0, deadline, &mut found).await;
+        lanes.0.end().await;
+        result?;
+    }
+    if let (true, Some(honest)) = (wanted("drill"), honest(items)) {
+        let mut arguments: Vec<String> = ["bench", "executor", "--parts", "drill-lanes"].map(String::from).into();
+        arguments.extend(["--device-set".into(), args.device_set.display().to_string()]);
+        for (flag, n) in
+            [("--workers", args.workers), ("--drill", args.drill), ("--deadline-s", args.deadline_s as usize)]
+        {
+            arguments.extend([flag.into(), n.to_string()]);
+        }
+        arguments.extend(sets.iter().flat_map(|s| ["--set".into(), s.clone()]));
+        let drill = device::drill(honest, args.drill, &arguments, output::say).await;
+        let drill = drill.map_err(|e| UserError::io("run the drill", &args.device_set, &e))?;
+        output::line(drill.to_string())?;
+        found["drill"] = json!(drill);
+        found["drill"]["held"] = json!(drill.held());
+    }
+    Ok(found)
+}
+
+/// What the drill's candidates are made of.
+fn honest(items: &[Item]) -> Option<&Item> {
+    let fits = |i: &&Item| i.expect.verdict == "passed" && i.candidate.source.contains("def forward(self, x):");
+    items.iter().filter(|i| i.task.id.0 == "relu").find(fits).or(items.iter().find(fits))
+}
+
+/// The executors, and the folder they work in.
+async fn start(args: &ExecutorBenchArgs, config: &Config, python: &Path) -> Result<(Lanes, TempDir), Failure> {
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-bench-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let secret: [u8; 32] = rand::random();
-    let Some(gpus) = Gpus::find(&config, &python, scratch.path(), secret)? else {
+    let Some(gpus) = Gpus::find(config, python, scratch.path(), secret)? else {
         return Err(Failure::User(
             UserError::new("there is no GPU to measure on")
                 .at("troupe bench executor")
@@ -40,16 +110,15 @@ pub fn executor(args: ExecutorBenchArgs) -> Done {
                 .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter"),
         ));
     };
-    let deadline = Duration::from_secs(args.deadline_s);
     let limits = Limits {
         import_ms: args.deadline_s * 1000,
         compile_ms: args.deadline_s * 1000,
         run_ms: args.deadline_s * 1000,
-        ..doctor::limits(&config)
+        ..doctor::limits(config)
     };
     let suspects = Suspects::default();
     let make = |n: usize| ExecutorConfig {
-        python: python.clone(),
+        python: python.to_owned(),
         scratch: scratch.path().join(format!("executor-{n}")),
         limits,
         secret,
@@ -57,30 +126,12 @@ pub fn executor(args: ExecutorBenchArgs) -> Done {
         require: Vec::new(),
         device: None,
     };
-    let workers = args.workers.max(1);
-    output::say(format!("{} candidates, {workers} executors on {} GPUs", items.len(), gpus.count()));
-    let work = async {
-        let lanes = Lanes::start(workers, gpus, make).await?;
-        let mut found = json!({});
-        let result = measure(&args, &python, &items, &lanes, deadline, &mut found).await;
-        lanes.end().await;
-        result.map(|()| found)
-    };
-    let found: Value = runtime()?.block_on(async {
-        tokio::select! {
-            result = work => result,
-            () = interrupt::first() => Err(Failure::Interrupted),
-        }
-    })?;
-    if args.json {
-        output::pretty_json(&found)?;
-    }
-    Ok(Answer::Yes)
+    Ok((Lanes::start(args.workers.max(1), gpus, make).await?, scratch))
 }
 
 async fn measure(
     args: &ExecutorBenchArgs,
-    python: &std::path::Path,
+    python: &Path,
     items: &[Item],
     lanes: &Lanes,
     deadline: Duration,
@@ -93,12 +144,22 @@ async fn measure(
         let set = device::equivalence(python, &args.device_set, items, lanes).await.map_err(io)?;
         for e in &set {
             output::line(format!(
-                "{:<44} speed-up {:.4}, do_bench {:.4}: {:+.2} %",
-                e.name, e.ours, e.do_bench, e.difference
+                "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart): {:+.2} %",
+                e.name,
+                e.ours,
+                e.do_bench,
+                e.spread(),
+                e.difference
             ))?;
         }
         let worst = set.iter().map(|e| e.difference.abs()).fold(0.0, f64::max);
-        output::line(format!("speed-ups of {} candidates differ from do_bench's by at most {worst:.2} %", set.len()))?;
+        let within = set.iter().filter(|e| e.difference.abs() <= 1.0).count();
+        let apart = set.iter().map(device::Equivalence::spread).fold(0.0, f64::max);
+        output::line(format!(
+            "speed-ups of {} candidates differ from do_bench's by at most {worst:.2} %, {within} of them by 1 % or less; \
+             do_bench's own processes by at most {apart:.2} %",
+            set.len()
+        ))?;
         found["equivalence"] = json!(set);
     }
     if wanted("throughput") || wanted("ours") {
@@ -115,8 +176,8 @@ async fn measure(
                 ours.per_minute / b.per_minute
             ))?;
             found["persistent"] = json!(b);
-            let some: Vec<Item> = items.iter().step_by(args.fresh_every.max(1)).cloned().collect();
-            let a = device::fresh(python, &args.device_set, &some, deadline.max(FRESH)).await.map_err(io)?;
+            let some = device::sample(items, args.fresh_every);
+            let a = device::fresh(python, &args.device_set, &some, deadline + IMPORTS).await.map_err(io)?;
             output::line(format!(
                 "a fresh process for each: {:.1} candidates/min ({} in {:.0} s), ours {:.2} times as many",
                 a.per_minute,
@@ -130,43 +191,13 @@ async fn measure(
     if wanted("fairness") {
         found["fairness"] = fair(args, python, items, lanes).await?;
     }
-    if wanted("drill") {
-        let fits = |i: &&Item| i.expect.verdict == "passed" && i.candidate.source.contains("def forward(self, x):");
-        let relu = items.iter().filter(|i| i.task.id.0 == "relu").find(fits);
-        let Some(honest) = relu.or(items.iter().find(fits)) else { return Ok(()) };
-        let drill = device::drill(honest, lanes, args.drill, KILL_EVERY).await;
-        output::line(format!(
-            "drill: {} of {} honest candidates right, {} faults tried again, {:.0} s; slots: {}",
-            drill.honest_right,
-            drill.honest,
-            drill.faults,
-            drill.seconds,
-            drill.slots.join(", ")
-        ))?;
-        for (kind, verdicts) in &drill.kinds {
-            let verdicts: Vec<String> = verdicts.iter().map(|(v, n)| format!("{v} {n}")).collect();
-            output::line(format!("  {kind:<16} {}", verdicts.join(", ")))?;
-        }
-        for (kind, count, ms) in &drill.kills {
-            output::line(format!("  SIGKILL of {kind}: {count} times, the next verdict after at most {ms:.0} ms"))?;
-        }
-        for wrong in &drill.wrong {
-            output::line(format!("  WRONG {wrong}"))?;
-        }
-        found["drill"] = json!(drill);
-    }
     Ok(())
 }
 
-/// Importing torch alone takes seconds.
-const FRESH: Duration = Duration::from_secs(30);
+/// What a fresh process may take for torch, Triton and a context, before a candidate's own deadline.
+const IMPORTS: Duration = Duration::from_secs(10);
 
-async fn fair(
-    args: &ExecutorBenchArgs,
-    python: &std::path::Path,
-    items: &[Item],
-    lanes: &Lanes,
-) -> Result<Value, Failure> {
+async fn fair(args: &ExecutorBenchArgs, python: &Path, items: &[Item], lanes: &Lanes) -> Result<Value, Failure> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     // One from the beginning, the middle and the end of the set.
     let picked: Vec<&Item> = good.iter().step_by((good.len() / 3).max(1)).take(3).copied().collect();
@@ -177,8 +208,7 @@ async fn fair(
         idle.push(f);
     }
     for (item, idle) in picked.iter().zip(&idle) {
-        let neighbour = neighbour(python).map_err(|e| UserError::io("start a neighbour", python, &e))?;
-        tokio::time::sleep(Duration::from_secs(12)).await;
+        let neighbour = neighbour(python).await.map_err(|e| UserError::io("start a neighbour", python, &e))?;
         let f = device::fairness(item, lanes, NOISY, Some(idle.mean)).await;
         drop(neighbour);
         output::line(shown("beside a neighbour", &f))?;
@@ -197,10 +227,13 @@ fn shown(how: &str, f: &Fairness) -> String {
     )
 }
 
+const NEIGHBOUR_UP: Duration = Duration::from_secs(60);
 /// Keeps the GPU busy with matrix products, in fits of half a second.
 const NEIGHBOUR: &str = "
 import time, torch
 a = torch.randn(4096, 4096, device='cuda')
+torch.cuda.synchronize()
+print('on', flush=True)
 while True:
     end = time.time() + 0.5
     while time.time() < end:
@@ -209,8 +242,17 @@ while True:
     time.sleep(0.5)
 ";
 
-fn neighbour(python: &std::path::Path) -> std::io::Result<Child> {
-    Command::new(python).args(["-c", NEIGHBOUR]).kill_on_drop(true).spawn()
+/// Returns when it is at work.
+async fn neighbour(python: &Path) -> std::io::Result<Child> {
+    let mut command = Command::new(python);
+    let mut child = command.args(["-c", NEIGHBOUR]).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let Some(out) = child.stdout.take() else { return Err(std::io::Error::other("no pipe from it")) };
+    let mut lines = BufReader::new(out).lines();
+    let first = tokio::time::timeout(NEIGHBOUR_UP, lines.next_line()).await;
+    match first.map_err(|_| std::io::Error::other("it does not begin"))?? {
+        Some(_) => Ok(child),
+        None => Err(std::io::Error::other("it ended")),
+    }
 }
 
 fn table(t: &Throughput) -> String {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use rollout::outcome::Fault;
 use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::gpu::contamination::Limits;
+use sandbox::gpu::fake::FakeInventory;
 use sandbox::gpu::free::FreePolicy;
 use sandbox::gpu::inventory::Inventory;
 use sandbox::gpu::nvml::NvmlInventory;
@@ -22,7 +24,8 @@ pub struct Gpus {
 }
 
 impl Gpus {
-    /// The GPUs that `gpu.devices` names; `None` where it names none.
+    /// The GPUs that `gpu.devices` names; `None` where it names none. `processor` is this machine's, in a GPU's place: all
+    /// stages, kernels interpreted at small sizes, times that say nothing.
     ///
     /// # Errors
     /// No driver, or no such GPU.
@@ -36,11 +39,19 @@ impl Gpus {
         if wanted == "none" {
             return Ok(None);
         }
+        if wanted == "processor" {
+            // Of times that say nothing a few will do.
+            let sampler = SamplerConfig { min_samples: 2, max_samples: 4, ..SamplerConfig::default() };
+            let disturbed = Limits { host_longer: (1e6, 1e9), ..Limits::default() };
+            let config = device_config(config, Kind::Processor(None), python, scratch, secret);
+            let config = DeviceConfig { sampler, disturbed, ..config };
+            return Ok(Some(Arc::new(Gpus::of(Arc::new(FakeInventory::default()), vec![config]))));
+        }
         let complain = |found: String| {
             UserError::new("the GPUs that candidates are timed on cannot be used")
                 .at(format!("gpu.devices = {wanted:?}"))
                 .found(found)
-                .expected("\"none\", \"all\", or UUIDs of GPUs of this machine, with commas between them")
+                .expected("\"none\", \"all\", \"processor\" (for tests), or UUIDs of GPUs of this machine, with commas between them")
                 .hint("`troupe doctor` lists the GPUs that NVML sees")
         };
         let inventory = NvmlInventory::open().map_err(|e| complain(e.to_string()))?;

@@ -29,6 +29,10 @@ const READ: Duration = Duration::from_millis(20);
 /// the call: a share of its time, and microseconds.
 const REST_SHARE: f64 = 0.05;
 const REST_US: f64 = 5.0;
+/// Calls of the first burst, which does not count.
+const WARM: u64 = 3;
+/// By so much a call that is waited for may be slower than one that is not: noise.
+const SYNCED_SHARE: f64 = 0.01;
 /// What is done before a call takes the candidate's process as long as the referee's, within this share.
 const SPACER: f64 = 0.7;
 
@@ -56,13 +60,17 @@ pub(super) async fn measure(
 ) -> Result<Measured, Fault> {
     let device = evaluation.device;
     let limits = device.config.limits;
+    let began = Instant::now();
     if let Err(ending) = child.ask(&json!({"op": "tune"}), "tuned", limits.warm_ms).await? {
         return Ok(Measured::Ended(ending));
     }
+    spent(child, "tune", began);
     let mut refused = Vec::new();
     let mut unbelievable = 0;
     for _ in 0..device.config.tries.max(1) {
+        let began = Instant::now();
         let baseline_us = evaluation.baseline().await?;
+        spent(child, "baseline", began);
         match attempt(evaluation, child, prepared, baseline_us).await? {
             Try::Clean(timed, conditions) => {
                 return Ok(accept(evaluation, prepared, timed, conditions, baseline_us, refused));
@@ -124,8 +132,10 @@ async fn attempt(
     baseline_us: f64,
 ) -> Result<Try, Fault> {
     let device = evaluation.device;
+    let began = Instant::now();
     let ours = Ours { pids: device.ours().await, memory_bytes: 0 };
     let before = device.reading();
+    spent(child, "read", began);
     // Nothing is gained by measuring beside somebody else.
     let others: Vec<String> =
         before.iter().flat_map(|r| foreign(&device.config.free, r, &ours)).map(|why| why.to_string()).collect();
@@ -140,6 +150,7 @@ async fn attempt(
     let mut warm = true;
     let mut candidate_first = true;
     let mut late = 0;
+    let mut synced_us = Vec::new();
     let sets = prepared.job["sets"].as_u64().unwrap_or(2);
     let timed = loop {
         let burst = match burst(evaluation, child, sets, candidate_first, warm).await? {
@@ -152,14 +163,17 @@ async fn attempt(
         }
         host.saw(&burst);
         late += burst.late;
+        synced_us.extend(&burst.synced_us);
         match sampler.feed(&burst.reference_us, &burst.candidate_us) {
             Ok(Next::More) => {}
             Ok(Next::Done(timed)) => break timed,
             Err(e) => return Ok(Try::Ended(crashed(Phase::Run, format!("its times are no times: {e}")))),
         }
     };
+    let began = Instant::now();
     let during = watch.stop();
     let after = device.reading();
+    spent(child, "read", began);
     if let Some(why) = host.unbelievable(&device.config.disturbed) {
         return Ok(Try::Unbelievable(why));
     }
@@ -174,14 +188,20 @@ async fn attempt(
     if !reasons.is_empty() {
         return Ok(Try::Disturbed(reasons.iter().map(Contamination::to_string).collect()));
     }
-    tracing::debug!(task = %evaluation.task.id, late, ?timed, "timed");
+    // A call is never slower for being waited for, unless part of it went on where its events did not see it.
+    let synced = median(&synced_us);
+    let timed = if synced > timed.candidate_us * (1.0 + SYNCED_SHARE) { timed.charged(synced) } else { timed };
+    tracing::debug!(task = %evaluation.task.id, late, synced, ?timed, "timed");
     Ok(Try::Clean(timed, contamination::conditions(&readings, &ours)))
 }
 
 /// One burst of each, the outputs checked.
 struct Burst {
+    /// Calls behind which others were queued, as in use.
     reference_us: Vec<f64>,
     candidate_us: Vec<f64>,
+    /// The candidate's calls that were waited for, with all that they caused.
+    synced_us: Vec<f64>,
     /// By the host's clock, per call, beyond the device time: reference, candidate.
     host_us: [f64; 2],
     /// The least that was done before a call: reference, candidate.
@@ -198,7 +218,10 @@ async fn burst(
     warm: bool,
 ) -> Result<Result<Burst, Ending>, Fault> {
     let limits = evaluation.device.config.limits;
-    let calls = evaluation.ask(json!({"op": "burst", "calls": sets})).await?["calls"].take();
+    let began = Instant::now();
+    let calls = if warm { sets.min(WARM) } else { sets };
+    let calls = evaluation.ask(json!({"op": "burst", "calls": calls})).await?["calls"].take();
+    spent(child, "draw", began);
     let count = calls.as_array().map_or(0, Vec::len);
     let order = json!({"op": "burst", "calls": calls});
     let mut theirs = None;
@@ -207,30 +230,39 @@ async fn burst(
     for candidate in turns {
         if candidate {
             let limit_ms = if warm { limits.warm_ms } else { limits.burst_ms };
+            let began = Instant::now();
             if let Err(ending) = child.ask(&order, "ready", limit_ms).await? {
                 return Ok(Err(ending));
             }
+            spent(child, "ready", began);
             let began = Instant::now();
             let said = match child.wait("timed", limit_ms).await? {
                 Ok(said) => said,
                 Err(ending) => return Ok(Err(ending)),
             };
             let wall = began.elapsed();
+            spent(child, "candidate", began);
+            let copied = Instant::now();
             let outputs = match child.wait("outputs", limit_ms).await? {
                 Ok(outputs) => outputs,
                 Err(ending) => return Ok(Err(ending)),
             };
+            spent(child, "outputs", copied);
             theirs = Some((said, outputs, wall));
         } else {
+            let began = Instant::now();
             let said = evaluation.ask(json!({"op": "reference"})).await?;
             let wall = Duration::from_secs_f64(said["wall_us"].as_f64().unwrap_or(0.0).max(0.0) / 1e6);
+            spent(child, "reference", began);
             ours = Some((said, wall));
         }
     }
     let (Some((theirs, outputs, their_wall)), Some((ours, our_wall))) = (theirs, ours) else {
         return Err(fault(PROTOCOL, "half a burst"));
     };
+    let began = Instant::now();
     let verdict = evaluation.ask(json!({"op": "check", "said": outputs})).await?;
+    spent(child, "check", began);
     if let Some(wrong) = verdict["wrong"].as_str().or(verdict["malformed"].as_str()) {
         return Ok(Err(Ending::Outcome(Outcome::WrongAnswer { message: wrong.to_owned() })));
     }
@@ -244,18 +276,33 @@ async fn burst(
         (wall.as_secs_f64() * 1e6 - calls.iter().map(|c| c.us + c.spacer_us).sum::<f64>()) / count as f64
     };
     let host_us = [beyond(our_wall, &reference), beyond(their_wall, &candidate)];
-    let quiet = median(&reference.iter().map(|c| c.rest_us).collect::<Vec<_>>());
     let least = |calls: &[Call]| calls.iter().map(|c| c.spacer_us).fold(f64::INFINITY, f64::min);
     let spacer_us = [least(&reference), least(&candidate)];
     let late = candidate.iter().filter(|c| c.late).count();
+    let (queued, synced): (Vec<Call>, Vec<Call>) = candidate.into_iter().partition(|c| c.queued);
+    let (ours, ours_synced): (Vec<Call>, Vec<Call>) = reference.into_iter().partition(|c| c.queued);
+    if synced.len() != ours_synced.len() {
+        return Ok(Err(crashed(Phase::Run, "it waited for another number of calls than it was told to")));
+    }
+    let quiet = median(&ours_synced.iter().map(|c| c.rest_us).collect::<Vec<_>>());
     // Where the device waited for the host the time is the host's. What it always waits for is launched too slowly.
     let kept = |calls: &[Call], quiet: f64| {
         let late = calls.iter().filter(|c| c.late).count();
         let all = 2 * late > calls.len();
         calls.iter().filter(|c| all || !c.late).map(|c| charged(c.us, c.rest_us - quiet)).collect::<Vec<f64>>()
     };
-    let (reference_us, candidate_us) = (kept(&reference, f64::INFINITY), kept(&candidate, quiet));
-    Ok(Ok(Burst { reference_us, candidate_us, host_us, spacer_us, late }))
+    let synced_us = kept(&synced, quiet);
+    // A device that queues nothing has the others only.
+    let (reference_us, candidate_us) = match queued.is_empty() || ours.is_empty() {
+        true => (kept(&ours_synced, f64::INFINITY), synced_us.clone()),
+        false => (kept(&ours, f64::INFINITY), kept(&queued, f64::INFINITY)),
+    };
+    Ok(Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, late }))
+}
+
+/// Adds to the time that a step of measuring took.
+fn spent(child: &mut OnDevice<'_>, step: &str, since: Instant) {
+    *child.phase_ms.entry(format!("device_time_{step}")).or_default() += since.elapsed().as_secs_f64() * 1e3;
 }
 
 /// One call's times, microseconds.
@@ -265,6 +312,8 @@ struct Call {
     /// What was done before it, so that the host is ahead of the device.
     spacer_us: f64,
     late: bool,
+    /// Others were queued behind it.
+    queued: bool,
 }
 
 fn calls_of(list: &Value) -> Option<Vec<Call>> {
@@ -275,6 +324,7 @@ fn calls_of(list: &Value) -> Option<Vec<Call>> {
             rest_us: number("rest_us")?,
             spacer_us: number("spacer_us")?,
             late: c["late"].as_bool()?,
+            queued: c["queued"].as_bool()?,
         })
     };
     list.as_array()?.iter().map(one).collect()

@@ -16,7 +16,7 @@ pub struct SamplerConfig {
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        SamplerConfig { min_samples: 42, max_samples: 280, relative_width: 0.01, dropped: 1 }
+        SamplerConfig { min_samples: 42, max_samples: 300, relative_width: 0.02, dropped: 1 }
     }
 }
 
@@ -36,6 +36,15 @@ pub struct Timed {
     pub converged: bool,
     /// The interval covers 1.
     pub tie: bool,
+}
+
+impl Timed {
+    /// The same measurement with another time of the candidate's: of its calls, it is what they cost.
+    pub fn charged(self, candidate_us: f64) -> Timed {
+        let by = self.candidate_us / candidate_us;
+        let (speedup, low, high) = (self.speedup * by, self.low * by, self.high * by);
+        Timed { candidate_us, speedup, low, high, tie: low <= 1.0 && 1.0 <= high, ..self }
+    }
 }
 
 /// What to do next.
@@ -238,5 +247,17 @@ mod tests {
         for bad in [0.0, -1.0, f64::INFINITY, f64::NAN] {
             assert!(sampler.feed(&[1.0, 1.0], &[1.0, bad]).is_err(), "{bad}");
         }
+    }
+
+    /// A candidate whose calls take twice as long when they are waited for is half as fast as its events say.
+    #[test]
+    fn what_waited_calls_take_is_charged() {
+        let mut sampler = Sampler::new(SamplerConfig { min_samples: 8, dropped: 0, ..SamplerConfig::default() });
+        let Ok(Next::Done(timed)) = sampler.feed(&[12.0; 60], &[10.0; 60]) else { panic!("more") };
+        assert!((timed.speedup, timed.tie) == (1.2, false), "{timed:?}");
+        let charged = timed.clone().charged(20.0);
+        assert!((charged.speedup - 0.6).abs() < 1e-12 && charged.candidate_us == 20.0, "{charged:?}");
+        assert!((charged.low - timed.low / 2.0).abs() < 1e-12 && (charged.high - timed.high / 2.0).abs() < 1e-12);
+        assert!(timed.charged(12.0).tie, "as fast as the reference");
     }
 }

@@ -223,7 +223,8 @@ fn a_clock_that_lies_is_not_believed() {
     runtime().block_on(async {
         let Some(lab) = lab(1, true).await else { return };
         let lie = "import device\n    true = device.Host.timed\n    \
-                   device.Host.timed = lambda self, call: (call(), {'us': 1.0, 'rest_us': 0.0, 'late': False, 'spacer_us': 0.0})";
+                   device.Host.timed = lambda self, calls, synced: ([call() for call in calls], [
+                       {'us': 1.0, 'rest_us': 0.0, 'late': False, 'spacer_us': 0.0, 'queued': False} for call in calls])";
         let outcome = lab.evaluate(0, ADD_TASK, &only_there(lie)).await.expect("no fault").outcome;
         // On a GPU there is nothing of that name to overwrite.
         let believed = matches!(&outcome, Outcome::Passed { speedup: Some(x) } if *x > 10.0);

@@ -1,13 +1,16 @@
 //! Whether the figures are fair: against `triton.testing.do_bench`, repeated, and beside a noisy neighbour.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollout::outcome::Outcome;
+use rollout::outcome::{ExecReport, Outcome};
+use sandbox::gpu::timing::median;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -18,14 +21,30 @@ use super::{Item, Lanes, quantile, spread};
 #[derive(Clone, Debug, Serialize)]
 pub struct Equivalence {
     pub name: String,
+    /// Medians over evaluations, and over processes of `do_bench`.
     pub ours: f64,
     pub do_bench: f64,
     /// Percent.
     pub difference: f64,
+    /// Each evaluation: speed-up, microseconds of the reference and of the candidate.
+    pub evaluations: Vec<[f64; 3]>,
+    /// Each process of `do_bench`, the same.
+    pub processes: Vec<[f64; 3]>,
+}
+
+impl Equivalence {
+    /// How far apart `do_bench`'s own processes are, percent of their median.
+    pub fn spread(&self) -> f64 {
+        let found = || self.processes.iter().map(|p| p[0]);
+        100.0 * (found().fold(f64::MIN, f64::max) - found().fold(f64::MAX, f64::min)) / self.do_bench
+    }
 }
 
 /// For one `do_bench` of the whole set.
 const DO_BENCH: Duration = Duration::from_secs(300);
+/// Evaluations of each candidate, and processes of `do_bench`, whose medians are compared.
+const EVALUATIONS: usize = 5;
+const PROCESSES: usize = 2;
 
 /// The speed-ups of `ours` beside those of `do_bench.py` on the same GPU, nothing else on it.
 ///
@@ -37,52 +56,75 @@ pub async fn equivalence(
     items: &[Item],
     lanes: &Lanes,
 ) -> std::io::Result<Vec<Equivalence>> {
-    let ours = medians(items, lanes).await;
-    let mut found = Vec::new();
-    let mut by_task: std::collections::BTreeMap<&Path, Vec<&Item>> = Default::default();
-    for item in items.iter().filter(|i| ours.contains_key(&i.name)) {
-        by_task.entry(&item.task_path).or_default().push(item);
-    }
-    for (task, items) in by_task {
-        let mut command = Command::new(python);
-        command.arg(dir.join("do_bench.py")).arg(task).args(items.iter().map(|i| &i.path));
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output =
-            timeout(DO_BENCH, command.output()).await.map_err(|_| std::io::Error::other("do_bench hangs"))??;
-        let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter(|l| l.starts_with('{'))
-            .filter_map(|l| serde_json::from_str(l).ok())
-            .collect();
-        if lines.len() != items.len() {
-            let log = String::from_utf8_lossy(&output.stderr);
-            return Err(std::io::Error::other(format!("do_bench.py gave {} lines: {log}", lines.len())));
+    let ours = evaluations(items, lanes).await;
+    let good: Vec<&Item> = items.iter().filter(|i| ours.contains_key(&i.name)).collect();
+    let mut theirs: BTreeMap<String, Vec<[f64; 3]>> = BTreeMap::new();
+    for _ in 0..PROCESSES {
+        for (item, found) in good.iter().zip(do_bench(python, dir, &good).await?) {
+            theirs.entry(item.name.clone()).or_default().extend(found);
         }
-        for (item, line) in items.iter().zip(&lines) {
-            let Some(do_bench) = line["speedup"].as_f64() else { continue };
-            let ours = ours[&item.name];
+    }
+    let median = |of: &[[f64; 3]]| median(&of.iter().map(|e| e[0]).collect::<Vec<_>>());
+    Ok(good
+        .iter()
+        .filter_map(|item| {
+            let (evaluations, processes) = (ours[&item.name].clone(), theirs.remove(&item.name)?);
+            let (ours, do_bench) = (median(&evaluations), median(&processes));
             let difference = 100.0 * (ours / do_bench - 1.0);
-            found.push(Equivalence { name: item.name.clone(), ours, do_bench, difference });
-        }
-    }
-    Ok(found)
+            Some(Equivalence { name: item.name.clone(), ours, do_bench, difference, evaluations, processes })
+        })
+        .collect())
 }
 
-/// Evaluations of each candidate whose median is compared.
-const EVALUATIONS: usize = 5;
+/// One process of `do_bench.py`: speed-up and both times of each of `items`, where it came to any.
+async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result<Vec<Option<[f64; 3]>>> {
+    let mut command = Command::new(python);
+    command.arg(dir.join("do_bench.py")).kill_on_drop(true);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let lines: Vec<String> =
+        items.iter().map(|i| json!({"task": i.task_path, "candidate": i.path}).to_string()).collect();
+    if let Some(mut to) = child.stdin.take() {
+        to.write_all((lines.join("\n") + "\n").as_bytes()).await?;
+    }
+    let output = timeout(DO_BENCH, child.wait_with_output()).await;
+    let output = output.map_err(|_| std::io::Error::other("do_bench hangs"))??;
+    let said: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|l| l.starts_with('{'))
+        .filter_map(|l| serde_json::from_str(l).ok())
+        .collect();
+    if said.len() != items.len() {
+        let log = String::from_utf8_lossy(&output.stderr);
+        return Err(std::io::Error::other(format!("do_bench.py gave {} lines: {log}", said.len())));
+    }
+    let middle = |v: &Value| {
+        let mut us: Vec<f64> = v.as_array()?.iter().filter_map(Value::as_f64).collect();
+        Some(quantile(&mut us, 0.5))
+    };
+    Ok(said
+        .iter()
+        .map(|l| Some([l["speedup"].as_f64()?, middle(&l["reference_us"])?, middle(&l["candidate_us"])?]))
+        .collect())
+}
 
-/// Name to the median speed-up of what passes.
-async fn medians(items: &[Item], lanes: &Lanes) -> std::collections::BTreeMap<String, f64> {
+/// Name to each evaluation's speed-up and times of what passes.
+async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     let work = (0..EVALUATIONS).flat_map(|n| good.iter().map(move |i| (i.task.clone(), numbered(&i.candidate, n))));
     let judged = lanes.run(Arc::new(work.collect()), 2).await;
-    let mut all: std::collections::BTreeMap<String, Vec<f64>> = Default::default();
+    let mut all: BTreeMap<String, Vec<[f64; 3]>> = BTreeMap::new();
     for j in &judged {
-        if let Some(x) = j.result.as_ref().ok().and_then(speedup) {
-            all.entry(good[j.item % good.len()].name.clone()).or_default().push(x);
+        if let Some(found) = j.result.as_ref().ok().and_then(times) {
+            all.entry(good[j.item % good.len()].name.clone()).or_default().push(found);
         }
     }
-    all.into_iter().map(|(name, mut found)| (name, quantile(&mut found, 0.5))).collect()
+    all
+}
+
+/// Speed-up, microseconds of the reference and of the candidate.
+fn times(report: &ExecReport) -> Option<[f64; 3]> {
+    let timing = report.timing.as_ref()?;
+    speedup(report).map(|x| [x, timing.reference_us, timing.candidate_us])
 }
 
 /// One candidate measured again and again.
@@ -101,6 +143,8 @@ pub struct Fairness {
     pub faults: usize,
     /// Largest distance of an accepted number from `idle`, percent.
     pub off: Option<f64>,
+    /// Each: speed-up, microseconds of the reference and of the candidate.
+    pub evaluations: Vec<[f64; 3]>,
     /// Why measurements were refused, each reason once.
     pub reasons: Vec<String>,
 }
@@ -109,11 +153,11 @@ pub struct Fairness {
 pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f64>) -> Fairness {
     let work = (0..repeats).map(|n| (item.task.clone(), numbered(&item.candidate, n))).collect();
     let judged = lanes.run(Arc::new(work), 0).await;
-    let (mut found, mut refused, mut faults, mut reasons) = (Vec::new(), 0, 0, Vec::new());
+    let (mut evaluations, mut refused, mut faults, mut reasons) = (Vec::new(), 0, 0, Vec::new());
     for j in &judged {
         match &j.result {
             Ok(report) if matches!(report.outcome, Outcome::Passed { .. }) => {
-                found.extend(speedup(report));
+                evaluations.extend(times(report));
                 let why = report.timing.iter().flat_map(|t| &t.refused);
                 refused += why.clone().count();
                 reasons.extend(why.cloned());
@@ -125,11 +169,12 @@ pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f
             }
         }
     }
+    let mut found: Vec<f64> = evaluations.iter().map(|e| e[0]).collect();
     let (mean, cv) = spread(&found);
     let off = idle.map(|idle| found.iter().map(|x| 100.0 * (x / idle - 1.0).abs()).fold(0.0, f64::max));
     reasons.sort();
     reasons.dedup();
     reasons.truncate(5);
     let (min, max) = (quantile(&mut found, 0.0), quantile(&mut found, 1.0));
-    Fairness { name: item.name.clone(), repeats, mean, min, max, cv, refused, faults, off, reasons }
+    Fairness { name: item.name.clone(), repeats, mean, min, max, cv, refused, faults, off, evaluations, reasons }
 }

@@ -8,6 +8,7 @@ use rollout::id::Digest;
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Ruling};
 use rollout::task::TaskSpec;
 use sandbox::executor::{Executor, ExecutorConfig};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::policy::Gpus;
 
@@ -60,25 +61,40 @@ impl Lanes {
 
     /// Every one of `work` once, in order of the queue; faults are tried again.
     pub async fn run(&self, work: Arc<Vec<(Arc<TaskSpec>, Candidate)>>, retries: usize) -> Vec<Judged> {
-        self.pass(work, retries, true).await
+        self.pass(work, retries, true, None).await
     }
 
     /// The same without the static layers, which would keep most of what breaks a device away from it.
-    pub async fn run_unlinted(&self, work: Arc<Vec<(Arc<TaskSpec>, Candidate)>>, retries: usize) -> Vec<Judged> {
-        self.pass(work, retries, false).await
+    /// Each result is told at once.
+    pub async fn run_unlinted(
+        &self,
+        work: Arc<Vec<(Arc<TaskSpec>, Candidate)>>,
+        retries: usize,
+        tell: UnboundedSender<Judged>,
+    ) -> Vec<Judged> {
+        self.pass(work, retries, false, Some(tell)).await
     }
 
-    async fn pass(&self, work: Arc<Vec<(Arc<TaskSpec>, Candidate)>>, retries: usize, lint: bool) -> Vec<Judged> {
+    async fn pass(
+        &self,
+        work: Arc<Vec<(Arc<TaskSpec>, Candidate)>>,
+        retries: usize,
+        lint: bool,
+        tell: Option<UnboundedSender<Judged>>,
+    ) -> Vec<Judged> {
         let next = Arc::new(AtomicUsize::new(0));
         let mut set = tokio::task::JoinSet::new();
         for executor in &self.executors {
-            let (executor, work, next) = (executor.clone(), work.clone(), next.clone());
+            let (executor, work, next, tell) = (executor.clone(), work.clone(), next.clone(), tell.clone());
             set.spawn(async move {
                 let mut judged = Vec::new();
                 loop {
                     let item = next.fetch_add(1, Ordering::Relaxed);
                     let Some((task, candidate)) = work.get(item) else { return judged };
                     judged.push(one(&executor, item, task, candidate, retries, lint).await);
+                    if let (Some(tell), Some(last)) = (&tell, judged.last()) {
+                        let _ = tell.send(last.clone());
+                    }
                 }
             });
         }

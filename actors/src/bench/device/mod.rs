@@ -2,17 +2,20 @@
 //! how its speed-ups compare with `do_bench`'s and repeat; and what happens when things die in the middle.
 
 mod drill;
+mod drill_lanes;
+mod drill_run;
 mod fairness;
 mod lanes;
 mod peers;
 mod set;
 mod stages;
 
-pub use drill::{Drill, drill};
+pub use drill_lanes::{Said, drill_lanes};
+pub use drill_run::{Drill, drill};
 pub use fairness::{Equivalence, Fairness, equivalence, fairness};
 pub use lanes::{Judged, Lanes};
 pub use peers::{Peer, fresh, persistent};
-pub use set::{Expect, Item, load};
+pub use set::{Expect, Item, load, sample};
 pub use stages::{Throughput, throughput, warm_up};
 
 /// By the nearest rank; 0 of nothing.

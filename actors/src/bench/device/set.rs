@@ -1,5 +1,6 @@
 //! The device set: tasks at sizes that keep a GPU busy, candidates of which it is known what they must come to.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +39,17 @@ pub fn load(dir: &Path) -> Result<Vec<Item>, UserError> {
     paths.retain(|p| p.extension().is_some_and(|e| e == "py"));
     paths.sort();
     paths.into_iter().map(|path| item(dir, path)).collect()
+}
+
+/// Every `n`-th of the candidates with the same verdict, at least one of each: the mix stays what it is.
+pub fn sample(items: &[Item], n: usize) -> Vec<Item> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let nth = |item: &&Item| {
+        let count = seen.entry(item.expect.verdict.clone()).or_default();
+        *count += 1;
+        (*count - 1) % n.max(1) == 0
+    };
+    items.iter().filter(nth).cloned().collect()
 }
 
 fn item(dir: &Path, path: PathBuf) -> Result<Item, UserError> {
