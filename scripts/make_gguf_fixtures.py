@@ -317,7 +317,7 @@ def reference(path):
     # Every 64th logit: enough to see a difference, small enough to commit.
     print(json.dumps(dict(
         transformers=transformers.__version__, torch=torch.__version__, gguf="0.19.0", messages=CHAT, chat=chat,
-        tokens=encoder.encode(chat), shown=shown, stride=64, logits=[[round(x, 4) for x in row[::64]] for row in logits[shown].tolist()],
+        tokens=encoder.encode(chat), shown=shown, stride=64, logits=[[round(x, 6) for x in row[::64]] for row in logits[shown].tolist()],
         texts=[[text, encoder.encode(text)] for text in TEXTS], question=question, answer=answer.tolist())))
 
 
