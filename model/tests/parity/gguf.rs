@@ -72,9 +72,8 @@ fn a_file_comes_back_as_a_folder() {
     }
 }
 
-/// Any file of the kinds of rotation, norm and bias, written by the test from a Hugging Face folder with the rows of q and k
-/// moved, computes what the folder does.
-/// Planted and seen to fail: rows left where they are, and heads counted by the size of the hidden state.
+/// What the test writes from a Hugging Face folder, with the rows of q and k moved for Llama, computes what the folder does.
+/// Planted and seen to fail: rows left where they are.
 #[test]
 fn rows_of_q_and_k_are_put_back() {
     for name in ["llama-untied", "llama-bias-tied", "llama-linear", "qwen2-tied", "qwen3-tied-yarn"] {
