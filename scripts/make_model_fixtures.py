@@ -202,9 +202,9 @@ def main():
         return reference(target)
     if command == "check":
         return check(target)
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(CASES):
+        shutil.rmtree(target / name, ignore_errors=True)
         make_case(target, name, 100 * index)
     make_chat(target)
 

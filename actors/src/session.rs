@@ -257,7 +257,12 @@ fn start_policy<AB: AutodiffBackend>(
     let made = sft::warm_start::<AB>(config, cache_dir, device, observer, stop)?;
     if !config.sft.enabled {
         // A broken folder is told by its own name, and once mended `troupe resume` goes on.
-        model::load_hf::<AB>(&made, device)?;
+        let loaded = model::load_hf::<AB>(&made, device)?;
+        if model::find_gguf(&made)?.is_some() {
+            // Converted once: from here on every reader finds a Hugging Face folder.
+            model::save_hf(&own, &loaded.config, &loaded.network, &loaded.tokenizer)?;
+            return Ok(own);
+        }
     }
     let failed = |source| RunError::Io { doing: "cannot copy the policy to", path: own.clone(), source };
     let staging = tempfile::Builder::new().prefix("warm-start-").tempdir_in(run_dir).map_err(failed)?;

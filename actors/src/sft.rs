@@ -191,7 +191,10 @@ fn samples(
         if prompt.len() + tokens.len() > positions {
             let origin = config.model.folder().map_or_else(
                 || "the embedded policy".to_string(),
-                |folder| folder.join("config.json").display().to_string(),
+                |folder| match folder.join("config.json") {
+                    file if file.is_file() => file.display().to_string(),
+                    _ => folder.display().to_string(),
+                },
             );
             return Err(UserError::new("a warm-start example is longer than the model's context")
                 .at(format!("an example of task {}; {origin}", task.id))
@@ -235,16 +238,19 @@ fn key(config: &Config, examples: &[(TaskSpec, Example)]) -> Result<String, Warm
     Ok(hex(&hash.finalize())[..24].to_string())
 }
 
-/// SHA-256 over names and contents of a model folder's files.
+/// SHA-256 over names and contents of a model folder's files, or of the one file that is the model.
 fn folder_digest(folder: &Path) -> Result<String, WarmStartError> {
     let failed =
         |path: &Path, e: &std::io::Error| WarmStartError::User(UserError::io("read the model folder", path, e));
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(|e| failed(folder, &e))?
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.is_file())
-        .collect();
-    files.sort();
+    let mut files = vec![folder.to_path_buf()];
+    if !folder.is_file() {
+        files = std::fs::read_dir(folder)
+            .map_err(|e| failed(folder, &e))?
+            .filter_map(|entry| entry.ok().map(|e| e.path()))
+            .filter(|path| path.is_file())
+            .collect();
+        files.sort();
+    }
     let mut hash = Sha256::new();
     for file in files {
         hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());

@@ -15,6 +15,9 @@ use serde_json::Value;
 /// For a run of seconds that is interrupted on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
 
+/// Keys of the embedded policy's shape, which a model of one's own brings itself.
+const SHAPE: [&str; 6] = ["hidden", "layers", "heads", "kv_heads", "ff", "vocab"];
+
 /// A folder with two tasks, an example, and a run file for a policy that takes milliseconds a step.
 fn place(more: &str) -> Option<Place> {
     let python = cli_common::python()?;
@@ -91,13 +94,40 @@ fn a_run_from_the_warm_start_to_the_summary_and_its_rollouts() {
     let weights = policy.join("model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    let shape = ["hidden", "layers", "heads", "kv_heads", "ff", "vocab"];
     let text = std::fs::read_to_string(place.path().join("cluster.toml")).unwrap();
-    let kept: Vec<&str> = text.lines().filter(|l| !shape.iter().any(|k| l.starts_with(&format!("{k} =")))).collect();
+    let kept: Vec<&str> = text.lines().filter(|l| !SHAPE.iter().any(|k| l.starts_with(&format!("{k} =")))).collect();
     place.put("own.toml", kept.join("\n"));
     let set = format!("model.dir={}", policy.display());
     let damaged = place.troupe(&["run", "-c", "own.toml", "--set", &set]);
     damaged.fails(2, &["error: ", "model.safetensors", "truncated", "hint:"]);
+}
+
+/// A small model in one file: converted once into the run directory, trained, and left as a Hugging Face folder.
+#[test]
+fn a_gguf_file_is_a_policy() {
+    let Some(place) = place("steps = 1") else { return };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/gguf/llama-mixed.gguf");
+    let text = std::fs::read_to_string(place.path().join("cluster.toml")).unwrap();
+    // No warm start, either.
+    let idle = |l: &&str| !SHAPE.iter().chain(&["examples", "epochs"]).any(|k| l.starts_with(&format!("{k} =")));
+    let kept: Vec<&str> = text.lines().filter(idle).collect();
+    place.put("own.toml", kept.join("\n").replace("max_new_tokens = 512", "max_new_tokens = 16"));
+    let run = |model: &Path| {
+        let set = format!("model.dir={}", model.display());
+        place.troupe(&["run", "-c", "own.toml", "--set", "sft.enabled=false", "--set", &set])
+    };
+    let got = run(&file);
+    assert!(got.succeeds().out.contains("steps      1 (policy 1)"), "{}", got.out);
+    for part in ["warm-start", "policy"] {
+        let folder = place.path().join("runs/001").join(part);
+        for name in ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"] {
+            assert!(folder.join(name).is_file(), "{part}/{name} is missing");
+        }
+    }
+    let whole = std::fs::read(&file).unwrap();
+    let half = place.path().join("half.gguf");
+    std::fs::write(&half, &whole[..whole.len() / 2]).unwrap();
+    run(&half).fails(2, &["error: ", "half.gguf", "truncated", "hint:"]);
 }
 
 /// Starts a command and sends it SIGINT after the first line of stderr that starts with `line`.

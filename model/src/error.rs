@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum ModelError {
     #[error(
-        "model folder {path} does not exist\n  hint: `model.dir` must name a folder with config.json, *.safetensors and tokenizer.json"
+        "model folder {path} does not exist\n  hint: `model.dir` must name a folder with config.json, *.safetensors and tokenizer.json, or a .gguf file"
     )]
     MissingFolder { path: PathBuf },
     #[error("{path} is missing\n  hint: {hint}")]
@@ -23,6 +23,9 @@ pub enum ModelError {
         "{path} is not a readable safetensors file: {reason}\n  hint: the file is truncated or damaged; copy or download it again"
     )]
     BadSafetensors { path: PathBuf, reason: String },
+    /// `place`: a key, a tensor or a part of the header.
+    #[error("{path} is no GGUF file that can be read: {place} is {found}, expected {expected}\n  hint: {hint}")]
+    BadGguf { path: PathBuf, place: Box<str>, found: Box<str>, expected: Box<str>, hint: Box<str> },
     #[error("{path}: tensor `{tensor}` is missing\n  hint: {hint}")]
     MissingTensor { path: PathBuf, tensor: String, hint: String },
     #[error("{path}: tensor `{tensor}` has {what} {found}, expected {expected}\n  hint: {hint}")]
@@ -40,7 +43,7 @@ pub enum ModelError {
     Tokenizer { path: PathBuf, reason: String },
     /// `origin`: the tokenizer's file, or words for the embedded one.
     #[error(
-        "{origin} cannot encode this text or decode these tokens: {reason}\n  hint: are tokenizer.json and the weights of the same model?"
+        "{origin} cannot encode this text or decode these tokens: {reason}\n  hint: are the tokenizer and the weights of the same model?"
     )]
     Encoding { origin: Box<str>, reason: String },
     #[error("tokenizer training: {reason}\n  hint: `model.vocab` sets the size, the tasks and examples are the corpus")]

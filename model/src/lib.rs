@@ -2,6 +2,7 @@
 //! and out. It knows nothing of rewards, tasks or actors; no decision looks at a clock (reports say how long a step took).
 //!
 //! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders),
+//! `gguf` (the other format that is read),
 //! `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `learner`, `optim`, `stats` and
 //! `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
@@ -11,6 +12,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod gguf;
 mod hf_config;
 pub mod host;
 pub mod learner;
@@ -28,6 +30,7 @@ pub use bpe::train_bpe;
 pub use chat::Message;
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub use gguf::find as find_gguf;
 pub use load::{Loaded, load_hf, load_weights};
 pub use network::{KvCache, Transformer};
 pub use save::save_hf;

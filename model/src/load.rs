@@ -1,4 +1,4 @@
-//! A Hugging Face folder in: config, weights, tokenizer, chat template.
+//! A model in: config, weights, tokenizer, chat template, from a Hugging Face folder or a GGUF file.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::gguf::{self, Gguf};
 use crate::hf_config;
 use crate::network::{Attention, Layer, Linear, Mlp, RmsNorm, Rope, Transformer};
 use crate::tokenizer::Tokenizer;
@@ -20,11 +21,14 @@ pub struct Loaded<B: Backend> {
     pub tokenizer: Tokenizer,
 }
 
-/// Reads a whole model folder. `config.eos_token_ids` joins those of config, generation config and tokenizer.
-pub fn load_hf<B: Backend>(dir: &Path, device: &B::Device) -> Result<Loaded<B>, ModelError> {
-    check_folder(dir)?;
-    let mut config = hf_config::read(dir)?;
-    let mut tokenizer = Tokenizer::from_dir(dir)?;
+/// Reads a whole model: a Hugging Face folder, a `.gguf` file, or a folder that holds one. `config.eos_token_ids` joins those of
+/// config, generation config and tokenizer.
+pub fn load_hf<B: Backend>(path: &Path, device: &B::Device) -> Result<Loaded<B>, ModelError> {
+    let (mut config, tensors) = open(path)?;
+    let mut tokenizer = match &tensors {
+        Tensors::Folder(_) => Tokenizer::from_dir(path)?,
+        Tensors::Gguf(file) => file.tokenizer()?,
+    };
     for &id in tokenizer.eos_token_ids() {
         if !config.eos_token_ids.contains(&id) {
             config.eos_token_ids.push(id);
@@ -32,36 +36,47 @@ pub fn load_hf<B: Backend>(dir: &Path, device: &B::Device) -> Result<Loaded<B>, 
     }
     tokenizer.set_eos_token_ids(config.eos_token_ids.clone());
     if tokenizer.vocab_size() > config.vocab_size {
+        let (path, key, tokens) = match &tensors {
+            Tensors::Folder(_) => (path.join("config.json"), "vocab_size", "tokenizer.json"),
+            Tensors::Gguf(file) => (file.path().to_path_buf(), "rows of token_embd.weight", "tokenizer.ggml.tokens"),
+        };
         return Err(ModelError::BadKey {
-            path: dir.join("config.json"),
-            key: "vocab_size".into(),
+            path,
+            key: key.into(),
             found: config.vocab_size.to_string().into(),
-            expected: format!("at least {}, the tokens of tokenizer.json", tokenizer.vocab_size()).into(),
+            expected: format!("at least {}, the tokens of {tokens}", tokenizer.vocab_size()).into(),
             hint: "weights and tokenizer are of different models".into(),
         });
     }
-    let network = load_network(dir, &config, device)?;
+    let network = load_network(tensors, &config, device)?;
     Ok(Loaded { config, network, tokenizer })
 }
 
 /// Reads config and weights only.
-pub fn load_weights<B: Backend>(dir: &Path, device: &B::Device) -> Result<(ModelConfig, Transformer<B>), ModelError> {
-    check_folder(dir)?;
-    let config = hf_config::read(dir)?;
-    let network = load_network(dir, &config, device)?;
+pub fn load_weights<B: Backend>(path: &Path, device: &B::Device) -> Result<(ModelConfig, Transformer<B>), ModelError> {
+    let (config, tensors) = open(path)?;
+    let network = load_network(tensors, &config, device)?;
     Ok((config, network))
 }
 
-fn check_folder(dir: &Path) -> Result<(), ModelError> {
-    if dir.is_dir() { Ok(()) } else { Err(ModelError::MissingFolder { path: dir.to_path_buf() }) }
+/// Headers only.
+fn open(path: &Path) -> Result<(ModelConfig, Tensors), ModelError> {
+    if let Some(file) = gguf::find(path)? {
+        let file = Gguf::open(&file)?;
+        return Ok((file.config().clone(), Tensors::Gguf(file)));
+    }
+    if !path.is_dir() {
+        return Err(ModelError::MissingFolder { path: path.to_path_buf() });
+    }
+    Ok((hf_config::read(path)?, Tensors::Folder(Weights::open(path)?)))
 }
 
 fn load_network<B: Backend>(
-    dir: &Path,
+    tensors: Tensors,
     config: &ModelConfig,
     device: &B::Device,
 ) -> Result<Transformer<B>, ModelError> {
-    let source = Source::<B> { weights: Weights::open(dir)?, device };
+    let source = Source::<B> { tensors, device };
     let d = config.hidden_size;
     let embed = source.matrix("model.embed_tokens.weight", [config.vocab_size, d])?;
     let layers = (0..config.num_layers).map(|i| source.layer(i, config)).collect::<Result<_, _>>()?;
@@ -78,8 +93,23 @@ fn load_network<B: Backend>(
     })
 }
 
+/// Where weights come from; both go by Hugging Face's names.
+enum Tensors {
+    Folder(Weights),
+    Gguf(Gguf),
+}
+
+impl Tensors {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        match self {
+            Tensors::Folder(weights) => weights.tensor(name, shape),
+            Tensors::Gguf(file) => file.tensor(name, shape),
+        }
+    }
+}
+
 struct Source<'a, B: Backend> {
-    weights: Weights,
+    tensors: Tensors,
     device: &'a B::Device,
 }
 
@@ -116,7 +146,7 @@ impl<B: Backend> Source<'_, B> {
     }
 
     fn norm(&self, name: &str, width: usize, config: &ModelConfig) -> Result<RmsNorm<B>, ModelError> {
-        let weight = self.weights.tensor(name, &[width])?;
+        let weight = self.tensors.tensor(name, &[width])?;
         let weight = Tensor::from_data(TensorData::new(weight, [width]), self.device);
         Ok(RmsNorm { weight: Param::from_tensor(weight), eps: config.rms_norm_eps })
     }
@@ -131,7 +161,7 @@ impl<B: Backend> Source<'_, B> {
             true => {
                 let mut values = Vec::new();
                 for (part, width) in parts.iter().zip(outputs) {
-                    values.extend(self.weights.tensor(&format!("{part}.bias"), &[*width])?);
+                    values.extend(self.tensors.tensor(&format!("{part}.bias"), &[*width])?);
                 }
                 let width = values.len();
                 Some(Param::from_tensor(Tensor::from_data(TensorData::new(values, [width]), self.device)))
@@ -141,16 +171,19 @@ impl<B: Backend> Source<'_, B> {
     }
 
     fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Tensor<B, 2>, ModelError> {
-        Ok(Tensor::from_data(TensorData::new(self.weights.tensor(name, &shape)?, shape), self.device))
+        Ok(Tensor::from_data(TensorData::new(self.tensors.tensor(name, &shape)?, shape), self.device))
     }
 
     /// Files hold `[out, in]` each; the result is `[in, sum of outs]`.
     fn transposed(&self, names: &[&str], input: usize, outputs: &[usize]) -> Result<Tensor<B, 2>, ModelError> {
+        // All parts first: a size is only believed once the file has given what it says.
+        let sized = names.iter().zip(outputs);
+        let parts: Vec<_> =
+            sized.map(|(name, &width)| self.tensors.tensor(name, &[width, input])).collect::<Result<_, _>>()?;
         let total: usize = outputs.iter().sum();
         let mut values = vec![0f32; input * total];
         let mut column = 0;
-        for (name, &width) in names.iter().zip(outputs) {
-            let part = self.weights.tensor(name, &[width, input])?;
+        for (part, &width) in parts.iter().zip(outputs) {
             for (r, row) in part.chunks_exact(input).enumerate() {
                 for (c, value) in row.iter().enumerate() {
                     values[c * total + column + r] = *value;

@@ -19,8 +19,8 @@ pub struct Tokenizer {
     bytes: Vec<Box<[u8]>>,
     eos_token_ids: Vec<u32>,
     chat: Option<ChatTemplate>,
-    /// The folder it was read from; none for the embedded one.
-    folder: Option<PathBuf>,
+    /// The file it was read from (tokenizer.json or a GGUF file); none for the embedded one.
+    origin: Option<PathBuf>,
     /// `tokenizer_config.json` as it was found, written back by `save`.
     config: Map<String, Value>,
 }
@@ -50,35 +50,36 @@ impl Tokenizer {
             }
             Err(error) => return Err(ModelError::io("read", &template_path)(error)),
         };
-        Self::new(inner, config, template, Some(dir.to_path_buf()))
+        Self::new(inner, config, template, Some(path))
     }
 
-    /// `config` holds the keys of a tokenizer_config.json; the template is Jinja source and where it came from.
+    /// `config` holds the keys of a tokenizer_config.json; the template is Jinja source and where it came from; `origin` is the
+    /// tokenizer's file.
     pub(crate) fn new(
         mut inner: tokenizers::Tokenizer,
         config: Map<String, Value>,
         template: Option<(String, String)>,
-        folder: Option<PathBuf>,
+        origin: Option<PathBuf>,
     ) -> Result<Self, ModelError> {
         // A file may ask for padding and truncation of batches; an encoded text here is always the text.
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| coding(folder.as_deref(), &error))?;
+        inner.with_truncation(None).map_err(|error| coding(origin.as_deref(), &error))?;
         let special = special_tokens(&config);
         let eos = special.iter().find(|(name, _)| name == "eos_token").and_then(|(_, text)| inner.token_to_id(text));
         let chat = template.map(|(source, origin)| ChatTemplate::new(&source, &special, &origin)).transpose()?;
         let bytes = token_bytes(&inner);
-        Ok(Self { inner, bytes, eos_token_ids: eos.into_iter().collect(), chat, folder, config })
+        Ok(Self { inner, bytes, eos_token_ids: eos.into_iter().collect(), chat, origin, config })
     }
 
     /// Tokens of a text. Special tokens written out in the text become those tokens; none are added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| coding(self.folder.as_deref(), &error))?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| coding(self.origin.as_deref(), &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of some tokens, special tokens written out. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(tokens, false).map_err(|error| coding(self.folder.as_deref(), &error))
+        self.inner.decode(tokens, false).map_err(|error| coding(self.origin.as_deref(), &error))
     }
 
     /// The text of an answer: `decode` without an end-of-sequence token at the end.
@@ -89,14 +90,11 @@ impl Tokenizer {
         }
     }
 
-    /// The prompt text of a conversation, by the folder's chat template.
+    /// The prompt text of a conversation, by the model's chat template.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
         match &self.chat {
             Some(chat) => chat.render(messages, add_generation_prompt),
-            None => {
-                let folder = self.folder.as_deref().map_or_else(|| "(none)".into(), |f| f.display().to_string());
-                Err(ModelError::NoTemplate { path: folder.into() })
-            }
+            None => Err(no_template(self.origin.as_deref())),
         }
     }
 
@@ -173,9 +171,24 @@ impl Tokenizer {
     }
 }
 
-fn coding(folder: Option<&Path>, error: &tokenizers::Error) -> ModelError {
-    let origin = folder
-        .map_or_else(|| "the embedded tokenizer".to_string(), |dir| dir.join("tokenizer.json").display().to_string());
+/// A folder lacks a file, a GGUF file lacks a key.
+fn no_template(origin: Option<&Path>) -> ModelError {
+    let gguf = origin.filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")));
+    if let Some(path) = gguf {
+        return ModelError::BadKey {
+            path: path.to_path_buf(),
+            key: "tokenizer.chat_template".into(),
+            found: "missing".into(),
+            expected: "a chat template".into(),
+            hint: "a base model has none: take the instruction-tuned model".into(),
+        };
+    }
+    let folder = origin.and_then(Path::parent).map_or_else(|| "(none)".into(), |f| f.display().to_string());
+    ModelError::NoTemplate { path: folder.into() }
+}
+
+fn coding(origin: Option<&Path>, error: &tokenizers::Error) -> ModelError {
+    let origin = origin.map_or_else(|| "the embedded tokenizer".to_string(), |path| path.display().to_string());
     ModelError::Encoding { origin: origin.into(), reason: error.to_string() }
 }
 

@@ -215,7 +215,7 @@ fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     }
 }
 
-fn f16_to_f32(half: u16) -> f32 {
+pub(crate) fn f16_to_f32(half: u16) -> f32 {
     let sign = if half & 0x8000 == 0 { 1.0 } else { -1.0 };
     let (exponent, fraction) = (i32::from(half >> 10 & 0x1f), f32::from(half & 0x3ff));
     match exponent {

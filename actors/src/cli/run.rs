@@ -64,16 +64,21 @@ pub fn signals() -> Result<StopToken, Failure> {
     StopToken::on_signals().map_err(|e| Failure::Broken(format!("signals cannot be listened for: {e}")))
 }
 
-/// A model folder that is not there is found before anything is made.
+/// A model that is not there is found before anything is made.
 pub fn require_model(config: &Config) -> Result<(), UserError> {
     match config.model.folder() {
-        Some(dir) if !dir.is_dir() => Err(UserError::new("the model folder does not exist")
+        Some(dir) if !dir.is_dir() && !is_gguf(dir) => Err(UserError::new("the model folder does not exist")
             .at(format!("model.dir = \"{}\"", dir.display()))
             .found(if dir.exists() { "a file" } else { "nothing" })
-            .expected("a Hugging Face folder with config.json, *.safetensors and tokenizer.json")
+            .expected("a Hugging Face folder with config.json, *.safetensors and tokenizer.json, or a .gguf file")
             .hint("check the path; relative paths start at the current folder")),
         _ => Ok(()),
     }
+}
+
+/// Whether its contents are a model is told when it is read.
+fn is_gguf(path: &Path) -> bool {
+    matches!(model::find_gguf(path), Ok(Some(_)))
 }
 
 /// An evaluation of nothing would say nothing.

@@ -1,6 +1,7 @@
 //! The model room against transformers: logits, chat templates, folders in and out, tokens and text.
 //!
-//! One binary, so that the network is compiled for tests once. Fixtures: `scripts/make_model_fixtures.py`.
+//! One binary, so that the network is compiled for tests once. Fixtures: `scripts/make_model_fixtures.py` and
+//! `scripts/make_gguf_fixtures.py`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,6 +9,9 @@ mod cache;
 mod chat;
 mod engine;
 mod folders;
+mod gguf;
+mod gguf_broken;
+mod gguf_writer;
 mod gradients;
 mod logits;
 mod tokens;

@@ -50,8 +50,8 @@ pub fn tokens(seed: u64, n: usize) -> Vec<u32> {
 /// Every fixture of transformers: its name, its network, and what transformers computed.
 pub fn fixtures() -> Vec<(String, Transformer<Cpu>, serde_json::Value)> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut folders: Vec<_> =
-        std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let entries = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+    let mut folders: Vec<_> = entries.filter(|p| p.join("config.json").is_file()).collect();
     folders.sort();
     assert!(folders.len() >= 9, "{folders:?}");
     let read = |dir: &std::path::PathBuf| {
