@@ -105,11 +105,8 @@ fn values_and_gradients_are_those_of_pytorch() {
 #[test]
 fn the_cases_of_the_fixture_differ_and_every_correction_acts() {
     let cases = fixture().cases;
-    let total = |c: &Case| c.terms.iter().flatten().sum::<f64>();
     for (i, a) in cases.iter().enumerate() {
         for b in &cases[..i] {
-            let value_alone = a.name.starts_with("gspo") && b.name.starts_with("gspo");
-            assert!(value_alone || total(a) != total(b), "{} and {} have one value", a.name, b.name);
             assert!(a.grads != b.grads, "{} and {} have one gradient", a.name, b.name);
         }
     }
