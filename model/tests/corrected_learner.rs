@@ -73,8 +73,6 @@ fn gap(a: &Transformer<Cpu>, b: &Transformer<Cpu>, start: &Transformer<Cpu>) -> 
     (square(&a, &b) / moved).sqrt()
 }
 
-/// Planted and seen to fail: the answers' terms computed once, before the first pass (`gspo`, 0.2), the mask left out of
-/// `autodiff`'s slopes.
 #[test]
 fn the_executor_and_autodiff_make_the_same_updates_under_every_setting() {
     let net = network(Family::Qwen3, 31);
@@ -96,6 +94,31 @@ fn the_executor_and_autodiff_make_the_same_updates_under_every_setting() {
     }
     for (i, a) in moved.iter().enumerate() {
         assert!(moved[..i].iter().all(|b| a != b), "setting {i} makes the update of another");
+    }
+}
+
+/// An answer of one token has that token's ratio, in every pass. Planted and seen to fail: the terms of the first pass taken for
+/// all passes.
+#[test]
+fn gspo_on_answers_of_one_token_is_ppo_in_every_pass() {
+    let net = network(Family::Qwen3, 40);
+    let mut samples = batch(&net);
+    for s in &mut samples {
+        s.tokens.truncate(1);
+        s.logprobs.truncate(1);
+        s.plan_tokens = 0;
+    }
+    let base = LossConfig { epochs: 4, clip_low: 0.05, clip_high: 0.08, grad_clip: 0.0, ..LossConfig::default() };
+    let mut ppo = learner(&net, Execution::Host);
+    let expected = ppo.train_step(&samples, &base).unwrap();
+    assert!(expected.clip_fraction > 0.0 && expected.clip_fraction < 0.9, "{}", expected.clip_fraction);
+    for policy_loss in [PolicyLoss::Gspo, PolicyLoss::GspoToken] {
+        let correction = Correction { policy_loss, ..Correction::default() };
+        let mut gspo = learner(&net, Execution::Host);
+        let found = gspo.train_step(&samples, &LossConfig { correction, ..base.clone() }).unwrap();
+        assert_eq!((found.loss, found.grad_norm), (expected.loss, expected.grad_norm));
+        assert_eq!(found.clip_fraction, expected.clip_fraction);
+        assert!(gap(gspo.network(), ppo.network(), &net) < 1e-6, "{policy_loss:?}");
     }
 }
 
