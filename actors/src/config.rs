@@ -16,6 +16,7 @@ use crate::errors::UserError;
 
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
+pub use model::correction::{Mismatch, PolicyLoss};
 pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
 pub use rollout::curriculum::CurriculumKind;
 
@@ -170,6 +171,15 @@ pub struct Learner {
     pub eps: f64,
     pub weight_decay: f64,
     pub grad_clip: f64,
+    pub policy_loss: PolicyLoss,
+    pub correction: Mismatch,
+    pub truncate_at: f64,
+    pub icepop_low: f64,
+    pub icepop_high: f64,
+    pub reject_answers: bool,
+    pub reject_low: f64,
+    pub reject_high: f64,
+    pub reject_veto: f64,
     pub clip_low: f64,
     pub clip_high: f64,
     pub kl_coef: f64,

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::backend::AutodiffBackend;
+use model::correction::Correction;
+use model::correction::geometric::Bounds;
+use model::correction::icepop::Range;
 use model::engine::EngineConfig;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
@@ -18,7 +21,7 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
@@ -405,7 +408,20 @@ fn loss(config: &Config) -> LossConfig {
         micro_batch: l.micro_batch,
         grad_clip: l.grad_clip as f32,
         epochs: l.epochs,
+        correction: correction(l),
         ..LossConfig::default()
+    }
+}
+
+/// What the run file's keys ask of the model.
+pub fn correction(l: &config::Learner) -> Correction {
+    let bounds = Bounds { low: l.reject_low, high: l.reject_high, veto: l.reject_veto };
+    Correction {
+        policy_loss: l.policy_loss,
+        mismatch: l.correction,
+        truncate_at: l.truncate_at,
+        icepop: Range { low: l.icepop_low, high: l.icepop_high },
+        reject: l.reject_answers.then_some(bounds),
     }
 }
 

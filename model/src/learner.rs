@@ -7,6 +7,7 @@
 mod autodiff;
 mod batch;
 mod host;
+mod objective;
 mod publish;
 
 use std::time::Instant;
@@ -17,12 +18,15 @@ use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backen
 use rollout::id::PolicyVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::correction::CorrectionError;
+use crate::correction::clip::Cut;
 use crate::host::HostWeights;
-use crate::loss::{LossConfig, Term, TokenInput};
+use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer, global_norm};
-use crate::stats::{SftReport, StepReport, TokenStats};
+use crate::stats::{SftReport, StepReport};
 use batch::Item;
+use objective::Batch;
 pub(crate) use publish::hex;
 pub use publish::{Published, WeightsManifest, weights_digest};
 
@@ -76,6 +80,8 @@ pub enum LearnerError {
     TooLong { sample: usize, tokens: usize, limit: usize },
     #[error("kl_coef is set, but there is no reference network")]
     NoReference,
+    #[error(transparent)]
+    Correction(#[from] CorrectionError),
 }
 
 /// The log-probs (and the like) of one item's tokens.
@@ -174,8 +180,9 @@ impl<AB: AutodiffBackend> Learner<AB> {
         let started = Instant::now();
         self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         check_train(samples)?;
+        loss.correction.check()?;
         let kl = loss.kl_coef != 0.0;
-        let items: Vec<Item> = samples.iter().map(|s| item(s, loss)).collect();
+        let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
         let reference = match (&self.reference, kl) {
             (None, true) => return Err(LearnerError::NoReference),
             (Some(w), true) => {
@@ -183,36 +190,34 @@ impl<AB: AutodiffBackend> Learner<AB> {
             }
             _ => None,
         };
-        let input = |sample: usize, token: usize| {
-            let s = &samples[sample];
-            let plan = token < s.plan_tokens as usize;
-            TokenInput {
-                behaviour: f64::from(s.logprobs[token]),
-                advantage: f64::from(if plan { s.plan_advantage } else { s.code_advantage }),
-                weight: f64::from(if plan { s.plan_weight } else { s.code_weight }),
-                reference: reference.as_ref().map(|r| r[sample].logprobs[token]),
-            }
-        };
-        let objective = |sample: usize, token: usize, logprob: f64| loss.term(&input(sample, token), logprob);
+        let mut first = objective::needs_a_look(loss).then(|| self.scored(&items, loss.micro_batch, loss.temperature));
+        let batch = Batch::new(samples, loss, reference, first.as_deref());
+        if loss.skip_zero {
+            items.iter_mut().enumerate().for_each(|(i, item)| item.backward &= !batch.is_dropped(i));
+        }
         let before = (self.network.clone(), self.optimizer.clone(), self.counters);
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
-        let (mut clipped, mut seen) = (0usize, 0usize);
+        let (mut cuts, mut seen) = ([0usize; 2], 0usize);
         for epoch in 0..loss.epochs.max(1) {
+            // A ratio of whole answers has to be known before the first token's gradient.
+            let now = loss
+                .correction
+                .by_answer()
+                .then(|| first.take().unwrap_or_else(|| self.scored(&items, loss.micro_batch, loss.temperature)));
+            let pass = batch.pass(now.as_deref());
+            let objective = |sample: usize, token: usize, logprob: f64| pass.term(sample, token, logprob);
             let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
-            let total = sum_terms(&scored, &objective);
+            let total = sum_terms(&scored, &objective, |term| {
+                seen += 1;
+                cuts[0] += usize::from(term.cut == Cut::Low);
+                cuts[1] += usize::from(term.cut == Cut::High);
+            });
             let norm = global_norm(&self.network, &grads);
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
-                describe(samples, &scored, reference.as_deref(), &mut report);
-            }
-            for (i, s) in scored.iter().enumerate() {
-                for (t, logprob) in s.logprobs.iter().enumerate() {
-                    let token = input(i, t);
-                    clipped += usize::from(loss.is_clipped(token.advantage, (logprob - token.behaviour).exp()));
-                    seen += 1;
-                }
+                batch.describe(&scored, &mut report);
             }
             if !total.is_finite() || !norm.is_finite() {
                 report.applied = false;
@@ -225,7 +230,9 @@ impl<AB: AutodiffBackend> Learner<AB> {
             self.counters.skipped += 1;
         }
         self.counters.version.0 += 1;
-        report.clip_fraction = if seen == 0 { 0.0 } else { clipped as f64 / seen as f64 };
+        let share = |count: usize| if seen == 0 { 0.0 } else { count as f64 / seen as f64 };
+        report.clip_fraction = share(cuts[0] + cuts[1]);
+        (report.clip_low_fraction, report.clip_high_fraction) = (share(cuts[0]), share(cuts[1]));
         report.step = self.counters.updates;
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
@@ -239,9 +246,10 @@ impl<AB: AutodiffBackend> Learner<AB> {
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: true }).collect();
         let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
         let share = 1.0 / tokens as f64;
-        let objective = |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share };
+        let objective =
+            |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share, cut: Cut::No };
         let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective);
-        let loss = sum_terms(&scored, &objective);
+        let loss = sum_terms(&scored, &objective, |_| ());
         let grad_norm = global_norm(&self.network, &grads);
         let applied = loss.is_finite() && grad_norm.is_finite();
         let mut lr = 0.0;
@@ -269,13 +277,16 @@ impl<AB: AutodiffBackend> Learner<AB> {
         self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         let items: Vec<Item> =
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
-        let scored = if self.on_host() {
-            let weights = HostWeights::from_network(&self.network);
-            host::run(&weights, &items, 16, temperature, None, &mut self.workers).0
-        } else {
-            autodiff::run(&self.network, &items, 16, temperature, None).0
-        };
+        let scored = self.scored(&items, 16, temperature);
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
+    }
+
+    fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Vec<Scored> {
+        if self.on_host() {
+            let weights = HostWeights::from_network(&self.network);
+            return host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0;
+        }
+        autodiff::run(&self.network, items, micro_batch, temperature, None).0
     }
 
     fn check<'a>(&self, samples: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Result<(), LearnerError> {
@@ -332,34 +343,17 @@ impl<AB: AutodiffBackend> Learner<AB> {
     }
 }
 
-fn item<'a>(s: &'a TrainSample, loss: &LossConfig) -> Item<'a> {
-    let zero = |advantage: f32, weight: f32| advantage == 0.0 || weight == 0.0;
-    let no_gradient = zero(s.plan_advantage, s.plan_weight) && zero(s.code_advantage, s.code_weight);
-    Item { prompt: &s.prompt, tokens: &s.tokens, backward: !(loss.skip_zero && no_gradient && loss.kl_coef == 0.0) }
-}
-
 /// In the samples' order, whatever order they were computed in.
-fn sum_terms(scored: &[Scored], objective: host::Objective) -> f64 {
+fn sum_terms(scored: &[Scored], objective: host::Objective, mut see: impl FnMut(&Term)) -> f64 {
     let tokens =
         scored.iter().enumerate().flat_map(|(i, s)| s.logprobs.iter().enumerate().map(move |(t, l)| (i, t, *l)));
-    tokens.map(|(i, t, logprob)| objective(i, t, logprob).loss).sum()
-}
-
-fn describe(samples: &[TrainSample], scored: &[Scored], reference: Option<&[Scored]>, report: &mut StepReport) {
-    let mut stats = TokenStats::default();
-    let mut reference_kl = 0.0;
-    for (i, (sample, s)) in samples.iter().zip(scored).enumerate() {
-        for (t, logprob) in s.logprobs.iter().enumerate() {
-            let plan = t < sample.plan_tokens as usize;
-            stats.push(plan, *logprob, f64::from(sample.logprobs[t]), s.entropies[t]);
-            if let Some(reference) = reference {
-                let gap = reference[i].logprobs[t] - logprob;
-                reference_kl += gap.exp() - gap - 1.0;
-            }
-        }
-    }
-    stats.fill(report);
-    report.reference_kl = if report.tokens == 0 { 0.0 } else { reference_kl / report.tokens as f64 };
+    tokens
+        .map(|(i, t, logprob)| {
+            let term = objective(i, t, logprob);
+            see(&term);
+            term.loss
+        })
+        .sum()
 }
 
 fn check<'a>(

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::correction::tally::CorrectionReport;
+
 /// The report of one `train_step`. Means are over tokens; ratios are of the learner's probability, before the update, to the
 /// probability the token was sampled with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct StepReport {
     pub ratio: RatioQuantiles,
     /// Share of tokens whose gradient the clip takes; over all passes.
     pub clip_fraction: f64,
+    /// The part of it below the lower bound, and the part above the upper.
+    pub clip_low_fraction: f64,
+    pub clip_high_fraction: f64,
     /// Mean entropy of the next-token distribution, nats.
     pub entropy_plan: f64,
     pub entropy_code: f64,
@@ -33,6 +38,8 @@ pub struct StepReport {
     pub ess: f64,
     /// Mean k3 estimate of the KL divergence to the reference network; 0 without one.
     pub reference_kl: f64,
+    /// What the corrections did; the same for all passes.
+    pub correction: CorrectionReport,
     /// Time the step took, seconds.
     pub seconds: f64,
 }

@@ -2,7 +2,7 @@
 
 use rollout::machine::ConfigError;
 
-use super::{AdvNorm, Config, Device, LenNorm, RewardMode, Settings};
+use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, RewardMode, Settings};
 use crate::errors::UserError;
 use crate::{llm_judge, policy, session};
 
@@ -32,6 +32,26 @@ const EFFECTS: &[Effect] = &[
         keys: &["reward.len_norm_constant"],
         only: "reward.len_norm = \"constant\"",
         holds: |c| c.reward.len_norm == LenNorm::Constant,
+    },
+    Effect {
+        keys: &["learner.truncate_at"],
+        only: "learner.correction = \"truncated\"",
+        holds: |c| c.learner.correction == Mismatch::Truncated,
+    },
+    Effect {
+        keys: &["learner.icepop_low", "learner.icepop_high"],
+        only: "learner.correction = \"icepop\"",
+        holds: |c| c.learner.correction == Mismatch::Icepop,
+    },
+    Effect {
+        keys: &["learner.reject_low", "learner.reject_high", "learner.reject_veto"],
+        only: "learner.reject_answers = true",
+        holds: |c| c.learner.reject_answers,
+    },
+    Effect {
+        keys: &["learner.clip_low", "learner.clip_high"],
+        only: "learner.epochs > 1 (every ratio in the first pass of learner.policy_loss = \"decoupled\" is 1)",
+        holds: |c| c.learner.policy_loss != PolicyLoss::Decoupled || c.learner.epochs > 1,
     },
     Effect {
         keys: &["model.hidden", "model.layers", "model.heads", "model.kv_heads", "model.ff", "model.vocab"],
@@ -94,6 +114,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     device(config, settings)?;
     shape(config, settings)?;
     start(config, settings)?;
+    correction(config, settings)?;
     batch(config, settings)?;
     executors(config, settings)?;
     deadlines(config, settings)?;
@@ -152,6 +173,26 @@ fn start(config: &Config, settings: &Settings) -> Result<(), UserError> {
         .found("sft.enabled = false, model.dir = \"\"")
         .expected("sft.enabled = true, or a model of your own in model.dir")
         .hint("remove `sft.enabled`, or name a Hugging Face folder in model.dir"))
+}
+
+/// A cap needs a weight to cap.
+fn correction(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let l = &config.learner;
+    let refused = l.correction == Mismatch::Truncated && l.policy_loss != PolicyLoss::Decoupled;
+    if !refused {
+        return Ok(());
+    }
+    let policy_loss = match l.policy_loss {
+        PolicyLoss::Ppo => "ppo",
+        PolicyLoss::Decoupled => "decoupled",
+        PolicyLoss::Gspo => "gspo",
+        PolicyLoss::GspoToken => "gspo_token",
+    };
+    Err(UserError::new("there is no weight that could be truncated")
+        .at(place(settings, &["learner.correction", "learner.policy_loss"]))
+        .found(format!("learner.correction = \"truncated\", learner.policy_loss = \"{policy_loss}\""))
+        .expected("learner.policy_loss = \"decoupled\" (the others have the weight inside the ratio that is clipped)")
+        .hint("set learner.policy_loss = \"decoupled\", or learner.correction = \"icepop\", which goes with every one"))
 }
 
 /// The machine's own rule: it is what decides in the run.

@@ -168,6 +168,17 @@ fn a_key_without_effect_is_an_error_only_when_the_user_set_it() {
         ("[model]\ndir = \"m\"\nhidden = 64\n", "model.hidden", "model.dir = \"\""),
         ("[sft]\nenabled = false\nlr = 0.1\n", "sft.lr", "sft.enabled = true"),
         ("[eval]\nenabled = false\nsamples = 2\n", "eval.samples", "eval.enabled = true"),
+        ("[learner]\ntruncate_at = 3\n", "learner.truncate_at", "learner.correction = \"truncated\""),
+        ("[learner]\ncorrection = \"none\"\nicepop_low = 0.4\n", "learner.icepop_low", "correction = \"icepop\""),
+        ("[learner]\nicepop_high = 4\n", "learner.icepop_high", "correction = \"icepop\""),
+        ("[learner]\nreject_low = 0.9\n", "learner.reject_low", "learner.reject_answers = true"),
+        ("[learner]\nreject_high = 1.1\n", "learner.reject_high", "learner.reject_answers = true"),
+        ("[learner]\nreject_veto = 0\n", "learner.reject_veto", "learner.reject_answers = true"),
+        (
+            "[learner]\npolicy_loss = \"decoupled\"\nepochs = 1\nclip_high = 0.3\n",
+            "learner.clip_high",
+            "learner.epochs > 1",
+        ),
         ("[reward]\nzero_advantages = true\nadv_norm = \"std\"\n", "reward.adv_norm", "zero_advantages = false"),
         ("[reward]\nzero_advantages = true\nbaseline = \"leave_one_out\"\n", "reward.baseline", "zero_advantages"),
     ];
@@ -208,6 +219,41 @@ fn keys_that_do_not_fit_together_are_errors() {
         let e = set_error("device=cuda");
         assert_parts(&e, "without CUDA", "--set device=cuda", "\"cuda\"", "\"cpu\"", "--features cuda");
     }
+}
+
+/// Planted: no look at `policy_loss`. Seen: a truncated weight is accepted with `ppo`, and the learner faults at its first step.
+#[test]
+fn a_correction_fits_its_policy_loss() {
+    let load = |sets: &[&str]| Config::load(&[], &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    for policy_loss in ["ppo", "gspo", "gspo_token"] {
+        let e = load(&["learner.correction=truncated", &format!("policy_loss={policy_loss}")]).unwrap_err();
+        let found = format!("learner.policy_loss = \"{policy_loss}\"");
+        assert_parts(&e, "truncated", "--set learner.correction=truncated", &found, "\"decoupled\"", "\"icepop\"");
+        let fine = ["learner.correction=icepop", &format!("policy_loss={policy_loss}"), "reject_answers=true"];
+        assert!(load(&fine).is_ok());
+    }
+    let sets = ["policy_loss=decoupled", "learner.correction=truncated", "truncate_at=1.5", "reject_answers=true"];
+    let config = load(&sets).unwrap();
+    let correction = crate::session::correction(&config.learner);
+    assert_eq!(correction.check(), Ok(()));
+    assert_eq!((correction.policy_loss, correction.mismatch), (PolicyLoss::Decoupled, Mismatch::Truncated));
+    assert_eq!((correction.truncate_at, correction.reject), (1.5, Some(Default::default())));
+    // A range without 1 would drop what all policies agree on.
+    assert_parts(&set_error("icepop_low=1.5"), "learner.icepop_low", "--set", "1.5", "at most 1", "");
+    assert_parts(&set_error("truncate_at=0.5"), "learner.truncate_at", "--set", "0.5", "at least 1", "");
+    assert_parts(&set_error("reject_high=0.5"), "learner.reject_high", "--set", "0.5", "at least 1", "");
+    assert_parts(&set_error("reject_veto=1"), "learner.reject_veto", "--set", "1", "below 1", "");
+    let e = set_error("policy_loss=grpo");
+    assert_parts(&e, "learner.policy_loss", "--set policy_loss=grpo", "grpo", "\"gspo\"", "did you mean \"gspo\"");
+}
+
+/// Planted: `truncate_at = 3.0` in `Correction::default`. Seen: left and right differ.
+#[test]
+fn the_default_corrects_nothing_and_is_the_models_own() {
+    let config = Config::builtin().unwrap();
+    let correction = crate::session::correction(&config.learner);
+    assert_eq!(correction, model::correction::Correction::default());
+    assert!(!correction.needs_proximal() && !correction.by_answer());
 }
 
 #[test]

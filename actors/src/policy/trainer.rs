@@ -122,3 +122,21 @@ fn flat(report: Result<serde_json::Value, serde_json::Error>) -> serde_json::Val
     }
     serde_json::Value::Object(flat)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Planted: `vetoed` taken out of the page. Seen: it is missing on the right.
+    #[test]
+    fn the_page_lists_every_number_of_a_step() {
+        let report = super::flat(serde_json::to_value(model::stats::StepReport::default()));
+        let names: BTreeSet<String> = report.as_object().unwrap().keys().cloned().collect();
+        let page = include_str!("../../../docs/corrections.md");
+        let table = page.split_once("## What a step reports").unwrap().1;
+        let first_cells = table.lines().filter_map(|l| l.strip_prefix("| `")).filter_map(|l| l.split(" | ").next());
+        let listed: BTreeSet<String> =
+            first_cells.flat_map(|cell| cell.split(", ")).map(|n| n.trim_matches('`').to_string()).collect();
+        assert_eq!(names, listed);
+    }
+}
