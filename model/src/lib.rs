@@ -2,8 +2,8 @@
 //! and out. It knows nothing of rewards, tasks or actors; no decision looks at a clock (reports say how long a step took).
 //!
 //! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders), `gguf` (the other
-//! format that is read), `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `correction`, `learner`, `optim`,
-//! `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
+//! format that is read), `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `correction`,
+//! `learner`, `optim`, `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
 pub mod bpe;
 pub mod chat;

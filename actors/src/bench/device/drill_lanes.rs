@@ -1,7 +1,7 @@
 //! The fault drill's executors, in a process of their own (`--parts drill-lanes`): what is asked for on stdin is evaluated while
 //! workers, zygotes and referees are killed; each verdict and each kill is a JSON line on stdout at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,9 +16,22 @@ use super::{Item, Lanes};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Said {
-    Verdict { item: usize, verdict: String, outcome: String, faults: usize },
-    Killed { kind: String },
-    Slots { states: Vec<String> },
+    Verdict {
+        item: usize,
+        verdict: String,
+        outcome: String,
+        /// Each fault before it.
+        faults: Vec<String>,
+        took_ms: f64,
+        /// Its stages that took longer than half a second, milliseconds.
+        long_ms: BTreeMap<String, f64>,
+    },
+    Killed {
+        kind: String,
+    },
+    Slots {
+        states: Vec<String>,
+    },
 }
 
 /// Evaluates those of the drill's `count` candidates that are in `wanted`, with a kill every `pause`.
@@ -47,7 +60,9 @@ pub async fn drill_lanes(
                     item: numbers[j.item],
                     verdict: j.verdict().to_owned(),
                     outcome: outcome.chars().take(300).collect(),
-                    faults: j.faults.len(),
+                    faults: j.faults.iter().map(ToString::to_string).collect(),
+                    took_ms: j.took.as_secs_f64() * 1e3,
+                    long_ms: long(&j),
                 });
             }
         }
@@ -65,6 +80,13 @@ pub async fn drill_lanes(
     say(&Said::Slots { states });
 }
 
+fn long(judged: &Judged) -> BTreeMap<String, f64> {
+    let all = judged.result.as_ref().map(|r| r.phase_ms.clone()).unwrap_or_default();
+    all.into_iter().filter(|(_, ms)| *ms > LONG_MS).collect()
+}
+
+/// A stage that takes longer is told.
+const LONG_MS: f64 = 500.0;
 /// A candidate may meet several kills.
 const RETRIES: usize = 5;
 

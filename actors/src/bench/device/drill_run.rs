@@ -111,13 +111,21 @@ pub async fn drill(honest: &Item, count: usize, arguments: &[String], say: impl 
                     kills.push((kind, Instant::now()));
                 }
                 Ok(Said::Slots { states }) => report.slots = states,
-                Ok(Said::Verdict { item, verdict, outcome, faults }) => {
+                Ok(Said::Verdict { item, verdict, outcome, faults, took_ms, long_ms }) => {
+                    let stages: Vec<String> = long_ms.iter().map(|(stage, ms)| format!("{stage} {ms:.0}")).collect();
+                    say(format!(
+                        "{:>4.0} s: {item} ({}) {verdict} after {took_ms:.0} ms [{}]{}",
+                        began.elapsed().as_secs_f64(),
+                        made[item].unwrap_or("honest"),
+                        stages.join(", "),
+                        faults.iter().map(|f| format!("; tried again: {f}")).collect::<String>()
+                    ));
                     for (kind, at) in kills.drain(..) {
                         let ms = at.elapsed().as_secs_f64() * 1e3;
                         say(format!("      the next verdict {ms:.0} ms after that of the {kind}"));
                         report.kills.entry(kind).or_default().push(ms);
                     }
-                    report.faults += faults;
+                    report.faults += faults.len();
                     if open.remove(&item) {
                         report.count(made[item], item, &verdict, &outcome);
                     }

@@ -47,7 +47,7 @@ pub fn sample(items: &[Item], n: usize) -> Vec<Item> {
     let nth = |item: &&Item| {
         let count = seen.entry(item.expect.verdict.clone()).or_default();
         *count += 1;
-        (*count - 1) % n.max(1) == 0
+        (*count - 1).is_multiple_of(n.max(1))
     };
     items.iter().filter(nth).cloned().collect()
 }
