@@ -7,7 +7,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Written before every record; a reader refuses any other.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 /// No single record is larger: bytes. A longer one is a bug or a damaged file, never data.
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;

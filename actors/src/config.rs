@@ -17,6 +17,7 @@ use crate::errors::UserError;
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
 pub use model::correction::{Mismatch, PolicyLoss};
+pub use model::guard::{GuardConfig, Reaction};
 pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
 pub use rollout::curriculum::CurriculumKind;
 
@@ -35,6 +36,7 @@ pub struct Config {
     pub rollout: Rollout,
     pub reward: RewardConfig,
     pub learner: Learner,
+    pub guard: GuardConfig,
     pub generator: Generator,
     pub executor: Executor,
     pub gpu: Gpu,
@@ -49,6 +51,8 @@ pub struct Run {
     pub seed: u64,
     pub dir: PathBuf,
     pub steps: u64,
+    /// The same run twice is the same to the bit.
+    pub deterministic: bool,
     /// Seconds, 0 = no limit.
     pub time_limit_s: u64,
 }

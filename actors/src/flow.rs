@@ -28,7 +28,7 @@ use crate::orchestrator::{RunEnd, StopReason};
 use crate::outbox::{Outbox, Stage};
 use crate::store::rows::{Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
-use crate::supervise::{LEARNER_FAILED, STEP_SKIPPED, fault};
+use crate::supervise::{LEARNER_FAILED, fault};
 
 struct Flight {
     task: Arc<TaskEntry>,
@@ -59,6 +59,8 @@ pub struct Flow {
     training: Option<(StepId, Attempt)>,
     about: serde_json::Map<String, serde_json::Value>,
     stopped: Option<StopReason>,
+    /// Why the guard ends the run.
+    pub(super) halted: Option<Fault>,
     /// The last fault that was noted: most likely the root of whatever ends the run.
     last_fault: Option<Fault>,
     end: Option<RunEnd>,
@@ -93,6 +95,7 @@ impl Flow {
             training: None,
             about: serde_json::Map::new(),
             stopped: None,
+            halted: None,
             last_fault: None,
             end: None,
             ops: Vec::new(),
@@ -339,12 +342,16 @@ impl Flow {
             at_ms: wall_ms(),
         };
         self.ops.push(Op::Step(Box::new(row.clone())));
-        if !item.applied {
-            let why = format!("step {}: a loss or gradient was not finite; the step was skipped", item.step);
-            self.note_fault(None, &fault(STEP_SKIPPED, why));
-        }
+        let halt = self.alarms(&row);
         self.observer.on(Progress::Step(Box::new(row)));
         self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
+        // The checkpoint is durable, or this would not have been told.
+        if let Some(fault) = halt
+            && self.halted.is_none()
+        {
+            self.halted = Some(fault);
+            self.event(Event::StopRequested);
+        }
     }
 
     pub fn tick(&mut self) {

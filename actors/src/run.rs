@@ -9,6 +9,7 @@ use rollout::outcome::Fault;
 use rollout::task::TaskSpec;
 use sandbox::pyenv::PyEnvError;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use crate::config::{Config, Device, EvalSplit};
 use crate::errors::{UserError, disk_full};
@@ -139,7 +140,7 @@ pub fn run(
         Op::Meta { key: "config", value: config.to_toml() },
         Op::Meta { key: "tasks", value: serde_json::to_string(&tasks).map_err(StoreError::from)? },
         Op::Meta { key: "seed", value: config.run.seed.to_string() },
-        Op::Meta { key: "secret", value: crate::sft::hex(&secret()?) },
+        Op::Meta { key: "secret", value: crate::sft::hex(&secret(&config)?) },
         Op::Meta { key: "version", value: env!("CARGO_PKG_VERSION").to_string() },
         Op::Meta { key: "started_at", value: wall_ms().to_string() },
     ])?;
@@ -248,8 +249,11 @@ fn lock(run_dir: &Path) -> Result<std::fs::File, RunError> {
 }
 
 /// Inputs are drawn from it: unknown to whoever knows the run file, the same after a resume.
-fn secret() -> Result<[u8; 32], RunError> {
+fn secret(config: &Config) -> Result<[u8; 32], RunError> {
     use std::io::Read as _;
+    if config.run.deterministic {
+        return Ok(sha2::Sha256::digest(format!("troupe run {}", config.run.seed).as_bytes()).into());
+    }
     let path = PathBuf::from("/dev/urandom");
     let mut secret = [0; 32];
     std::fs::File::open(&path)

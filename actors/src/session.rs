@@ -104,6 +104,7 @@ where
         start: start.clone(),
         optim: optim(config),
         loss: loss(config),
+        guard: config.guard,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
     };

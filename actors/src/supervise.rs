@@ -64,6 +64,9 @@ pub const LLM_JUDGE_BUDGET: &str = "F117";
 /// The LLM judge died.
 pub const LLM_JUDGE_LOST: &str = "F118";
 
+/// A step's numbers are beyond a limit of `[guard]`.
+pub const NUMERICAL_ALARM: &str = "F119";
+
 macro_rules! pages {
     ($($code:literal),*) => {
         &[$(($code, include_str!(concat!("../../docs/faults/", $code, ".md")))),*]
@@ -74,7 +77,7 @@ macro_rules! pages {
 pub fn faults() -> &'static [(&'static str, &'static str)] {
     pages!(
         "F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111", "F112", "F113", "F114",
-        "F115", "F116", "F117", "F118"
+        "F115", "F116", "F117", "F118", "F119"
     )
 }
 

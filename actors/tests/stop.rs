@@ -15,6 +15,7 @@ use actors::stop::StopToken;
 use actors::store::rows::PhaseTag;
 use actors::store::{StoreConfig, Writer};
 use actors::supervise::fault;
+use model::guard::{GuardConfig, Reaction};
 use rig::{Rig, Watch};
 
 fn complete(rig: &Rig) {
@@ -49,6 +50,30 @@ fn a_stop_in_the_middle_lets_go_and_a_resume_completes() {
     let steps = reader.steps().unwrap().len() as u64;
     assert!((2..8).contains(&steps), "{steps}");
     assert_eq!(reader.meta("done.train").unwrap(), None);
+    assert_eq!(rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |_| {}), RunEnd::Completed);
+    complete(&rig);
+}
+
+/// The run ends with the checkpoint of the step that rang, and a resume with another limit goes on from there.
+#[test]
+fn the_guard_stops_the_run_after_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::new(dir.path());
+    rig.machine.steps = 6;
+    // One pass: behaviour and learner agree to rounding, and a limit of zero is passed by rounding.
+    rig.guard = GuardConfig { mismatch: Reaction::Stop, mismatch_kl_max: 0.0, ..GuardConfig::default() };
+    let end = rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |_| {});
+    let RunEnd::Failed { fault, disk_full: false } = end else { panic!("{end:?}") };
+    assert_eq!(fault.code, "F119");
+    assert!(fault.message.contains("after 1: learner and sampler are"), "{fault}");
+    let reader = rig.reader();
+    let steps = reader.steps().unwrap();
+    assert_eq!(steps.iter().map(|row| (row.step.0, row.applied)).collect::<Vec<_>>(), [(1, false)]);
+    let newest = rig.checkpoints().newest().unwrap().unwrap();
+    assert_eq!((newest.step.0, newest.policy.0), (1, 1));
+    assert!(reader.faults().unwrap().iter().any(|f| f.code == "F119"));
+    assert_eq!(reader.meta("done.train").unwrap(), None);
+    rig.guard = GuardConfig::default();
     assert_eq!(rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |_| {}), RunEnd::Completed);
     complete(&rig);
 }

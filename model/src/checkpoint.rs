@@ -1,4 +1,4 @@
-//! A learner on disk: weights, AdamW's moments and counters, whole or not at all, and bit for bit the same after loading.
+//! A learner on disk: weights, AdamW's moments, counters and the guard's memory, whole or not at all, and bit for bit the same after loading.
 //!
 //! A checkpoint is a folder with `state.safetensors` (`param/..`, `adam_m/..`, `adam_v/..`, f32) and `manifest.json` (format,
 //! counters, SHA-256 of the other file). It is written beside its place, flushed to the disk, and renamed.
@@ -24,10 +24,13 @@ const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
 
 /// What `manifest.json` says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointManifest {
     pub format: u32,
     pub counters: Counters,
+    /// What the numerical guard remembers.
+    #[serde(default)]
+    pub guard: crate::guard::Memory,
     /// Updates AdamW has counted, for its bias correction; 0 before the first.
     pub adam_time: u64,
     /// SHA-256 of `state.safetensors`.
@@ -88,7 +91,13 @@ impl<AB: AutodiffBackend> Learner<AB> {
         let bytes = safetensors::serialize(views, None).map_err(bad)?;
         write(&path, &bytes)?;
         let digest = HexDigest(hex(&Sha256::digest(&bytes)));
-        let manifest = CheckpointManifest { format: FORMAT, counters: self.counters, adam_time, digest };
+        let manifest = CheckpointManifest {
+            format: FORMAT,
+            counters: self.counters,
+            guard: self.memory.clone(),
+            adam_time,
+            digest,
+        };
         let path = staging.join(MANIFEST);
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
@@ -97,7 +106,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
         Ok(manifest)
     }
 
-    /// Replaces weights, moments and counters by those of `dir`. The network must have the same shape.
+    /// Replaces weights, moments, counters and the guard's memory by those of `dir`. The network must have the same shape.
     pub fn load_checkpoint(&mut self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read(&path).map_err(io("read", &path))?;
@@ -132,6 +141,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
         self.network = network;
         self.optimizer.state = load.state;
         self.counters = manifest.counters;
+        self.memory = manifest.guard.clone();
         Ok(manifest)
     }
 

@@ -1,8 +1,8 @@
 //! Updates the policy from scored samples: gradients over micro-batches, one AdamW update, weights for the generators.
 //!
 //! The learner knows no algorithm: every token comes with a weight and its class's advantage (`loss`). It owns the network, the
-//! optimizer's moments and the counters; `checkpoint` saves all of them. A step whose loss or gradient is not finite changes
-//! nothing but the count of skipped steps.
+//! optimizer's moments, the counters and the guard's memory; `checkpoint` saves all of them. A step that the guard skips changes nothing
+//! but the count of skipped steps.
 
 mod autodiff;
 mod batch;
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::correction::CorrectionError;
 use crate::correction::clip::Cut;
+use crate::guard::{self, GuardConfig};
 use crate::host::HostWeights;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
@@ -109,6 +110,8 @@ pub struct Learner<AB: AutodiffBackend> {
     pub(crate) optimizer: Optimizer<AB>,
     pub(crate) config: OptimConfig,
     pub(crate) counters: Counters,
+    guard: GuardConfig,
+    pub(crate) memory: guard::Memory,
     reference: Option<HostWeights>,
     execution: Execution,
     workers: Vec<host::Worker>,
@@ -119,7 +122,7 @@ pub struct Learner<AB: AutodiffBackend> {
 pub struct Counters {
     /// Optimizer updates made.
     pub updates: u64,
-    /// Steps whose loss or gradient was not finite.
+    /// Steps that the guard skipped; of a warm start, those whose loss or gradient was not finite.
     pub skipped: u64,
     /// The policy after that many applied or skipped `train_step`s.
     pub version: PolicyVersion,
@@ -135,6 +138,8 @@ impl<AB: AutodiffBackend> Learner<AB> {
             optimizer,
             config,
             counters: Counters::default(),
+            guard: GuardConfig::default(),
+            memory: guard::Memory::default(),
             reference: None,
             execution: Execution::Auto,
             workers,
@@ -145,6 +150,12 @@ impl<AB: AutodiffBackend> Learner<AB> {
     pub fn with_execution(mut self, execution: Execution, threads: usize) -> Self {
         self.execution = execution;
         self.workers.resize_with(threads.max(1), host::Worker::default);
+        self
+    }
+
+    /// What is looked at before a step is applied, and what is done about it.
+    pub fn with_guard(mut self, guard: GuardConfig) -> Self {
+        self.guard = guard;
         self
     }
 
@@ -218,8 +229,12 @@ impl<AB: AutodiffBackend> Learner<AB> {
                 report.loss = total;
                 report.grad_norm = norm;
                 batch.describe(&scored, &mut report);
+                report.alarms = self.guard.look(&self.memory, &report);
+                self.memory.lower(&self.guard, &report.alarms);
+            } else if !total.is_finite() || !norm.is_finite() {
+                report.alarms.push(self.guard.not_finite());
             }
-            if !total.is_finite() || !norm.is_finite() {
+            if guard::skips(&report.alarms) {
                 report.applied = false;
                 break;
             }
@@ -229,6 +244,8 @@ impl<AB: AutodiffBackend> Learner<AB> {
             (self.network, self.optimizer, self.counters) = before;
             self.counters.skipped += 1;
         }
+        self.memory.remember(&self.guard, &report);
+        report.lr_scale = self.memory.lr_scale;
         self.counters.version.0 += 1;
         let share = |count: usize| if seen == 0 { 0.0 } else { count as f64 / seen as f64 };
         report.clip_fraction = share(cuts[0] + cuts[1]);
@@ -334,7 +351,7 @@ impl<AB: AutodiffBackend> Learner<AB> {
 
     /// One optimizer update; returns the learning rate used.
     fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> f64 {
-        let lr = self.config.lr * self.config.schedule.factor(self.counters.updates);
+        let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
         self.network = self.optimizer.step(lr, self.network.clone(), grads, scale);

@@ -13,6 +13,7 @@ pub mod correction;
 pub mod engine;
 pub mod error;
 mod gguf;
+pub mod guard;
 mod hf_config;
 pub mod host;
 pub mod learner;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::correction::tally::CorrectionReport;
+use crate::guard::Alarm;
 
 /// The report of one `train_step`. Means are over tokens; ratios are of the learner's probability, before the update, to the
 /// probability the token was sampled with.
@@ -14,7 +15,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Global gradient norm before clipping; of the first pass.
     pub grad_norm: f64,
-    /// False: a loss or gradient was not finite, and parameters and optimizer are exactly as before the step.
+    /// False: the guard skipped it, and parameters and optimizer are exactly as before the step.
     pub applied: bool,
     pub lr: f64,
     pub samples: usize,
@@ -40,6 +41,10 @@ pub struct StepReport {
     pub reference_kl: f64,
     /// What the corrections did; the same for all passes.
     pub correction: CorrectionReport,
+    /// What the guard found (`guard`).
+    pub alarms: Vec<Alarm>,
+    /// The guard's factor of the learning rate, in `lr` already.
+    pub lr_scale: f64,
     /// Time the step took, seconds.
     pub seconds: f64,
 }

@@ -4,6 +4,7 @@
 mod policy;
 
 use model::config::Family;
+use model::guard::{GuardConfig, Kind, Reaction};
 use model::learner::{Execution, Learner, LearnerError, SftSample, TrainSample, weights_digest};
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
@@ -300,6 +301,51 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted() {
     learner.save_checkpoint(&dir.path().join("b")).unwrap();
     let read = |name: &str| std::fs::read(dir.path().join(name).join("state.safetensors")).unwrap();
     assert_eq!(read("a"), read("b"), "the optimizer's state changed");
+}
+
+/// Planted: a loaded checkpoint forgets the guard's memory. Seen: rate 1e-3 for 2.5e-4.
+#[test]
+fn the_guard_skips_lowers_and_remembers_across_a_checkpoint() {
+    let net = network(Family::Qwen3, 19);
+    let samples = batch(&net, 1.0);
+    let far: Vec<TrainSample> = samples
+        .iter()
+        .map(|s| TrainSample { logprobs: s.logprobs.iter().map(|l| l - 3.0).collect(), ..s.clone() })
+        .collect();
+    let loss = LossConfig::default();
+    let guard = |mismatch| GuardConfig { mismatch, mismatch_kl_max: 1.0, window: 4, ..GuardConfig::default() };
+    // What it does without a guard's word is what it does with one that has nothing to say.
+    let mut plain = learner(net.clone(), Execution::Host);
+    let mut watched = learner(net.clone(), Execution::Host).with_guard(guard(Reaction::Stop));
+    for learner in [&mut plain, &mut watched] {
+        assert_eq!(learner.train_step(&samples, &loss).unwrap().alarms, []);
+    }
+    assert_eq!(parameters(plain.network()), parameters(watched.network()));
+    // Skipped, to the bit; stopping is the caller's.
+    let before = (parameters(watched.network()), watched.counters());
+    let report = watched.train_step(&far, &loss).unwrap();
+    let Some(alarm) = report.alarms.first() else { panic!("{report:?}") };
+    assert_eq!((alarm.kind, alarm.reaction, report.alarms.len()), (Kind::Mismatch, Reaction::Stop, 1));
+    assert!(alarm.found.unwrap() > 1.0 && alarm.limit == 1.0 && !report.applied);
+    assert_eq!(parameters(watched.network()), before.0);
+    assert_eq!((watched.counters().updates, watched.counters().skipped), (before.1.updates, before.1.skipped + 1));
+    // Lowered from this step on, also after a checkpoint.
+    let mut lowered = learner(net.clone(), Execution::Host).with_guard(guard(Reaction::LowerRate));
+    let rates: Vec<f64> =
+        [&samples, &far, &samples, &far].iter().map(|b| lowered.train_step(b, &loss).unwrap().lr / 1e-3).collect();
+    assert_eq!(rates, [1.0, 0.5, 0.5, 0.25]);
+    let dir = tempfile::tempdir().unwrap();
+    lowered.save_checkpoint(&dir.path().join("c")).unwrap();
+    let mut again = learner(net, Execution::Host).with_guard(guard(Reaction::LowerRate));
+    let saved = again.load_checkpoint(&dir.path().join("c")).unwrap();
+    assert_eq!(saved.guard.lr_scale, 0.25);
+    let (a, b) = (lowered.train_step(&samples, &loss).unwrap(), again.train_step(&samples, &loss).unwrap());
+    assert_eq!((a.lr, a.lr_scale, &a.alarms), (b.lr, b.lr_scale, &b.alarms));
+    assert_eq!(parameters(lowered.network()), parameters(again.network()));
+    lowered.save_checkpoint(&dir.path().join("a")).unwrap();
+    again.save_checkpoint(&dir.path().join("b")).unwrap();
+    let manifest = |name: &str| std::fs::read_to_string(dir.path().join(name).join("manifest.json")).unwrap();
+    assert_eq!(manifest("a"), manifest("b"), "the norms that are remembered, to the bit");
 }
 
 #[test]

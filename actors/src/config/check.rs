@@ -2,7 +2,7 @@
 
 use rollout::machine::ConfigError;
 
-use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, RewardMode, Settings};
+use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, Reaction, RewardMode, Settings};
 use crate::errors::UserError;
 use crate::{llm_judge, policy, session};
 
@@ -52,6 +52,26 @@ const EFFECTS: &[Effect] = &[
         keys: &["learner.clip_low", "learner.clip_high"],
         only: "learner.epochs > 1 (every ratio in the first pass of learner.policy_loss = \"decoupled\" is 1)",
         holds: |c| c.learner.policy_loss != PolicyLoss::Decoupled || c.learner.epochs > 1,
+    },
+    Effect {
+        keys: &["guard.gradient_spike_factor"],
+        only: "guard.gradient_spike other than \"off\"",
+        holds: |c| c.guard.gradient_spike != Reaction::Off,
+    },
+    Effect {
+        keys: &["guard.mismatch_kl_max"],
+        only: "guard.mismatch other than \"off\"",
+        holds: |c| c.guard.mismatch != Reaction::Off,
+    },
+    Effect {
+        keys: &["guard.entropy_share_min"],
+        only: "guard.entropy_collapse other than \"off\"",
+        holds: |c| c.guard.entropy_collapse != Reaction::Off,
+    },
+    Effect {
+        keys: &["guard.lower_by"],
+        only: "an alarm of [guard] set to \"lower_rate\"",
+        holds: |c| [c.guard.gradient_spike, c.guard.mismatch, c.guard.entropy_collapse].contains(&Reaction::LowerRate),
     },
     Effect {
         keys: &["model.hidden", "model.layers", "model.heads", "model.kv_heads", "model.ff", "model.vocab"],
@@ -115,6 +135,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     shape(config, settings)?;
     start(config, settings)?;
     correction(config, settings)?;
+    deterministic(config, settings)?;
     batch(config, settings)?;
     executors(config, settings)?;
     deadlines(config, settings)?;
@@ -173,6 +194,22 @@ fn start(config: &Config, settings: &Settings) -> Result<(), UserError> {
         .found("sft.enabled = false, model.dir = \"\"")
         .expected("sft.enabled = true, or a model of your own in model.dir")
         .hint("remove `sft.enabled`, or name a Hugging Face folder in model.dir"))
+}
+
+/// What depends on the clock, or on somebody else, is not the same twice.
+fn deterministic(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let (key, found, expected) = match (config.rollout.staleness_max, config.judge.enabled, &*config.gpu.devices) {
+        _ if !config.run.deterministic => return Ok(()),
+        (0, false, "none") => return Ok(()),
+        (1.., _, _) => ("rollout.staleness_max", config.rollout.staleness_max.to_string(), "0"),
+        (_, true, _) => ("judge.enabled", "true".to_owned(), "false"),
+        (_, _, devices) => ("gpu.devices", format!("{devices:?}"), "\"none\""),
+    };
+    Err(UserError::new("a run with these settings is not the same twice")
+        .at(place(settings, &[key, "run.deterministic"]))
+        .found(format!("run.deterministic = true, {key} = {found}"))
+        .expected(format!("{key} = {expected}"))
+        .hint("set it, or run.deterministic = false: what was sampled and trained is on record either way"))
 }
 
 /// A cap needs a weight to cap.

@@ -84,12 +84,16 @@ const fn below(min: f64, max: f64) -> Kind {
     Kind::Real { min, max, above: false, below: true }
 }
 
+/// What may be done about an alarm.
+const REACTIONS: &[&str] = &["off", "warn", "lower_rate", "skip", "stop"];
+
 /// In the order of `cluster.toml`.
 pub const KEYS: &[Key] = &[
     key("run.seed", whole(0, MAX)),
     key("run.dir", Kind::FullText),
     key("run.steps", whole(0, MAX)),
     key("run.time_limit_s", whole(0, MAX)),
+    key("run.deterministic", Kind::Flag),
     key("model.dir", Kind::Text),
     key("model.device", Kind::Choice(&["cpu", "cuda"])),
     key("model.hidden", whole(2, COUNT)),
@@ -158,6 +162,15 @@ pub const KEYS: &[Key] = &[
     key("learner.epochs", whole(1, 1000)),
     key("learner.micro_batch", whole(1, COUNT)),
     key("learner.keep_checkpoints", whole(0, COUNT)),
+    key("guard.not_finite", Kind::Choice(&["skip", "stop"])),
+    key("guard.gradient_spike", Kind::Choice(REACTIONS)),
+    key("guard.gradient_spike_factor", real(1.0, f64::MAX)),
+    key("guard.mismatch", Kind::Choice(REACTIONS)),
+    key("guard.mismatch_kl_max", real(0.0, f64::MAX)),
+    key("guard.entropy_collapse", Kind::Choice(REACTIONS)),
+    key("guard.entropy_share_min", below(0.0, 1.0)),
+    key("guard.window", whole(2, COUNT)),
+    key("guard.lower_by", Kind::Real { min: 0.0, max: 1.0, above: true, below: true }),
     key("generator.max_batch", whole(1, COUNT)),
     key("executor.workers", whole(1, 1024)),
     key("executor.workers_max", whole(0, 1024)),

@@ -338,3 +338,28 @@ fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
     let lease = |c: &Config| crate::session::machine_config(c).execute_deadline_ms;
     assert_eq!(lease(&on(&[]).unwrap()), lease(&Config::builtin().unwrap()) + 180_000);
 }
+
+#[test]
+fn a_deterministic_run_depends_on_nobody() {
+    let sets = |more: &[&str]| {
+        let all = ["run.deterministic=true"].iter().chain(more).map(ToString::to_string).collect::<Vec<_>>();
+        Config::load(&[], &all)
+    };
+    assert!(sets(&["staleness_max=0"]).unwrap().run.deterministic);
+    let e = sets(&[]).unwrap_err();
+    assert_parts(&e, "", "", "staleness_max = 1", "rollout.staleness_max = 0", "");
+    let e = sets(&["staleness_max=0", "gpu.devices=all"]).unwrap_err();
+    assert_parts(&e, "", "--set gpu.devices", "\"all\"", "gpu.devices = \"none\"", "");
+}
+
+#[test]
+fn the_guards_keys_are_its_own_and_need_their_alarm() {
+    let set = |s: &str| Config::load(&[], &[s.to_string()]);
+    let config = Config::load(&[], &[]).unwrap();
+    assert_eq!(config.guard, GuardConfig::default(), "the file and the library agree");
+    assert!(config.guard.check().is_ok());
+    assert_eq!(set("guard.mismatch=stop").unwrap().guard.mismatch, Reaction::Stop);
+    assert!(set("guard.not_finite=warn").is_err() && set("guard.mismatch=loud").is_err());
+    let e = set("guard.lower_by=0.9").unwrap_err();
+    assert_parts(&e, "guard.lower_by", "--set", "", "lower_rate", "");
+}

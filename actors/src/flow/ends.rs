@@ -1,5 +1,6 @@
 //! The other half of `Flow`: faults, missed deadlines, lost actors, and how rollouts, phases and runs end.
 
+use model::guard::{Alarm, Kind, Reaction};
 use rollout::event::{Event, Overdue};
 use rollout::id::{Attempt, RolloutId, StepId};
 use rollout::machine::RunPhase as MachinePhase;
@@ -10,8 +11,8 @@ use crate::driver::{Driver, done_key, run_phase};
 use crate::observe::Progress;
 use crate::orchestrator::{RunEnd, StopReason};
 use crate::outbox::Stage;
-use crate::store::rows::{EndingRow, FaultRow, Op, RowPatch};
-use crate::supervise::{self, STAGE_DEADLINE, fault};
+use crate::store::rows::{EndingRow, FaultRow, Op, RowPatch, StepRow};
+use crate::supervise::{self, NUMERICAL_ALARM, STAGE_DEADLINE, STEP_SKIPPED, fault};
 
 impl Flow {
     pub fn note_fault(&mut self, rollout: Option<(RolloutId, Attempt)>, fault: &Fault) {
@@ -47,6 +48,25 @@ impl Flow {
     pub fn train_failed(&mut self, step: StepId, attempt: Attempt, fault: Fault) {
         self.note_fault(None, &fault);
         self.event(Event::TrainFaulted { step, attempt, code: fault.code });
+    }
+
+    /// What the learner's guard found in a step goes on record; a fault where the run is to end for it.
+    pub(super) fn alarms(&mut self, row: &StepRow) -> Option<Fault> {
+        let alarms: Vec<Alarm> = serde_json::from_value(row.report["alarms"].clone()).unwrap_or_default();
+        if alarms.is_empty() && !row.applied {
+            self.note_fault(None, &fault(STEP_SKIPPED, format!("step {}: the step was skipped", row.step)));
+        }
+        let mut halt = None;
+        for alarm in alarms {
+            let code = if alarm.kind == Kind::NotFinite { STEP_SKIPPED } else { NUMERICAL_ALARM };
+            let found = fault(code, format!("step {}: {alarm}", row.step));
+            self.note_fault(None, &found);
+            if alarm.reaction == Reaction::Stop {
+                let message = format!("the numerical guard stopped the run after {}: {alarm}", row.step);
+                halt.get_or_insert(fault(code, message));
+            }
+        }
+        halt
     }
 
     pub fn stop(&mut self, reason: StopReason) {
@@ -92,6 +112,9 @@ impl Flow {
     /// Why the machine ended RL by itself, if that was no success.
     fn failure(&self) -> Option<Fault> {
         let Driver::Rl(snapshot) = &self.driver else { return None };
+        if self.halted.is_some() {
+            return self.halted.clone();
+        }
         let MachinePhase::Finished(cause) = snapshot.machine.phase() else { return None };
         let settings = snapshot.machine.config().check(snapshot.machine.curriculum().tasks().len());
         supervise::stop_fault(cause, &settings, self.last_fault.as_ref())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::backend::AutodiffBackend;
+use model::guard::GuardConfig;
 use model::learner::Learner;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
@@ -22,6 +23,7 @@ pub struct TrainerSettings {
     pub start: PathBuf,
     pub optim: OptimConfig,
     pub loss: LossConfig,
+    pub guard: GuardConfig,
     pub checkpoints: Checkpoints,
     pub threads: usize,
 }
@@ -45,7 +47,8 @@ impl<AB: AutodiffBackend> BurnTrainer<AB> {
         let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
         let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
         let mut learner = Learner::new(network, settings.optim.clone())
-            .with_execution(model::learner::Execution::Auto, settings.threads);
+            .with_execution(model::learner::Execution::Auto, settings.threads)
+            .with_guard(settings.guard);
         if let Some(reference) = &reference {
             learner.set_reference(reference);
         }

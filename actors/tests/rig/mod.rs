@@ -22,6 +22,7 @@ use actors::store::{Reader, StoreConfig, Writer};
 use actors::wiring::Capacities;
 use model::config::TinyShape;
 use model::engine::EngineConfig;
+use model::guard::GuardConfig;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::sampling::Sampling;
@@ -142,6 +143,7 @@ pub struct Rig {
     pub run_dir: PathBuf,
     pub machine: MachineConfig,
     pub loss: LossConfig,
+    pub guard: GuardConfig,
     pub optim: OptimConfig,
     pub eval_samples: u64,
     pub execute_delay: Duration,
@@ -169,6 +171,7 @@ impl Rig {
                 ..MachineConfig::default()
             },
             loss: LossConfig { micro_batch: 4, ..LossConfig::default() },
+            guard: GuardConfig::default(),
             optim: OptimConfig { lr: 1e-2, ..OptimConfig::default() },
             eval_samples: 0,
             execute_delay: Duration::ZERO,
@@ -199,6 +202,7 @@ impl Rig {
                     start: self.policy.clone(),
                     optim: self.optim.clone(),
                     loss: self.loss.clone(),
+                    guard: self.guard,
                     checkpoints: self.checkpoints(),
                     threads: 1,
                 },

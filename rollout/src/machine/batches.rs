@@ -49,7 +49,8 @@ pub(super) struct History {
     pub(super) steps_applied: u64,
     pub(super) steps_skipped: u64,
     pub(super) steps_given_up: u64,
-    zero_variance_since_step: u32,
+    /// The first group that did not exist when the last step closed.
+    first_of_step: GroupId,
     lost_in_row: u32,
     given_up_in_row: u32,
 }
@@ -139,7 +140,8 @@ impl Machine {
         self.end_batch(Ending::Dropped(DropReason::LearnerFailed), out);
         self.step = step;
         self.curriculum.close_step();
-        if self.history.step_given_up(&self.config) && self.phase == RunPhase::Running {
+        let next = self.next_group;
+        if self.history.step_given_up(&self.config, next) && self.phase == RunPhase::Running {
             self.stop(StopCause::LearnerFailed, out);
         }
         true
@@ -150,7 +152,7 @@ impl Machine {
         self.end_batch(Ending::Trained(step), out);
         self.step = step;
         self.curriculum.close_step();
-        self.history.step_trained(applied);
+        self.history.step_trained(applied, self.next_group);
     }
 
     /// `Adopt` for the newest version.
@@ -241,20 +243,20 @@ impl History {
         }
     }
 
-    fn step_trained(&mut self, applied: bool) {
+    fn step_trained(&mut self, applied: bool, next: GroupId) {
         if applied {
             self.steps_applied += 1;
         } else {
             self.steps_skipped += 1;
         }
-        self.zero_variance_since_step = 0;
+        self.first_of_step = next;
         self.given_up_in_row = 0;
     }
 
     /// True when that is one too many in a row.
-    fn step_given_up(&mut self, config: &MachineConfig) -> bool {
+    fn step_given_up(&mut self, config: &MachineConfig, next: GroupId) -> bool {
         self.steps_given_up += 1;
-        self.zero_variance_since_step = 0;
+        self.first_of_step = next;
         self.given_up_in_row += 1;
         self.given_up_in_row > config.retries
     }
@@ -269,14 +271,11 @@ impl History {
         self.lost_in_row = 0;
     }
 
-    /// Counts one more such group towards the limit; false when the limit is used up.
-    pub(super) fn may_drop_zero_variance(&mut self, config: &MachineConfig) -> bool {
-        let limit = config.zero_variance_limit;
-        if limit > 0 && self.zero_variance_since_step >= limit {
-            return false;
-        }
-        self.zero_variance_since_step += 1;
-        true
+    /// Whether a group without variance is dropped: not when more than the limit were started since the last step closed. By
+    /// its number and not by how many were dropped, which would depend on the order they end in.
+    pub(super) fn may_drop_zero_variance(&self, config: &MachineConfig, group: GroupId) -> bool {
+        let limit = u64::from(config.zero_variance_limit);
+        limit == 0 || group.0 < self.first_of_step.0.saturating_add(limit)
     }
 
     /// True when that is one too many in a row.

@@ -31,7 +31,7 @@ pub struct MachineConfig {
     pub train_deadline_ms: u64,
     /// `Adopt` is issued again when no `Adopted` came in this time.
     pub adopt_deadline_ms: u64,
-    /// Groups dropped for zero variance since the last step after which such groups are trained on all the same, so
+    /// Groups started since the last step closed after which those without variance are trained on all the same, so
     /// that a policy that solves everything or nothing still comes to the end of the run. 0 = no limit.
     pub zero_variance_limit: u32,
     /// Groups lost to faults in a row, with no group completing between them, after which the run stops: the

@@ -135,7 +135,7 @@ impl Machine {
         let solved = rewards.iter().filter(|reward| reward.code > 0.0).count();
         self.curriculum.report(group.task, rewards.len() as u64, solved as u64);
         self.history.group_completed(zero_variance);
-        if zero_variance && self.config.drop_zero_variance && self.history.may_drop_zero_variance(&self.config) {
+        if zero_variance && self.config.drop_zero_variance && self.history.may_drop_zero_variance(&self.config, id) {
             self.drop_group(id, DropReason::ZeroVariance, out);
         } else {
             self.ready.insert(id);

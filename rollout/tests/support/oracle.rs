@@ -96,8 +96,9 @@ pub struct Oracle {
     live: BTreeSet<u64>,
     live_groups: BTreeSet<u64>,
     pub train: Option<Step>,
-    zero_since_step: u32,
-    /// Groups without variance that were kept, because the limit was used up when they were completed.
+    /// The first group that was not there when the last step closed.
+    first_of_step: u64,
+    /// Groups without variance that were kept, because of the limit, when they were completed.
     kept_equal: BTreeSet<u64>,
     lost_in_row: u32,
     given_up_in_row: u32,
@@ -138,7 +139,7 @@ impl Oracle {
             live: BTreeSet::new(),
             live_groups: BTreeSet::new(),
             train: None,
-            zero_since_step: 0,
+            first_of_step: 0,
             kept_equal: BTreeSet::new(),
             lost_in_row: 0,
             given_up_in_row: 0,

@@ -46,7 +46,7 @@ pub fn random_config(rng: &mut Rng) -> MachineConfig {
         execute_deadline_ms: rng.range(50, 400),
         train_deadline_ms: rng.range(100, 900),
         adopt_deadline_ms: rng.range(50, 400),
-        zero_variance_limit: rng.pick(&[1, 3, 20]),
+        zero_variance_limit: rng.pick(&[3, 20, 60]),
         lost_groups_limit: rng.pick(&[0, 0, 1, 4]),
     }
 }

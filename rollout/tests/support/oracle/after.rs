@@ -111,10 +111,15 @@ impl Oracle {
         let rewards: Vec<Option<Reward>> = self.survivors(group).iter().map(|id| self.rolls[id].reward).collect();
         let equal = rewards.windows(2).all(|pair| pair[0] == pair[1]);
         if equal && self.config.drop_zero_variance && self.kept_equal.insert(group) {
-            let limit = self.config.zero_variance_limit;
-            let used_up = limit > 0 && self.zero_since_step >= limit;
+            let used_up = !self.may_drop_equal(group);
             self.need(used_up, Rule::R4, || format!("group {group} has no variance and was kept"));
         }
+    }
+
+    /// Up to so many groups after the last step closed.
+    pub(super) fn may_drop_equal(&self, group: u64) -> bool {
+        let limit = u64::from(self.config.zero_variance_limit);
+        limit == 0 || group < self.first_of_step + limit
     }
 
     /// Complete groups that are not in the outstanding batch, by number.

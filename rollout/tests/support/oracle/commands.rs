@@ -180,9 +180,7 @@ impl Oracle {
                 }
             }
             Ending::Dropped(DropReason::ZeroVariance) if survivors.len() == 1 => {
-                self.zero_since_step += 1;
-                let limit = self.config.zero_variance_limit;
-                let within = limit == 0 || self.zero_since_step <= limit;
+                let within = self.may_drop_equal(group);
                 self.need(within, Rule::R4, || format!("group {group} was dropped for variance past the limit"));
             }
             Ending::Dropped(DropReason::Faulted | DropReason::Unscored) if survivors.len() > 2 => self.completed(group),

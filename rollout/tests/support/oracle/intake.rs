@@ -149,7 +149,7 @@ impl Oracle {
         leave.batch = self.batch();
         self.step = step;
         self.train = None;
-        self.zero_since_step = 0;
+        self.first_of_step = self.groups.keys().next_back().map_or(0, |last| last + 1);
         self.given_up_in_row += 1;
         if self.given_up_in_row > self.config.retries && self.phase == Phase::Running {
             self.phase = Phase::Stopping;
@@ -159,7 +159,7 @@ impl Oracle {
     fn close_step(&mut self, step: u64) {
         self.step = step;
         self.train = None;
-        self.zero_since_step = 0;
+        self.first_of_step = self.groups.keys().next_back().map_or(0, |last| last + 1);
         self.given_up_in_row = 0;
     }
 
