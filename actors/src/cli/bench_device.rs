@@ -144,11 +144,12 @@ async fn measure(
         let set = device::equivalence(python, &args.device_set, items, lanes).await.map_err(io)?;
         for e in &set {
             output::line(format!(
-                "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart): {:+.2} %",
+                "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart{}): {:+.2} %",
                 e.name,
                 e.ours,
                 e.do_bench,
                 e.spread(),
+                if e.host_bound { "; longer flush, it was bound by the host" } else { "" },
                 e.difference
             ))?;
         }

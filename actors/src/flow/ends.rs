@@ -74,7 +74,11 @@ impl Flow {
             return;
         }
         self.stopped = Some(reason);
-        self.observer.on(Progress::Stopping { after: self.training.map_or(StepId(0), |(step, _)| step) });
+        let closed = match &self.driver {
+            Driver::Rl(snapshot) => snapshot.machine.step(),
+            _ => StepId(0),
+        };
+        self.observer.on(Progress::Stopping { after: self.training.map_or(closed, |(step, _)| step) });
         match self.driver {
             Driver::Idle => self.end = Some(RunEnd::Stopped),
             _ => self.event(Event::StopRequested),

@@ -1,4 +1,4 @@
-//! Truncated importance sampling: the weight of a token is capped (Ionides 2008, "Truncated importance sampling", section 2; for
+//! Truncated importance sampling: the weight of a token is capped (Ionides 2008, "Truncated importance sampling"; for
 //! the mismatch of sampler and learner: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training").
 //!
 //! ```text

@@ -30,6 +30,8 @@ pub struct Equivalence {
     pub evaluations: Vec<[f64; 3]>,
     /// Each process of `do_bench`, the same.
     pub processes: Vec<[f64; 3]>,
+    /// Launching takes longer than its clearing of the cache, so it was given a longer one.
+    pub host_bound: bool,
 }
 
 impl Equivalence {
@@ -58,26 +60,42 @@ pub async fn equivalence(
 ) -> std::io::Result<Vec<Equivalence>> {
     let ours = evaluations(items, lanes).await;
     let good: Vec<&Item> = items.iter().filter(|i| ours.contains_key(&i.name)).collect();
-    let mut theirs: BTreeMap<String, Vec<[f64; 3]>> = BTreeMap::new();
+    let mut theirs: BTreeMap<String, (Vec<[f64; 3]>, bool)> = BTreeMap::new();
     for _ in 0..PROCESSES {
         for (item, found) in good.iter().zip(do_bench(python, dir, &good).await?) {
-            theirs.entry(item.name.clone()).or_default().extend(found);
+            let (processes, bound) = theirs.entry(item.name.clone()).or_default();
+            if let Some((found, host_bound)) = found {
+                processes.push(found);
+                *bound |= host_bound;
+            }
         }
     }
     let median = |of: &[[f64; 3]]| median(&of.iter().map(|e| e[0]).collect::<Vec<_>>());
     Ok(good
         .iter()
         .filter_map(|item| {
-            let (evaluations, processes) = (ours[&item.name].clone(), theirs.remove(&item.name)?);
+            let (processes, host_bound) = theirs.remove(&item.name)?;
+            let evaluations = ours[&item.name].clone();
             let (ours, do_bench) = (median(&evaluations), median(&processes));
             let difference = 100.0 * (ours / do_bench - 1.0);
-            Some(Equivalence { name: item.name.clone(), ours, do_bench, difference, evaluations, processes })
+            Some(Equivalence {
+                name: item.name.clone(),
+                ours,
+                do_bench,
+                difference,
+                evaluations,
+                processes,
+                host_bound,
+            })
         })
         .collect())
 }
 
-/// One process of `do_bench.py`: speed-up and both times of each of `items`, where it came to any.
-async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result<Vec<Option<[f64; 3]>>> {
+/// Speed-up and both times, and whether the host held it up.
+type DoBench = ([f64; 3], bool);
+
+/// One process of `do_bench.py`: each of `items`, where it came to anything.
+async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result<Vec<Option<DoBench>>> {
     let mut command = Command::new(python);
     command.arg(dir.join("do_bench.py")).kill_on_drop(true);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -103,7 +121,10 @@ async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result
     };
     Ok(said
         .iter()
-        .map(|l| Some([l["speedup"].as_f64()?, middle(&l["reference_us"])?, middle(&l["candidate_us"])?]))
+        .map(|l| {
+            let found = [l["speedup"].as_f64()?, middle(&l["reference_us"])?, middle(&l["candidate_us"])?];
+            Some((found, l["host_bound"] == true))
+        })
         .collect())
 }
 
