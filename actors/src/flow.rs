@@ -26,6 +26,7 @@ use crate::meters::Meters;
 use crate::observe::{Observer, Progress};
 use crate::orchestrator::{RunEnd, StopReason};
 use crate::outbox::{Outbox, Stage};
+use crate::scaling::Hint;
 use crate::store::rows::{Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{LEARNER_FAILED, fault};
@@ -352,6 +353,10 @@ impl Flow {
             self.halted = Some(fault);
             self.event(Event::StopRequested);
         }
+    }
+
+    pub fn executors(&mut self, hint: Hint) {
+        self.meters.executors(hint);
     }
 
     pub fn tick(&mut self) {

@@ -8,6 +8,7 @@ use rollout::reward::Reward;
 use serde_json::{Map, Value, json};
 
 use crate::observe::{Live, Progress, RunPhase};
+use crate::scaling::Hint;
 use crate::store::rows::EndingRow;
 
 /// Rates are over this window.
@@ -27,9 +28,27 @@ pub struct Meters {
     recent_correct: usize,
     /// Since the last step closed: answers scored, their summed rewards.
     step: (u64, f64, f64),
+    /// The executors as they were last, and since the last step closed.
+    hint: Hint,
+    executors: Executors,
+}
+
+/// About once a second, summed up.
+#[derive(Default)]
+struct Executors {
+    present: u64,
+    busy: u64,
+    oldest_ms: u64,
 }
 
 impl Meters {
+    pub fn executors(&mut self, hint: Hint) {
+        self.hint = hint;
+        self.executors.present += u64::from(hint.load.executors);
+        self.executors.busy += u64::from(hint.load.busy);
+        self.executors.oldest_ms = self.executors.oldest_ms.max(hint.load.oldest_ms);
+    }
+
     pub fn start_eval(&mut self, total: u64, done: u64, correct: u64) {
         self.eval = (total, done, correct);
     }
@@ -73,6 +92,13 @@ impl Meters {
             about.insert("scored_reward_code".into(), json!(code / count as f64));
         }
         about.insert("faults".into(), json!(self.faults));
+        let seen = std::mem::take(&mut self.executors);
+        if seen.present > 0 {
+            about.insert("executors".into(), json!(self.hint.load.executors));
+            about.insert("executors_wanted".into(), json!(self.hint.wanted));
+            about.insert("executors_busy".into(), json!(seen.busy as f64 / seen.present as f64));
+            about.insert("executors_oldest_wait_ms".into(), json!(seen.oldest_ms));
+        }
     }
 
     pub fn eval(&self, phase: RunPhase) -> Progress {
@@ -116,6 +142,7 @@ impl Meters {
                 (0..=oldest).map(|lag| b.staleness.get(&lag).copied().unwrap_or(0)).collect()
             }),
             faults: self.faults,
+            executors: self.hint,
         }
     }
 }

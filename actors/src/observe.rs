@@ -4,6 +4,7 @@
 use rollout::id::{PolicyVersion, StepId};
 use serde::Serialize;
 
+use crate::scaling::Hint;
 use crate::store::rows::StepRow;
 
 /// The parts of a run, in order.
@@ -52,6 +53,8 @@ pub struct Live {
     pub staleness: Vec<u64>,
     /// Faults of ours so far.
     pub faults: u64,
+    /// The executors, and how many would keep up.
+    pub executors: Hint,
 }
 
 /// What is told. Every text is one line.

@@ -25,6 +25,7 @@ use crate::learner::{LearnerMsg, Pen};
 use crate::observe::{Observer, Progress};
 use crate::outbox::{Outbox, Stage};
 use crate::pool::PoolMsg;
+use crate::scaling::Hint;
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{Deaths, ORCHESTRATOR_LOST, Role, STORE_FAILED, Verdict, code, fault};
 use crate::wiring::{self, Capacities};
@@ -59,6 +60,8 @@ pub enum OrchestratorMsg {
     },
     Tick,
     Stop(StopReason),
+    /// From the pool, about once a second.
+    Executors(Hint),
     /// For tests: kills an actor as a crash would.
     Kill(Role),
 }
@@ -193,6 +196,7 @@ impl Actor for Orchestrator {
             OrchestratorMsg::Adopted { policy } => state.flow.event(Event::Adopted { policy }),
             OrchestratorMsg::Durable { step, attempt, result } => state.flow.durable(step, attempt, result.is_ok()),
             OrchestratorMsg::Tick => state.flow.tick(),
+            OrchestratorMsg::Executors(hint) => state.flow.executors(hint),
             OrchestratorMsg::Stop(reason) => state.flow.stop(reason),
             OrchestratorMsg::Kill(role) => state.kill(role),
         }

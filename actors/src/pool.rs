@@ -18,7 +18,7 @@ use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
 use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
 use crate::orchestrator::OrchestratorMsg;
-use crate::scaling::{Load, Scaler, ScalingConfig};
+use crate::scaling::{Advisor, Load, Scaler, ScalingConfig};
 use crate::supervise::{Deaths, EXECUTOR_LOST, LLM_JUDGE_LOST, Role, Verdict, fault};
 use crate::verdicts::remembered;
 
@@ -44,7 +44,7 @@ pub enum PoolMsg {
     Resize {
         workers: u32,
     },
-    /// Looks whether there should be more or fewer.
+    /// Looks whether there should be more or fewer, and tells the orchestrator.
     Tick,
     /// What there is to do and who does it.
     Load(RpcReplyPort<Load>),
@@ -101,6 +101,7 @@ pub struct PoolState {
     bench: Option<Bench>,
     waiting: VecDeque<Waiting>,
     scaler: Scaler,
+    advisor: Advisor,
     began: Instant,
     /// What is kept of each report has a fixed size (`verdicts`).
     verdicts: HashMap<Key, Arc<ExecReport>>,
@@ -123,9 +124,7 @@ impl Actor for Pool {
             let actor = spawn(&args, number, &myself).await?;
             slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor), leaving: false });
         }
-        if args.workers_max > args.workers {
-            myself.send_interval(TICK, || PoolMsg::Tick);
-        }
+        myself.send_interval(TICK, || PoolMsg::Tick);
         let scaler = Scaler::new(ScalingConfig::between(args.workers, args.workers_max));
         let bench = match &args.llm_judge {
             None => None,
@@ -141,6 +140,7 @@ impl Actor for Pool {
             bench,
             waiting: VecDeque::new(),
             scaler,
+            advisor: Advisor::default(),
             began: Instant::now(),
             verdicts: HashMap::new(),
             followers: HashMap::new(),
@@ -163,6 +163,7 @@ impl Actor for Pool {
             PoolMsg::Tick => {
                 let now_ms = state.began.elapsed().as_millis() as u64;
                 let load = state.load();
+                let _ = state.args.out.cast(OrchestratorMsg::Executors(state.advisor.look(now_ms, &load)));
                 if let Some(workers) = state.scaler.look(now_ms, &load) {
                     tracing::info!(?load, workers, "the number of executors changes");
                     state.resize(workers).await?;

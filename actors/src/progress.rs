@@ -107,7 +107,7 @@ pub fn step_line(row: &StepRow) -> String {
         }
     }
     if !row.applied {
-        parts.push("SKIPPED: the loss or a gradient was not finite".to_string());
+        parts.push("SKIPPED".to_string());
     }
     parts.join("  ")
 }
@@ -134,6 +134,10 @@ fn live_line(live: &Live) -> String {
         live.trained,
         live.dropped
     );
+    let (load, wanted) = (live.executors.load, live.executors.wanted);
+    if wanted > load.executors {
+        text.push_str(&format!("  executors {} ({wanted} would keep up)", load.executors));
+    }
     if live.faults > 0 {
         text.push_str(&format!("  faults {}", live.faults));
     }

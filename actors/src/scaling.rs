@@ -1,5 +1,7 @@
 //! How many executors a run could use: by how long candidates wait and how many executors idle. Pure; the pool follows it.
 
+use serde::Serialize;
+
 /// Between which numbers, and after how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScalingConfig {
@@ -20,7 +22,7 @@ impl ScalingConfig {
 }
 
 /// The pool at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// Executors that take candidates.
     pub executors: u32,
@@ -28,6 +30,40 @@ pub struct Load {
     pub queued: u32,
     /// Age of the oldest candidate that waits, milliseconds.
     pub oldest_ms: u64,
+}
+
+/// The pool at a moment, and how many executors would keep up: a hint where their number is fixed, or at its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Hint {
+    pub load: Load,
+    pub wanted: u32,
+}
+
+/// What a pool would be told if it could have any number of executors.
+#[derive(Clone, Debug)]
+pub struct Advisor {
+    scaler: Scaler,
+    wanted: Option<u32>,
+}
+
+/// More executors than a host has use for.
+const ANY: u32 = 1 << 16;
+
+impl Default for Advisor {
+    fn default() -> Self {
+        Advisor { scaler: Scaler::new(ScalingConfig::between(1, ANY)), wanted: None }
+    }
+}
+
+impl Advisor {
+    /// The advice stays until there is another, or what waited is gone.
+    pub fn look(&mut self, now_ms: u64, load: &Load) -> Hint {
+        let advice = self.scaler.look(now_ms, load);
+        if advice.is_some() || load.queued == 0 {
+            self.wanted = advice;
+        }
+        Hint { load: *load, wanted: self.wanted.unwrap_or(load.executors) }
+    }
 }
 
 /// Watches the load.
@@ -103,6 +139,19 @@ mod tests {
         assert_eq!(scaler.look(120, &load(2, 2, 1, 500)), None);
         assert_eq!(scaler.look(219, &load(2, 2, 1, 500)), None);
         assert_eq!(scaler.look(220, &load(2, 2, 1, 500)), Some(3));
+    }
+
+    #[test]
+    fn advice_stays_while_something_waits() {
+        let mut advisor = Advisor::default();
+        let mut wanted = |now_ms, load| advisor.look(now_ms, &load).wanted;
+        assert_eq!(wanted(0, load(4, 4, 6, 5_000)), 4, "pressure has only begun");
+        assert_eq!(wanted(3_000, load(4, 4, 6, 8_000)), 8, "as many again at most");
+        assert_eq!(wanted(3_500, load(4, 4, 2, 8_500)), 8);
+        assert_eq!(wanted(6_000, load(4, 4, 2, 9_000)), 6, "less waits");
+        assert_eq!(wanted(6_500, load(4, 4, 0, 0)), 4, "nothing waits");
+        assert_eq!(wanted(7_000, load(4, 1, 0, 0)), 4, "idle for a moment");
+        assert_eq!(wanted(67_000, load(4, 1, 0, 0)), 1, "idle for a minute");
     }
 
     #[test]
