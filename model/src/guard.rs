@@ -25,7 +25,8 @@ pub enum Reaction {
     /// It is told.
     #[default]
     Warn,
-    /// The learning rate is lowered from this step on, by `lower_by`.
+    /// The learning rate is lowered from this step on, by `lower_by`; once in `window` steps, so that the lower one can show what
+    /// it does.
     LowerRate,
     /// Weights and optimizer stay as they were before the step.
     Skip,
@@ -86,19 +87,19 @@ pub struct Alarm {
     pub kind: Kind,
     /// What was found; not there where it is no number.
     pub found: Option<f64>,
-    pub limit: f64,
+    pub limit: Option<f64>,
     pub reaction: Reaction,
 }
 
 impl std::fmt::Display for Alarm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let found = self.found.map_or("not finite".to_owned(), |x| format!("{x:.4}"));
-        let limit = self.limit;
+        let shown = |x: Option<f64>| x.map_or("not finite".to_owned(), |x| format!("{x:.4}"));
+        let (found, limit) = (shown(self.found), shown(self.limit));
         match self.kind {
             Kind::NotFinite => write!(f, "a loss or gradient was not finite")?,
-            Kind::GradientSpike => write!(f, "the gradient's norm is {found}, at most {limit:.4} was expected")?,
-            Kind::Mismatch => write!(f, "learner and sampler are {found} nats apart, at most {limit:.4} was expected")?,
-            Kind::EntropyCollapse => write!(f, "the entropy is {found} nats, at least {limit:.4} was expected")?,
+            Kind::GradientSpike => write!(f, "the gradient's norm is {found}, at most {limit} was expected")?,
+            Kind::Mismatch => write!(f, "learner and sampler are {found} nats apart, at most {limit} was expected")?,
+            Kind::EntropyCollapse => write!(f, "the entropy is {found} nats, at least {limit} was expected")?,
         }
         match self.reaction {
             Reaction::Off | Reaction::Warn => Ok(()),
@@ -117,11 +118,13 @@ pub struct Memory {
     entropy: (f64, u64),
     /// Factor of the learning rate.
     pub lr_scale: f64,
+    /// Steps until it may be lowered again.
+    rest: u64,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { norms: VecDeque::new(), entropy: (0.0, 0), lr_scale: 1.0 }
+        Memory { norms: VecDeque::new(), entropy: (0.0, 0), lr_scale: 1.0, rest: 0 }
     }
 }
 
@@ -169,7 +172,7 @@ impl GuardConfig {
         }
         let mut alarms = Vec::new();
         let mut ring = |kind, found: f64, limit, reaction| {
-            alarms.push(Alarm { kind, found: found.is_finite().then_some(found), limit, reaction });
+            alarms.push(Alarm { kind, found: found.is_finite().then_some(found), limit: Some(limit), reaction });
         };
         // Written to ring on what is no number.
         let within = |found: f64, limit: f64| found <= limit;
@@ -194,20 +197,22 @@ impl GuardConfig {
 
     /// The alarm of a pass that cannot be applied.
     pub fn not_finite(&self) -> Alarm {
-        Alarm { kind: Kind::NotFinite, found: None, limit: f64::MAX, reaction: self.not_finite }
+        Alarm { kind: Kind::NotFinite, found: None, limit: None, reaction: self.not_finite }
     }
 }
 
 impl Memory {
     /// Lowers the learning rate where an alarm asks for it.
     pub fn lower(&mut self, config: &GuardConfig, alarms: &[Alarm]) {
-        if alarms.iter().any(|a| a.reaction == Reaction::LowerRate) {
+        if self.rest == 0 && alarms.iter().any(|a| a.reaction == Reaction::LowerRate) {
             self.lr_scale *= config.lower_by;
+            self.rest = config.window as u64;
         }
     }
 
     /// Takes a step's numbers in.
     pub fn remember(&mut self, config: &GuardConfig, report: &StepReport) {
+        self.rest = self.rest.saturating_sub(1);
         if !report.applied {
             return;
         }
@@ -314,10 +319,11 @@ mod tests {
         assert_eq!(memory, before);
         let alarms = config.look(&memory, &report(1.0, 1.0, 1.0));
         assert!(!skips(&alarms) && alarms[0].reaction == Reaction::LowerRate);
-        memory.lower(&config, &alarms);
-        memory.lower(&config, &alarms);
-        memory.remember(&config, &report(1.0 / 3.0, 1.0, 0.1 + 0.2));
-        assert_eq!(memory.lr_scale, 0.25);
+        for (step, scale) in [0.5, 0.5, 0.5, 0.5, 0.25, 0.25].into_iter().enumerate() {
+            memory.lower(&config, &alarms);
+            assert_eq!(memory.lr_scale, scale, "step {step}: once in four");
+            memory.remember(&config, &report(1.0 / 3.0, 1.0, 0.1 + 0.2));
+        }
         let text = serde_json::to_string(&memory).expect("numbers");
         assert_eq!(serde_json::from_str::<Memory>(&text).expect("its own text"), memory);
     }
