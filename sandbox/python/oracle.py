@@ -118,6 +118,9 @@ class Answer:
 
 
 def same_bits(a, b):
+    # What is almost always so, in fewer passes.
+    if a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b):
+        return True
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 

@@ -16,7 +16,7 @@ pub struct SamplerConfig {
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        SamplerConfig { min_samples: 42, max_samples: 300, relative_width: 0.02, dropped: 1 }
+        SamplerConfig { min_samples: 55, max_samples: 300, relative_width: 0.02, dropped: 1 }
     }
 }
 
