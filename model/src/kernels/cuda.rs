@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use burn::cubecl::device::{Device, DeviceId};
 use burn::cubecl::device_handle::DeviceHandle;
@@ -21,7 +21,8 @@ type Primitive = FloatTensor<GpuInner>;
 
 static TF32: AtomicBool = AtomicBool::new(false);
 /// Shapes whose first product went well, or why it did not.
-static KNOWN: Mutex<Option<HashMap<(DeviceId, Shape), Option<GemmError>>>> = Mutex::new(None);
+type Known = HashMap<(DeviceId, Shape), Option<GemmError>>;
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 /// The first error of a product that nobody waited for.
 static FAILED: Mutex<Option<GemmError>> = Mutex::new(None);
 /// cubecl's allocations are multiples of at least this; more helps no algorithm.
@@ -35,8 +36,7 @@ pub fn allow_tf32(yes: bool) {
 /// Products that burn computed in cuBLASLt's place, as text, with the reason. Empty: none.
 pub fn refused() -> Vec<(String, GemmError)> {
     let known = lock(&KNOWN);
-    let all = known.iter().flatten();
-    all.filter_map(|((_, shape), error)| Some((format!("{shape:?}"), error.clone()?))).collect()
+    known.iter().filter_map(|((_, shape), error)| Some((format!("{shape:?}"), error.clone()?))).collect()
 }
 
 impl Kernels for GpuInner {
@@ -77,7 +77,7 @@ fn by_cublaslt(lhs: &Primitive, rhs: &Primitive) -> Option<Primitive> {
         out: binding(&out.handle),
     };
     let server = DeviceHandle::<Server>::new(device);
-    let known = lock(&KNOWN).get_or_insert_default().get(&(device, shape)).map(Option::is_none);
+    let known = lock(&KNOWN).get(&(device, shape)).map(Option::is_none);
     match known {
         // Nobody waits: the server's thread submits it in its turn.
         Some(true) => server.submit(move |server| {
@@ -93,7 +93,7 @@ fn by_cublaslt(lhs: &Primitive, rhs: &Primitive) -> Option<Primitive> {
                 Err(source) => Some(GemmError::Buffer { reason: format!("the device's thread is gone: {source:?}") }),
             };
             let refused = error.is_some();
-            lock(&KNOWN).get_or_insert_default().insert((device, shape), error);
+            lock(&KNOWN).insert((device, shape), error);
             if refused {
                 return None;
             }
