@@ -9,6 +9,7 @@ use model::correction::Correction;
 use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
 use model::engine::EngineConfig;
+use model::kernels::Kernels;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
 use model::sampling::Sampling;
@@ -51,7 +52,7 @@ const LET_GO: Duration = Duration::from_secs(10);
 const LLM_JUDGE_COUNTS: &str = "llm_judge";
 
 /// Plays all phases that are left; true when the user stopped it.
-pub fn play<AB: AutodiffBackend>(
+pub fn play<AB: AutodiffBackend + Kernels>(
     config: &Config,
     tasks: &[TaskSpec],
     run_dir: &Path,
@@ -246,7 +247,7 @@ fn failed(fault: Fault, disk_full: bool, run_dir: &Path) -> RunError {
 }
 
 /// The policy RL starts from, inside the run directory: a resumed run needs no cache.
-fn start_policy<AB: AutodiffBackend>(
+fn start_policy<AB: AutodiffBackend + Kernels>(
     config: &Config,
     run_dir: &Path,
     cache_dir: &Path,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::backend::AutodiffBackend;
 use model::config::TinyShape;
+use model::kernels::Kernels;
 use model::learner::{Execution, Learner, SftSample};
 use model::optim::{LrSchedule, OptimConfig};
 use model::{Loaded, ModelConfig, ModelError};
@@ -58,7 +59,7 @@ pub fn prompt_style(config: &Config) -> PromptStyle {
 /// The policy RL starts from: a Hugging Face folder, from the cache when it was made before.
 ///
 /// With `sft.enabled = false` it is the user's own folder as it is.
-pub fn warm_start<AB: AutodiffBackend>(
+pub fn warm_start<AB: AutodiffBackend + Kernels>(
     config: &Config,
     cache_dir: &Path,
     device: &AB::Device,

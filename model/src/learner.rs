@@ -22,6 +22,7 @@ use crate::correction::CorrectionError;
 use crate::correction::clip::Cut;
 use crate::guard::{self, GuardConfig};
 use crate::host::HostWeights;
+use crate::kernels::Kernels;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer, global_norm};
@@ -128,7 +129,7 @@ pub struct Counters {
     pub version: PolicyVersion,
 }
 
-impl<AB: AutodiffBackend> Learner<AB> {
+impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// Policy version 0, two threads, no reference network.
     pub fn new(network: Transformer<AB>, config: OptimConfig) -> Self {
         let optimizer = Optimizer::new(&config);

@@ -1,7 +1,7 @@
 //! model: the policy network in burn, its tokenizer and chat template, generation, losses, the optimizer step, and weights in
 //! and out. It knows nothing of rewards, tasks or actors; no decision looks at a clock (reports say how long a step took).
 //!
-//! Reading order: `config` (shape of a network), `network` (forward pass), `load` / `save` (Hugging Face folders), `gguf` (the other
+//! Reading order: `config` (shape of a network), `network` (forward pass), `kernels` (its products, per backend), `load` / `save` (Hugging Face folders), `gguf` (the other
 //! format that is read), `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `correction`,
 //! `learner`, `optim`, `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
@@ -16,6 +16,7 @@ mod gguf;
 pub mod guard;
 mod hf_config;
 pub mod host;
+pub mod kernels;
 pub mod learner;
 pub mod load;
 pub mod loss;

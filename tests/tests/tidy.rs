@@ -72,6 +72,7 @@ const DOORS: &[(&str, &[&str])] = &[
         &[
             "rollout",
             "burn",
+            "cudarc",
             "gemm",
             "pulp",
             "tokenizers",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::backend::AutodiffBackend;
 use model::guard::GuardConfig;
+use model::kernels::Kernels;
 use model::learner::Learner;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
@@ -28,7 +29,7 @@ pub struct TrainerSettings {
     pub threads: usize,
 }
 
-pub fn trainer_factory<AB: AutodiffBackend>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
+pub fn trainer_factory<AB: AutodiffBackend + Kernels>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
 where
     AB::Device: Sync,
 {
@@ -42,7 +43,7 @@ struct BurnTrainer<AB: AutodiffBackend> {
     newest: Option<TrainedItem>,
 }
 
-impl<AB: AutodiffBackend> BurnTrainer<AB> {
+impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
     fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
         let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
         let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
@@ -80,7 +81,7 @@ impl<AB: AutodiffBackend> BurnTrainer<AB> {
     }
 }
 
-impl<AB: AutodiffBackend> Trainer for BurnTrainer<AB> {
+impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
     fn newest(&self) -> Option<TrainedItem> {
         self.newest.clone()
     }
@@ -98,7 +99,7 @@ impl<AB: AutodiffBackend> Trainer for BurnTrainer<AB> {
     }
 }
 
-fn item<AB: AutodiffBackend>(manifest: Manifest, learner: &Learner<AB>) -> TrainedItem {
+fn item<AB: AutodiffBackend + Kernels>(manifest: Manifest, learner: &Learner<AB>) -> TrainedItem {
     TrainedItem {
         step: manifest.step,
         policy: manifest.policy,

@@ -9,10 +9,11 @@ use super::Scored;
 use super::batch::{Item, MicroBatch, plan};
 use super::host::{Objective, Parts};
 use crate::host::weights::to_vec;
+use crate::kernels::Kernels;
 use crate::network::Transformer;
 
 /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
-pub fn run<AB: AutodiffBackend>(
+pub fn run<AB: AutodiffBackend + Kernels>(
     network: &Transformer<AB>,
     items: &[Item],
     max_items: usize,
@@ -31,7 +32,7 @@ pub fn run<AB: AutodiffBackend>(
     (scored, objective.map(|_| sum.grads()))
 }
 
-fn micro_batch<AB: AutodiffBackend>(
+fn micro_batch<AB: AutodiffBackend + Kernels>(
     network: &Transformer<AB>,
     items: &[Item],
     batch: &MicroBatch,

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Learner;
 use crate::host::weights::to_vec;
+use crate::kernels::Kernels;
 use crate::network::Transformer;
 
 /// Which weights these are.
@@ -27,7 +28,7 @@ pub struct Published<B: Backend> {
     pub network: Arc<Transformer<B>>,
 }
 
-impl<AB: AutodiffBackend> Learner<AB> {
+impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// The present weights, for generators of this process.
     pub fn publish(&self) -> Published<AB::InnerBackend> {
         let network = self.inference();

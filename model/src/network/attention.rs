@@ -8,6 +8,7 @@ use burn::tensor::{Bool, Tensor, activation::softmax, backend::Backend};
 
 use super::cache::Step;
 use super::{KvCache, Linear, RmsNorm, Rotation};
+use crate::kernels::Kernels;
 
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
@@ -22,7 +23,7 @@ pub struct Attention<B: Backend> {
     pub head_dim: usize,
 }
 
-impl<B: Backend> Attention<B> {
+impl<B: Kernels> Attention<B> {
     /// # Shapes
     /// - x: `[batch * seq, hidden]`
     /// - mask: `[batch or 1, 1, seq, seq]`, true = may not attend

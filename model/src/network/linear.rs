@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::kernels::{Kernels, linear};
+
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// `[in, out]`
@@ -11,10 +13,10 @@ pub struct Linear<B: Backend> {
     pub bias: Option<Param<Tensor<B, 1>>>,
 }
 
-impl<B: Backend> Linear<B> {
+impl<B: Kernels> Linear<B> {
     /// `x W + b`: `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = x.matmul(self.weight.val());
+        let y = linear(x, self.weight.val());
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, activation::silu, backend::Backend};
 
 use super::Linear;
+use crate::kernels::Kernels;
 
 #[derive(Module, Debug)]
 pub struct Mlp<B: Backend> {
@@ -13,7 +14,7 @@ pub struct Mlp<B: Backend> {
     pub down: Linear<B>,
 }
 
-impl<B: Backend> Mlp<B> {
+impl<B: Kernels> Mlp<B> {
     /// `[rows, hidden]` to `[rows, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let gate_up = self.gate_up.forward(x);

@@ -21,6 +21,8 @@ pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use rope::{Rope, Rotation};
 
+use crate::kernels::{Kernels, linear};
+
 /// One decoder layer.
 #[derive(Module, Debug)]
 pub struct Layer<B: Backend> {
@@ -43,7 +45,7 @@ pub struct Transformer<B: Backend> {
     pub rope: Rope,
 }
 
-impl<B: Backend> Transformer<B> {
+impl<B: Kernels> Transformer<B> {
     /// Hidden states after the final norm.
     ///
     /// # Shapes
@@ -111,13 +113,15 @@ impl<B: Backend> Transformer<B> {
         let rows: usize = dims[..D - 1].iter().product();
         let flat = hidden.reshape([rows, self.hidden_size()]);
         let logits = match &self.head {
-            Some(head) => flat.matmul(head.val()),
-            None => flat.matmul(self.embed.val().transpose()),
+            Some(head) => linear(flat, head.val()),
+            None => linear(flat, self.embed.val().transpose()),
         };
         dims[D - 1] = self.vocab_size();
         logits.reshape(dims)
     }
+}
 
+impl<B: Backend> Transformer<B> {
     pub fn hidden_size(&self) -> usize {
         self.embed.dims()[1]
     }

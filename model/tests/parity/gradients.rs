@@ -24,7 +24,7 @@ fn weights(count: usize) -> Vec<f32> {
     (0..count).map(|i| 0.2 + 0.1 * (i % 7) as f32).collect()
 }
 
-fn log_probs<C: burn::tensor::backend::Backend>(network: &Transformer<C>, rows: &[Vec<u32>]) -> Tensor<C, 1> {
+fn log_probs<C: model::kernels::Kernels>(network: &Transformer<C>, rows: &[Vec<u32>]) -> Tensor<C, 1> {
     let device = Default::default();
     let (batch, seq) = (rows.len(), rows[0].len());
     let flat: Vec<i64> = rows.iter().flatten().map(|id| i64::from(*id)).collect();

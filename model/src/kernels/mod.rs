@@ -1,0 +1,40 @@
+//! Operations that a backend may compute in a way of its own, behind one model code.
+//!
+//! [`Kernels`] has burn's operation as the default: the CPU keeps it. With CUDA, products go to cuBLASLt (`cuda`, `cublaslt`).
+//! Autodiff gets its backward by hand (`autodiff`), from the same operations of the backend below.
+
+mod autodiff;
+#[cfg(feature = "cuda")]
+mod cublaslt;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(any(feature = "cuda", test))]
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive};
+
+/// A backend with the network's own operations.
+pub trait Kernels: Backend {
+    /// The product of two matrices, `[m, k]` and `[k, n]`, of one type. A transposed view is as good as a matrix.
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
+}
+
+/// burn's own product, to the bit.
+impl Kernels for burn::backend::Flex {}
+
+/// `x W`: `[.., in]` and `[in, out]` to `[.., out]`.
+pub fn linear<B: Kernels, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2>) -> Tensor<B, D> {
+    let mut dims = x.dims();
+    let [width, out] = weight.dims();
+    let rows = dims[..D - 1].iter().product();
+    let flat: Tensor<B, 2> = x.reshape([rows, width]);
+    let y = B::product(flat.into_primitive().tensor(), weight.into_primitive().tensor());
+    dims[D - 1] = out;
+    Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(y)).reshape(dims)
+}
