@@ -133,7 +133,8 @@ fn chain<B: model::kernels::Kernels>(x: Tensor<B, 2>, w: Tensor<B, 2>) -> Tensor
     let mut y = x;
     for i in 0..64 {
         let scale = 1.0 / (w.dims()[0] as f64).sqrt();
-        y = linear(y, w.clone()).mul_scalar(scale).add_scalar(f64::from(i % 3) * 0.01).tanh();
+        // Nothing that a GPU rounds in its own way: differences would grow along the chain.
+        y = linear(y, w.clone()).mul_scalar(scale).add_scalar(f64::from(i % 3) * 0.01).clamp(-1.0, 1.0);
     }
     y.into_data()
 }

@@ -20,8 +20,8 @@ use crate::GpuInner;
 type Primitive = FloatTensor<GpuInner>;
 
 static TF32: AtomicBool = AtomicBool::new(false);
-/// Shapes whose first product went well, or why it did not.
 type Known = HashMap<(DeviceId, Shape), Option<GemmError>>;
+/// By shape, why its first product was refused; none where it went well.
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 /// The first error of a product that nobody waited for.
 static FAILED: Mutex<Option<GemmError>> = Mutex::new(None);
