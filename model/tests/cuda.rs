@@ -179,7 +179,7 @@ fn seconds(mut call: impl FnMut() -> Tensor<GpuInner, 2>, calls: usize) -> f64 {
 fn speed_beside_burns_own() {
     let Some(_guard) = gpu() else { return };
     // Qwen3-0.6B, 4 x 1024 tokens: q k v, attention's output, gate and up, down, the head.
-    let shapes = [
+    let shapes: [(&str, [usize; 3]); 6] = [
         ("8192^3", [8192, 8192, 8192]),
         ("qkv", [4096, 1024, 4096]),
         ("output", [4096, 2048, 1024]),
