@@ -350,8 +350,9 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         (scored, params)
     }
 
-    /// One optimizer update; returns the learning rate used.
+    /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
     fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> f64 {
+        AB::check();
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };

@@ -44,4 +44,8 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(B::product(lhs.primitive, rhs.primitive)),
         }
     }
+
+    fn check() {
+        B::check();
+    }
 }

@@ -337,10 +337,8 @@ struct Described(blas::cublasLtMatrixLayout_t);
 struct Preference(blas::cublasLtMatmulPreference_t);
 
 impl Described {
-    /// The matrix as it lies, read column by column: `[cols, rows]` where rows are dense.
     fn new(element: Element, matrix: &Matrix) -> Result<Self> {
-        let [rows, cols] = matrix.shape.map(|n| n as u64);
-        let (lines, length) = if matrix.layout.transposed { (cols, rows) } else { (rows, cols) };
+        let [length, lines] = matrix.layout.columns(matrix.shape).map(|n| n as u64);
         lt::create_matrix_layout(element.cuda(), length, lines, matrix.layout.step as i64)
             .map(Self)
             .map_err(blas_error("describe a matrix"))

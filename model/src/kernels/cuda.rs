@@ -20,8 +20,8 @@ use crate::GpuInner;
 type Primitive = FloatTensor<GpuInner>;
 
 static TF32: AtomicBool = AtomicBool::new(false);
-/// Shapes whose first product went well, or why it did not.
 type Known = HashMap<(DeviceId, Shape), Option<GemmError>>;
+/// By shape, why its first product was refused; none where it went well.
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 /// The first error of a product that nobody waited for.
 static FAILED: Mutex<Option<GemmError>> = Mutex::new(None);
@@ -41,12 +41,18 @@ pub fn refused() -> Vec<(String, GemmError)> {
 
 impl Kernels for GpuInner {
     /// # Panics
-    /// Where an earlier product failed after it was submitted: its result, and what was computed from it, is not to be used.
+    /// Where an earlier one failed, as `check`.
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        if let Some(error) = lock(&FAILED).as_ref() {
+        Self::check();
+        by_cublaslt(&lhs, &rhs).unwrap_or_else(|| Self::float_matmul(lhs, rhs))
+    }
+
+    /// The process has to end after a failure: the result it left, and all that came of it, is not to be used.
+    fn check() {
+        let failed = lock(&FAILED).clone();
+        if let Some(error) = failed {
             panic!("a matrix product on the GPU failed: {error}");
         }
-        by_cublaslt(&lhs, &rhs).unwrap_or_else(|| Self::float_matmul(lhs, rhs))
     }
 }
 

@@ -24,10 +24,15 @@ impl Layout {
         dense(cols, rows, col_stride, row_stride).map(|step| Self { transposed: true, step })
     }
 
+    /// The matrix as a BLAS reads the same memory, column by column: its rows and columns there. Dense rows become columns, so
+    /// what is not `transposed` is read transposed.
+    pub fn columns(self, [rows, cols]: [usize; 2]) -> [usize; 2] {
+        if self.transposed { [rows, cols] } else { [cols, rows] }
+    }
+
     /// Elements from the first to past the last.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub fn extent(self, [rows, cols]: [usize; 2]) -> usize {
-        let (lines, length) = if self.transposed { (cols, rows) } else { (rows, cols) };
+    pub fn extent(self, shape: [usize; 2]) -> usize {
+        let [length, lines] = self.columns(shape);
         (lines - 1) * self.step + length
     }
 }

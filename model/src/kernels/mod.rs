@@ -23,6 +23,12 @@ pub trait Kernels: Backend {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(lhs, rhs)
     }
+
+    /// To call once results have been read and before anything is made of them.
+    ///
+    /// # Panics
+    /// Where an operation failed after it was submitted: what was read is not its result.
+    fn check() {}
 }
 
 /// burn's own product, to the bit.

@@ -1,18 +1,16 @@
 //! `linear` under burn's autodiff against burn's own product and its own gradients.
 
-use burn::tensor::{Distribution, Tensor, Tolerance, backend::AutodiffBackend};
+use burn::tensor::{Distribution, Tensor, Tolerance};
 
 use super::layout::Layout;
 use super::linear;
-use crate::Cpu;
-
-type Inner = <Cpu as AutodiffBackend>::InnerBackend;
+use crate::{Cpu, CpuInner};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<Cpu, D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
 }
 
-fn close<const D: usize>(found: Tensor<Inner, D>, expected: Tensor<Inner, D>) {
+fn close<const D: usize>(found: Tensor<CpuInner, D>, expected: Tensor<CpuInner, D>) {
     assert_eq!(found.dims(), expected.dims());
     found.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
 }
@@ -93,4 +91,42 @@ fn layouts() {
     assert_eq!(Layout::of([4, 6], [1, 0]), None);
     assert_eq!(Layout { transposed: false, step: 16 }.extent([4, 6]), 54);
     assert_eq!(Layout { transposed: true, step: 4 }.extent([4, 6]), 24);
+}
+
+/// What cuBLASLt is told, computed here: column by column, `out^T = op(rhs) op(lhs)`, `op` a transposition where the layout
+/// says `transposed`.
+#[test]
+fn a_blas_told_so_gives_the_product() {
+    let number = |row: usize, col: usize| (row * 31 + col * 17) as f32 % 7.0 - 3.0;
+    let store = |layout: Layout, shape: [usize; 2]| {
+        let mut memory = vec![f32::NAN; layout.extent(shape)];
+        for (r, c) in (0..shape[0]).flat_map(|r| (0..shape[1]).map(move |c| (r, c))) {
+            memory[if layout.transposed { c * layout.step + r } else { r * layout.step + c }] = number(r, c);
+        }
+        memory
+    };
+    for ([m, k, n], padding) in [([3, 5, 4], 0), ([3, 5, 4], 3), ([1, 6, 2], 0), ([4, 1, 3], 1), ([2, 3, 1], 2)] {
+        for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
+            let layout = |transposed, [rows, cols]: [usize; 2]| {
+                let strides = if transposed { [1, rows + padding] } else { [cols + padding, 1] };
+                Layout::of([rows, cols], strides).expect("dense")
+            };
+            let (lhs, rhs, out) = (layout(left, [m, k]), layout(right, [k, n]), layout(false, [m, n]));
+            let (a, b) = (store(rhs, [k, n]), store(lhs, [m, k]));
+            // An operand of a column-major BLAS: element (i, j) of `op`.
+            let op = |memory: &[f32], layout: Layout, shape, i: usize, j: usize| {
+                let (i, j) = if layout.transposed { (j, i) } else { (i, j) };
+                let [rows, columns] = layout.columns(shape);
+                assert!(i < rows && j < columns);
+                memory[j * layout.step + i]
+            };
+            let [rows, columns] = out.columns([m, n]);
+            assert_eq!([rows, columns], [n, m]);
+            for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+                let sum: f32 = (0..k).map(|l| op(&a, rhs, [k, n], i, l) * op(&b, lhs, [m, k], l, j)).sum();
+                let expected: f32 = (0..k).map(|l| number(j, l) * number(l, i)).sum();
+                assert_eq!(sum, expected, "{m}x{k}x{n} {left} {right} row {j} column {i}");
+            }
+        }
+    }
 }

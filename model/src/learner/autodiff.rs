@@ -29,6 +29,7 @@ pub fn run<AB: AutodiffBackend + Kernels>(
             sum.accumulate(network, grads);
         }
     }
+    AB::check();
     (scored, objective.map(|_| sum.grads()))
 }
 
