@@ -11,7 +11,6 @@ mod rig;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,16 +114,6 @@ impl Logged {
     }
 }
 
-fn start(dir: &Path) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(DIR, dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
 /// Plays the run to its end, killed at most `kills` times at random moments after it has begun; how often it was.
 fn play(dir: &Path, kills: usize) -> usize {
     std::fs::create_dir_all(dir).unwrap();
@@ -133,7 +122,7 @@ fn play(dir: &Path, kills: usize) -> usize {
     let mut killed = 0;
     while killed < kills {
         let reached = steps(dir);
-        let mut child = start(dir);
+        let mut child = rig::child_process(DIR, dir);
         // Until it has gone on, then a little: in the middle of whatever comes next.
         while steps(dir) == reached && !dir.join("done").exists() {
             assert!(Instant::now() < deadline, "after {killed} kills step {reached} does not end");
@@ -147,7 +136,7 @@ fn play(dir: &Path, kills: usize) -> usize {
         }
         killed += 1;
     }
-    let output = start(dir).wait_with_output().unwrap();
+    let output = rig::child_process(DIR, dir).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     killed
 }

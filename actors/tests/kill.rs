@@ -11,7 +11,6 @@ mod rig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,13 +103,7 @@ fn killed_at_random_moments_it_goes_on() {
         let lives = furthest.lives;
         assert!(Instant::now() < deadline, "{kills} kills, {progressed} of a run gone on, {lives} lives, and not done");
         let _ = std::fs::remove_file(&begun);
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--nocapture"])
-            .env(DIR, dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = rig::child_process(DIR, dir.path());
         if kills < KILLS || progressed < PROGRESSED || lives < LIVES {
             // One in six at any moment of the start, the others at any moment of the work: a busy machine starts slowly.
             let at_work = kills % 6 != 5;

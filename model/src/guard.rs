@@ -129,8 +129,8 @@ impl Default for Memory {
 }
 
 /// A configuration that cannot work.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{key} is {found}, expected {expected}")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("guard: {key} is {found}, expected {expected}")]
 pub struct GuardError {
     pub key: &'static str,
     pub found: String,

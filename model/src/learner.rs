@@ -84,6 +84,8 @@ pub enum LearnerError {
     NoReference,
     #[error(transparent)]
     Correction(#[from] CorrectionError),
+    #[error(transparent)]
+    Guard(#[from] guard::GuardError),
 }
 
 /// The log-probs (and the like) of one item's tokens.
@@ -193,6 +195,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         check_train(samples)?;
         loss.correction.check()?;
+        self.guard.check()?;
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
         let reference = match (&self.reference, kl) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Trains a language model to write Triton kernels: every answer is parsed, judged, executed and rewarded.
@@ -206,6 +207,13 @@ pub enum BenchWhat {
     },
 }
 
+/// What `bench executor` measures on GPUs; the last is what the drill starts itself.
+fn parts() -> [PossibleValue; 6] {
+    let hidden = PossibleValue::new("drill-lanes").hide(true);
+    let [a, b, c, d, e] = ["throughput", "ours", "equivalence", "fairness", "drill"].map(PossibleValue::new);
+    [a, b, c, d, e, hidden]
+}
+
 #[derive(Args, Debug)]
 pub struct CorpusArgs {
     /// The corpus' folder.
@@ -262,7 +270,7 @@ pub struct ExecutorBenchArgs {
         value_name = "PARTS",
         value_delimiter = ',',
         default_value = "throughput,equivalence,fairness,drill",
-        value_parser = ["throughput", "ours", "equivalence", "fairness", "drill", "drill-lanes"]
+        value_parser = parts()
     )]
     pub parts: Vec<String>,
     /// On GPUs: the folder with the set of tasks and candidates.

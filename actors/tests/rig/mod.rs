@@ -305,6 +305,17 @@ impl Rig {
     }
 }
 
+/// This test binary again, for its ignored test `child`; it is told its folder in the variable.
+pub fn child_process(variable: &str, dir: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(variable, dir)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 /// Calls a closure with everything that is told.
 pub struct Watch<F: Fn(Progress) + Send + Sync>(pub F);
 

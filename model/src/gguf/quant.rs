@@ -148,7 +148,7 @@ fn q6_k(block: &[u8], out: &mut Vec<f32>) {
 mod tests {
     use super::*;
 
-    /// `gguf-py`'s values of random blocks; `tests/fixtures/gguf/make.py` wrote them down.
+    /// `gguf-py`'s values of random blocks; `scripts/make_gguf_fixtures.py` wrote them down.
     #[test]
     fn every_type_equals_the_other_implementation_bit_for_bit() {
         let blocks: serde_json::Value =

@@ -74,6 +74,9 @@ pub fn tokenizer(file: &GgufFile) -> Result<Tokenizer, ModelError> {
         true => file.list(TYPES)?,
         false => &[],
     };
+    if !kinds.is_empty() && kinds.len() != tokens.len() {
+        return Err(file.bad_key(TYPES, &format!("a kind for each of the {} tokens", tokens.len()), INCOMPLETE));
+    }
     let added: Vec<Json> = tokens
         .iter()
         .zip(kinds)

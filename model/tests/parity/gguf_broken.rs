@@ -237,8 +237,14 @@ fn every_defect_has_its_own_error() {
             "more tokens than rows",
             |f| {
                 f.set("tokenizer.ggml.tokens", list(&["a", "b", "ab", "c"].map(text)));
+                f.set("tokenizer.ggml.token_type", list(&[1, 1, 1, 1].map(int)));
             },
             &["rows of token_embd.weight` is 3", "at least 4"],
+        ),
+        (
+            "fewer kinds than tokens",
+            |f| f.set("tokenizer.ggml.token_type", list(&[1, 3].map(int))),
+            &["token_type` is a list of 2", "each of the 3 tokens"],
         ),
     ];
     let dir = tempfile::tempdir().unwrap();

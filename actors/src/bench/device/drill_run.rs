@@ -89,7 +89,7 @@ impl std::fmt::Display for Drill {
 /// `arguments`: those of the executors' process, which is this program again. `say` is told what happens, as it happens.
 ///
 /// # Errors
-/// It cannot be started, or says nothing for two minutes.
+/// It cannot be started, says nothing for two minutes, or ends without having done anything.
 pub async fn drill(honest: &Item, count: usize, arguments: &[String], say: impl Fn(String)) -> std::io::Result<Drill> {
     let made: Vec<Option<&'static str>> = candidates(honest, count).into_iter().map(|(kind, _)| kind).collect();
     let mut report =
@@ -102,6 +102,7 @@ pub async fn drill(honest: &Item, count: usize, arguments: &[String], say: impl 
         let mut child = start(arguments, &open).await?;
         let Some(out) = child.stdout.take() else { return Err(std::io::Error::other("no pipe from the executors")) };
         let mut lines = BufReader::new(out).lines();
+        let had = open.len();
         loop {
             let line = timeout(SILENCE, lines.next_line()).await;
             let Some(line) = line.map_err(|_| std::io::Error::other("the executors say nothing"))?? else { break };
@@ -140,13 +141,10 @@ pub async fn drill(honest: &Item, count: usize, arguments: &[String], say: impl 
                 break;
             }
         }
-        let ended = timeout(GONE, child.wait()).await;
-        let killed = child.id().is_some() && ended.is_err();
-        if killed || (report.slots.is_empty() && open.is_empty()) {
-            break;
-        }
-        if began.elapsed() > SILENCE * 5 {
-            break;
+        let ended =
+            timeout(GONE, child.wait()).await.map_err(|_| std::io::Error::other("the executors do not end"))??;
+        if open.len() == had && (had > 0 || report.slots.is_empty()) {
+            return Err(std::io::Error::other(format!("the executors ended without a verdict: {ended}")));
         }
     }
     report.wrong.extend(open.iter().map(|item| format!("{item} has no verdict")));
@@ -179,7 +177,8 @@ async fn start(arguments: &[String], open: &BTreeSet<usize>) -> std::io::Result<
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     if let Some(mut to) = child.stdin.take() {
-        to.write_all(json!(open).to_string().as_bytes()).await?;
+        let written = timeout(GONE, to.write_all(json!(open).to_string().as_bytes())).await;
+        written.map_err(|_| std::io::Error::other("the executors do not read"))??;
     }
     Ok(child)
 }
@@ -188,7 +187,7 @@ async fn start(arguments: &[String], open: &BTreeSet<usize>) -> std::io::Result<
 async fn kill(child: &mut Child) -> Option<f64> {
     let all = child.id().map(below).unwrap_or_default();
     let began = Instant::now();
-    child.kill().await.ok()?;
+    timeout(GONE, child.kill()).await.ok()?.ok()?;
     while began.elapsed() < GONE {
         if all.iter().all(|pid| ended(*pid)) {
             return Some(began.elapsed().as_secs_f64() * 1e3);

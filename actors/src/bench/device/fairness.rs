@@ -101,10 +101,19 @@ async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let lines: Vec<String> =
         items.iter().map(|i| json!({"task": i.task_path, "candidate": i.path}).to_string()).collect();
-    if let Some(mut to) = child.stdin.take() {
-        to.write_all((lines.join("\n") + "\n").as_bytes()).await?;
-    }
-    let output = timeout(DO_BENCH, child.wait_with_output()).await;
+    let to = child.stdin.take();
+    let work = async {
+        // Both at once, so that neither fills a pipe that the other has to empty.
+        let write = async {
+            match to {
+                Some(mut to) => to.write_all((lines.join("\n") + "\n").as_bytes()).await,
+                None => Ok(()),
+            }
+        };
+        let (written, output) = tokio::join!(write, child.wait_with_output());
+        written.and(output)
+    };
+    let output = timeout(DO_BENCH, work).await;
     let output = output.map_err(|_| std::io::Error::other("do_bench hangs"))??;
     let said: Vec<Value> = String::from_utf8_lossy(&output.stdout)
         .lines()
