@@ -10,6 +10,8 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod correction;
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod engine;
 pub mod error;
 mod gguf;

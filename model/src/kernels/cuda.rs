@@ -12,9 +12,11 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps};
 use burn::tensor::{DType, Shape as Dims};
 
 use super::Kernels;
-use super::cublaslt::{self, Element, Job, Matrix, Server, Shape};
-pub use super::cublaslt::{GemmError, available};
+pub use super::cublaslt::available;
+use super::cublaslt::{self, Job, Server};
 use super::layout::Layout;
+pub use super::plan::GemmError;
+use super::plan::{Batch, Element, Matrix, Shape};
 use crate::GpuInner;
 
 type Primitive = FloatTensor<GpuInner>;
@@ -71,7 +73,7 @@ fn by_cublaslt(lhs: &Primitive, rhs: &Primitive) -> Option<Primitive> {
     }
     let out = GpuInner::float_empty(Dims::new([m, n]), &lhs.device, lhs.dtype.into());
     let result = matrix(&out).filter(|r| !r.layout.transposed)?;
-    let shape = Shape { element, lhs: left, rhs: right, out: result };
+    let shape = Shape { element, result: element, lhs: left, rhs: right, out: result, batch: Batch::ONE };
     let device = lhs.device.to_id();
     let binding = |handle: &Handle| handle.clone().binding();
     let job = Job {

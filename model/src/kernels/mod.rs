@@ -9,7 +9,9 @@ mod cublaslt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
-mod layout;
+pub(crate) mod layout;
+#[cfg(feature = "cuda")]
+pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
 
