@@ -196,6 +196,8 @@ pub struct Learner {
 #[serde(deny_unknown_fields)]
 pub struct Generator {
     pub max_batch: usize,
+    pub cache_mb: usize,
+    pub stop_at_code: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use burn::tensor::backend::AutodiffBackend;
 use model::correction::Correction;
 use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
-use model::engine::EngineConfig;
+use model::engine::{EngineConfig, GpuConfig};
 use model::kernels::Kernels;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
@@ -22,7 +22,7 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Device};
 use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
@@ -115,9 +115,12 @@ where
         sampler: policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
             engine: EngineConfig {
                 max_batch: config.generator.max_batch,
-                max_seq_len: loaded.config.max_position_embeddings,
+                max_seq_len: longest_text(config, &entries, loaded.config.max_position_embeddings),
                 threads: sft::threads(),
             },
+            gpu: (config.model.device == Device::Cuda)
+                .then(|| GpuConfig { cache_bytes: config.generator.cache_mb << 20, ..GpuConfig::default() }),
+            stop_at_code: config.generator.stop_at_code,
             sampling: sampling(config),
             max_new_tokens: config.sampling.max_new_tokens,
             tokenizer: tokenizer.clone(),
@@ -315,6 +318,12 @@ fn entries(
         }));
     }
     Ok(entries)
+}
+
+/// Tokens of the longest prompt and answer that can come.
+fn longest_text(config: &Config, entries: &[Arc<TaskEntry>], positions: usize) -> usize {
+    let longest = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
+    (longest + config.sampling.max_new_tokens).min(positions)
 }
 
 /// The phases' settings as the run file gives them.

@@ -3,6 +3,8 @@
 pub mod corpus;
 pub mod device;
 pub mod executor;
+pub mod generator;
 pub mod lint;
 pub mod orchestrator;
+pub mod shapes;
 pub mod standins;

@@ -109,6 +109,11 @@ const EFFECTS: &[Effect] = &[
         only: "judge.enabled = true",
         holds: |c| c.judge.enabled,
     },
+    Effect {
+        keys: &["generator.cache_mb"],
+        only: "model.device = \"cuda\"",
+        holds: |c| c.model.device == Device::Cuda,
+    },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
     Effect {
         keys: &["reward.adv_norm", "reward.std_estimator", "reward.baseline"],

@@ -172,6 +172,8 @@ pub const KEYS: &[Key] = &[
     key("guard.window", whole(2, COUNT)),
     key("guard.lower_by", Kind::Real { min: 0.0, max: 1.0, above: true, below: true }),
     key("generator.max_batch", whole(1, COUNT)),
+    key("generator.cache_mb", whole(0, 16_000_000)),
+    key("generator.stop_at_code", Kind::Flag),
     key("executor.workers", whole(1, 1024)),
     key("executor.workers_max", whole(0, 1024)),
     key("executor.compile_timeout_ms", whole(100, 86_400_000)),

@@ -2,13 +2,18 @@
 //!
 //! burn keeps the parameters, the optimizer's state and the definition that this module is tested against; here is what has
 //! to be fast. `runtime`: a stream, memory, what cuBLASLt needs. `program`: CUDA C compiled at run time and kept on the disk.
-//! `gemm`: products. Decision 0073 says why.
+//! `gemm`: products. Decision 0073 says why. `generate` (over `decoder`, `frozen`, `rows`): generation.
 //!
 //! Work is submitted in order to one stream of the device's primary context (the one burn uses too) and nothing here waits for
 //! it but [`Runtime::synchronize`] and [`Runtime::download`].
 
+pub mod bandwidth;
+mod decoder;
+pub mod frozen;
 pub mod gemm;
+pub mod generate;
 pub mod program;
+mod rows;
 pub mod runtime;
 
 pub use gemm::{Factor, Product};

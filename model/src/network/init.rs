@@ -15,7 +15,20 @@ impl ModelConfig {
     /// Normal weights of standard deviation 0.02; the two matrices of a layer that write to the residual stream get
     /// `0.02 / sqrt(2 * layers)`; norms 1, biases 0.
     pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Transformer<B> {
-        let mut source = Normal { rng: ChaCha8Rng::seed_from_u64(seed), spare: None };
+        self.init_from(Normal::new(seed), device)
+    }
+
+    /// The same distribution from a million numbers over and over: for measurements, where drawing half a billion takes longer
+    /// than all the rest.
+    pub fn init_repeating<B: Backend>(&self, seed: u64, device: &B::Device) -> Transformer<B> {
+        // A prime, so that no two rows of a matrix are equal.
+        const COUNT: usize = 1_048_573;
+        let mut source = Normal::new(seed);
+        source.pool = (0..COUNT).map(|_| source.next()).collect();
+        self.init_from(source, device)
+    }
+
+    fn init_from<B: Backend>(&self, mut source: Normal, device: &B::Device) -> Transformer<B> {
         let (d, ff, hd) = (self.hidden_size, self.intermediate_size, self.head_dim);
         let residual = STD / (2.0 * self.num_layers.max(1) as f32).sqrt();
         let embed = Param::from_tensor(source.tensor([self.vocab_size, d], STD, device));
@@ -58,10 +71,21 @@ impl ModelConfig {
 struct Normal {
     rng: ChaCha8Rng,
     spare: Option<f32>,
+    /// Where not empty, these in turn instead of new ones.
+    pool: Vec<f32>,
+    at: usize,
 }
 
 impl Normal {
+    fn new(seed: u64) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), spare: None, pool: Vec::new(), at: 0 }
+    }
+
     fn next(&mut self) -> f32 {
+        if let Some(value) = self.pool.get(self.at) {
+            self.at = (self.at + 1) % self.pool.len();
+            return *value;
+        }
         if let Some(value) = self.spare.take() {
             return value;
         }
