@@ -6,6 +6,8 @@
 
 mod autodiff;
 mod batch;
+#[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
+mod device;
 mod host;
 mod objective;
 mod publish;
@@ -59,9 +61,11 @@ pub struct SftSample {
 /// How log-probs and gradients are computed. The results agree to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Execution {
-    /// `Host` where the network lies on a CPU backend, else `Autodiff`.
+    /// `Host` where the network lies on a CPU backend, `Device` on a GPU that has what it needs, else `Autodiff`.
     #[default]
     Auto,
+    /// The GPU executor (`device`), in bf16 unless told otherwise; an error where it cannot be had.
+    Device,
     /// The CPU executor (`host`).
     Host,
     /// burn's autodiff, on the network's backend.
@@ -80,6 +84,8 @@ pub enum LearnerError {
         "sample {sample}: prompt and answer have {tokens} tokens, expected at most {limit} (`max_position_embeddings` of the model's config.json)\n  hint: shorten the prompt or the answer, or take a model with a longer context"
     )]
     TooLong { sample: usize, tokens: usize, limit: usize },
+    #[error("the GPU executor: {what}")]
+    Device { what: String },
     #[error("kl_coef is set, but there is no reference network")]
     NoReference,
     #[error(transparent)]
@@ -118,6 +124,7 @@ pub struct Learner<AB: AutodiffBackend> {
     reference: Option<HostWeights>,
     execution: Execution,
     workers: Vec<host::Worker>,
+    device: device::Slot,
 }
 
 /// What a learner counts.
@@ -146,6 +153,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             reference: None,
             execution: Execution::Auto,
             workers,
+            device: device::Slot::default(),
         }
     }
 
@@ -154,6 +162,20 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.execution = execution;
         self.workers.resize_with(threads.max(1), host::Worker::default);
         self
+    }
+
+    /// How the GPU executor computes, where it is used.
+    #[cfg(feature = "cuda")]
+    pub fn with_device(mut self, options: crate::device::Options) -> Self {
+        self.device = device::Slot::new(options);
+        self
+    }
+
+    /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
+    /// place. None where neither was needed.
+    #[cfg(feature = "cuda")]
+    pub fn device_found(&self) -> Option<Result<bool, &str>> {
+        self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
     /// What is looked at before a step is applied, and what is done about it.
@@ -205,30 +227,35 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             }
             _ => None,
         };
-        let mut first = objective::needs_a_look(loss).then(|| self.scored(&items, loss.micro_batch, loss.temperature));
+        let mut first = match objective::needs_a_look(loss) {
+            true => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
+            false => None,
+        };
         let batch = Batch::new(samples, loss, reference, first.as_deref());
         if loss.skip_zero {
             items.iter_mut().enumerate().for_each(|(i, item)| item.backward &= !batch.is_dropped(i));
         }
-        let before = (self.network.clone(), self.optimizer.clone(), self.counters);
+        // A single pass is looked at before it is applied. What is shared cannot be updated in place.
+        let before = (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters));
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
         let (mut cuts, mut seen) = ([0usize; 2], 0usize);
         for epoch in 0..loss.epochs.max(1) {
             // A ratio of whole answers has to be known before the first token's gradient.
-            let now = loss
-                .correction
-                .by_answer()
-                .then(|| first.take().unwrap_or_else(|| self.scored(&items, loss.micro_batch, loss.temperature)));
+            let now = match (loss.correction.by_answer(), first.take()) {
+                (false, _) => None,
+                (true, Some(scored)) => Some(scored),
+                (true, None) => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
+            };
             let pass = batch.pass(now.as_deref());
             let objective = |sample: usize, token: usize, logprob: f64| pass.term(sample, token, logprob);
-            let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
+            let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective)?;
             let total = sum_terms(&scored, &objective, |term| {
                 seen += 1;
                 cuts[0] += usize::from(term.cut == Cut::Low);
                 cuts[1] += usize::from(term.cut == Cut::High);
             });
-            let norm = global_norm(&self.network, &grads);
+            let norm = self.norm(&grads)?;
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
@@ -242,10 +269,12 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 report.applied = false;
                 break;
             }
-            report.lr = self.update(grads, norm, loss.grad_clip);
+            report.lr = self.update(grads, norm, loss.grad_clip)?;
         }
         if !report.applied {
-            (self.network, self.optimizer, self.counters) = before;
+            if let Some(before) = before {
+                (self.network, self.optimizer, self.counters) = before;
+            }
             self.counters.skipped += 1;
         }
         self.memory.remember(&self.guard, &report);
@@ -269,13 +298,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let share = 1.0 / tokens as f64;
         let objective =
             |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share, cut: Cut::No };
-        let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective);
+        let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective)?;
         let loss = sum_terms(&scored, &objective, |_| ());
-        let grad_norm = global_norm(&self.network, &grads);
+        let grad_norm = self.norm(&grads)?;
         let applied = loss.is_finite() && grad_norm.is_finite();
         let mut lr = 0.0;
         if applied {
-            lr = self.update(grads, grad_norm, self.config.grad_clip);
+            lr = self.update(grads, grad_norm, self.config.grad_clip)?;
         } else {
             self.counters.skipped += 1;
         }
@@ -298,16 +327,19 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         let items: Vec<Item> =
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
-        let scored = self.scored(&items, 16, temperature);
+        let scored = self.scored(&items, 16, temperature)?;
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
     }
 
-    fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Vec<Scored> {
+    fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Result<Vec<Scored>, LearnerError> {
         if self.on_host() {
             let weights = HostWeights::from_network(&self.network);
-            return host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0;
+            return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        autodiff::run(&self.network, items, micro_batch, temperature, None).0
+        if let Some(device) = self.device.get(self.execution, &self.network)? {
+            return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
+        }
+        Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
     }
 
     fn check<'a>(&self, samples: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Result<(), LearnerError> {
@@ -317,7 +349,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     fn on_host(&self) -> bool {
         match self.execution {
             Execution::Host => true,
-            Execution::Autodiff => false,
+            Execution::Autodiff | Execution::Device => false,
             Execution::Auto => {
                 let name = AB::name(&self.network.embed.val().device());
                 name.contains("flex") || name.contains("ndarray")
@@ -331,10 +363,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         micro_batch: usize,
         temperature: f32,
         objective: host::Objective,
-    ) -> (Vec<Scored>, GradientsParams) {
+    ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
+            if let Some(device) = self.device.get(self.execution, &self.network)? {
+                return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
+            }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
-            return (scored, grads.unwrap_or_default());
+            return Ok((scored, grads.unwrap_or_default()));
         }
         let weights = HostWeights::from_network(&self.network);
         let (scored, grads) = host::run(&weights, items, micro_batch, temperature, Some(objective), &mut self.workers);
@@ -350,18 +385,33 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 }
             });
         }
-        (scored, params)
+        Ok((scored, params))
+    }
+
+    fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
+        match self.device.get(self.execution, &self.network)? {
+            Some(device) => Ok(device.norm(&self.network, grads)?),
+            None => Ok(global_norm(&self.network, grads)),
+        }
     }
 
     /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
-    fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> f64 {
+    fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> Result<f64, LearnerError> {
         AB::check();
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        self.network = self.optimizer.step(lr, self.network.clone(), grads, scale);
+        match self.device.get(self.execution, &self.network)? {
+            // Taken out of `self`, so that nobody shares its memory without need.
+            Some(device) => {
+                let hollow = self.network.hollow();
+                let network = std::mem::replace(&mut self.network, hollow);
+                self.network = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale)?;
+            }
+            None => self.network = self.optimizer.step(lr, self.network.clone(), grads, scale),
+        }
         self.counters.updates += 1;
-        lr
+        Ok(lr)
     }
 }
 

@@ -24,6 +24,8 @@ pub mod load;
 pub mod loss;
 pub mod network;
 pub mod optim;
+#[cfg(any(feature = "cuda", test))]
+mod packing;
 pub mod sampling;
 pub mod save;
 pub mod stats;

@@ -147,7 +147,7 @@ fn round<B: Backend>(engine: &mut Engine<B>, load: &Load, vocab: usize, round: u
 #[cfg(feature = "cuda")]
 fn memory<B: Backend>(engine: &Engine<B>, load: &Load, step_s: f64) -> Result<Option<Memory>, EngineError> {
     let Some(gpu) = engine.gpu() else { return Ok(None) };
-    let found = model::device::bandwidth::Bandwidth::measure(gpu.runtime())?;
+    let found = model::device::generate::bandwidth::Bandwidth::measure(gpu.runtime())?;
     // The mean length over all steps but the first.
     let positions = load.prompt_tokens as f64 + load.answer_tokens as f64 / 2.0;
     let cache_bytes = load.sequences as f64 * positions * gpu.position_bytes() as f64;

@@ -11,14 +11,19 @@
 //!
 //! A prompt's last token is not run with the rest but as the sequence's first step: the samples of one prompt share all the rest.
 
+pub mod bandwidth;
+mod decoder;
+pub mod frozen;
+mod rows;
+
 use burn::tensor::backend::Backend;
 
-use super::decoder::{BLOCK_TOKENS, Decoder, Shape, Sizes};
-use super::rows::{Fill, Row, chunks};
 use super::{DeviceError, Element, Runtime};
 use crate::engine::blocks::{Blocks, Lease};
 use crate::engine::{EngineConfig, EngineError, GpuConfig, Request, Sequence};
 use crate::network::Transformer;
+use decoder::{BLOCK_TOKENS, Decoder, Shape, Sizes};
+use rows::{Fill, Row, chunks};
 
 type Result<T> = std::result::Result<T, EngineError>;
 

@@ -2,21 +2,28 @@
 //!
 //! burn keeps the parameters, the optimizer's state and the definition that this module is tested against; here is what has
 //! to be fast. `runtime`: a stream, memory, what cuBLASLt needs. `program`: CUDA C compiled at run time and kept on the disk.
-//! `gemm`: products. Decision 0073 says why. `generate` (over `decoder`, `frozen`, `rows`): generation.
+//! `gemm`: products. On these, `executor` runs the network (`forward`, `head`, `backward`, by `kernels` and `attention`),
+//! `update` the optimizer, and `generate` samples. Decisions 0073 and 0074 say why.
 //!
 //! Work is submitted in order to one stream of the device's primary context (the one burn uses too) and nothing here waits for
 //! it but [`Runtime::synchronize`] and [`Runtime::download`].
 
-pub mod bandwidth;
-mod decoder;
-pub mod frozen;
+mod attention;
+mod backward;
+mod executor;
+mod forward;
 pub mod gemm;
 pub mod generate;
+mod head;
+mod kernels;
 pub mod program;
-mod rows;
 pub mod runtime;
+pub mod update;
+pub mod weights;
 
+pub use executor::{Executor, F32, Options};
 pub use gemm::{Factor, Product};
+pub use head::{Score, Target};
 pub use program::{Kernel, Program};
 pub use runtime::{Buffer, Runtime, Span};
 

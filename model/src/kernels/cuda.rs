@@ -49,6 +49,10 @@ impl Kernels for GpuInner {
         by_cublaslt(&lhs, &rhs).unwrap_or_else(|| Self::float_matmul(lhs, rhs))
     }
 
+    fn memory(tensor: &FloatTensor<Self>) -> Option<super::memory::Memory> {
+        super::memory::Memory::of(tensor)
+    }
+
     /// The process has to end after a failure: the result it left, and all that came of it, is not to be used.
     fn check() {
         let failed = lock(&FAILED).clone();

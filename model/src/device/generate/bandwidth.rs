@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
-use super::{Result, Runtime, driver};
+use crate::device::{Result, Runtime, driver};
 
 /// Bytes per second.
 #[derive(Clone, Copy, Debug)]

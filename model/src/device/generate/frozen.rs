@@ -3,12 +3,17 @@
 //! Matrices have the type of the products' factors, norms and biases are fp32. The memory stays where it is, so that a recorded
 //! step goes on with new weights.
 
+use std::any::Any;
+
 use burn::module::Param;
 use burn::tensor::{Tensor, backend::Backend, bf16};
 use cudarc::driver::CudaSlice;
 
-use super::{DeviceError, Element, Result, Runtime, Span};
+use crate::GpuInner;
+use crate::device::{DeviceError, Element, Result, Runtime, Span};
 use crate::host::weights::to_vec;
+use crate::kernels::Kernels;
+use crate::kernels::memory::{Memory, addresses};
 use crate::network::{Linear, Transformer};
 
 /// `[in, out]` and `[out]`; no bias is [`Span::NONE`].
@@ -122,15 +127,64 @@ impl Frozen {
         self.bytes
     }
 
-    /// Copies `network`'s parameters, which must have the shapes of the first.
-    pub fn fill<B: Backend>(&self, runtime: &Runtime, network: &Transformer<B>) -> Result<()> {
+    /// Copies `network`'s parameters, which must have the shapes of the first: on the GPU where they are there (`take(from, to,
+    /// elements, is a matrix)` submits one copy), else through the host. To be waited for.
+    pub fn fill<B: Backend>(
+        &self,
+        runtime: &Runtime,
+        network: &Transformer<B>,
+        take: &dyn Fn(Span, Span, usize, bool) -> Result<()>,
+    ) -> Result<()> {
+        let here = (network as &dyn Any).downcast_ref::<Transformer<GpuInner>>();
+        if let Some(moves) = here.map(|network| self.moves(runtime, network)).transpose()?.flatten() {
+            let sources: Vec<Memory> = moves.iter().map(|(memory, ..)| memory.clone()).collect();
+            let found = addresses(&sources)?;
+            // What burn has still to do with them comes first.
+            if let Some(network) = here {
+                let waited = GpuInner::sync(&network.embed.val().device());
+                waited.map_err(|e| DeviceError::Unsupported { what: format!("burn failed before: {e:?}") })?;
+            }
+            for ((address, bytes), (memory, to, matrix)) in found.into_iter().zip(&moves) {
+                take(Span { address, bytes }, *to, memory.elements(), *matrix)?;
+            }
+            // Until then the tensors are held by `network`.
+            return runtime.synchronize();
+        }
         self.visit(
             network,
             Visit {
                 matrix: &mut |tensor, to| upload(runtime, tensor, to, self.element),
                 vector: &mut |tensor, to| upload(runtime, tensor, to, Element::F32 { tf32: false }),
             },
-        )
+        )?;
+        runtime.synchronize()
+    }
+
+    /// All parameters with their places; none where one is not dense fp32 on this GPU.
+    fn moves(&self, runtime: &Runtime, network: &Transformer<GpuInner>) -> Result<Option<Vec<(Memory, Span, bool)>>> {
+        let ordinal = runtime.context().ordinal();
+        let moves = std::cell::RefCell::new(Some(Vec::new()));
+        let note = |memory: Option<Memory>, to: Span, matrix: bool| {
+            let bytes = if matrix { self.element.bytes() } else { size_of::<f32>() };
+            let mut moves = moves.borrow_mut();
+            match memory.filter(|m| m.ordinal() == ordinal) {
+                Some(memory) if memory.elements() * bytes != to.bytes => {
+                    let (found, expected) = (memory.elements() * bytes, to.bytes);
+                    return Err(DeviceError::Extent { what: "a parameter of the new weights", found, expected });
+                }
+                Some(memory) => moves.iter_mut().for_each(|list| list.push((memory.clone(), to, matrix))),
+                None => *moves = None,
+            }
+            Ok(())
+        };
+        self.visit(
+            network,
+            Visit {
+                matrix: &mut |tensor, to| note(GpuInner::memory(&tensor.into_primitive().tensor()), to, true),
+                vector: &mut |tensor, to| note(GpuInner::memory(&tensor.into_primitive().tensor()), to, false),
+            },
+        )?;
+        Ok(moves.into_inner())
     }
 
     fn visit<B: Backend>(&self, network: &Transformer<B>, mut visit: Visit<B>) -> Result<()> {

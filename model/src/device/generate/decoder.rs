@@ -14,9 +14,9 @@ use burn::tensor::backend::Backend;
 use cudarc::driver::{CudaGraph, CudaSlice, sys};
 
 use super::frozen::{Frozen, FrozenLinear};
-use super::program::{Arg, Kernel, Program};
 use super::rows::{Chunk, NO_ROW, ROW_WORDS, Row};
-use super::{DeviceError, Element, Factor, Product, Result, Runtime, Span, driver};
+use crate::device::program::{Arg, Kernel, Program};
+use crate::device::{DeviceError, Element, Factor, Product, Result, Runtime, Span, driver};
 use crate::host::kernels::angles;
 use crate::network::Transformer;
 
@@ -57,6 +57,7 @@ pub struct Shape {
 }
 
 struct Kernels {
+    take: Kernel,
     embed: Kernel,
     norm: Kernel,
     rotate: Kernel,
@@ -163,7 +164,6 @@ impl Decoder {
         element: Element,
     ) -> Result<Self> {
         let weights = Frozen::new(&runtime, network, element)?;
-        weights.fill(&runtime, network)?;
         let kernels = Kernels::load(&runtime, &shape, &sizes, element)?;
         let (at, memory) = Places::new(&runtime, &shape, &sizes, element)?;
         runtime.zero(at.tables)?;
@@ -173,6 +173,7 @@ impl Decoder {
         runtime.upload(&cosines, at.cosines)?;
         runtime.upload(&sines, at.sines)?;
         let decoder = Self { graphs: HashMap::new(), runtime, weights, shape, sizes, kernels, at, _memory: memory };
+        decoder.adopt(network)?;
         decoder.runtime.upload(&vec![NO_ROW; sizes.rows], decoder.at.rows)?;
         decoder.submit(decoder.max_splits().min(2))?;
         decoder.runtime.synchronize()?;
@@ -254,8 +255,12 @@ impl Decoder {
 
     /// Replaces the weights, in the memory that the recorded steps use.
     pub fn adopt<B: Backend>(&self, network: &Transformer<B>) -> Result<()> {
-        self.weights.fill(&self.runtime, network)?;
-        self.runtime.synchronize()
+        self.weights.fill(&self.runtime, network, &|from, to, elements, matrix| {
+            let factor = Arg::I32(i32::from(matrix && self.weights.element == Element::Bf16));
+            let args = [from.into(), to.into(), Arg::I64(elements as i64), factor];
+            // SAFETY: as `take_parameter` in decode.cu; both hold `elements` (checked by `fill`), and `fill` waits for it.
+            unsafe { self.kernels.take.launch(&self.runtime, [elements.div_ceil(1024).min(8192), 1, 1], 256, 0, &args) }
+        })
     }
 
     fn max_splits(&self) -> usize {
@@ -413,6 +418,7 @@ impl Kernels {
         let prompt = load("prompt", include_str!("prompt.cu"))?.kernel("prompt_attention")?;
         prompt.allow_shared(prompt_shared(shape))?;
         Ok(Self {
+            take: decode.kernel("take_parameter")?,
             embed: decode.kernel("embed_rows")?,
             norm: decode.kernel("add_norm")?,
             rotate: decode.kernel("queries_keys_values")?,

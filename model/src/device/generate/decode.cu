@@ -1,5 +1,23 @@
 // Everything of a decoding step and of a prefill but the products, the prompt's attention and the sampler.
 
+// Parameters as burn keeps them to what products read (`factor`), or as they are. Four elements a thread where they divide.
+extern "C" __global__ void take_parameter(const float* from, void* to, long long count, int factor) {
+    const long long step = (long long)gridDim.x * blockDim.x, first = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (!factor) {
+        for (long long i = first; i < count; i += step) ((float*)to)[i] = from[i];
+    } else if (count % 4 == 0) {
+        struct alignas(4 * sizeof(elem)) Four {
+            elem x[4];
+        };
+        for (long long i = first; i < count / 4; i += step) {
+            const float4 x = ((const float4*)from)[i];
+            ((Four*)to)[i] = Four{{to_elem(x.x), to_elem(x.y), to_elem(x.z), to_elem(x.w)}};
+        }
+    } else {
+        for (long long i = first; i < count; i += step) ((elem*)to)[i] = to_elem(from[i]);
+    }
+}
+
 // x[row] = embed[token]. One block a row.
 extern "C" __global__ void embed_rows(const Row* rows, const elem* embed, float* x) {
     const Row row = rows[blockIdx.x];

@@ -1,0 +1,468 @@
+//! Log-probs, gradients and updates on the GPU executor: burn's tensors in, burn's tensors out, nothing copied to the host but a
+//! few numbers a token.
+//!
+//! The executor has a stream of its own. Every door here waits for burn before it starts and for its own stream before it
+//! returns; two waits a step cost nothing.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
+use burn::tensor::{Tensor, backend::AutodiffBackend};
+
+use super::batch::{self, Item};
+use super::host::{Objective, lay_out};
+use super::{Execution, LearnerError, Scored, host::Parts};
+use crate::device::update::{Moved, Rule};
+use crate::device::weights::{LayerAt, LinearAt, WeightsAt};
+use crate::device::{DeviceError, Executor, Options, Result, Runtime, Span, Target};
+use crate::host::Dims;
+use crate::kernels::Kernels;
+use crate::kernels::memory::{Memory, addresses};
+use crate::network::{Linear, RmsNorm, Transformer};
+use crate::optim::{OptimConfig, Optimizer};
+use crate::packing::Packed;
+
+/// Rows of a pass are filled up to a multiple of this.
+const FILL: usize = 64;
+/// Rows of a pass, at most; about what keeps a GPU busy.
+const MAX_ROWS: usize = 16_384;
+/// Share of the free memory that passes may plan with.
+const SHARE: f64 = 0.7;
+
+/// Where a learner's executor is, made when it is first needed.
+#[derive(Default)]
+pub struct Slot {
+    options: Options,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Untried,
+    Ready(Box<OnDevice>),
+    /// Why there is none.
+    Missing(String),
+}
+
+impl Slot {
+    pub fn new(options: Options) -> Self {
+        Self { options, state: State::Untried }
+    }
+
+    /// The executor, where this learner is to compute on one: an error where it was asked for by name and cannot be had.
+    pub fn get<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        execution: Execution,
+        network: &Transformer<AB>,
+    ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
+        if !matches!(execution, Execution::Auto | Execution::Device) {
+            return Ok(None);
+        }
+        if matches!(self.state, State::Untried) {
+            self.state = match OnDevice::new(network, self.options) {
+                Ok(ready) => State::Ready(Box::new(ready)),
+                Err(error) => State::Missing(error.to_string()),
+            };
+        }
+        match (&mut self.state, execution) {
+            (State::Ready(ready), _) => Ok(Some(ready)),
+            (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+            _ => Ok(None),
+        }
+    }
+
+    /// What became of it: none before the first use; `Err` says why burn's autodiff computes in its place.
+    pub fn found(&self) -> Option<std::result::Result<&OnDevice, &str>> {
+        match &self.state {
+            State::Untried => None,
+            State::Ready(ready) => Some(Ok(ready)),
+            State::Missing(what) => Some(Err(what)),
+        }
+    }
+}
+
+impl From<DeviceError> for LearnerError {
+    fn from(source: DeviceError) -> Self {
+        Self::Device { what: source.to_string() }
+    }
+}
+
+/// The executor of one learner, with the limits of its GPU.
+pub struct OnDevice {
+    executor: Executor,
+    max_rows: usize,
+}
+
+/// What a parameter is to the executor, in the order of `for_each`.
+enum Shape {
+    Matrix([usize; 2]),
+    Vector(usize),
+}
+
+impl OnDevice {
+    /// For a network that lies on a GPU. An error says why there can be none.
+    pub fn new<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>, options: Options) -> Result<Self> {
+        let dims = Dims::of(network);
+        let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
+        let home = memory(network.embed.val())?.ordinal();
+        let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
+        let free = executor.runtime().memory()?.0 as f64;
+        let rows = free * SHARE / executor.bytes_per_row(network.layers.len()) as f64;
+        let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
+        Ok(Self { executor, max_rows })
+    }
+
+    /// Whether kernels had to be compiled.
+    pub fn compiled(&self) -> bool {
+        self.executor.compiled()
+    }
+
+    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
+    pub fn run<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        network: &Transformer<AB>,
+        items: &[Item],
+        max_items: usize,
+        temperature: f32,
+        objective: Option<Objective>,
+    ) -> Result<(Vec<Scored>, GradientsParams)> {
+        let device = network.embed.val().device();
+        let mut params = GradientsParams::new();
+        let mut grads: Vec<Memory> = Vec::new();
+        if objective.is_some() {
+            for (id, shape) in shapes(network) {
+                // Written before they are read: `clear` and the first `backward`.
+                match shape {
+                    Shape::Matrix(dims) => {
+                        let tensor = Tensor::<AB::InnerBackend, 2>::empty(dims, &device);
+                        grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
+                        params.register(id, tensor);
+                    }
+                    Shape::Vector(width) => {
+                        let tensor = Tensor::<AB::InnerBackend, 1>::empty([width], &device);
+                        grads.push(memory::<AB, 1>(Tensor::from_inner(tensor.clone()))?);
+                        params.register(id, tensor);
+                    }
+                }
+            }
+        }
+        let masters = memories(network)?;
+        let both: Vec<Memory> = masters.iter().chain(&grads).cloned().collect();
+        let spans = spans(&both)?;
+        wait_for_burn::<AB>(&device)?;
+        let masters_at = tree(network, &spans[..masters.len()]);
+        let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
+        self.executor.prepare(&masters_at)?;
+        let scored = self.passes(items, max_items, temperature, objective, grads_at.as_ref());
+        // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
+        self.executor.runtime().synchronize()?;
+        Ok((scored?, params))
+    }
+
+    fn passes(
+        &mut self,
+        items: &[Item],
+        max_items: usize,
+        temperature: f32,
+        objective: Option<Objective>,
+        grads: Option<&WeightsAt>,
+    ) -> Result<Vec<Scored>> {
+        if let Some(grads) = grads {
+            self.executor.clear(grads, false)?;
+        }
+        let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
+        let mut begun = false;
+        for batch in batch::plan(items, max_items, self.max_rows) {
+            let objective = objective.filter(|_| batch.backward);
+            let grads = grads.filter(|_| batch.backward);
+            let (rows, targets) = lay_out(items, &batch);
+            let packed = Packed::new(&rows, FILL);
+            self.executor.forward(&packed, grads.is_some())?;
+            let list: Vec<Target> = targets.iter().map(|t| Target { row: t.row, id: t.id }).collect();
+            let d_hidden = self.executor.score(&list, temperature, grads, &mut |first, scores| {
+                let slope = |(target, score): (&super::host::Target, &crate::device::Score)| {
+                    let parts = Parts { logprob: score.logprob, entropy: score.entropy, inv_sum: 1.0, top: score.top };
+                    scored[target.item].set(target.token, &parts);
+                    objective.map_or(0.0, |f| f(target.item, target.token, score.logprob).d_logprob as f32)
+                };
+                targets[first..].iter().zip(scores).map(slope).collect()
+            })?;
+            if let (Some(d_hidden), Some(grads)) = (d_hidden, grads) {
+                self.executor.backward(&packed, d_hidden, grads, begun)?;
+                begun = true;
+            }
+        }
+        if let (Some(grads), false) = (grads, begun) {
+            self.executor.clear(grads, true)?;
+        }
+        Ok(scored)
+    }
+
+    /// The Euclidean norm of all gradients together; NaN or infinite where any of them is.
+    pub fn norm<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        network: &Transformer<AB>,
+        grads: &GradientsParams,
+    ) -> Result<f64> {
+        let mut visit = Gradients { grads, found: Ok(Vec::new()) };
+        network.visit(&mut visit);
+        let spans = spans(&visit.found?)?;
+        wait_for_burn::<AB>(&network.embed.val().device())?;
+        let (rt, updates) = self.executor.updates();
+        Ok(updates.squares(rt, &spans)?.sqrt())
+    }
+
+    /// One update of AdamW over all parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
+    pub fn update<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        optimizer: &mut Optimizer<AB>,
+        config: &OptimConfig,
+        lr: f64,
+        network: Transformer<AB>,
+        grads: GradientsParams,
+        scale: f32,
+    ) -> Result<Transformer<AB>> {
+        let device = network.embed.val().device();
+        let mut moving = Moving { optimizer, grads, list: Vec::new(), held: Vec::new(), failed: None };
+        let network = network.map(&mut moving);
+        let Moving { list, held, failed, .. } = moving;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let spans = spans(&held)?;
+        wait_for_burn::<AB>(&device)?;
+        let (rt, updates) = self.executor.updates();
+        let mut times: Vec<i32> = list.iter().map(|e| e.time).collect();
+        times.sort_unstable();
+        times.dedup();
+        // One launch, but for parameters that were updated a different number of times.
+        for time in times {
+            let chosen = list.iter().filter(|e| e.time == time);
+            let moved: Vec<Moved> = chosen.map(|e| e.moved(&spans)).collect();
+            let OptimConfig { beta1, beta2, eps, weight_decay, .. } = *config;
+            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })?;
+        }
+        rt.synchronize()?;
+        drop(held);
+        Ok(network)
+    }
+}
+
+/// Indices into the list of held memories.
+struct Entry {
+    weights: usize,
+    moments: Option<[usize; 2]>,
+    gradient: usize,
+    new_weights: usize,
+    new_moments: [usize; 2],
+    decays: bool,
+    time: i32,
+}
+
+impl Entry {
+    fn moved(&self, spans: &[Span]) -> Moved {
+        Moved {
+            weights: spans[self.weights],
+            moments: self.moments.map(|pair| pair.map(|i| spans[i])),
+            gradient: spans[self.gradient],
+            new_weights: spans[self.new_weights],
+            new_moments: self.new_moments.map(|i| spans[i]),
+            decays: self.decays,
+        }
+    }
+}
+
+struct Moving<'a, AB: AutodiffBackend> {
+    optimizer: &'a mut Optimizer<AB>,
+    grads: GradientsParams,
+    list: Vec<Entry>,
+    held: Vec<Memory>,
+    failed: Option<DeviceError>,
+}
+
+impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
+    /// Holds the tensor's memory; gives the tensor back, whether it may be written in place, and its number.
+    fn hold(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, bool, usize)> {
+        let primitive = Tensor::<AB, 1>::from_inner(tensor).into_primitive().tensor();
+        let memory = AB::memory(&primitive).ok_or_else(not_dense)?;
+        let unique = memory.unique();
+        self.held.push(memory);
+        let tensor = Tensor::<AB, 1>::from_primitive(burn::tensor::TensorPrimitive::Float(primitive)).inner();
+        Ok((tensor, unique, self.held.len() - 1))
+    }
+
+    /// The tensor itself where it may be written in place, else a new one.
+    fn target(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, usize, usize)> {
+        let (tensor, unique, old) = self.hold(tensor)?;
+        if unique {
+            return Ok((tensor, old, old));
+        }
+        let fresh = Tensor::empty(tensor.dims(), &tensor.device());
+        let (fresh, _, new) = self.hold(fresh)?;
+        Ok((fresh, old, new))
+    }
+
+    fn enter(
+        &mut self,
+        id: ParamId,
+        flat: Tensor<AB::InnerBackend, 1>,
+        grad: Tensor<AB::InnerBackend, 1>,
+        decays: bool,
+    ) -> Result<Tensor<AB::InnerBackend, 1>> {
+        let (size, device) = (flat.dims(), flat.device());
+        let (_, _, gradient) = self.hold(grad)?;
+        let (flat, weights, new_weights) = self.target(flat)?;
+        let old = self.optimizer.state.remove(&id).map(|s| s.momentum);
+        let time = old.as_ref().map_or(0, |m| m.time) + 1;
+        let (moments, new_moments, [first, second]) = match old {
+            Some(m) => {
+                let (first, a, new_a) = self.target(m.moment_1)?;
+                let (second, b, new_b) = self.target(m.moment_2)?;
+                (Some([a, b]), [new_a, new_b], [first, second])
+            }
+            None => {
+                let (first, _, a) = self.hold(Tensor::empty(size, &device))?;
+                let (second, _, b) = self.hold(Tensor::empty(size, &device))?;
+                (None, [a, b], [first, second])
+            }
+        };
+        let state = AdamWState::new(AdaptiveMomentumState::new(time, first, second));
+        self.optimizer.state.insert(id, state);
+        let time = i32::try_from(time).unwrap_or(i32::MAX);
+        self.list.push(Entry { weights, moments, gradient, new_weights, new_moments, decays, time });
+        Ok(flat)
+    }
+}
+
+impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Moving<'_, AB> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
+        let (id, tensor, mapper) = param.consume();
+        if self.failed.is_some() {
+            return Param::from_mapped_value(id, tensor, mapper);
+        }
+        let Some(grad) = self.grads.remove::<AB::InnerBackend, D>(id) else {
+            return Param::from_mapped_value(id, tensor, mapper);
+        };
+        let shape = tensor.dims();
+        let size = [shape.iter().product::<usize>()];
+        let device = tensor.device();
+        let flat = tensor.inner().reshape(size);
+        match self.enter(id, flat, grad.reshape(size), D >= 2) {
+            Ok(flat) => {
+                let tensor = Tensor::from_inner(flat.reshape(shape)).require_grad();
+                Param::from_mapped_value(id, tensor, mapper)
+            }
+            Err(error) => {
+                // The learner is not used after this: the error ends the run.
+                self.failed = Some(error);
+                Param::from_mapped_value(id, Tensor::empty(shape, &device), mapper)
+            }
+        }
+    }
+}
+
+struct Gradients<'a> {
+    grads: &'a GradientsParams,
+    found: Result<Vec<Memory>>,
+}
+
+impl<AB: AutodiffBackend + Kernels> ModuleVisitor<AB> for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+        let (Ok(list), Some(grad)) = (&mut self.found, self.grads.get::<AB::InnerBackend, D>(param.id)) else { return };
+        match memory::<AB, D>(Tensor::from_inner(grad)) {
+            Ok(found) => list.push(found),
+            Err(error) => self.found = Err(error),
+        }
+    }
+}
+
+fn not_dense() -> DeviceError {
+    DeviceError::Unsupported { what: "a tensor is not dense fp32 on a GPU".to_string() }
+}
+
+fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) -> Result<Memory> {
+    AB::memory(&tensor.into_primitive().tensor()).ok_or_else(not_dense)
+}
+
+fn spans(list: &[Memory]) -> Result<Vec<Span>> {
+    let found = addresses(list)?;
+    Ok(found.into_iter().map(|(address, bytes)| Span { address, bytes }).collect())
+}
+
+fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {
+    AB::check();
+    AB::sync(device).map_err(|source| DeviceError::Unsupported { what: format!("burn failed before: {source:?}") })
+}
+
+/// Every parameter in the order of `tree`, which is that of `host::HostWeights::for_each_mut`.
+fn for_each<AB: AutodiffBackend>(
+    network: &Transformer<AB>,
+    matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
+    vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>),
+) {
+    let linear = |l: &Linear<AB>,
+                  matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
+                  vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| {
+        matrix(&l.weight);
+        l.bias.iter().for_each(vector);
+    };
+    let norm = |n: &RmsNorm<AB>, vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| vector(&n.weight);
+    matrix(&network.embed);
+    for layer in &network.layers {
+        norm(&layer.attention_norm, vector);
+        linear(&layer.attention.qkv, matrix, vector);
+        layer.attention.q_norm.iter().for_each(|n| norm(n, vector));
+        layer.attention.k_norm.iter().for_each(|n| norm(n, vector));
+        linear(&layer.attention.output, matrix, vector);
+        norm(&layer.mlp_norm, vector);
+        linear(&layer.mlp.gate_up, matrix, vector);
+        linear(&layer.mlp.down, matrix, vector);
+    }
+    norm(&network.norm, vector);
+    network.head.iter().for_each(matrix);
+}
+
+fn shapes<AB: AutodiffBackend>(network: &Transformer<AB>) -> Vec<(ParamId, Shape)> {
+    let list = std::cell::RefCell::new(Vec::new());
+    for_each(network, &mut |p| list.borrow_mut().push((p.id, Shape::Matrix(p.val().dims()))), &mut |p| {
+        list.borrow_mut().push((p.id, Shape::Vector(p.val().dims()[0])))
+    });
+    list.into_inner()
+}
+
+fn memories<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>) -> Result<Vec<Memory>> {
+    let list = std::cell::RefCell::new(Vec::new());
+    for_each(network, &mut |p| list.borrow_mut().push(memory(p.val())), &mut |p| {
+        list.borrow_mut().push(memory(p.val()))
+    });
+    list.into_inner().into_iter().collect()
+}
+
+/// Spans in the order of `for_each`, by name.
+fn tree<AB: AutodiffBackend>(network: &Transformer<AB>, spans: &[Span]) -> WeightsAt {
+    let mut spans = spans.iter().copied();
+    let mut next = || spans.next().unwrap_or(Span::NONE);
+    let linear = |l: &Linear<AB>, next: &mut dyn FnMut() -> Span| LinearAt {
+        weight: next(),
+        bias: l.bias.is_some().then(&mut *next),
+    };
+    WeightsAt {
+        embed: next(),
+        layers: network
+            .layers
+            .iter()
+            .map(|layer| LayerAt {
+                attention_norm: next(),
+                qkv: linear(&layer.attention.qkv, &mut next),
+                q_norm: layer.attention.q_norm.is_some().then(&mut next),
+                k_norm: layer.attention.k_norm.is_some().then(&mut next),
+                output: linear(&layer.attention.output, &mut next),
+                mlp_norm: next(),
+                gate_up: linear(&layer.mlp.gate_up, &mut next),
+                down: linear(&layer.mlp.down, &mut next),
+            })
+            .collect(),
+        norm: next(),
+        head: network.head.is_some().then(&mut next),
+    }
+}
