@@ -14,6 +14,8 @@
 pub mod bandwidth;
 mod decoder;
 pub mod frozen;
+mod layout;
+mod programs;
 mod rows;
 
 use burn::tensor::backend::Backend;
@@ -22,7 +24,8 @@ use super::{DeviceError, Element, Runtime};
 use crate::engine::blocks::{Blocks, Lease};
 use crate::engine::{EngineConfig, EngineError, GpuConfig, Request, Sequence};
 use crate::network::Transformer;
-use decoder::{BLOCK_TOKENS, Decoder, Shape, Sizes};
+use decoder::Decoder;
+use layout::{BLOCK_TOKENS, Shape, Sizes};
 use rows::{Fill, Row, chunks};
 
 type Result<T> = std::result::Result<T, EngineError>;

@@ -24,7 +24,11 @@ pub const FAMILIES: [Family; 3] = [Family::Llama, Family::Qwen2, Family::Qwen3];
 
 /// Weights, norms and biases all random, so that no term is 0 or 1 by accident.
 pub fn network(family: Family, seed: u64) -> Transformer<Cpu> {
-    let network: Transformer<Cpu> = config(family).init(seed, &Default::default());
+    shaken(&config(family), seed)
+}
+
+pub fn shaken(config: &ModelConfig, seed: u64) -> Transformer<Cpu> {
+    let network: Transformer<Cpu> = config.init(seed, &Default::default());
     network.map(&mut Shake(ChaCha8Rng::seed_from_u64(seed)))
 }
 

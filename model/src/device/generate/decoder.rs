@@ -14,85 +14,15 @@ use burn::tensor::backend::Backend;
 use cudarc::driver::{CudaGraph, CudaSlice, sys};
 
 use super::frozen::{Frozen, FrozenLinear};
-use super::rows::{Chunk, NO_ROW, ROW_WORDS, Row};
-use crate::device::program::{Arg, Kernel, Program};
+use super::layout::{BLOCK_TOKENS, Places, Shape, Sizes};
+use super::programs::{Kernels, SPLIT};
+use super::rows::{Chunk, NO_ROW, Row};
+use crate::device::program::Arg;
 use crate::device::{DeviceError, Element, Factor, Product, Result, Runtime, Span, driver};
 use crate::host::kernels::angles;
 use crate::network::Transformer;
 
-const COMMON: &str = include_str!("common.cu");
-/// Positions of one block of the cache.
-pub const BLOCK_TOKENS: usize = 16;
-/// Positions that one thread block attends to; longer texts are split.
-const SPLIT: usize = 256;
-/// Query rows times heads of one tile of a prompt.
-const LINES: usize = 32;
 const F32: Element = Element::F32 { tf32: false };
-
-/// What memory is laid out for.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Sequences of a step.
-    pub rows: usize,
-    /// Rows of prompts that are run together.
-    pub chunk: usize,
-    pub max_seq_len: usize,
-    /// Blocks of the cache.
-    pub blocks: usize,
-    /// Lines of the block table.
-    pub tables: usize,
-}
-
-/// Sizes of the network.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub layers: usize,
-    pub hidden: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    pub ff: usize,
-    pub vocab: usize,
-    pub eps: f64,
-}
-
-struct Kernels {
-    take: Kernel,
-    embed: Kernel,
-    norm: Kernel,
-    rotate: Kernel,
-    swiglu: Kernel,
-    copy: Kernel,
-    decode: Kernel,
-    combine: Kernel,
-    prompt: Kernel,
-    sample: Kernel,
-}
-
-/// Intermediate results, by name.
-struct Places {
-    x: Span,
-    normed: Span,
-    qkv: Span,
-    q: Span,
-    mixed: Span,
-    gate_up: Span,
-    act: Span,
-    logits: Span,
-    parts: Span,
-    best: Span,
-    rows: Span,
-    chunk_rows: Span,
-    tiles: Span,
-    pairs: Span,
-    tables: Span,
-    cosines: Span,
-    sines: Span,
-    keys: Span,
-    values: Span,
-    /// Tokens, then log-probs.
-    sampled: Span,
-}
 
 pub struct Decoder {
     // Before the memory that they use.
@@ -104,54 +34,6 @@ pub struct Decoder {
     kernels: Kernels,
     at: Places,
     _memory: Vec<CudaSlice<u8>>,
-}
-
-impl Shape {
-    /// # Errors
-    /// `Unsupported` where a network has no layers.
-    pub fn of<B: Backend>(network: &Transformer<B>) -> Result<Self> {
-        let first = network.layers.first();
-        let layer = first.ok_or_else(|| DeviceError::Unsupported { what: "it has no layers".into() })?;
-        let [vocab, hidden] = network.embed.dims();
-        Ok(Self {
-            layers: network.layers.len(),
-            hidden,
-            heads: layer.attention.heads,
-            kv_heads: layer.attention.kv_heads,
-            head_dim: layer.attention.head_dim,
-            ff: layer.mlp.down.weight.dims()[0],
-            vocab,
-            eps: network.norm.eps,
-        })
-    }
-
-    fn q(&self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    fn qkv(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-
-    /// Elements of one block of one layer, of keys or of values.
-    fn block(&self) -> usize {
-        self.kv_heads * BLOCK_TOKENS * self.head_dim
-    }
-
-    /// Bytes of one block in all layers, keys and values.
-    pub fn block_bytes(&self, element: Element) -> usize {
-        2 * self.layers * self.block() * element.bytes()
-    }
-
-    /// Query heads of one key head that a thread block takes together.
-    fn together(&self) -> usize {
-        let group = self.heads / self.kv_heads;
-        (1..=8).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
-    }
-
-    fn parts(&self) -> usize {
-        self.heads / self.together()
-    }
 }
 
 impl Decoder {
@@ -231,7 +113,7 @@ impl Decoder {
 
     /// Rows of a tile of a prompt.
     pub fn tile_rows(&self) -> usize {
-        LINES / self.shape.together()
+        self.kernels.prompt.rows(&self.shape)
     }
 
     /// One token for every row (at most `Sizes::rows`; none: nothing there): its id and its log-prob.
@@ -362,9 +244,10 @@ impl Decoder {
         match attend {
             Attend::Prompt { tiles } => {
                 let args = [at.tiles, at.q, keys, values, at.tables, at.mixed].map(Arg::from);
-                let shared = prompt_shared(shape);
-                // SAFETY: as `prompt_attention`; tiles are of the rows at hand, whose positions lie in their tables' blocks.
-                unsafe { self.kernels.prompt.launch(runtime, [tiles, shape.parts(), 1], 128, shared, &args) }
+                let (kernel, heads, shared) = self.kernels.prompt.launch(shape);
+                // SAFETY: as `prompt_attention` and `prompt_attention_mma`; tiles are of the rows at hand and no longer than the
+                // kernel's, and their positions lie in their tables' blocks.
+                unsafe { kernel.launch(runtime, [tiles, heads, 1], 128, shared, &args) }
             }
             Attend::Steps { splits } => {
                 let args = [rows, at.q, keys, values, at.tables, at.parts, at.best, at.mixed].map(Arg::from);
@@ -387,88 +270,4 @@ impl Decoder {
 enum Attend {
     Prompt { tiles: usize },
     Steps { splits: usize },
-}
-
-/// Two tiles of `LINES` rows, padded as in prompt.cu.
-fn prompt_shared(shape: &Shape) -> usize {
-    2 * LINES * (shape.head_dim.next_multiple_of(4) + 4) * size_of::<f32>()
-}
-
-impl Kernels {
-    fn load(runtime: &Runtime, shape: &Shape, sizes: &Sizes, element: Element) -> Result<Self> {
-        let numbers = [
-            ("HIDDEN", shape.hidden),
-            ("HEADS", shape.heads),
-            ("KV_HEADS", shape.kv_heads),
-            ("HEAD_DIM", shape.head_dim),
-            ("FF", shape.ff),
-            ("VOCAB", shape.vocab),
-            ("MAX_BLOCKS", sizes.max_seq_len.div_ceil(BLOCK_TOKENS)),
-            ("BLOCK_TOKENS", BLOCK_TOKENS),
-            ("SPLIT", SPLIT),
-            ("LINES", LINES),
-            ("TOGETHER", shape.together()),
-            ("BF16", usize::from(element == Element::Bf16)),
-        ];
-        let mut defines: Vec<(&str, String)> = numbers.iter().map(|(name, n)| (*name, n.to_string())).collect();
-        defines.push(("EPS", format!("{:e}f", shape.eps)));
-        let load =
-            |name: &'static str, source: &str| Program::load(runtime, name, &format!("{COMMON}\n{source}"), &defines);
-        let decode = load("decode", include_str!("decode.cu"))?;
-        let prompt = load("prompt", include_str!("prompt.cu"))?.kernel("prompt_attention")?;
-        prompt.allow_shared(prompt_shared(shape))?;
-        Ok(Self {
-            take: decode.kernel("take_parameter")?,
-            embed: decode.kernel("embed_rows")?,
-            norm: decode.kernel("add_norm")?,
-            rotate: decode.kernel("queries_keys_values")?,
-            swiglu: decode.kernel("swiglu")?,
-            copy: decode.kernel("copy_blocks")?,
-            decode: decode.kernel("decode_attention")?,
-            combine: decode.kernel("combine_splits")?,
-            prompt,
-            sample: load("sample", include_str!("sample.cu"))?.kernel("sample_rows")?,
-        })
-    }
-}
-
-impl Places {
-    fn new(runtime: &Runtime, shape: &Shape, sizes: &Sizes, element: Element) -> Result<(Self, Vec<CudaSlice<u8>>)> {
-        let mut memory = Vec::new();
-        let mut take = |what: &'static str, elements: usize, bytes: usize| {
-            let slice = runtime.alloc(what, elements * bytes)?;
-            let span = runtime.whole(&slice);
-            memory.push(slice);
-            Ok::<Span, DeviceError>(span)
-        };
-        let (wide, word) = (sizes.rows.max(sizes.chunk), element.bytes());
-        let splits = sizes.rows * shape.heads * sizes.max_seq_len.div_ceil(SPLIT);
-        let angles = sizes.max_seq_len * shape.head_dim / 2;
-        let tables = sizes.tables * sizes.max_seq_len.div_ceil(BLOCK_TOKENS);
-        let cache = shape.layers * sizes.blocks * shape.block();
-        let what = "generation";
-        let places = Self {
-            x: take(what, wide * shape.hidden, 4)?,
-            normed: take(what, wide * shape.hidden, word)?,
-            qkv: take(what, wide * shape.qkv(), 4)?,
-            q: take(what, wide * shape.q(), word)?,
-            mixed: take(what, wide * shape.q(), word)?,
-            gate_up: take(what, wide * 2 * shape.ff, 4)?,
-            act: take(what, wide * shape.ff, word)?,
-            logits: take("the logits of a step", sizes.rows * shape.vocab, 4)?,
-            parts: take(what, splits * shape.head_dim, 4)?,
-            best: take(what, splits * 2, 4)?,
-            rows: take(what, sizes.rows * ROW_WORDS, 4)?,
-            chunk_rows: take(what, sizes.chunk * ROW_WORDS, 4)?,
-            tiles: take(what, sizes.chunk * 4, 4)?,
-            pairs: take(what, sizes.rows * 2, 4)?,
-            tables: take(what, tables, 4)?,
-            cosines: take(what, angles, 4)?,
-            sines: take(what, angles, 4)?,
-            keys: take("the cache of keys", cache, word)?,
-            values: take("the cache of values", cache, word)?,
-            sampled: take(what, sizes.rows * 2, 4)?,
-        };
-        Ok((places, memory))
-    }
 }
