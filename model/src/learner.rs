@@ -72,6 +72,26 @@ pub enum Execution {
     Autodiff,
 }
 
+/// What the GPU executor computes with. Master weights, gradients of parameters, statistics and log-probs are fp32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuType {
+    #[default]
+    Bf16,
+    /// Without TF32: for parity, not for speed.
+    Fp32,
+}
+
+/// How the GPU executor computes, where it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuCompute {
+    pub element: GpuType,
+    /// Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, a tenth of the memory.
+    pub recompute: bool,
+    /// Attention without tensor cores, whatever the shape.
+    pub plain_attention: bool,
+}
+
 /// What a caller can do wrong. The learner is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -165,16 +185,14 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     /// How the GPU executor computes, where it is used.
-    #[cfg(feature = "cuda")]
-    pub fn with_device(mut self, options: crate::device::Options) -> Self {
-        self.device = device::Slot::new(options);
+    pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
+        self.device = device::Slot::new(compute);
         self
     }
 
     /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
     /// place. None where neither was needed.
-    #[cfg(feature = "cuda")]
-    pub fn device_found(&self) -> Option<Result<bool, &str>> {
+    pub fn gpu_found(&self) -> Option<Result<bool, &str>> {
         self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
@@ -336,7 +354,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let weights = HostWeights::from_network(&self.network);
             return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        if let Some(device) = self.device.get(self.execution, &self.network)? {
+        if let Some(device) = self.device.get(self.execution, &mut self.network)? {
             return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
         }
         Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
@@ -365,7 +383,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         objective: host::Objective,
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
-            if let Some(device) = self.device.get(self.execution, &self.network)? {
+            if let Some(device) = self.device.get(self.execution, &mut self.network)? {
                 return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
@@ -389,7 +407,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
-        match self.device.get(self.execution, &self.network)? {
+        match self.device.get(self.execution, &mut self.network)? {
             Some(device) => Ok(device.norm(&self.network, grads)?),
             None => Ok(global_norm(&self.network, grads)),
         }
@@ -401,7 +419,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        match self.device.get(self.execution, &self.network)? {
+        match self.device.get(self.execution, &mut self.network)? {
             // Taken out of `self`, so that nobody shares its memory without need.
             Some(device) => {
                 let hollow = self.network.hollow();

@@ -27,6 +27,7 @@ pub struct TrainerSettings {
     pub guard: GuardConfig,
     pub checkpoints: Checkpoints,
     pub threads: usize,
+    pub gpu: model::learner::GpuCompute,
 }
 
 pub fn trainer_factory<AB: AutodiffBackend + Kernels>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
@@ -49,6 +50,7 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
         let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
         let mut learner = Learner::new(network, settings.optim.clone())
             .with_execution(model::learner::Execution::Auto, settings.threads)
+            .with_gpu(settings.gpu)
             .with_guard(settings.guard);
         if let Some(reference) = &reference {
             learner.set_reference(reference);

@@ -205,6 +205,7 @@ impl Rig {
                     guard: self.guard,
                     checkpoints: self.checkpoints(),
                     threads: 1,
+                    gpu: Default::default(),
                 },
                 Default::default(),
             ),

@@ -10,10 +10,10 @@ use burn::tensor::{Tensor, backend::AutodiffBackend};
 
 use super::batch::{self, Item};
 use super::host::{Objective, lay_out};
-use super::{Execution, LearnerError, Scored, host::Parts};
+use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
 use crate::device::update::{Moved, Rule};
 use crate::device::weights::{LayerAt, LinearAt, WeightsAt};
-use crate::device::{DeviceError, Executor, Options, Result, Runtime, Span, Target};
+use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
 use crate::host::Dims;
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
@@ -24,7 +24,7 @@ use crate::packing::Packed;
 /// Rows of a pass are filled up to a multiple of this.
 const FILL: usize = 64;
 /// Rows of a pass, at most; about what keeps a GPU busy.
-const MAX_ROWS: usize = 16_384;
+const MAX_ROWS: usize = 8192;
 /// Share of the free memory that passes may plan with.
 const SHARE: f64 = 0.7;
 
@@ -45,19 +45,25 @@ enum State {
 }
 
 impl Slot {
-    pub fn new(options: Options) -> Self {
-        Self { options, state: State::Untried }
+    pub fn new(compute: GpuCompute) -> Self {
+        let element = match compute.element {
+            GpuType::Bf16 => Element::Bf16,
+            GpuType::Fp32 => F32,
+        };
+        let GpuCompute { recompute, plain_attention, .. } = compute;
+        Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
     }
 
-    /// The executor, where this learner is to compute on one: an error where it was asked for by name and cannot be had.
+    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it): an error where it was asked for by name and cannot be had.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
-        network: &Transformer<AB>,
+        network: &mut Transformer<AB>,
     ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
         if !matches!(execution, Execution::Auto | Execution::Device) {
             return Ok(None);
         }
+        lay_dense(network);
         if matches!(self.state, State::Untried) {
             self.state = match OnDevice::new(network, self.options) {
                 Ok(ready) => State::Ready(Box::new(ready)),
@@ -134,7 +140,8 @@ impl OnDevice {
                 // Written before they are read: `clear` and the first `backward`.
                 match shape {
                     Shape::Matrix(dims) => {
-                        let tensor = Tensor::<AB::InnerBackend, 2>::empty(dims, &device);
+                        let flat = Tensor::<AB::InnerBackend, 1>::empty([dims[0] * dims[1]], &device);
+                        let tensor = flat.reshape(dims);
                         grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
                         params.register(id, tensor);
                     }
@@ -284,7 +291,7 @@ impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
     /// Holds the tensor's memory; gives the tensor back, whether it may be written in place, and its number.
     fn hold(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, bool, usize)> {
         let primitive = Tensor::<AB, 1>::from_inner(tensor).into_primitive().tensor();
-        let memory = AB::memory(&primitive).ok_or_else(not_dense)?;
+        let memory = AB::memory(&primitive).filter(Memory::dense).ok_or_else(not_dense)?;
         let unique = memory.unique();
         self.held.push(memory);
         let tensor = Tensor::<AB, 1>::from_primitive(burn::tensor::TensorPrimitive::Float(primitive)).inner();
@@ -381,7 +388,38 @@ fn not_dense() -> DeviceError {
 }
 
 fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) -> Result<Memory> {
-    AB::memory(&tensor.into_primitive().tensor()).ok_or_else(not_dense)
+    AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
+}
+
+/// Copies parameters whose rows are padded on a GPU; others, and those of other backends, stay as they are.
+fn lay_dense<AB: AutodiffBackend + Kernels>(network: &mut Transformer<AB>) {
+    let mut look = Look { padded: false };
+    network.visit(&mut look);
+    if look.padded {
+        let hollow = network.hollow();
+        *network = std::mem::replace(network, hollow).map(&mut Flatten);
+    }
+}
+
+struct Look {
+    padded: bool,
+}
+
+impl<AB: AutodiffBackend + Kernels> ModuleVisitor<AB> for Look {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+        self.padded |= AB::memory(&param.val().into_primitive().tensor()).is_some_and(|m| !m.dense());
+    }
+}
+
+struct Flatten;
+
+impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Flatten {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
+        let (id, tensor, mapper) = param.consume();
+        let shape = tensor.dims();
+        let flat = tensor.inner().reshape([shape.iter().product::<usize>()]);
+        Param::from_mapped_value(id, Tensor::from_inner(flat.reshape(shape)).require_grad(), mapper)
+    }
 }
 
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {
