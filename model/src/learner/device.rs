@@ -4,22 +4,27 @@
 //! The executor has a stream of its own. Every door here waits for burn before it starts and for its own stream before it
 //! returns; two waits a step cost nothing.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
+mod moving;
+mod parameters;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, backend::AutodiffBackend};
 
 use super::batch::{self, Item};
 use super::host::{Objective, lay_out};
 use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
 use crate::device::update::{Moved, Rule};
-use crate::device::weights::{LayerAt, LinearAt, WeightsAt};
+use crate::device::weights::WeightsAt;
 use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
 use crate::host::Dims;
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
-use crate::network::{Linear, RmsNorm, Transformer};
+use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
 use crate::packing::Packed;
+use moving::Moving;
+use parameters::{Shape, lay_dense, memories, shapes, tree};
 
 /// Rows of a pass are filled up to a multiple of this.
 const FILL: usize = 64;
@@ -97,12 +102,6 @@ impl From<DeviceError> for LearnerError {
 pub struct OnDevice {
     executor: Executor,
     max_rows: usize,
-}
-
-/// What a parameter is to the executor, in the order of `for_each`.
-enum Shape {
-    Matrix([usize; 2]),
-    Vector(usize),
 }
 
 impl OnDevice {
@@ -255,119 +254,6 @@ impl OnDevice {
     }
 }
 
-/// Indices into the list of held memories.
-struct Entry {
-    weights: usize,
-    moments: Option<[usize; 2]>,
-    gradient: usize,
-    new_weights: usize,
-    new_moments: [usize; 2],
-    decays: bool,
-    time: i32,
-}
-
-impl Entry {
-    fn moved(&self, spans: &[Span]) -> Moved {
-        Moved {
-            weights: spans[self.weights],
-            moments: self.moments.map(|pair| pair.map(|i| spans[i])),
-            gradient: spans[self.gradient],
-            new_weights: spans[self.new_weights],
-            new_moments: self.new_moments.map(|i| spans[i]),
-            decays: self.decays,
-        }
-    }
-}
-
-struct Moving<'a, AB: AutodiffBackend> {
-    optimizer: &'a mut Optimizer<AB>,
-    grads: GradientsParams,
-    list: Vec<Entry>,
-    held: Vec<Memory>,
-    failed: Option<DeviceError>,
-}
-
-impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
-    /// Holds the tensor's memory; gives the tensor back, whether it may be written in place, and its number.
-    fn hold(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, bool, usize)> {
-        let primitive = Tensor::<AB, 1>::from_inner(tensor).into_primitive().tensor();
-        let memory = AB::memory(&primitive).filter(Memory::dense).ok_or_else(not_dense)?;
-        let unique = memory.unique();
-        self.held.push(memory);
-        let tensor = Tensor::<AB, 1>::from_primitive(burn::tensor::TensorPrimitive::Float(primitive)).inner();
-        Ok((tensor, unique, self.held.len() - 1))
-    }
-
-    /// The tensor itself where it may be written in place, else a new one.
-    fn target(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, usize, usize)> {
-        let (tensor, unique, old) = self.hold(tensor)?;
-        if unique {
-            return Ok((tensor, old, old));
-        }
-        let fresh = Tensor::empty(tensor.dims(), &tensor.device());
-        let (fresh, _, new) = self.hold(fresh)?;
-        Ok((fresh, old, new))
-    }
-
-    fn enter(
-        &mut self,
-        id: ParamId,
-        flat: Tensor<AB::InnerBackend, 1>,
-        grad: Tensor<AB::InnerBackend, 1>,
-        decays: bool,
-    ) -> Result<Tensor<AB::InnerBackend, 1>> {
-        let (size, device) = (flat.dims(), flat.device());
-        let (_, _, gradient) = self.hold(grad)?;
-        let (flat, weights, new_weights) = self.target(flat)?;
-        let old = self.optimizer.state.remove(&id).map(|s| s.momentum);
-        let time = old.as_ref().map_or(0, |m| m.time) + 1;
-        let (moments, new_moments, [first, second]) = match old {
-            Some(m) => {
-                let (first, a, new_a) = self.target(m.moment_1)?;
-                let (second, b, new_b) = self.target(m.moment_2)?;
-                (Some([a, b]), [new_a, new_b], [first, second])
-            }
-            None => {
-                let (first, _, a) = self.hold(Tensor::empty(size, &device))?;
-                let (second, _, b) = self.hold(Tensor::empty(size, &device))?;
-                (None, [a, b], [first, second])
-            }
-        };
-        let state = AdamWState::new(AdaptiveMomentumState::new(time, first, second));
-        self.optimizer.state.insert(id, state);
-        let time = i32::try_from(time).unwrap_or(i32::MAX);
-        self.list.push(Entry { weights, moments, gradient, new_weights, new_moments, decays, time });
-        Ok(flat)
-    }
-}
-
-impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Moving<'_, AB> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
-        let (id, tensor, mapper) = param.consume();
-        if self.failed.is_some() {
-            return Param::from_mapped_value(id, tensor, mapper);
-        }
-        let Some(grad) = self.grads.remove::<AB::InnerBackend, D>(id) else {
-            return Param::from_mapped_value(id, tensor, mapper);
-        };
-        let shape = tensor.dims();
-        let size = [shape.iter().product::<usize>()];
-        let device = tensor.device();
-        let flat = tensor.inner().reshape(size);
-        match self.enter(id, flat, grad.reshape(size), D >= 2) {
-            Ok(flat) => {
-                let tensor = Tensor::from_inner(flat.reshape(shape)).require_grad();
-                Param::from_mapped_value(id, tensor, mapper)
-            }
-            Err(error) => {
-                // The learner is not used after this: the error ends the run.
-                self.failed = Some(error);
-                Param::from_mapped_value(id, Tensor::empty(shape, &device), mapper)
-            }
-        }
-    }
-}
-
 struct Gradients<'a> {
     grads: &'a GradientsParams,
     found: Result<Vec<Memory>>,
@@ -391,37 +277,6 @@ fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) 
     AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
 }
 
-/// Copies parameters whose rows are padded on a GPU; others, and those of other backends, stay as they are.
-fn lay_dense<AB: AutodiffBackend + Kernels>(network: &mut Transformer<AB>) {
-    let mut look = Look { padded: false };
-    network.visit(&mut look);
-    if look.padded {
-        let hollow = network.hollow();
-        *network = std::mem::replace(network, hollow).map(&mut Flatten);
-    }
-}
-
-struct Look {
-    padded: bool,
-}
-
-impl<AB: AutodiffBackend + Kernels> ModuleVisitor<AB> for Look {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
-        self.padded |= AB::memory(&param.val().into_primitive().tensor()).is_some_and(|m| !m.dense());
-    }
-}
-
-struct Flatten;
-
-impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Flatten {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
-        let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
-        let flat = tensor.inner().reshape([shape.iter().product::<usize>()]);
-        Param::from_mapped_value(id, Tensor::from_inner(flat.reshape(shape)).require_grad(), mapper)
-    }
-}
-
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {
     let found = addresses(list)?;
     Ok(found.into_iter().map(|(address, bytes)| Span { address, bytes }).collect())
@@ -430,77 +285,4 @@ fn spans(list: &[Memory]) -> Result<Vec<Span>> {
 fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {
     AB::check();
     AB::sync(device).map_err(|source| DeviceError::Unsupported { what: format!("burn failed before: {source:?}") })
-}
-
-/// Every parameter in the order of `tree`, which is that of `host::HostWeights::for_each_mut`.
-fn for_each<AB: AutodiffBackend>(
-    network: &Transformer<AB>,
-    matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
-    vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>),
-) {
-    let linear = |l: &Linear<AB>,
-                  matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
-                  vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| {
-        matrix(&l.weight);
-        l.bias.iter().for_each(vector);
-    };
-    let norm = |n: &RmsNorm<AB>, vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| vector(&n.weight);
-    matrix(&network.embed);
-    for layer in &network.layers {
-        norm(&layer.attention_norm, vector);
-        linear(&layer.attention.qkv, matrix, vector);
-        layer.attention.q_norm.iter().for_each(|n| norm(n, vector));
-        layer.attention.k_norm.iter().for_each(|n| norm(n, vector));
-        linear(&layer.attention.output, matrix, vector);
-        norm(&layer.mlp_norm, vector);
-        linear(&layer.mlp.gate_up, matrix, vector);
-        linear(&layer.mlp.down, matrix, vector);
-    }
-    norm(&network.norm, vector);
-    network.head.iter().for_each(matrix);
-}
-
-fn shapes<AB: AutodiffBackend>(network: &Transformer<AB>) -> Vec<(ParamId, Shape)> {
-    let list = std::cell::RefCell::new(Vec::new());
-    for_each(network, &mut |p| list.borrow_mut().push((p.id, Shape::Matrix(p.val().dims()))), &mut |p| {
-        list.borrow_mut().push((p.id, Shape::Vector(p.val().dims()[0])))
-    });
-    list.into_inner()
-}
-
-fn memories<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>) -> Result<Vec<Memory>> {
-    let list = std::cell::RefCell::new(Vec::new());
-    for_each(network, &mut |p| list.borrow_mut().push(memory(p.val())), &mut |p| {
-        list.borrow_mut().push(memory(p.val()))
-    });
-    list.into_inner().into_iter().collect()
-}
-
-/// Spans in the order of `for_each`, by name.
-fn tree<AB: AutodiffBackend>(network: &Transformer<AB>, spans: &[Span]) -> WeightsAt {
-    let mut spans = spans.iter().copied();
-    let mut next = || spans.next().unwrap_or(Span::NONE);
-    let linear = |l: &Linear<AB>, next: &mut dyn FnMut() -> Span| LinearAt {
-        weight: next(),
-        bias: l.bias.is_some().then(&mut *next),
-    };
-    WeightsAt {
-        embed: next(),
-        layers: network
-            .layers
-            .iter()
-            .map(|layer| LayerAt {
-                attention_norm: next(),
-                qkv: linear(&layer.attention.qkv, &mut next),
-                q_norm: layer.attention.q_norm.is_some().then(&mut next),
-                k_norm: layer.attention.k_norm.is_some().then(&mut next),
-                output: linear(&layer.attention.output, &mut next),
-                mlp_norm: next(),
-                gate_up: linear(&layer.mlp.gate_up, &mut next),
-                down: linear(&layer.mlp.down, &mut next),
-            })
-            .collect(),
-        norm: next(),
-        head: network.head.is_some().then(&mut next),
-    }
 }
