@@ -42,6 +42,8 @@ struct BurnTrainer<AB: AutodiffBackend> {
     learner: Learner<AB>,
     settings: Arc<TrainerSettings>,
     newest: Option<TrainedItem>,
+    /// The slow path has been complained about.
+    told: bool,
 }
 
 impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
@@ -65,7 +67,7 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
                 Some(item(manifest, &learner))
             }
         };
-        Ok(BurnTrainer { learner, settings, newest })
+        Ok(BurnTrainer { learner, settings, newest, told: false })
     }
 
     /// Writes the checkpoint and names it the newest.
@@ -93,6 +95,10 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
             .learner
             .train_step(&job.samples, &self.settings.loss)
             .map_err(|e| TrainError { fatal: false, fault: fault(LEARNER_FAILED, e) })?;
+        if let (false, Some(Err(reason))) = (self.told, self.learner.gpu_found()) {
+            tracing::warn!("burn's autodiff computes in the GPU executor's place, many times slower: {reason}");
+            self.told = true;
+        }
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let done = item(manifest, &self.learner);

@@ -30,8 +30,10 @@ use parameters::{Shape, lay_dense, memories, shapes, tree};
 const FILL: usize = 64;
 /// Rows of a pass, at most; about what keeps a GPU busy.
 const MAX_ROWS: usize = 8192;
-/// Share of the free memory that passes may plan with.
-const SHARE: f64 = 0.7;
+/// Share of the free memory that is planned with; the rest is for logits and for what burn's pool leaves unused.
+const SHARE: f64 = 0.8;
+/// What an update takes besides the parameters: gradients, two moments, bf16 copies.
+const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
 
 /// Where a learner's executor is, made when it is first needed.
 #[derive(Default)]
@@ -59,7 +61,8 @@ impl Slot {
         Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
     }
 
-    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it): an error where it was asked for by name and cannot be had.
+    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
+    /// asked for by name and cannot be had.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
@@ -111,8 +114,10 @@ impl OnDevice {
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
         let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
-        let free = executor.runtime().memory()?.0 as f64;
-        let rows = free * SHARE / executor.bytes_per_row(network.layers.len()) as f64;
+        let taken = memories(network)?.iter().map(Memory::elements).sum::<usize>() * BYTES_A_PARAMETER;
+        let free = executor.runtime().memory()?.0 as f64 * SHARE - taken as f64;
+        let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
+        // Negative numbers become 0.
         let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
         Ok(Self { executor, max_rows })
     }
@@ -158,8 +163,8 @@ impl OnDevice {
         wait_for_burn::<AB>(&device)?;
         let masters_at = tree(network, &spans[..masters.len()]);
         let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
-        self.executor.prepare(&masters_at)?;
-        let scored = self.passes(items, max_items, temperature, objective, grads_at.as_ref());
+        let prepared = self.executor.prepare(&masters_at);
+        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, objective, grads_at.as_ref()));
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         self.executor.runtime().synchronize()?;
         Ok((scored?, params))
@@ -242,15 +247,16 @@ impl OnDevice {
         times.sort_unstable();
         times.dedup();
         // One launch, but for parameters that were updated a different number of times.
-        for time in times {
+        let done: Result<()> = times.into_iter().try_for_each(|time| {
             let chosen = list.iter().filter(|e| e.time == time);
             let moved: Vec<Moved> = chosen.map(|e| e.moved(&spans)).collect();
             let OptimConfig { beta1, beta2, eps, weight_decay, .. } = *config;
-            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })?;
-        }
+            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })
+        });
+        // As in `run`; `held` keeps what was replaced until then.
         rt.synchronize()?;
         drop(held);
-        Ok(network)
+        done.map(|()| network)
     }
 }
 

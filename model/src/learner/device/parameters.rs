@@ -41,9 +41,10 @@ struct Flatten;
 impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Flatten {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
         let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
+        let (shape, tracked) = (tensor.dims(), tensor.is_require_grad());
         let flat = tensor.inner().reshape([shape.iter().product::<usize>()]);
-        Param::from_mapped_value(id, Tensor::from_inner(flat.reshape(shape)).require_grad(), mapper)
+        let tensor = Tensor::from_inner(flat.reshape(shape)).set_require_grad(tracked);
+        Param::from_mapped_value(id, tensor, mapper)
     }
 }
 
