@@ -18,6 +18,7 @@ pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
 pub use model::correction::{Mismatch, PolicyLoss};
 pub use model::guard::{GuardConfig, Reaction};
+use model::learner::GpuType;
 pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
 pub use rollout::curriculum::CurriculumKind;
 
@@ -189,6 +190,8 @@ pub struct Learner {
     pub kl_coef: f64,
     pub epochs: usize,
     pub micro_batch: usize,
+    pub gpu_type: GpuType,
+    pub gpu_recompute: bool,
     pub keep_checkpoints: usize,
 }
 

@@ -108,6 +108,7 @@ where
         guard: config.guard,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
+        gpu: sft::gpu(config),
     };
     let secret = secret(&reader)?;
     let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;

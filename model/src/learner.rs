@@ -6,6 +6,7 @@
 
 mod autodiff;
 mod batch;
+mod check;
 #[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
 mod device;
 mod host;
@@ -30,6 +31,7 @@ use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer, global_norm};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
+use check::{check, check_train};
 use objective::Batch;
 pub(crate) use publish::hex;
 pub use publish::{Published, WeightsManifest, weights_digest};
@@ -72,7 +74,27 @@ pub enum Execution {
     Autodiff,
 }
 
-/// What a caller can do wrong. The learner is unchanged.
+/// What the GPU executor computes with. Master weights, gradients of parameters, statistics and log-probs are fp32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuType {
+    #[default]
+    Bf16,
+    /// Without TF32: for parity, not for speed.
+    Fp32,
+}
+
+/// How the GPU executor computes, where it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuCompute {
+    pub element: GpuType,
+    /// Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, a tenth of the memory.
+    pub recompute: bool,
+    /// Attention without tensor cores, whatever the shape.
+    pub plain_attention: bool,
+}
+
+/// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LearnerError {
@@ -127,6 +149,9 @@ pub struct Learner<AB: AutodiffBackend> {
     device: device::Slot,
 }
 
+/// What several passes may have to go back to.
+type Before<AB> = Option<(Transformer<AB>, Optimizer<AB>, Counters)>;
+
 /// What a learner counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -165,16 +190,14 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     /// How the GPU executor computes, where it is used.
-    #[cfg(feature = "cuda")]
-    pub fn with_device(mut self, options: crate::device::Options) -> Self {
-        self.device = device::Slot::new(options);
+    pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
+        self.device = device::Slot::new(compute);
         self
     }
 
     /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
     /// place. None where neither was needed.
-    #[cfg(feature = "cuda")]
-    pub fn device_found(&self) -> Option<Result<bool, &str>> {
+    pub fn gpu_found(&self) -> Option<Result<bool, &str>> {
         self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
@@ -236,7 +259,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             items.iter_mut().enumerate().for_each(|(i, item)| item.backward &= !batch.is_dropped(i));
         }
         // A single pass is looked at before it is applied. What is shared cannot be updated in place.
-        let before = (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters));
+        let before: Before<AB> =
+            (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters));
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
         let (mut cuts, mut seen) = ([0usize; 2], 0usize);
@@ -245,17 +269,22 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let now = match (loss.correction.by_answer(), first.take()) {
                 (false, _) => None,
                 (true, Some(scored)) => Some(scored),
-                (true, None) => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
+                (true, None) => {
+                    let scored = self.scored(&items, loss.micro_batch, loss.temperature);
+                    Some(self.or_as_before(scored, &before)?)
+                }
             };
             let pass = batch.pass(now.as_deref());
             let objective = |sample: usize, token: usize, logprob: f64| pass.term(sample, token, logprob);
-            let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective)?;
+            let pass = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
+            let (scored, grads) = self.or_as_before(pass, &before)?;
             let total = sum_terms(&scored, &objective, |term| {
                 seen += 1;
                 cuts[0] += usize::from(term.cut == Cut::Low);
                 cuts[1] += usize::from(term.cut == Cut::High);
             });
-            let norm = self.norm(&grads)?;
+            let norm = self.norm(&grads);
+            let norm = self.or_as_before(norm, &before)?;
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
@@ -286,6 +315,14 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         report.step = self.counters.updates;
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// A failure of a later pass leaves the learner as it was before the first.
+    fn or_as_before<T>(&mut self, done: Result<T, LearnerError>, before: &Before<AB>) -> Result<T, LearnerError> {
+        if let (Err(_), Some(before)) = (&done, before) {
+            (self.network, self.optimizer, self.counters) = before.clone();
+        }
+        done
     }
 
     /// One update of cross-entropy on the answers' tokens (mean over all tokens of the batch).
@@ -336,7 +373,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let weights = HostWeights::from_network(&self.network);
             return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        if let Some(device) = self.device.get(self.execution, &self.network)? {
+        if let Some(device) = self.device.get(self.execution, &mut self.network)? {
             return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
         }
         Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
@@ -365,7 +402,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         objective: host::Objective,
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
-            if let Some(device) = self.device.get(self.execution, &self.network)? {
+            if let Some(device) = self.device.get(self.execution, &mut self.network)? {
                 return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
@@ -389,24 +426,35 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
-        match self.device.get(self.execution, &self.network)? {
+        if self.on_host() {
+            return Ok(global_norm(&self.network, grads));
+        }
+        match self.device.get(self.execution, &mut self.network)? {
             Some(device) => Ok(device.norm(&self.network, grads)?),
             None => Ok(global_norm(&self.network, grads)),
         }
     }
 
     /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
+    ///
+    /// # Panics
+    /// Where the GPU fails in the middle of it: like a failed product (`Kernels::check`), it leaves nothing to go on with.
     fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> Result<f64, LearnerError> {
         AB::check();
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        match self.device.get(self.execution, &self.network)? {
+        let device = match self.on_host() {
+            true => None,
+            false => self.device.get(self.execution, &mut self.network)?,
+        };
+        match device {
             // Taken out of `self`, so that nobody shares its memory without need.
             Some(device) => {
                 let hollow = self.network.hollow();
                 let network = std::mem::replace(&mut self.network, hollow);
-                self.network = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale)?;
+                let updated = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale);
+                self.network = updated.unwrap_or_else(|e| panic!("an update on the GPU failed halfway: {e}"));
             }
             None => self.network = self.optimizer.step(lr, self.network.clone(), grads, scale),
         }
@@ -426,37 +474,4 @@ fn sum_terms(scored: &[Scored], objective: host::Objective, mut see: impl FnMut(
             term.loss
         })
         .sum()
-}
-
-fn check<'a>(
-    samples: impl Iterator<Item = (&'a [u32], &'a [u32])>,
-    vocab: usize,
-    limit: usize,
-) -> Result<(), LearnerError> {
-    let mut any = false;
-    for (sample, (prompt, tokens)) in samples.enumerate() {
-        any = true;
-        let bad = |what: String| Err(LearnerError::BadSample { sample, what });
-        if prompt.is_empty() || tokens.is_empty() {
-            return bad(format!("{} prompt tokens and {} answer tokens", prompt.len(), tokens.len()));
-        }
-        if let Some(token) = prompt.iter().chain(tokens).find(|t| **t as usize >= vocab) {
-            return bad(format!("token {token} is not in a vocabulary of {vocab}"));
-        }
-        let tokens = prompt.len() + tokens.len();
-        if tokens > limit {
-            return Err(LearnerError::TooLong { sample, tokens, limit });
-        }
-    }
-    if any { Ok(()) } else { Err(LearnerError::EmptyBatch) }
-}
-
-fn check_train(samples: &[TrainSample]) -> Result<(), LearnerError> {
-    for (sample, s) in samples.iter().enumerate() {
-        if s.logprobs.len() != s.tokens.len() {
-            let what = format!("{} log-probs for {} tokens", s.logprobs.len(), s.tokens.len());
-            return Err(LearnerError::BadSample { sample, what });
-        }
-    }
-    Ok(())
 }

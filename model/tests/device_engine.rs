@@ -160,7 +160,7 @@ fn bf16_log_probs_are_near_those_of_a_full_forward_pass_in_single_precision() {
     let wide = ModelConfig { head_dim: 24, ..ModelConfig::tiny_default(shape, 600, vec![]) };
     let mut cases: Vec<(String, Transformer<Cpu>, usize)> =
         FAMILIES.iter().map(|f| (format!("{f:?}"), network(*f, 4), 4)).collect();
-    cases.push(("tensor cores".into(), policy::shaken(&wide, 4), 63));
+    cases.push(("tensor cores".into(), policy::shaken::<Cpu>(&wide, 4), 63));
     for (name, network, longer) in cases {
         let mut engine = gpu(&network.valid(), config(8, 600), &BF16);
         let prompts: Vec<Vec<u32>> = (0..8).map(|id| tokens(id, 5 + longer * id as usize)).collect();

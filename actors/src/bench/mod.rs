@@ -4,7 +4,7 @@ pub mod corpus;
 pub mod device;
 pub mod executor;
 pub mod generator;
+pub mod learner;
 pub mod lint;
 pub mod orchestrator;
-pub mod shapes;
 pub mod standins;

@@ -8,11 +8,11 @@ use model::{CpuInner, ModelConfig};
 use super::args::{DeviceArg, GeneratorBenchArgs};
 use super::{Answer, Done, Failure, interrupt, output, runtime};
 use crate::bench::generator::{self, GeneratorBench, Load};
-use crate::bench::shapes;
+use crate::bench::learner;
 use crate::errors::UserError;
 
 pub fn generator(args: GeneratorBenchArgs) -> Done {
-    let Some(config) = shapes::of(&args.shape) else {
+    let Some(config) = learner::config(&args.shape, None) else {
         return Err(Failure::Broken(format!("shape {} is in the list but not known", args.shape)));
     };
     let load = Load {
@@ -24,7 +24,7 @@ pub fn generator(args: GeneratorBenchArgs) -> Done {
     output::say(format!("{} answers of {} tokens, {} of each prompt", load.sequences, load.answer_tokens, load.group));
     let mut found = match args.device {
         DeviceArg::Cpu => {
-            let network = config.init_repeating::<CpuInner>(0, &Default::default());
+            let network = config.init_cheap::<CpuInner>(0, &Default::default());
             generator::run(&args.shape, "cpu, fp32", &load, &network, |c| Ok(Engine::new(&network, c)))
                 .map_err(of_engine)?
         }
@@ -55,7 +55,7 @@ fn on_gpu(args: &GeneratorBenchArgs, config: &ModelConfig, load: &Load) -> Resul
     let gpu = model::engine::GpuConfig { single_precision: args.single_precision, ..Default::default() };
     let device = if args.single_precision { "cuda, fp32" } else { "cuda, bf16" };
     // The backend of a run: adoption copies from the learner's tensors.
-    let network = config.init_repeating::<model::GpuInner>(0, &Default::default());
+    let network = config.init_cheap::<model::GpuInner>(0, &Default::default());
     generator::run(&args.shape, device, load, &network, |c| Engine::on_gpu(&network, c, &gpu)).map_err(of_engine)
 }
 

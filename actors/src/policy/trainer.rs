@@ -27,6 +27,7 @@ pub struct TrainerSettings {
     pub guard: GuardConfig,
     pub checkpoints: Checkpoints,
     pub threads: usize,
+    pub gpu: model::learner::GpuCompute,
 }
 
 pub fn trainer_factory<AB: AutodiffBackend + Kernels>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
@@ -41,6 +42,8 @@ struct BurnTrainer<AB: AutodiffBackend> {
     learner: Learner<AB>,
     settings: Arc<TrainerSettings>,
     newest: Option<TrainedItem>,
+    /// The slow path has been complained about.
+    told: bool,
 }
 
 impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
@@ -49,6 +52,7 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
         let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
         let mut learner = Learner::new(network, settings.optim.clone())
             .with_execution(model::learner::Execution::Auto, settings.threads)
+            .with_gpu(settings.gpu)
             .with_guard(settings.guard);
         if let Some(reference) = &reference {
             learner.set_reference(reference);
@@ -63,7 +67,7 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
                 Some(item(manifest, &learner))
             }
         };
-        Ok(BurnTrainer { learner, settings, newest })
+        Ok(BurnTrainer { learner, settings, newest, told: false })
     }
 
     /// Writes the checkpoint and names it the newest.
@@ -91,6 +95,10 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
             .learner
             .train_step(&job.samples, &self.settings.loss)
             .map_err(|e| TrainError { fatal: false, fault: fault(LEARNER_FAILED, e) })?;
+        if let (false, Some(Err(reason))) = (self.told, self.learner.gpu_found()) {
+            tracing::warn!("burn's autodiff computes in the GPU executor's place, many times slower: {reason}");
+            self.told = true;
+        }
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let done = item(manifest, &self.learner);

@@ -207,6 +207,7 @@ impl Rig {
                     guard: self.guard,
                     checkpoints: self.checkpoints(),
                     threads: 1,
+                    gpu: Default::default(),
                 },
                 Default::default(),
             ),

@@ -234,7 +234,7 @@ impl Kernels {
         cols: usize,
     ) -> Result<()> {
         let args = [partial.into(), grad.into(), splits.into(), width.into(), offset.into(), cols.into()];
-        go(rt, &self.add_partials, [cols.div_ceil(BLOCK), 1, 1], BLOCK, &args)
+        go(rt, &self.add_partials, [cols.div_ceil(32), 1, 1], BLOCK, &args)
     }
 
     /// `y[r][c] += b[c]`, `b` fp32.

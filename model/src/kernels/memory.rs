@@ -14,32 +14,37 @@ use super::cublaslt::Server;
 use super::plan::GemmError;
 use crate::GpuInner;
 
-/// A dense fp32 tensor's memory, held.
+/// An fp32 tensor's memory, held.
 #[derive(Clone, Debug)]
 pub struct Memory {
     device: DeviceId,
     handle: Handle,
     elements: usize,
+    dense: bool,
     unique: bool,
 }
 
 impl Memory {
-    /// None for other types, and for views whose rows are not one after the other.
+    /// None for other types.
     pub(super) fn of(tensor: &FloatTensor<GpuInner>) -> Option<Self> {
         let (shape, strides) = (&tensor.meta.shape()[..], &tensor.meta.strides()[..]);
-        let mut expected = 1;
+        let (mut elements, mut dense) = (1, true);
         for (length, stride) in shape.iter().zip(strides).rev() {
-            if *length != 1 && *stride != expected {
-                return None;
-            }
-            expected *= length;
+            dense &= *length == 1 || *stride == elements;
+            elements *= length;
         }
         (tensor.dtype == DType::F32).then(|| Self {
             device: tensor.device.to_id(),
             unique: tensor.handle.can_mut(),
             handle: tensor.handle.clone(),
-            elements: expected,
+            elements,
+            dense,
         })
+    }
+
+    /// Rows lie one after the other. cubecl pads those of new matrices to a multiple of up to 512 bytes.
+    pub fn dense(&self) -> bool {
+        self.dense
     }
 
     /// The GPU's number.

@@ -28,7 +28,7 @@ pub trait Kernels: Backend {
         Self::float_matmul(lhs, rhs)
     }
 
-    /// Where a tensor lies on a GPU, if it is one of dense fp32 there.
+    /// Where a tensor lies on a GPU, if it is one of fp32 there.
     #[cfg(feature = "cuda")]
     fn memory(_tensor: &FloatTensor<Self>) -> Option<memory::Memory> {
         None

@@ -4,29 +4,36 @@
 //! The executor has a stream of its own. Every door here waits for burn before it starts and for its own stream before it
 //! returns; two waits a step cost nothing.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
+mod moving;
+mod parameters;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, backend::AutodiffBackend};
 
 use super::batch::{self, Item};
 use super::host::{Objective, lay_out};
-use super::{Execution, LearnerError, Scored, host::Parts};
+use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
 use crate::device::update::{Moved, Rule};
-use crate::device::weights::{LayerAt, LinearAt, WeightsAt};
-use crate::device::{DeviceError, Executor, Options, Result, Runtime, Span, Target};
+use crate::device::weights::WeightsAt;
+use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
 use crate::host::Dims;
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
-use crate::network::{Linear, RmsNorm, Transformer};
+use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
 use crate::packing::Packed;
+use moving::Moving;
+use parameters::{Shape, lay_dense, memories, shapes, tree};
 
 /// Rows of a pass are filled up to a multiple of this.
 const FILL: usize = 64;
 /// Rows of a pass, at most; about what keeps a GPU busy.
-const MAX_ROWS: usize = 16_384;
-/// Share of the free memory that passes may plan with.
-const SHARE: f64 = 0.7;
+const MAX_ROWS: usize = 8192;
+/// Share of the free memory that is planned with; the rest is for logits and for what burn's pool leaves unused.
+const SHARE: f64 = 0.8;
+/// What an update takes besides the parameters: gradients, two moments, bf16 copies.
+const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
 
 /// Where a learner's executor is, made when it is first needed.
 #[derive(Default)]
@@ -45,19 +52,26 @@ enum State {
 }
 
 impl Slot {
-    pub fn new(options: Options) -> Self {
-        Self { options, state: State::Untried }
+    pub fn new(compute: GpuCompute) -> Self {
+        let element = match compute.element {
+            GpuType::Bf16 => Element::Bf16,
+            GpuType::Fp32 => F32,
+        };
+        let GpuCompute { recompute, plain_attention, .. } = compute;
+        Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
     }
 
-    /// The executor, where this learner is to compute on one: an error where it was asked for by name and cannot be had.
+    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
+    /// asked for by name and cannot be had.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
-        network: &Transformer<AB>,
+        network: &mut Transformer<AB>,
     ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
         if !matches!(execution, Execution::Auto | Execution::Device) {
             return Ok(None);
         }
+        lay_dense(network);
         if matches!(self.state, State::Untried) {
             self.state = match OnDevice::new(network, self.options) {
                 Ok(ready) => State::Ready(Box::new(ready)),
@@ -93,12 +107,6 @@ pub struct OnDevice {
     max_rows: usize,
 }
 
-/// What a parameter is to the executor, in the order of `for_each`.
-enum Shape {
-    Matrix([usize; 2]),
-    Vector(usize),
-}
-
 impl OnDevice {
     /// For a network that lies on a GPU. An error says why there can be none.
     pub fn new<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>, options: Options) -> Result<Self> {
@@ -106,8 +114,10 @@ impl OnDevice {
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
         let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
-        let free = executor.runtime().memory()?.0 as f64;
-        let rows = free * SHARE / executor.bytes_per_row(network.layers.len()) as f64;
+        let taken = memories(network)?.iter().map(Memory::elements).sum::<usize>() * BYTES_A_PARAMETER;
+        let free = executor.runtime().memory()?.0 as f64 * SHARE - taken as f64;
+        let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
+        // Negative numbers become 0.
         let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
         Ok(Self { executor, max_rows })
     }
@@ -134,7 +144,8 @@ impl OnDevice {
                 // Written before they are read: `clear` and the first `backward`.
                 match shape {
                     Shape::Matrix(dims) => {
-                        let tensor = Tensor::<AB::InnerBackend, 2>::empty(dims, &device);
+                        let flat = Tensor::<AB::InnerBackend, 1>::empty([dims[0] * dims[1]], &device);
+                        let tensor = flat.reshape(dims);
                         grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
                         params.register(id, tensor);
                     }
@@ -152,8 +163,8 @@ impl OnDevice {
         wait_for_burn::<AB>(&device)?;
         let masters_at = tree(network, &spans[..masters.len()]);
         let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
-        self.executor.prepare(&masters_at)?;
-        let scored = self.passes(items, max_items, temperature, objective, grads_at.as_ref());
+        let prepared = self.executor.prepare(&masters_at);
+        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, objective, grads_at.as_ref()));
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         self.executor.runtime().synchronize()?;
         Ok((scored?, params))
@@ -236,128 +247,16 @@ impl OnDevice {
         times.sort_unstable();
         times.dedup();
         // One launch, but for parameters that were updated a different number of times.
-        for time in times {
+        let done: Result<()> = times.into_iter().try_for_each(|time| {
             let chosen = list.iter().filter(|e| e.time == time);
             let moved: Vec<Moved> = chosen.map(|e| e.moved(&spans)).collect();
             let OptimConfig { beta1, beta2, eps, weight_decay, .. } = *config;
-            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })?;
-        }
+            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })
+        });
+        // As in `run`; `held` keeps what was replaced until then.
         rt.synchronize()?;
         drop(held);
-        Ok(network)
-    }
-}
-
-/// Indices into the list of held memories.
-struct Entry {
-    weights: usize,
-    moments: Option<[usize; 2]>,
-    gradient: usize,
-    new_weights: usize,
-    new_moments: [usize; 2],
-    decays: bool,
-    time: i32,
-}
-
-impl Entry {
-    fn moved(&self, spans: &[Span]) -> Moved {
-        Moved {
-            weights: spans[self.weights],
-            moments: self.moments.map(|pair| pair.map(|i| spans[i])),
-            gradient: spans[self.gradient],
-            new_weights: spans[self.new_weights],
-            new_moments: self.new_moments.map(|i| spans[i]),
-            decays: self.decays,
-        }
-    }
-}
-
-struct Moving<'a, AB: AutodiffBackend> {
-    optimizer: &'a mut Optimizer<AB>,
-    grads: GradientsParams,
-    list: Vec<Entry>,
-    held: Vec<Memory>,
-    failed: Option<DeviceError>,
-}
-
-impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
-    /// Holds the tensor's memory; gives the tensor back, whether it may be written in place, and its number.
-    fn hold(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, bool, usize)> {
-        let primitive = Tensor::<AB, 1>::from_inner(tensor).into_primitive().tensor();
-        let memory = AB::memory(&primitive).ok_or_else(not_dense)?;
-        let unique = memory.unique();
-        self.held.push(memory);
-        let tensor = Tensor::<AB, 1>::from_primitive(burn::tensor::TensorPrimitive::Float(primitive)).inner();
-        Ok((tensor, unique, self.held.len() - 1))
-    }
-
-    /// The tensor itself where it may be written in place, else a new one.
-    fn target(&mut self, tensor: Tensor<AB::InnerBackend, 1>) -> Result<(Tensor<AB::InnerBackend, 1>, usize, usize)> {
-        let (tensor, unique, old) = self.hold(tensor)?;
-        if unique {
-            return Ok((tensor, old, old));
-        }
-        let fresh = Tensor::empty(tensor.dims(), &tensor.device());
-        let (fresh, _, new) = self.hold(fresh)?;
-        Ok((fresh, old, new))
-    }
-
-    fn enter(
-        &mut self,
-        id: ParamId,
-        flat: Tensor<AB::InnerBackend, 1>,
-        grad: Tensor<AB::InnerBackend, 1>,
-        decays: bool,
-    ) -> Result<Tensor<AB::InnerBackend, 1>> {
-        let (size, device) = (flat.dims(), flat.device());
-        let (_, _, gradient) = self.hold(grad)?;
-        let (flat, weights, new_weights) = self.target(flat)?;
-        let old = self.optimizer.state.remove(&id).map(|s| s.momentum);
-        let time = old.as_ref().map_or(0, |m| m.time) + 1;
-        let (moments, new_moments, [first, second]) = match old {
-            Some(m) => {
-                let (first, a, new_a) = self.target(m.moment_1)?;
-                let (second, b, new_b) = self.target(m.moment_2)?;
-                (Some([a, b]), [new_a, new_b], [first, second])
-            }
-            None => {
-                let (first, _, a) = self.hold(Tensor::empty(size, &device))?;
-                let (second, _, b) = self.hold(Tensor::empty(size, &device))?;
-                (None, [a, b], [first, second])
-            }
-        };
-        let state = AdamWState::new(AdaptiveMomentumState::new(time, first, second));
-        self.optimizer.state.insert(id, state);
-        let time = i32::try_from(time).unwrap_or(i32::MAX);
-        self.list.push(Entry { weights, moments, gradient, new_weights, new_moments, decays, time });
-        Ok(flat)
-    }
-}
-
-impl<AB: AutodiffBackend + Kernels> ModuleMapper<AB> for Moving<'_, AB> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
-        let (id, tensor, mapper) = param.consume();
-        if self.failed.is_some() {
-            return Param::from_mapped_value(id, tensor, mapper);
-        }
-        let Some(grad) = self.grads.remove::<AB::InnerBackend, D>(id) else {
-            return Param::from_mapped_value(id, tensor, mapper);
-        };
-        let shape = tensor.dims();
-        let size = [shape.iter().product::<usize>()];
-        let device = tensor.device();
-        let flat = tensor.inner().reshape(size);
-        match self.enter(id, flat, grad.reshape(size), D >= 2) {
-            Ok(flat) => {
-                let tensor = Tensor::from_inner(flat.reshape(shape)).require_grad();
-                Param::from_mapped_value(id, tensor, mapper)
-            }
-            Err(error) => {
-                // The learner is not used after this: the error ends the run.
-                self.failed = Some(error);
-                Param::from_mapped_value(id, Tensor::empty(shape, &device), mapper)
-            }
-        }
+        done.map(|()| network)
     }
 }
 
@@ -381,7 +280,7 @@ fn not_dense() -> DeviceError {
 }
 
 fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) -> Result<Memory> {
-    AB::memory(&tensor.into_primitive().tensor()).ok_or_else(not_dense)
+    AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
 }
 
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {
@@ -392,77 +291,4 @@ fn spans(list: &[Memory]) -> Result<Vec<Span>> {
 fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {
     AB::check();
     AB::sync(device).map_err(|source| DeviceError::Unsupported { what: format!("burn failed before: {source:?}") })
-}
-
-/// Every parameter in the order of `tree`, which is that of `host::HostWeights::for_each_mut`.
-fn for_each<AB: AutodiffBackend>(
-    network: &Transformer<AB>,
-    matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
-    vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>),
-) {
-    let linear = |l: &Linear<AB>,
-                  matrix: &mut dyn FnMut(&Param<Tensor<AB, 2>>),
-                  vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| {
-        matrix(&l.weight);
-        l.bias.iter().for_each(vector);
-    };
-    let norm = |n: &RmsNorm<AB>, vector: &mut dyn FnMut(&Param<Tensor<AB, 1>>)| vector(&n.weight);
-    matrix(&network.embed);
-    for layer in &network.layers {
-        norm(&layer.attention_norm, vector);
-        linear(&layer.attention.qkv, matrix, vector);
-        layer.attention.q_norm.iter().for_each(|n| norm(n, vector));
-        layer.attention.k_norm.iter().for_each(|n| norm(n, vector));
-        linear(&layer.attention.output, matrix, vector);
-        norm(&layer.mlp_norm, vector);
-        linear(&layer.mlp.gate_up, matrix, vector);
-        linear(&layer.mlp.down, matrix, vector);
-    }
-    norm(&network.norm, vector);
-    network.head.iter().for_each(matrix);
-}
-
-fn shapes<AB: AutodiffBackend>(network: &Transformer<AB>) -> Vec<(ParamId, Shape)> {
-    let list = std::cell::RefCell::new(Vec::new());
-    for_each(network, &mut |p| list.borrow_mut().push((p.id, Shape::Matrix(p.val().dims()))), &mut |p| {
-        list.borrow_mut().push((p.id, Shape::Vector(p.val().dims()[0])))
-    });
-    list.into_inner()
-}
-
-fn memories<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>) -> Result<Vec<Memory>> {
-    let list = std::cell::RefCell::new(Vec::new());
-    for_each(network, &mut |p| list.borrow_mut().push(memory(p.val())), &mut |p| {
-        list.borrow_mut().push(memory(p.val()))
-    });
-    list.into_inner().into_iter().collect()
-}
-
-/// Spans in the order of `for_each`, by name.
-fn tree<AB: AutodiffBackend>(network: &Transformer<AB>, spans: &[Span]) -> WeightsAt {
-    let mut spans = spans.iter().copied();
-    let mut next = || spans.next().unwrap_or(Span::NONE);
-    let linear = |l: &Linear<AB>, next: &mut dyn FnMut() -> Span| LinearAt {
-        weight: next(),
-        bias: l.bias.is_some().then(&mut *next),
-    };
-    WeightsAt {
-        embed: next(),
-        layers: network
-            .layers
-            .iter()
-            .map(|layer| LayerAt {
-                attention_norm: next(),
-                qkv: linear(&layer.attention.qkv, &mut next),
-                q_norm: layer.attention.q_norm.is_some().then(&mut next),
-                k_norm: layer.attention.k_norm.is_some().then(&mut next),
-                output: linear(&layer.attention.output, &mut next),
-                mlp_norm: next(),
-                gate_up: linear(&layer.mlp.gate_up, &mut next),
-                down: linear(&layer.mlp.down, &mut next),
-            })
-            .collect(),
-        norm: next(),
-        head: network.head.is_some().then(&mut next),
-    }
 }

@@ -12,7 +12,7 @@ __device__ __forceinline__ Running merge(Running a, Running b, float inv_t) {
     if (b.sum == 0.0f) return a;
     if (a.sum == 0.0f) return b;
     float max = fmaxf(a.max, b.max), da = (a.max - max) * inv_t, db = (b.max - max) * inv_t;
-    float ea = __expf(da), eb = __expf(db);
+    float ea = exp_of(da), eb = exp_of(db);
     return {max, a.sum * ea + b.sum * eb, ea * (a.weighted + a.sum * da) + eb * (b.weighted + b.sum * db)};
 }
 
@@ -27,14 +27,14 @@ extern "C" __global__ void score(const float *logits, const int *targets, float 
         for (int j = 1; j < VV; j++) top = fmaxf(top, z.v[j]);
         if (top > r.max) {
             if (r.sum != 0.0f) {
-                float d = (r.max - top) * inv_t, e = __expf(d);
+                float d = (r.max - top) * inv_t, e = exp_of(d);
                 r.weighted = e * (r.weighted + r.sum * d);
                 r.sum *= e;
             }
             r.max = top;
         }
         for (int j = 0; j < VV; j++) {
-            float s = (z.v[j] - r.max) * inv_t, e = __expf(s);
+            float s = (z.v[j] - r.max) * inv_t, e = exp_of(s);
             r.sum += e;
             // e = 0 where s is -inf.
             r.weighted += e == 0.0f ? 0.0f : e * s;
@@ -72,7 +72,7 @@ extern "C" __global__ void score_backward(const float *logits, const int *target
     for (int i = threadIdx.x * VV; i < VOCAB; i += blockDim.x * VV) {
         Pack<VV> z = load<VV>(row + i);
         for (int j = 0; j < VV; j++) {
-            z.v[j] = scale == 0.0f ? 0.0f : scale * __expf((z.v[j] - max) * inv_t);
+            z.v[j] = scale == 0.0f ? 0.0f : scale * exp_of((z.v[j] - max) * inv_t);
             if (i + j == target) z.v[j] += slope;
         }
         store(to + i, z);

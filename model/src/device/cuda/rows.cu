@@ -108,13 +108,20 @@ extern "C" __global__ void column_sums(const T *dy, const float *x, const float 
     }
 }
 
-// grad[c] += sum of partial[.][offset + c], lines of `width`.
+// grad[c] += sum of partial[.][offset + c], lines of `width`. 32 x 8 threads.
 extern "C" __global__ void add_partials(const float *partial, float *grad, int splits, int width, int offset, int cols) {
-    int c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= cols) return;
+    __shared__ float tile[8][33];
+    int lane = threadIdx.x & 31, line = threadIdx.x >> 5, c = blockIdx.x * 32 + lane;
     float sum = 0.0f;
-    for (int s = 0; s < splits; s++) sum += partial[(u64)s * width + offset + c];
-    grad[c] += sum;
+    if (c < cols) {
+        for (int s = line; s < splits; s += 8) sum += partial[(u64)s * width + offset + c];
+    }
+    tile[line][lane] = sum;
+    __syncthreads();
+    if (line == 0 && c < cols) {
+        for (int k = 1; k < 8; k++) sum += tile[k][lane];
+        grad[c] += sum;
+    }
 }
 
 // y[r][c] += b[c]
@@ -244,7 +251,7 @@ extern "C" __global__ void swiglu(const T *gate_up, T *act) {
     T *to = act + (u64)blockIdx.x * FF;
     for (int i = threadIdx.x * FV; i < FF; i += blockDim.x * FV) {
         Pack<FV> g = load<FV>(from + i), u = load<FV>(from + FF + i);
-        for (int j = 0; j < FV; j++) g.v[j] = g.v[j] / (1.0f + __expf(-g.v[j])) * u.v[j];
+        for (int j = 0; j < FV; j++) g.v[j] = g.v[j] / (1.0f + exp_of(-g.v[j])) * u.v[j];
         store(to + i, g);
     }
 }
@@ -256,7 +263,7 @@ extern "C" __global__ void swiglu_backward(T *gate_up, const T *d_act, T *act) {
     for (int i = threadIdx.x * FV; i < FF; i += blockDim.x * FV) {
         Pack<FV> g = load<FV>(both + i), u = load<FV>(both + FF + i), d = load<FV>(d_act + row + i), a;
         for (int j = 0; j < FV; j++) {
-            float s = 1.0f / (1.0f + __expf(-g.v[j])), silu = g.v[j] * s;
+            float s = 1.0f / (1.0f + exp_of(-g.v[j])), silu = g.v[j] * s;
             a.v[j] = silu * u.v[j];
             float dg = d.v[j] * u.v[j] * s * (1.0f + g.v[j] * (1.0f - s));
             u.v[j] = d.v[j] * silu;
