@@ -10,6 +10,7 @@ use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
 use model::engine::{EngineConfig, GpuConfig};
 use model::kernels::Kernels;
+use model::learner::GpuType;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
 use model::sampling::Sampling;

@@ -138,4 +138,18 @@ mod tests {
             assert_eq!(stops(text), None, "{text:?}");
         }
     }
+
+    #[test]
+    fn a_rule_ends_an_answer_with_the_token_that_completes_the_line() -> Result<(), crate::ModelError> {
+        let tokenizer = Arc::new(crate::train_bpe(&[], 263)?);
+        let text = "</think>\n```py\nx\n```\n";
+        let tokens = tokenizer.encode(&format!("{text}more"))?;
+        let rule = StopRule::closed_code(tokenizer.clone());
+        let mut scanner = Scanner::default();
+        let last = tokens.iter().position(|token| rule.ends(&mut scanner, *token));
+        assert_eq!(last.map(|n| tokenizer.decode(&tokens[..=n])).transpose()?, Some(text.to_string()));
+        let mut scanner = Scanner::default();
+        assert!(!tokens.iter().any(|token| StopRule::default().ends(&mut scanner, *token)));
+        Ok(())
+    }
 }
