@@ -210,6 +210,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// The network that `kl_coef` holds the policy to (its weights are copied).
     pub fn set_reference<B: Backend>(&mut self, network: &Transformer<B>) {
         self.reference = Some(HostWeights::from_network(network));
+        self.device.forget_reference();
     }
 
     pub fn network(&self) -> &Transformer<AB> {
@@ -243,13 +244,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.guard.check()?;
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
-        let reference = match (&self.reference, kl) {
-            (None, true) => return Err(LearnerError::NoReference),
-            (Some(w), true) => {
-                Some(host::run(w, &items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
-            }
-            _ => None,
-        };
+        let reference = if kl { Some(self.reference_scores(&items, loss)?) } else { None };
         let mut first = match objective::needs_a_look(loss) {
             true => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
             false => None,
@@ -366,6 +361,15 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
         let scored = self.scored(&items, 16, temperature)?;
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
+    }
+
+    fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
+        let host = self.on_host();
+        let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
+        if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
+            return Ok(device.reference(weights, items, loss.micro_batch, loss.temperature)?);
+        }
+        Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
     }
 
     fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Result<Vec<Scored>, LearnerError> {

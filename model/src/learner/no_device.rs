@@ -6,6 +6,7 @@ use burn::tensor::backend::AutodiffBackend;
 use super::batch::Item;
 use super::host::Objective;
 use super::{Execution, GpuCompute, LearnerError, Scored};
+use crate::host::HostWeights;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
 
@@ -23,6 +24,9 @@ impl Slot {
     pub fn new(_compute: GpuCompute) -> Self {
         Self
     }
+
+    /// There is none.
+    pub fn forget_reference(&mut self) {}
 
     /// Nothing was looked for.
     pub fn found(&self) -> Option<std::result::Result<&OnDevice, &str>> {
@@ -57,6 +61,16 @@ impl OnDevice {
         _temperature: f32,
         _objective: Option<Objective>,
     ) -> Result<(Vec<Scored>, GradientsParams)> {
+        match *self {}
+    }
+
+    pub fn reference(
+        &mut self,
+        _weights: &HostWeights,
+        _items: &[Item],
+        _max_items: usize,
+        _temperature: f32,
+    ) -> Result<Vec<Scored>> {
         match *self {}
     }
 
