@@ -120,8 +120,11 @@ where
                 max_seq_len: longest_text(config, &entries, loaded.config.max_position_embeddings),
                 threads: sft::threads(),
             },
-            gpu: (config.model.device == Device::Cuda)
-                .then(|| GpuConfig { cache_bytes: config.generator.cache_mb << 20, ..GpuConfig::default() }),
+            gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
+                single_precision: config.learner.gpu_type == GpuType::Fp32,
+                cache_bytes: config.generator.cache_mb << 20,
+                ..GpuConfig::default()
+            }),
             stop_at_code: config.generator.stop_at_code,
             sampling: sampling(config),
             max_new_tokens: config.sampling.max_new_tokens,
