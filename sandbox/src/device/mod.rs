@@ -12,7 +12,7 @@ mod referee;
 mod slot;
 mod trial;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -126,6 +126,8 @@ const MAX_CHECKS: usize = 16;
 const BATCH: usize = 4;
 /// Compiled kernels kept, bytes. A kernel takes some ten thousand.
 const COMPILED_BYTES: usize = 256 << 20;
+/// Referees of a GPU that stand by. Each holds some 500 MB, most of it shared with the others.
+const SPARES: usize = 3;
 /// How often a GPU that is to be free is looked at, and how long beyond the window in which it has to be idle.
 const LOOK: Duration = Duration::from_millis(100);
 const FREE_WITHIN: Duration = Duration::from_secs(10);
@@ -137,8 +139,8 @@ pub struct Device {
     gpu: Option<Gpu>,
     harness: tempfile::TempDir,
     referee: Mutex<Option<DeviceReferee>>,
-    /// One that has imported everything and has no context yet.
-    spare: StdMutex<Option<DeviceReferee>>,
+    /// Those that have imported everything, or are about to, and have no context yet; the oldest first.
+    spares: StdMutex<VecDeque<DeviceReferee>>,
     pub(crate) gate: Gate,
     checks: usize,
     next_session: AtomicU64,
@@ -202,7 +204,7 @@ impl Device {
             gpu,
             harness,
             referee: Mutex::new(None),
-            spare: StdMutex::default(),
+            spares: StdMutex::default(),
             gate,
             checks,
             next_session: AtomicU64::new(0),
@@ -288,21 +290,30 @@ impl Device {
         Ok(held)
     }
 
+    /// Where a candidate can bring a process down, several may go in a row: each suspicion takes one to prove the device.
+    fn spares_wanted(&self) -> usize {
+        if self.gpu.is_some() && matches!(self.config.kind, Kind::Cuda(_)) { SPARES } else { 1 }
+    }
+
     async fn new_referee(&self) -> Result<DeviceReferee, Fault> {
         let kind = self.config.kind.name();
         let environment: Vec<_> = self.environment().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let spawn = || DeviceReferee::spawn(&self.config.python, self.harness.path(), &environment);
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let next = match spare {
-            Some(mut spare) => match spare.is_alive() {
-                true => spare,
-                false => spawn()?,
-            },
+        let alive = {
+            let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+            spares.retain_mut(DeviceReferee::is_alive);
+            spares.pop_front()
+        };
+        let next = match alive {
+            Some(spare) => spare,
             None => spawn()?,
         };
         let begun = next.begin(&self.config.secret, kind).await?;
-        // Importing takes seconds: the next one does it before it is needed.
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn()?);
+        // Importing takes seconds, in which nobody is on the device: the next ones do it before they are needed.
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        while spares.len() < self.spares_wanted() {
+            spares.push_back(spawn()?);
+        }
         Ok(begun)
     }
 
@@ -336,8 +347,8 @@ impl Device {
 
     /// Ends the referee; what it made on disk goes with the last owner.
     pub async fn shutdown(&self) {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        for referee in self.referee.lock().await.take().into_iter().chain(spare) {
+        let spares = std::mem::take(&mut *self.spares.lock().unwrap_or_else(PoisonError::into_inner));
+        for referee in self.referee.lock().await.take().into_iter().chain(spares) {
             referee.stop().await;
         }
         if let (Some(gpu), 1..) = (&self.gpu, self.config.lock_sm_mhz) {
