@@ -126,6 +126,7 @@ async fn attempt(
         prepared.job["cache"] = json!({"files": known.files, "at": prepared.blob.len()});
         prepared.blob.extend(&known.blob);
     }
+    prepared.job["own_bytes"] = json!(device.own_bytes(wanted));
     let home = trial::home(scratch)?;
     let limits = Limits { run_ms: device.config.limits.call_ms, ..*limits };
     let mut child = OnDevice::start(zygote, &prepared, candidate, limits, home.path(), &the_box).await?;
@@ -149,12 +150,21 @@ async fn attempt(
             }
             lap.end("device_check");
             if checked.ending.is_none() && device.config.timed {
-                child.freeze(true).await?;
+                if let Err(fault) = child.freeze(true).await {
+                    return Err(abandon(child, fault).await);
+                }
                 drop(pass);
                 let pass = device.gate.enter(Use::Alone).await;
                 lap.end("device_wait_time");
-                let lease = device.lease(evaluation.session.id).await?;
-                child.freeze(false).await?;
+                let lease = match device.lease(evaluation.session.id).await {
+                    Ok(lease) => lease,
+                    Err(fault) => return Err(abandon(child, fault).await),
+                };
+                if let Err(fault) = child.freeze(false).await {
+                    let fault = abandon(child, fault).await;
+                    lease.release(true).await?;
+                    return Err(fault);
+                }
                 let result = lease::measure(&evaluation, &mut child, &prepared).await;
                 lap.end("device_time");
                 // Its context goes while nobody else is timed.
@@ -169,7 +179,7 @@ async fn attempt(
                     Err(fault) => Err(abandon(child, fault).await),
                 };
                 let suspect = !matches!(&result, Ok(report) if !suspicious(&report.outcome));
-                device.release(lease, suspect).await?;
+                lease.release(suspect).await?;
                 drop(pass);
                 return result;
             }

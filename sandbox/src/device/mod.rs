@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rollout::outcome::Fault;
-use rollout::slots::Slots;
+use rollout::slots::{LeaseId, Slots};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -121,6 +121,11 @@ pub struct DeviceConfig {
 
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
 const CONTEXT_BYTES: u64 = 1 << 30;
+/// What stays free of candidates, for the referee: contexts, what it keeps between evaluations and what a comparison takes.
+fn reserve(memory_bytes: u64) -> u64 {
+    2 * CONTEXT_BYTES + (8 << 30).min(memory_bytes / 8)
+}
+
 /// More are no faster: contexts are made one after the other.
 const MAX_CHECKS: usize = 16;
 const BATCH: usize = 4;
@@ -155,7 +160,10 @@ pub struct Device {
     compiled: StdMutex<Cache>,
     slots: StdMutex<Slots>,
     began: Instant,
-    quarantined: StdMutex<Option<Instant>>,
+    /// Since when it is quarantined, and for the how manieth time in a row.
+    quarantined: StdMutex<Option<(Instant, u32)>>,
+    /// Leases that nobody holds any more and nobody has ended.
+    given_up: StdMutex<Vec<LeaseId>>,
     /// Our processes when the slot was leased.
     leased: StdMutex<BTreeSet<u32>>,
 }
@@ -193,7 +201,7 @@ impl Device {
             (None, 0) => 1,
             (Some(gpu), 0) => {
                 let used = inventory.read(&gpu.uuid).map_err(|e| fault(DEVICE, e))?.memory_used_bytes;
-                let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(2 * CONTEXT_BYTES);
+                let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(reserve(gpu.memory_bytes));
                 ((free / (CONTEXT_BYTES + 2 * config.box_bytes)) as usize).clamp(1, MAX_CHECKS)
             }
         };
@@ -216,6 +224,7 @@ impl Device {
             slots: StdMutex::new(slot::slots()),
             began: Instant::now(),
             quarantined: StdMutex::default(),
+            given_up: StdMutex::default(),
             leased: StdMutex::default(),
         };
         drop(device.referee().await?);
@@ -241,6 +250,17 @@ impl Device {
     fn environment(&self) -> HashMap<&str, &str> {
         let pinned = |gpu| [("CUDA_VISIBLE_DEVICES", gpu), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
         self.gpu.as_ref().map(|gpu| pinned(gpu.uuid.as_str())).into_iter().flatten().collect()
+    }
+
+    /// Memory that a candidate may allocate by itself, bytes: beside others as much as its box may have, alone nearly all. One that
+    /// takes everything would have the others' evaluations, and the referee, fail.
+    pub(crate) fn own_bytes(&self, wanted: gate::Use) -> Option<u64> {
+        let gpu = self.gpu.as_ref()?;
+        let (box_bytes, all) = (self.config.box_bytes, gpu.memory_bytes.saturating_sub(reserve(gpu.memory_bytes)));
+        Some(match wanted {
+            gate::Use::Shared => box_bytes,
+            gate::Use::Alone => all.saturating_sub(box_bytes).max(box_bytes),
+        })
     }
 
     /// Checks at once.

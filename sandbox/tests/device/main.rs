@@ -295,6 +295,60 @@ fn a_killed_referee_is_a_fault_and_is_replaced() {
     });
 }
 
+/// A lease does not outlive who holds it: an evaluation that is given up while it is timed, then one whose process, then one whose
+/// zygote is killed meanwhile.
+#[test]
+fn who_is_interrupted_while_it_is_timed_leaves_the_device_free() {
+    runtime().block_on(async {
+        let Some(lab) = lab(2, true).await else { return };
+        let leased = || async {
+            for _ in 0..6000 {
+                if lab.device.state().starts_with("Leased") {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            panic!("never timed: {}", lab.device.state());
+        };
+        let code = add();
+        tokio::select! {
+            report = lab.evaluate(0, ADD_TASK, &code) => panic!("it was over before it was timed: {report:?}"),
+            () = leased() => {}
+        }
+        let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the given up lease is settled");
+        assert!(next.outcome.is_correct(), "{:?}", next.outcome);
+        for zygote in [false, true] {
+            let kill = async {
+                leased().await;
+                let parent = lab.executors[0].running_pids()[0].expect("a zygote");
+                let pid = if zygote { parent } else { youngest(parent) };
+                let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+                assert!(status.unwrap().success());
+            };
+            let (report, ()) = tokio::join!(lab.evaluate(0, ADD_TASK, &code), kill);
+            assert!(report.is_err(), "zygote {zygote}: {:?}", report.map(|r| r.outcome));
+            let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the next is not harmed");
+            assert!(next.outcome.is_correct(), "{:?}", next.outcome);
+        }
+        assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
+        lab.end().await;
+    });
+}
+
+/// The newest process below another.
+fn youngest(pid: u32) -> u32 {
+    let mut found = vec![];
+    let mut queue = vec![pid];
+    while let Some(pid) = queue.pop() {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            queue.extend(children.split_whitespace().filter_map(|n| n.parse::<u32>().ok()));
+        }
+        found.push(pid);
+    }
+    found.into_iter().max().unwrap()
+}
+
 /// Two lanes on one device: nobody is checked while somebody is timed, and all come through.
 #[test]
 fn lanes_share_a_device() {
