@@ -90,13 +90,15 @@ pub(crate) async fn evaluate(
     if let Some(pid) = zygote.pid() {
         device.adopt(pid);
     }
-    match attempt(device, zygote, limits, scratch, task, candidate, Use::Shared).await? {
-        // Others had some of the memory and of the time: once more without them before it is blamed.
-        report if shared_blame(&report.outcome) => {
-            attempt(device, zygote, limits, scratch, task, candidate, Use::Alone).await
-        }
-        report => Ok(report),
+    let first = attempt(device, zygote, limits, scratch, task, candidate, Use::Shared).await?;
+    if !shared_blame(&first.outcome) {
+        return Ok(first);
     }
+    // Others had some of the memory and of the time: once more without them before it is blamed.
+    tracing::debug!(task = %task.id, outcome = ?first.outcome, "once more, alone on the device");
+    let mut report = attempt(device, zygote, limits, scratch, task, candidate, Use::Alone).await?;
+    report.phase_ms.extend(first.phase_ms.into_iter().map(|(phase, ms)| (format!("{phase}_before"), ms)));
+    Ok(report)
 }
 
 fn shared_blame(outcome: &Outcome) -> bool {
@@ -179,9 +181,13 @@ async fn attempt(
                     Err(fault) => Err(abandon(child, fault).await),
                 };
                 let suspect = !matches!(&result, Ok(report) if !suspicious(&report.outcome));
+                let since = Instant::now();
                 lease.release(suspect).await?;
                 drop(pass);
-                return result;
+                return result.map(|mut report| {
+                    report.phase_ms.insert("device_release".into(), ms_since(since));
+                    report
+                });
             }
             return finish(evaluation, child, home, checked, None, phase_ms, Some(pass)).await;
         }

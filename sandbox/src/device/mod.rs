@@ -252,15 +252,16 @@ impl Device {
         self.gpu.as_ref().map(|gpu| pinned(gpu.uuid.as_str())).into_iter().flatten().collect()
     }
 
-    /// Memory that a candidate may allocate by itself, bytes: beside others as much as its box may have, alone nearly all. One that
+    /// Memory that a candidate may allocate by itself, bytes: beside others a quarter of what there is, alone nearly all. One that
     /// takes everything would have the others' evaluations, and the referee, fail.
     pub(crate) fn own_bytes(&self, wanted: gate::Use) -> Option<u64> {
         let gpu = self.gpu.as_ref()?;
         let (box_bytes, all) = (self.config.box_bytes, gpu.memory_bytes.saturating_sub(reserve(gpu.memory_bytes)));
-        Some(match wanted {
-            gate::Use::Shared => box_bytes,
-            gate::Use::Alone => all.saturating_sub(box_bytes).max(box_bytes),
-        })
+        let share = match wanted {
+            gate::Use::Shared => all / 4,
+            gate::Use::Alone => all.saturating_sub(box_bytes),
+        };
+        Some(share.max(box_bytes))
     }
 
     /// Checks at once.
