@@ -147,7 +147,11 @@ async fn attempt(
             }
             let pass = device.gate.enter(wanted).await;
             lap.end("device_wait_check");
-            if let Err(fault) = evaluation.check(&mut child, draws, &mut checked).await {
+            let done = match evaluation.session.known() {
+                Ok(()) => evaluation.check(&mut child, draws, &mut checked).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = done {
                 return Err(abandon(child, fault).await);
             }
             lap.end("device_check");
@@ -158,7 +162,11 @@ async fn attempt(
                 drop(pass);
                 let pass = device.gate.enter(Use::Alone).await;
                 lap.end("device_wait_time");
-                let lease = match device.lease(evaluation.session.id).await {
+                let leased = match evaluation.session.known() {
+                    Ok(()) => device.lease(evaluation.session.id).await,
+                    Err(fault) => Err(fault),
+                };
+                let lease = match leased {
                     Ok(lease) => lease,
                     Err(fault) => return Err(abandon(child, fault).await),
                 };
@@ -271,7 +279,8 @@ impl Evaluation<'_> {
             "op": "prepare", "session": self.session.id, "task": self.task.id.0, "nonce": self.candidate.digest.0,
             "source": self.task.source, "budget": self.device.config.box_bytes,
         });
-        let (frame, the_box) = self.device.ask_for_a_box(&question).await?;
+        let (frame, the_box, referee) = self.device.ask_for_a_box(&question).await?;
+        self.session.is_known_to(referee);
         let mut header = frame.header;
         let draws = header["draws"].as_u64().unwrap_or(0);
         let prepared = Prepared {

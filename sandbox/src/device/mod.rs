@@ -29,7 +29,7 @@ use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
 use self::referee::DeviceReferee;
-use crate::fault::{DEVICE, SCRATCH, fault};
+use crate::fault::{DEVICE, REFEREE_LOST, SCRATCH, fault};
 use crate::frames::Frame;
 use crate::gpu::contamination;
 use crate::gpu::free::{FreePolicy, Ours, Watch};
@@ -149,6 +149,8 @@ pub struct Device {
     pub(crate) gate: Gate,
     checks: usize,
     next_session: AtomicU64,
+    /// Referees that there have been. Each knows its own sessions only.
+    referees: AtomicU64,
     /// Sessions whose evaluation ended: closed before the next question.
     closed: StdMutex<Vec<u64>>,
     /// Task source to the reference's median, alone on the device, microseconds.
@@ -216,6 +218,7 @@ impl Device {
             gate,
             checks,
             next_session: AtomicU64::new(0),
+            referees: AtomicU64::new(0),
             closed: StdMutex::default(),
             baselines: StdMutex::default(),
             zygotes: StdMutex::default(),
@@ -306,6 +309,7 @@ impl Device {
             self.closed.lock().unwrap_or_else(PoisonError::into_inner).clear();
             let referee = self.new_referee().await?;
             *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = referee.facts.clone();
+            self.referees.fetch_add(1, Ordering::Relaxed);
             *held = Some(referee);
         }
         Ok(held)
@@ -344,12 +348,13 @@ impl Device {
         self.asked(held.as_mut(), question).await?.ask(question).await
     }
 
-    /// One whose answer is announced by a descriptor.
-    pub(crate) async fn ask_for_a_box(&self, question: &Value) -> Result<(Frame, OwnedFd), Fault> {
+    /// One whose answer is announced by a descriptor; and the how manieth referee it was that gave it.
+    pub(crate) async fn ask_for_a_box(&self, question: &Value) -> Result<(Frame, OwnedFd, u64), Fault> {
         let mut held = self.referee().await?;
+        let number = self.referees.load(Ordering::Relaxed);
         let referee = self.asked(held.as_mut(), question).await?;
         let frame = referee.ask(question).await?;
-        Ok((frame, referee.receive_descriptor().await?))
+        Ok((frame, referee.receive_descriptor().await?, number))
     }
 
     /// The referee, rid of what nobody needs any more.
@@ -440,11 +445,27 @@ async fn free(policy: &FreePolicy, gpu: &Gpu, inventory: &dyn Inventory) -> Resu
 pub(crate) struct Session {
     device: Arc<Device>,
     pub id: u64,
+    /// The how manieth referee knows it.
+    referee: AtomicU64,
 }
 
 impl Session {
     fn new(device: &Arc<Device>) -> Session {
-        Session { device: device.clone(), id: device.next_session.fetch_add(1, Ordering::Relaxed) }
+        let id = device.next_session.fetch_add(1, Ordering::Relaxed);
+        Session { device: device.clone(), id, referee: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_known_to(&self, referee: u64) {
+        self.referee.store(referee, Ordering::Relaxed);
+    }
+
+    /// Fails where the referee that knows it is gone. Who asks before it waits, or leases the device, does not have others wait for
+    /// something that cannot come to anything.
+    pub(crate) fn known(&self) -> Result<(), Fault> {
+        if self.referee.load(Ordering::Relaxed) == self.device.referees.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(fault(REFEREE_LOST, "its evaluation began under an earlier referee, which is gone"))
     }
 }
 

@@ -335,6 +335,37 @@ fn who_is_interrupted_while_it_is_timed_leaves_the_device_free() {
     });
 }
 
+/// What the referee knew went with it: who is timed and who waits for it are told, neither is judged, and the device is free again.
+#[test]
+fn a_referee_that_dies_takes_its_evaluations_along_and_nothing_else() {
+    runtime().block_on(async {
+        let Some(lab) = lab(2, true).await else { return };
+        let code = add();
+        let kill = async {
+            while !lab.device.state().starts_with("Leased") {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            let pid = lab.device.running_referee().expect("a referee");
+            let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+            assert!(status.unwrap().success());
+        };
+        let both = async { tokio::join!(lab.evaluate(0, ADD_TASK, &code), lab.evaluate(1, ADD_TASK, &code), kill) };
+        let limit = std::time::Duration::from_secs(240);
+        let (first, second, ()) = tokio::time::timeout(limit, both).await.expect("nobody waits for ever");
+        let lost = |r: &Result<ExecReport, Fault>| r.as_ref().is_err_and(|f| f.code == "F005");
+        assert!(lost(&first) || lost(&second), "{first:?} {second:?}");
+        for report in [first, second].into_iter().flatten() {
+            assert!(report.outcome.is_correct(), "{:?}", report.outcome);
+        }
+        for n in 0..2 {
+            let next = lab.evaluate(n, ADD_TASK, &code).await.expect("there is a new one");
+            assert!(next.outcome.is_correct(), "{:?}", next.outcome);
+        }
+        assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
+        lab.end().await;
+    });
+}
+
 /// The newest process below another.
 fn youngest(pid: u32) -> u32 {
     let mut found = vec![];
