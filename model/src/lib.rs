@@ -34,7 +34,7 @@ pub use chat::Message;
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use gguf::find as find_gguf;
-pub use load::{Loaded, load_hf, load_weights};
+pub use load::{Loaded, load_config, load_hf, load_weights};
 pub use network::{KvCache, Transformer};
 pub use save::save_hf;
 pub use tokenizer::Tokenizer;

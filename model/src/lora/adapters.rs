@@ -169,6 +169,7 @@ impl Sizes {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::CpuInner;
