@@ -175,8 +175,8 @@ fn a_run_that_is_killed_and_resumed_equals_one_that_is_not() {
     killed_equals_calm(false);
 }
 
-/// Only adapters are in the checkpoints; what generators sample with is merged anew from the base each time. Planted: `merged` adds to
-/// the present weights instead of the base's. Seen: "step 2 has another batch".
+/// Only adapters are in the checkpoints; what generators sample with is merged anew from the base each time. Planted: a loaded
+/// checkpoint does not merge. Seen: "step 2 has another batch".
 #[test]
 fn a_run_with_adapters_that_is_killed_and_resumed_equals_one_that_is_not() {
     killed_equals_calm(true);

@@ -70,7 +70,7 @@ fn loss(net: &Transformer<Cpu>, samples: &[SftSample]) -> Tensor<Cpu, 1> {
     log_softmax(answer, 2).gather(2, next).mean().neg()
 }
 
-/// Planted and seen to fail: the columns of gate for those of up, and `scale` squared in dB.
+/// Planted and seen to fail: the columns of gate for those of up, of k for those of q, and `scale` squared in dB.
 #[test]
 fn gradients_equal_autodiffs_of_the_factored_form() {
     for (family, targets) in

@@ -54,7 +54,7 @@ fn short(name: &str) -> String {
 }
 
 /// PEFT computes `x W0 + scale (x A^T) B^T`, unmerged. Planted and seen to fail: `alpha / rank` for `alpha / sqrt(rank)`
-/// (llama-qv-rslora), k's columns for q's, the transposes of `gradient::project` exchanged.
+/// (llama-qv-rslora), k's columns for q's and up's for gate's, `scale` squared in dB.
 #[test]
 fn an_adapter_of_pefts_gives_its_logits_its_loss_and_pytorchs_gradients() {
     for name in THEIRS {
