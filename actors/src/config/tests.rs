@@ -364,7 +364,6 @@ fn the_guards_keys_are_its_own_and_need_their_alarm() {
     assert_parts(&e, "guard.lower_by", "--set", "", "lower_rate", "");
 }
 
-/// Planted: no look at the embedded policy's sizes. Seen: rank 65 is accepted, and the learner faults at its start.
 #[test]
 fn adapters_need_a_rank_that_fits_and_clear_targets() {
     let load = |sets: &[&str]| Config::load(&[], &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>());
