@@ -6,6 +6,7 @@
 mod check;
 mod keys;
 mod layers;
+mod lora;
 pub mod scope;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::errors::UserError;
 
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
+pub use lora::{Lora, adapters};
 pub use model::correction::{Mismatch, PolicyLoss};
 pub use model::guard::{GuardConfig, Reaction};
 pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
@@ -36,6 +38,7 @@ pub struct Config {
     pub rollout: Rollout,
     pub reward: RewardConfig,
     pub learner: Learner,
+    pub lora: Lora,
     pub guard: GuardConfig,
     pub generator: Generator,
     pub executor: Executor,

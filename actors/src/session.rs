@@ -33,7 +33,7 @@ use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEn
 use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
 use crate::prompt::prompt_messages;
 use crate::resume::{Plan, restore};
-use crate::run::{POLICY_DIR, RunError};
+use crate::run::{ADAPTER_DIR, POLICY_DIR, RunError};
 use crate::sft;
 use crate::stop::StopToken;
 use crate::store::rows::Op;
@@ -106,6 +106,8 @@ where
         optim: optim(config),
         loss: loss(config),
         guard: config.guard,
+        lora: config::adapters(config, &loaded.config)?,
+        seed: config.run.seed,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
     };
@@ -184,6 +186,12 @@ where
     }
     if let Some(network) = policy::network::<AB::InnerBackend>(&last) {
         model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
+        if trainer.lora.is_some() {
+            let (learner, _) =
+                policy::newest_learner::<AB>(&trainer, &device).map_err(|fault| failed(fault, false, run_dir))?;
+            let base = policy::adapter_base(config, &trainer.start);
+            learner.save_adapter(&run_dir.join(POLICY_DIR).join(ADAPTER_DIR), &base)?;
+        }
     }
     Ok(false)
 }

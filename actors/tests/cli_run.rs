@@ -102,6 +102,34 @@ fn a_run_from_the_warm_start_to_the_summary_and_its_rollouts() {
     damaged.fails(2, &["error: ", "model.safetensors", "truncated", "hint:"]);
 }
 
+/// The base and the adapter are the policy, to the bit.
+#[test]
+fn a_run_with_adapters_leaves_the_merged_policy_and_the_adapter() {
+    let Some(place) = place("steps = 2\n[lora]\nrank = 4\nalpha = 8") else { return };
+    let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+    let run = place.troupe(&["run"]);
+    assert!(run.succeeds().out.contains("/runs/001/policy/adapter (for PEFT"), "{}", run.out);
+    let run_dir = place.path().join("runs/001");
+    let load = |part: &str| model::load_weights::<model::Cpu>(&run_dir.join(part), &Default::default()).unwrap().1;
+    let digest = |learner: &model::learner::Learner<model::Cpu>| learner.publish().manifest.digest;
+    let new = |part: &str| model::learner::Learner::new(load(part), model::optim::OptimConfig::default());
+    let (base, policy) = (new("warm-start"), new("policy"));
+    assert_ne!(digest(&base), digest(&policy), "nothing was learned");
+    let adapted = base.with_adapter(&run_dir.join("policy/adapter")).unwrap();
+    assert_eq!(digest(&adapted), digest(&policy));
+    let config: Value = serde_json::from_str(&read("runs/001/policy/adapter/adapter_config.json")).unwrap();
+    assert_eq!(Path::new(config["base_model_name_or_path"].as_str().unwrap()), run_dir.join("warm-start"));
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&Value::from(4), &Value::from(8)));
+    // A rank that the user's own model cannot have is told before anything is made.
+    let sets = ["sft.enabled=false", "lora.rank=17", &format!("model.dir={}", run_dir.join("policy").display())];
+    let args: Vec<&str> = ["run"].into_iter().chain(sets.iter().flat_map(|set| ["--set", set])).collect();
+    let text = read("cluster.toml");
+    let idle = |l: &&str| !SHAPE.iter().chain(&["examples", "epochs"]).any(|k| l.starts_with(&format!("{k} =")));
+    place.put("cluster.toml", text.lines().filter(idle).collect::<Vec<_>>().join("\n"));
+    place.troupe(&args).fails(2, PARTS).fails(2, &["rank does not fit", "k_proj goes from 32 to 16", "1 to 16"]);
+    assert!(!place.path().join("runs/002").exists());
+}
+
 /// A small model in one file: converted once into the run directory, trained, and left as a Hugging Face folder.
 #[test]
 fn a_gguf_file_is_a_policy() {

@@ -7,6 +7,7 @@
 mod autodiff;
 mod batch;
 mod host;
+mod lora;
 mod objective;
 mod publish;
 
@@ -23,9 +24,10 @@ use crate::correction::clip::Cut;
 use crate::guard::{self, GuardConfig};
 use crate::host::HostWeights;
 use crate::kernels::Kernels;
+use crate::lora::Lora;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
-use crate::optim::{OptimConfig, Optimizer, global_norm};
+use crate::optim::{OptimConfig, Optimizer};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
 use objective::Batch;
@@ -116,6 +118,8 @@ pub struct Learner<AB: AutodiffBackend> {
     guard: GuardConfig,
     pub(crate) memory: guard::Memory,
     reference: Option<HostWeights>,
+    /// `None`: every weight is trained.
+    pub(crate) lora: Option<Lora<AB>>,
     execution: Execution,
     workers: Vec<host::Worker>,
 }
@@ -144,6 +148,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             guard: GuardConfig::default(),
             memory: guard::Memory::default(),
             reference: None,
+            lora: None,
             execution: Execution::Auto,
             workers,
         }
@@ -162,7 +167,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self
     }
 
-    /// The network that `kl_coef` holds the policy to (its weights are copied).
+    /// The network that `kl_coef` holds the policy to (its weights are copied). With LoRA it is the base where none is set.
     pub fn set_reference<B: Backend>(&mut self, network: &Transformer<B>) {
         self.reference = Some(HostWeights::from_network(network));
     }
@@ -198,6 +203,9 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.guard.check()?;
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
+        if kl {
+            self.refer_to_base();
+        }
         let reference = match (&self.reference, kl) {
             (None, true) => return Err(LearnerError::NoReference),
             (Some(w), true) => {
@@ -210,7 +218,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         if loss.skip_zero {
             items.iter_mut().enumerate().for_each(|(i, item)| item.backward &= !batch.is_dropped(i));
         }
-        let before = (self.network.clone(), self.optimizer.clone(), self.counters);
+        let before = (self.network.clone(), self.optimizer.clone(), self.counters, self.lora.clone());
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
         let (mut cuts, mut seen) = ([0usize; 2], 0usize);
@@ -228,7 +236,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 cuts[0] += usize::from(term.cut == Cut::Low);
                 cuts[1] += usize::from(term.cut == Cut::High);
             });
-            let norm = global_norm(&self.network, &grads);
+            let (grads, norm) = self.of_trained(grads);
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
@@ -245,7 +253,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             report.lr = self.update(grads, norm, loss.grad_clip);
         }
         if !report.applied {
-            (self.network, self.optimizer, self.counters) = before;
+            (self.network, self.optimizer, self.counters, self.lora) = before;
             self.counters.skipped += 1;
         }
         self.memory.remember(&self.guard, &report);
@@ -271,7 +279,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share, cut: Cut::No };
         let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective);
         let loss = sum_terms(&scored, &objective, |_| ());
-        let grad_norm = global_norm(&self.network, &grads);
+        let (grads, grad_norm) = self.of_trained(grads);
         let applied = loss.is_finite() && grad_norm.is_finite();
         let mut lr = 0.0;
         if applied {
@@ -359,7 +367,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        self.network = self.optimizer.step(lr, self.network.clone(), grads, scale);
+        self.apply(lr, grads, scale);
         self.counters.updates += 1;
         lr
     }

@@ -25,6 +25,7 @@ pub fn run(args: RunArgs) -> Done {
     let tasks = load_tasks(config.tasks.folder())?;
     require_training_tasks(&tasks, config.tasks.folder())?;
     require_model(&config)?;
+    require_fitting_adapters(&config)?;
     require_evaluated_tasks(&config, &tasks)?;
     // A key that is not there is found before anything is made.
     crate::llm_judge::Setup::new(&config.judge)?;
@@ -74,6 +75,15 @@ pub fn require_model(config: &Config) -> Result<(), UserError> {
             .hint("check the path; relative paths start at the current folder")),
         _ => Ok(()),
     }
+}
+
+/// Adapters that the user's model cannot have are found before anything is made.
+fn require_fitting_adapters(config: &Config) -> Result<(), Failure> {
+    if let (Some(dir), true) = (config.model.folder(), config.lora.rank > 0) {
+        let shape = model::load_config(dir).map_err(|e| failure::of_run(RunError::Model(e), &config.run.dir))?;
+        crate::config::adapters(config, &shape)?;
+    }
+    Ok(())
 }
 
 /// Whether its contents are a model is told when it is read.
@@ -159,12 +169,16 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         ),
         false => "off".to_string(),
     };
+    let trained = match &config.lora {
+        lora if lora.rank == 0 => "trains every weight".to_string(),
+        lora => format!("trains adapters of rank {} on {}", lora.rank, lora.targets.join(", ")),
+    };
     let target = run_dir.map_or(format!("a new one in {}", config.run.dir.display()), |d| d.display().to_string());
     format!(
         "# placement\n\
          #   run directory  {target}\n\
          #   policy         {policy}; warm start {warm_start}\n\
-         #   learner        1 on the {device}\n\
+         #   learner        1 on the {device}, {trained}\n\
          #   generator      1 on the {device}, {} sequences together\n\
          #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
@@ -222,6 +236,9 @@ fn summary_text(summary: &RunSummary) -> String {
     }
     if let Some(dir) = &summary.policy_dir {
         out.push(format!("policy     {}", dir.display()));
+    }
+    if let Some(dir) = &summary.adapter_dir {
+        out.push(format!("adapter    {} (for PEFT; the policy has it merged)", dir.display()));
     }
     out.push(format!("time       {:.0} s", summary.seconds));
     out.join("\n")
@@ -282,6 +299,7 @@ mod tests {
             }),
             skipped: 2,
             policy_dir: None,
+            adapter_dir: Some("runs/001/policy/adapter".into()),
             seconds: 12.3,
         };
         let text = summary_text(&summary);
@@ -292,6 +310,7 @@ mod tests {
             "  before   20.0 %  [15.0, 25.0]",
             "  gain     +15.0 points  [+10.0, +20.0]",
             "  masked   0 answers before, 1 after",
+            "adapter    runs/001/policy/adapter (for PEFT",
         ] {
             assert!(text.contains(line), "{text}");
         }

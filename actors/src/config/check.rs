@@ -2,6 +2,7 @@
 
 use rollout::machine::ConfigError;
 
+use super::lora;
 use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, Reaction, RewardMode, Settings};
 use crate::errors::UserError;
 use crate::{llm_judge, policy, session};
@@ -52,6 +53,11 @@ const EFFECTS: &[Effect] = &[
         keys: &["learner.clip_low", "learner.clip_high"],
         only: "learner.epochs > 1 (every ratio in the first pass of learner.policy_loss = \"decoupled\" is 1)",
         holds: |c| c.learner.policy_loss != PolicyLoss::Decoupled || c.learner.epochs > 1,
+    },
+    Effect {
+        keys: &["lora.alpha", "lora.targets", "lora.rslora"],
+        only: "lora.rank above 0",
+        holds: |c| c.lora.rank > 0,
     },
     Effect {
         keys: &["guard.gradient_spike_factor"],
@@ -134,6 +140,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     device(config, settings)?;
     shape(config, settings)?;
     start(config, settings)?;
+    lora::check(config, settings)?;
     correction(config, settings)?;
     deterministic(config, settings)?;
     batch(config, settings)?;
@@ -143,7 +150,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
 }
 
 /// The place of the first of `keys` that the user set, else of the first.
-fn place(settings: &Settings, keys: &[&str]) -> String {
+pub(super) fn place(settings: &Settings, keys: &[&str]) -> String {
     let user = keys.iter().find_map(|k| settings.origin(k).filter(|o| o.is_user()));
     match user.or_else(|| keys.first().and_then(|k| settings.origin(k))) {
         Some(origin) => origin.to_string(),

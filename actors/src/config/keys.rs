@@ -1,5 +1,6 @@
 //! Every key of the run file with the values it takes. A test holds this list, `cluster.toml` and `Config` equal.
 
+use model::lora::config::WORDS;
 use sandbox::isolation::PARTS;
 
 /// The values that a key takes; the bounds are inclusive unless said otherwise.
@@ -162,6 +163,10 @@ pub const KEYS: &[Key] = &[
     key("learner.epochs", whole(1, 1000)),
     key("learner.micro_batch", whole(1, COUNT)),
     key("learner.keep_checkpoints", whole(0, COUNT)),
+    key("lora.rank", whole(0, COUNT)),
+    key("lora.alpha", above(0.0, 1_000_000.0)),
+    key("lora.targets", Kind::Words(&WORDS)),
+    key("lora.rslora", Kind::Flag),
     key("guard.not_finite", Kind::Choice(&["skip", "stop"])),
     key("guard.gradient_spike", Kind::Choice(REACTIONS)),
     key("guard.gradient_spike_factor", real(1.0, f64::MAX)),

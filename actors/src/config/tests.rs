@@ -363,3 +363,51 @@ fn the_guards_keys_are_its_own_and_need_their_alarm() {
     let e = set("guard.lower_by=0.9").unwrap_err();
     assert_parts(&e, "guard.lower_by", "--set", "", "lower_rate", "");
 }
+
+#[test]
+fn adapters_need_a_rank_that_fits_and_clear_targets() {
+    let load = |sets: &[&str]| Config::load(&[], &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    assert_eq!(Config::builtin().unwrap().lora.settings(), Ok(None), "off by default");
+    for set in ["lora.alpha=8", "lora.targets=[\"q_proj\"]", "rslora=true"] {
+        let key = set.split_once('=').unwrap().0.trim_start_matches("lora.");
+        assert_parts(&set_error(set), "no effect", &format!("--set {set}"), key, "lora.rank above 0", "remove");
+    }
+    let config =
+        load(&["lora.rank=4", "lora.alpha=6", "lora.targets=[\"v_proj\", \"q_proj\"]", "rslora=true"]).unwrap();
+    let lora = config.lora.settings().unwrap().unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.rslora, lora.targets.len(), lora.scale()), (4, 6.0, true, 2, 3.0));
+    assert!(load(&["lora.rank=64"]).is_ok());
+    let e = load(&["lora.rank=65"]).unwrap_err();
+    assert_parts(
+        &e,
+        "rank does not fit",
+        "--set lora.rank=65",
+        "k_proj goes from 192 to 64",
+        "1 to 64",
+        "k_proj out of",
+    );
+    assert!(load(&["lora.rank=65", "lora.targets=[\"q_proj\"]"]).is_ok());
+    // A model of the user's own is looked at when it is known.
+    let config = load(&["lora.rank=65", "model.dir=m"]).unwrap();
+    let shape = model::config::TinyShape { hidden: 256, layers: 1, heads: 2, kv_heads: 1, ff: 512, vocab: 300 };
+    let mut shape = model::ModelConfig::tiny_default(shape, 64, vec![1]);
+    assert_eq!(adapters(&config, &shape).unwrap().unwrap().rank, 65);
+    shape.head_dim = 64;
+    let e = adapters(&config, &shape).unwrap_err();
+    assert_parts(&e, "rank does not fit", "model.dir = \"m\"", "k_proj goes from 256 to 64", "1 to 64", "");
+    let set = "lora.targets=[\"all-linear\", \"q_proj\"]";
+    let e = load(&["lora.rank=4", set]).unwrap_err();
+    assert_parts(&e, "not clear", &format!("--set {set}"), "\"all-linear\", \"q_proj\"", "each once", "stands alone");
+    assert_parts(
+        &load(&["lora.rank=4", "lora.targets=[]"]).unwrap_err(),
+        "not clear",
+        "--set",
+        "none",
+        "each once",
+        "",
+    );
+    let e = set_error("lora.targets=[\"lm_head\"]");
+    assert_parts(&e, "lora.targets", "--set", "lm_head", "\"all-linear\", \"q_proj\"", "");
+    assert_parts(&set_error("lora.alpha=0"), "lora.alpha", "--set", "0", "above 0", "");
+    assert_parts(&set_error("lora.dropout=0.1"), "lora.dropout", "--set", "dropout", "`rank`", "");
+}

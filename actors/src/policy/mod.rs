@@ -14,7 +14,7 @@ use model::Transformer;
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
 pub use gpus::{Gpus, device_config, device_limits};
 pub use sampler::{SamplerSettings, sampler_factory};
-pub use trainer::{TrainerSettings, trainer_factory};
+pub use trainer::{TrainerSettings, adapter_base, newest_learner, trainer_factory};
 pub use verifier::{isolation_note, require_isolation, verifier_factory};
 
 use crate::crew::Weights;

@@ -23,6 +23,7 @@ use actors::wiring::Capacities;
 use model::config::TinyShape;
 use model::engine::EngineConfig;
 use model::guard::GuardConfig;
+use model::lora::LoraConfig;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::sampling::Sampling;
@@ -144,6 +145,7 @@ pub struct Rig {
     pub machine: MachineConfig,
     pub loss: LossConfig,
     pub guard: GuardConfig,
+    pub lora: Option<LoraConfig>,
     pub optim: OptimConfig,
     pub eval_samples: u64,
     pub execute_delay: Duration,
@@ -172,6 +174,7 @@ impl Rig {
             },
             loss: LossConfig { micro_batch: 4, ..LossConfig::default() },
             guard: GuardConfig::default(),
+            lora: None,
             optim: OptimConfig { lr: 1e-2, ..OptimConfig::default() },
             eval_samples: 0,
             execute_delay: Duration::ZERO,
@@ -203,6 +206,8 @@ impl Rig {
                     optim: self.optim.clone(),
                     loss: self.loss.clone(),
                     guard: self.guard,
+                    lora: self.lora.clone(),
+                    seed: SEED,
                     checkpoints: self.checkpoints(),
                     threads: 1,
                 },
