@@ -14,6 +14,7 @@ pub mod eval;
 pub mod executor;
 mod flow;
 pub mod generator;
+pub mod http;
 pub mod judge;
 pub mod learner;
 pub mod llm_judge;

@@ -4,7 +4,7 @@ use rollout::machine::ConfigError;
 
 use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, Reaction, RewardMode, Settings};
 use crate::errors::UserError;
-use crate::{llm_judge, policy, session};
+use crate::{http, policy, session};
 
 /// Seconds of an evaluation for what has no limit of its own in the run file.
 const EVALUATION_MARGIN_S: u64 = 10;
@@ -303,7 +303,7 @@ fn llm_judge(config: &Config, settings: &Settings) -> Result<(), UserError> {
     if !j.enabled {
         return Ok(());
     }
-    if let Err(found) = llm_judge::endpoint(&j.base_url) {
+    if let Err(found) = http::endpoint(&j.base_url, "chat/completions") {
         return Err(UserError::new("the LLM judge has no address")
             .at(place(settings, &["judge.base_url"]))
             .found(format!("judge.base_url: {found}"))
