@@ -20,6 +20,7 @@ pub mod learner;
 pub mod llm_judge;
 mod meters;
 pub mod observe;
+pub mod openai;
 pub mod orchestrator;
 pub mod outbox;
 pub mod policy;

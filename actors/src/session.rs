@@ -22,13 +22,14 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, GeneratorKind};
 use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
 use crate::llm_judge;
 use crate::observe::{Observer, Progress, RunPhase};
+use crate::openai::{self, ServerSettings};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
 use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
 use crate::prompt::prompt_messages;
@@ -109,10 +110,9 @@ where
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
     };
-    let secret = secret(&reader)?;
-    let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
-    let crew = Crew {
-        sampler: policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
+    let server = openai::Setup::new(config, run_dir)?;
+    let sampler = match &server {
+        None => policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
             engine: EngineConfig {
                 max_batch: config.generator.max_batch,
                 max_seq_len: loaded.config.max_position_embeddings,
@@ -122,6 +122,22 @@ where
             max_new_tokens: config.sampling.max_new_tokens,
             tokenizer: tokenizer.clone(),
         }),
+        Some(server) => {
+            probe(server, config, &entries)?;
+            let settings = ServerSettings {
+                sampling: sampling(config),
+                max_new_tokens: config.sampling.max_new_tokens,
+                tokenizer: tokenizer.clone(),
+                vocab: loaded.config.vocab_size,
+            };
+            let writer = policy::folder_writer::<AB::InnerBackend>(loaded.config.clone(), tokenizer.clone());
+            openai::sampler_factory(server.clone(), settings, writer)
+        }
+    };
+    let secret = secret(&reader)?;
+    let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
+    let crew = Crew {
+        sampler,
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
         verifier: policy::verifier_factory(
             python,
@@ -186,6 +202,15 @@ where
         model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
     }
     Ok(false)
+}
+
+/// A server that cannot serve this run is found before the actors begin.
+fn probe(server: &openai::Setup, config: &Config, entries: &[Arc<TaskEntry>]) -> Result<(), RunError> {
+    let prompt = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
+    let no_runtime = |source| RunError::Io { doing: "cannot start threads for", path: "the generator".into(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let longest = prompt + config.sampling.max_new_tokens;
+    Ok(runtime.block_on(server.probe(longest, &sampling(config)))?)
 }
 
 /// What the LLM judge did in this run, as far as its processes ended in order; `None` before the first.
@@ -357,6 +382,11 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         judge_deadline_ms: r.judge_deadline_s * 1000,
         execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,
+        adopt_deadline_ms: match config.generator.kind {
+            GeneratorKind::Burn => MachineConfig::default().adopt_deadline_ms,
+            // One reload may wait for another.
+            GeneratorKind::Openai => 2 * config.generator.reload_timeout_s * 1000,
+        },
         ..MachineConfig::default()
     }
 }

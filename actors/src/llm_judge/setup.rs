@@ -66,9 +66,8 @@ impl Setup {
                 .hint("the part before `/chat/completions`")
         })?;
         let timeout = Duration::from_secs(section.timeout_s);
-        let client = http::client(&url, secret.as_deref(), timeout).map_err(|found| {
-            UserError::new("the LLM judge's endpoint cannot be asked").at("[judge]").found(found)
-        })?;
+        let client = http::client(&url, secret.as_deref(), timeout)
+            .map_err(|found| UserError::new("the LLM judge's endpoint cannot be asked").at("[judge]").found(found))?;
         Ok(Arc::new(Setup {
             http: client,
             url,
