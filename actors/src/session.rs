@@ -1,5 +1,7 @@
 //! One process's part of a run: from a store to the end of the last phase, a stop, or a fault.
 
+mod generator;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,6 @@ use burn::tensor::backend::AutodiffBackend;
 use model::correction::Correction;
 use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
-use model::engine::EngineConfig;
 use model::kernels::Kernels;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
@@ -29,9 +30,8 @@ use crate::eval::EvalLimits;
 use crate::generator::Adoption;
 use crate::llm_judge;
 use crate::observe::{Observer, Progress, RunPhase};
-use crate::openai::{self, ServerSettings};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
-use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
+use crate::policy::{self, Checkpoints, TrainerSettings};
 use crate::prompt::prompt_messages;
 use crate::resume::{Plan, restore};
 use crate::run::{POLICY_DIR, RunError};
@@ -110,30 +110,13 @@ where
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
     };
-    let server = openai::Setup::new(config, run_dir)?;
-    let sampler = match &server {
-        None => policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
-            engine: EngineConfig {
-                max_batch: config.generator.max_batch,
-                max_seq_len: loaded.config.max_position_embeddings,
-                threads: sft::threads(),
-            },
-            sampling: sampling(config),
-            max_new_tokens: config.sampling.max_new_tokens,
-            tokenizer: tokenizer.clone(),
-        }),
-        Some(server) => {
-            probe(server, config, &entries)?;
-            let settings = ServerSettings {
-                sampling: sampling(config),
-                max_new_tokens: config.sampling.max_new_tokens,
-                tokenizer: tokenizer.clone(),
-                vocab: loaded.config.vocab_size,
-            };
-            let writer = policy::folder_writer::<AB::InnerBackend>(loaded.config.clone(), tokenizer.clone());
-            openai::sampler_factory(server.clone(), settings, writer)
-        }
-    };
+    let sampler = generator::sampler::<AB::InnerBackend>(
+        config,
+        run_dir,
+        (&loaded.config, &tokenizer),
+        &entries,
+        restored.phases.is_empty(),
+    )?;
     let secret = secret(&reader)?;
     let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
     let crew = Crew {
@@ -202,15 +185,6 @@ where
         model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
     }
     Ok(false)
-}
-
-/// A server that cannot serve this run is found before the actors begin.
-fn probe(server: &openai::Setup, config: &Config, entries: &[Arc<TaskEntry>]) -> Result<(), RunError> {
-    let prompt = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
-    let no_runtime = |source| RunError::Io { doing: "cannot start threads for", path: "the generator".into(), source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
-    let longest = prompt + config.sampling.max_new_tokens;
-    Ok(runtime.block_on(server.probe(longest, &sampling(config)))?)
 }
 
 /// What the LLM judge did in this run, as far as its processes ended in order; `None` before the first.

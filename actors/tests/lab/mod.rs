@@ -1,5 +1,6 @@
 //! A generation server that really samples: a tiny network behind the API of vLLM or SGLang, token by token, with pause,
 //! reload and its own record of which weights sampled which token.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
@@ -15,6 +16,9 @@ use serde_json::json;
 
 use crate::endpoint::Received;
 use crate::server::{Form, Reply, Server, answers_path, obey, path};
+
+/// Its context, tokens.
+const POSITIONS: usize = 2048;
 
 /// What the server knows of one answer it gave.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +57,16 @@ impl Lab {
             if asked == answers_path(form.server()) {
                 return answer(&shared, form, pace, mishap, request, reply);
             }
+            match asked.as_str() {
+                "/v1/models" => {
+                    return reply.json(&json!({ "data": [{ "id": "served", "max_model_len": POSITIONS }] }));
+                }
+                "/server_info?config_format=json" => {
+                    let model = json!({ "model_config": { "logprobs_mode": "processed_logprobs" } });
+                    return reply.json(&json!({ "vllm_config": model }));
+                }
+                _ => {}
+            }
             let named = request.body["kwargs"]["weights_path"].as_str().or(request.body["model_path"].as_str());
             if let Some(folder) = named {
                 load(&mut shared.lock().unwrap(), Path::new(folder));
@@ -85,7 +99,7 @@ fn load(state: &mut State, folder: &Path) {
     let version = folder.file_name().unwrap().to_str().unwrap()[1..].parse().unwrap();
     let (_, network) = model::load_weights::<model::CpuInner>(folder, &Default::default()).unwrap();
     let (_, trained) = model::load_weights::<model::Cpu>(folder, &Default::default()).unwrap();
-    let config = EngineConfig { max_batch: 1, max_seq_len: 128, threads: 1 };
+    let config = EngineConfig { max_batch: 1, max_seq_len: POSITIONS, threads: 1 };
     let mut engine = Engine::new(&network, config);
     engine.adopt(&network, PolicyVersion(version));
     (state.engine, state.version) = (Some(engine), version);
