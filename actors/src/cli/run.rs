@@ -7,7 +7,7 @@ use rollout::task::{Split, TaskSpec};
 
 use super::args::{ConfigArgs, ResumeArgs, RunArgs};
 use super::{Answer, Done, Failure, failure, output, pyenv};
-use crate::config::{Config, Device, EvalSplit};
+use crate::config::{Config, Device, EvalSplit, GeneratorKind, ServerKind};
 use crate::errors::UserError;
 use crate::observe::Observer;
 use crate::policy::require_isolation;
@@ -29,6 +29,7 @@ pub fn run(args: RunArgs) -> Done {
     require_evaluated_tasks(&config, &tasks)?;
     // A key that is not there is found before anything is made.
     crate::llm_judge::Setup::new(&config.judge)?;
+    crate::openai::secret(&config.generator)?;
     if args.dry_run {
         output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
         return Ok(Answer::Yes);
@@ -161,6 +162,16 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         Device::Cpu => "CPU",
         Device::Cuda => "GPU 0",
     };
+    let generator = match config.generator.kind {
+        GeneratorKind::Burn => format!("1 on the {device}, {} sequences together", config.generator.max_batch),
+        GeneratorKind::Openai => {
+            let name = match config.generator.server {
+                ServerKind::Vllm => "vLLM",
+                ServerKind::Sglang => "SGLang",
+            };
+            format!("{name} at {}, {} requests at once", config.generator.base_url, config.generator.max_batch)
+        }
+    };
     let warm_start = if config.sft.enabled { "on (cached)" } else { "off" };
     let llm_judge = match config.judge.enabled {
         true => format!(
@@ -179,7 +190,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   run directory  {target}\n\
          #   policy         {policy}; warm start {warm_start}\n\
          #   learner        1 on the {device}, {trained}\n\
-         #   generator      1 on the {device}, {} sequences together\n\
+         #   generator      {generator}\n\
          #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
          #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
@@ -188,7 +199,6 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   a step         {} groups of {} answers; at most {} rollouts in flight, at most {} versions stale\n\
          \n\
          # resolved configuration\n{}",
-        config.generator.max_batch,
         crate::judge::THREADS,
         config.executor.workers,
         count(Split::Train),

@@ -339,6 +339,37 @@ fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
     assert_eq!(lease(&on(&[]).unwrap()), lease(&Config::builtin().unwrap()) + 180_000);
 }
 
+/// Planted: no rule about `reload`. Seen: a run that trains one policy and samples from another is accepted.
+#[test]
+fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
+    let on = |sets: &[&str]| {
+        let all = ["generator.kind=openai", "generator.model=m"].iter().chain(sets);
+        Config::load(&[], &all.map(|s| s.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(on(&[]).unwrap().generator.kind, GeneratorKind::Openai);
+    let e = set_error("generator.kind=openai");
+    assert_parts(&e, "no model", "--set generator.kind=openai", "generator.model = \"\"", "as the server", "/models");
+    let e = on(&["generator.base_url=http://h:8000"]).unwrap_err();
+    assert_parts(&e, "no address", "--set generator.base_url", "does not end with /v1", "/v1", "beside");
+    let e = on(&["generator.base_url=http://u:sesame@h/v1"]).unwrap_err();
+    assert!(e.found.as_deref().is_some_and(|f| f.contains("a password") && !f.contains("sesame")), "{e}");
+    let e = on(&["generator.timeout_s=500"]).unwrap_err();
+    assert_parts(&e, "outlive", "--set generator.timeout_s=500", "sample_deadline_s = 300", "at least", "");
+    let e = on(&["generator.reload=none"]).unwrap_err();
+    assert_parts(&e, "other weights", "--set generator.reload=none", "run.steps = 240", "run.steps = 0", "\"disk\"");
+    let evaluation = ["generator.reload=none", "run.steps=0", "sft.enabled=false", "model.dir=m"];
+    assert!(on(&evaluation).is_ok());
+    // Keys without effect.
+    assert_parts(&set_error("generator.reload=disk"), "generator.reload", "--set", "", "generator.kind", "remove");
+    let e = on(&[&evaluation[..], &["generator.reload_dir=/x"]].concat()).unwrap_err();
+    assert_parts(&e, "generator.reload_dir", "--set", "", "generator.reload = \"disk\"", "remove");
+    let e = on(&["generator.server=sglang"]).unwrap_err();
+    assert_parts(&e, "generator.model", "--set generator.model=m", "", "generator.server = \"vllm\"", "remove");
+    // An adoption may take two reloads; our own engine's is what the machine's default says.
+    let adopt = |c: &Config| crate::session::machine_config(c).adopt_deadline_ms;
+    assert_eq!((adopt(&on(&[]).unwrap()), adopt(&Config::builtin().unwrap())), (600_000, 60_000));
+}
+
 #[test]
 fn a_deterministic_run_depends_on_nobody() {
     let sets = |more: &[&str]| {
@@ -348,6 +379,8 @@ fn a_deterministic_run_depends_on_nobody() {
     assert!(sets(&["staleness_max=0"]).unwrap().run.deterministic);
     let e = sets(&[]).unwrap_err();
     assert_parts(&e, "", "", "staleness_max = 1", "rollout.staleness_max = 0", "");
+    let e = sets(&["staleness_max=0", "generator.kind=openai", "generator.model=m"]).unwrap_err();
+    assert_parts(&e, "", "--set generator.kind", "\"openai\"", "generator.kind = \"burn\"", "");
     let e = sets(&["staleness_max=0", "gpu.devices=all"]).unwrap_err();
     assert_parts(&e, "", "--set gpu.devices", "\"all\"", "gpu.devices = \"none\"", "");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actors::bench::standins;
 use actors::crew::{
-    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, TaskEntry, Verifier, Weights,
+    BoxFuture, Crew, News, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, Taken, TaskEntry, Verifier, Weights,
 };
 use actors::eval::EvalLimits;
 use actors::generator::Adoption;
@@ -102,7 +102,7 @@ impl Sampler for Tagged {
     fn cancel(&mut self, rollout: RolloutId) {
         self.0.cancel(rollout);
     }
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         self.0.adopt(weights, policy)
     }
     fn busy(&self) -> bool {
@@ -115,6 +115,9 @@ impl Sampler for Tagged {
             SampledItem { completion: Arc::new(completion), ..item }
         };
         Ok(self.0.step()?.into_iter().map(tag).collect())
+    }
+    fn news(&mut self) -> Vec<News> {
+        self.0.news()
     }
 }
 
