@@ -8,6 +8,7 @@ mod endpoint;
 mod rig;
 mod server;
 
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -177,6 +178,55 @@ fn silence_during_a_reload_does_not_count_and_new_requests_wait_for_its_end() {
     assert_eq!(asked_while.load(Ordering::SeqCst), 0);
     let second = done.items.iter().find(|i| i.rollout.0 == 2).unwrap();
     assert_eq!(second.completion.spans.iter().map(|s| s.policy.0).collect::<Vec<_>>(), [1]);
+}
+
+/// Planted: nobody remembers that the server was away. Seen: the new server is asked for answers and has loaded nothing.
+#[test]
+fn a_server_that_starts_anew_gets_its_weights_before_it_is_asked() {
+    let serve = |request: &Received, reply: &mut Reply| match path(request) == "/v1/completions" {
+        true => {
+            reply.begin()?;
+            reply.event(&Form::Vllm.event(&[(EOS, -0.5)], 1, Some("stop")).to_string())?;
+            reply.end()
+        }
+        false => obey(request, reply),
+    };
+    let server = Server::start(move |_, request, reply| serve(request, reply));
+    let (mut section, address) = (server.section(ServerKind::Vllm), server.address);
+    section.retries = 30;
+    let mut desk = Desk::open(&section);
+    desk.adopt(1);
+    assert_eq!(desk.finish().adopted, [1]);
+    drop(server);
+    wait_until("the end of the first server", || TcpStream::connect(address).is_err());
+    desk.ask(1);
+    (0..20).for_each(|_| desk.step().unwrap());
+    let server = Server::on(TcpListener::bind(address).unwrap(), move |_, request, reply| serve(request, reply));
+    let done = desk.finish();
+    assert_eq!(done.items.len(), 1, "{:?}", done.faults);
+    assert_eq!(server.paths()[..4], VLLM);
+    assert_eq!(server.asked_for("/v1/completions"), 1);
+    let named: Vec<String> = server.received().iter().filter_map(folder).collect();
+    assert!(named[0].ends_with("/v000001"), "{named:?}");
+}
+
+#[test]
+fn weights_that_are_none_of_the_runs_are_replaced_and_the_answer_asked_for_again() {
+    let server = Server::start(|n, request, reply| {
+        if path(request) != "/generate" {
+            return obey(request, reply);
+        }
+        let mut event = Form::SglangWhole.event(&[(40, -0.5), (EOS, -0.5)], 2, Some("stop"));
+        event["meta_info"]["weight_version"] = json!(if n == 0 { "default" } else { "troupe-0" });
+        reply.begin()?;
+        reply.event(&event.to_string())?;
+        reply.end()
+    });
+    let mut desk = Desk::open(&server.section(ServerKind::Sglang));
+    desk.ask(1);
+    let done = desk.finish();
+    assert_eq!((done.items.len(), server.asked_for("/generate")), (1, 2), "{:?}", done.faults);
+    assert_eq!(server.asked_for("/update_weights_from_disk"), 2);
 }
 
 /// A server that answers one control request in its own way from the `from`-th time on.

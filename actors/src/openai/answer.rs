@@ -60,6 +60,8 @@ pub struct Piece {
     pub logprobs: Vec<f64>,
     /// The version the server itself says each token was sampled under; empty where it says nothing.
     pub stamps: Vec<Option<PolicyVersion>>,
+    /// The server's label of its weights, where it is none of ours.
+    pub foreign: Option<String>,
     pub end: Option<End>,
 }
 

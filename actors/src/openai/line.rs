@@ -1,7 +1,7 @@
 //! What the requests of one sampler share: the server, the version that counts, and the gate that a reload closes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use model::sampling::Sampling;
@@ -23,6 +23,8 @@ pub struct Line {
     /// The policy version that a chunk which arrives now was sampled under.
     counting: AtomicU64,
     open: watch::Sender<bool>,
+    /// The server may be another process than the one that loaded our weights.
+    lost: AtomicBool,
     /// When the last chunk of any answer arrived: milliseconds after `since`.
     heard_ms: AtomicU64,
     since: Instant,
@@ -40,6 +42,7 @@ impl Line {
             sampling,
             counting: AtomicU64::new(policy.0),
             open: watch::Sender::new(true),
+            lost: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
             since: Instant::now(),
         }
@@ -66,6 +69,16 @@ impl Line {
     pub async fn opened(&self) {
         // Fails when the sender is gone, and this is its owner.
         let _ = self.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// The server was away, or has weights that are not ours: it has to load them again.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was lost since the last call.
+    pub fn take_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::SeqCst)
     }
 
     /// A chunk arrived; the version it counts for.

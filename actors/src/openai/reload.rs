@@ -54,6 +54,8 @@ pub async fn take_over(line: &Line, publish: &Publish, weights: Weights, policy:
         written.map_err(|e| fault(SERVER_RELOAD, e))??;
         let before = line.counting();
         line.close();
+        // What was found lost before is given its weights now.
+        line.take_lost();
         load(line, &folder, policy).await.map_err(|why| fault(SERVER_RELOAD, line.setup.blot(&why)))?;
         line.open();
         if let Err(error) = reload.prune(&[before, policy]) {
@@ -125,41 +127,56 @@ async fn tell(line: &Line, path: &str, body: &Value) -> Result<(), String> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let (why, again) = match post(line, path, body).await {
+        let failed = match post(line, path, body).await {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
         };
-        let why = format!("POST /{path}: {why}");
+        let why = format!("POST /{path}: {}", failed.why);
         tracing::debug!(tries, why = setup.blot(&why), "the generation server did not do as it was told");
-        if !again || tries > setup.retries {
+        // One that is away may be starting anew: it has all of `generator.reload_timeout_s`.
+        if !failed.away && (!failed.again || tries > setup.retries) {
             return Err(format!("{why} (tries: {tries})"));
         }
         tokio::time::sleep(backoff(setup.backoff, tries)).await;
     }
 }
 
-/// One control request; an error, and whether the same may do better.
-async fn post(line: &Line, path: &str, body: &Value) -> Result<(), (String, bool)> {
+/// Why a control request failed.
+struct Failed {
+    why: String,
+    /// The same may do better.
+    again: bool,
+    /// Nobody listens.
+    away: bool,
+}
+
+/// One control request.
+async fn post(line: &Line, path: &str, body: &Value) -> Result<(), Failed> {
     let setup = &line.setup;
     let mut request = setup.http.post(setup.url(path));
     if !body.is_null() {
         request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
     }
-    let response = request.send().await.map_err(|e| (chain(&e.without_url()), true))?;
+    let failed = |why: String, again: bool| Failed { why, again, away: false };
+    let response = request.send().await.map_err(|e| {
+        let away = e.is_connect();
+        Failed { why: chain(&e.without_url()), again: true, away }
+    })?;
     let status = response.status();
-    let said = limited(response).await.map_err(|e| (e, true))?;
+    let said = limited(response).await.map_err(|e| failed(e, true))?;
     if !status.is_success() {
         let hint = match (status.as_u16(), setup.server) {
             (404, ServerKind::Vllm) => " (VLLM_SERVER_DEV_MODE=1 makes vLLM's control endpoints)",
             (401 | 403, _) => " (is the key that generator.api_key_env names allowed to do this?)",
             _ => "",
         };
-        return Err((format!("HTTP status {status}{hint}: {}", String::from_utf8_lossy(&said)), may_pass(status)));
+        let why = format!("HTTP status {status}{hint}: {}", String::from_utf8_lossy(&said));
+        return Err(failed(why, may_pass(status)));
     }
     // Both servers also say in words that something did not work, one of them with status 200.
     let said: Value = serde_json::from_slice(&said).unwrap_or(Value::Null);
     if said.get("success") == Some(&Value::Bool(false)) {
-        return Err((format!("the server answers {said}"), true));
+        return Err(failed(format!("the server answers {said}"), true));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use rollout::completion::Finish;
 use rollout::outcome::Fault;
@@ -95,8 +96,16 @@ async fn attempt(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Fini
     let url = setup.url(dialect::path(setup.server));
     let send = setup.http.post(url).header(CONTENT_TYPE, "application/json").body(body).send();
     let sent = line.patient(send).await.map_err(silent)?;
-    let mut response = sent.map_err(|e| passing(chain(&e.without_url())))?;
+    let mut response = sent.map_err(|e| {
+        if e.is_connect() {
+            line.lose();
+        }
+        passing(chain(&e.without_url()))
+    })?;
     let status = response.status();
+    if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+        line.lose();
+    }
     if !status.is_success() {
         let after = retry_after(response.headers());
         let said = line.patient(limited(response)).await.map_err(silent)?;
@@ -117,6 +126,12 @@ async fn attempt(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Fini
                 Said::Done => return Err(passing("the stream ended before the answer did")),
                 Said::Error(said) => return Err(passing(format!("the server's error in the stream: {said}"))),
             };
+            if let (Some(label), Some(_)) = (&piece.foreign, &setup.reload) {
+                line.lose();
+                return Err(passing(format!(
+                    "the server samples from weights that it calls \"{label}\", none of this run's"
+                )));
+            }
             answer.extend(&piece, policy, &line.bounds)?;
             match piece.end {
                 None => {}

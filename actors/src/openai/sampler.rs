@@ -53,7 +53,7 @@ pub fn sampler_factory(setup: Arc<Setup>, settings: ServerSettings, publish: Pub
         };
         let line = Arc::new(Line::new(setup.clone(), bounds, settings.sampling, policy));
         if setup.reload.is_some() {
-            runtime.block_on(take_over(&line, &publish, weights, policy))?;
+            runtime.block_on(take_over(&line, &publish, weights.clone(), policy))?;
         } else if policy != PolicyVersion(0) {
             let why = format!("version {policy} cannot reach the server: generator.reload = \"none\"");
             return Err(fault(SERVER_RELOAD, why));
@@ -65,6 +65,7 @@ pub fn sampler_factory(setup: Arc<Setup>, settings: ServerSettings, publish: Pub
             publish: publish.clone(),
             tokenizer: settings.tokenizer.clone(),
             jobs: HashMap::new(),
+            current: (weights, policy),
             loading: None,
             next: None,
             news: Vec::new(),
@@ -92,6 +93,8 @@ struct ServerSampler {
     publish: Publish,
     tokenizer: Arc<Tokenizer>,
     jobs: HashMap<RolloutId, Flight>,
+    /// What the server was given last: one that starts anew has to get it again.
+    current: (Weights, PolicyVersion),
     /// The version that the server is being given.
     loading: Option<PolicyVersion>,
     /// The newest one after it.
@@ -143,6 +146,11 @@ impl Sampler for ServerSampler {
     }
 
     fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
+        if self.line.setup.reload.is_some() && self.loading.is_none() && self.line.take_lost() {
+            tracing::warn!(policy = %self.current.1, "the generation server was away: it gets its weights again");
+            let (weights, policy) = self.current.clone();
+            self.load(weights, policy);
+        }
         let mut items = Vec::new();
         let mut wait = STEP;
         loop {
@@ -168,6 +176,7 @@ impl ServerSampler {
         let (line, publish, out) = (self.line.clone(), self.publish.clone(), self.out.clone());
         let Some(runtime) = &self.runtime else { return };
         self.loading = Some(policy);
+        self.current = (weights.clone(), policy);
         runtime.spawn(async move {
             let result = take_over(&line, &publish, weights, policy).await;
             let _ = out.send(Event::Loaded { policy, result });

@@ -28,7 +28,13 @@ impl Server {
     pub fn start(
         handler: impl Fn(usize, &Received, &mut Reply) -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+    }
+
+    pub fn on(
+        listener: TcpListener,
+        handler: impl Fn(usize, &Received, &mut Reply) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Server {
         let server = Server {
             address: listener.local_addr().unwrap(),
             received: Arc::default(),

@@ -106,7 +106,8 @@ pub fn read(value: Value, so_far: &Answer, prompt: usize) -> Result<Said, Unusab
             entries.len()
         )));
     };
-    let mut piece = Piece { end, ..Piece::default() };
+    let label = meta.weight_version.as_deref().filter(|label| version_of(label).is_none());
+    let mut piece = Piece { end, foreign: label.map(str::to_string), ..Piece::default() };
     for (n, (logprob, token, _)) in new.iter().enumerate() {
         let missing = || Unusable::Logprob { at: known + n, found: "null".into() };
         piece.logprobs.push(logprob.ok_or_else(missing)?);
@@ -174,7 +175,10 @@ mod tests {
         let more = json!({ "finish_reason": { "type": "length", "length": 3 }, "weight_versions": spans, "weight_version": "troupe-4" });
         let Said::Piece(piece) = read(event(&all, 3, more), &answer(&[]), 3).unwrap() else { panic!() };
         assert_eq!(piece.stamps, [None, Some(PolicyVersion(4)), Some(PolicyVersion(4))]);
-        assert_eq!(piece.end, Some(End::Length));
+        assert_eq!((piece.end, piece.foreign), (Some(End::Length), None));
+        let more = json!({ "weight_version": "default" });
+        let Said::Piece(piece) = read(event(&all, 3, more), &answer(&[]), 3).unwrap() else { panic!() };
+        assert_eq!(piece.foreign.as_deref(), Some("default"));
         let more = json!({ "finish_reason": { "type": "abort", "message": "gone" }, "weight_version": "troupe-2" });
         let Said::Piece(piece) = read(event(&all[..1], 1, more), &answer(&[]), 3).unwrap() else { panic!() };
         assert_eq!((piece.stamps, piece.end), (vec![Some(PolicyVersion(2))], Some(End::Aborted("gone".into()))));

@@ -97,7 +97,7 @@ pub fn read(value: Value, so_far: &Answer, prompt: usize) -> Result<Said, Unusab
         let missing = || Unusable::Logprob { at: so_far.tokens.len() + n, found: "null".into() };
         values.push(value.ok_or_else(missing)?);
     }
-    Ok(Said::Piece(Piece { tokens, logprobs: values, stamps: Vec::new(), end }))
+    Ok(Said::Piece(Piece { tokens, logprobs: values, end, ..Piece::default() }))
 }
 
 /// The ids in `token_id:7`, if every token is written so.
@@ -123,8 +123,8 @@ mod tests {
         let expected = Said::Piece(Piece {
             tokens: vec![5, 6],
             logprobs: vec![-0.5, -1.5],
-            stamps: vec![],
             end: Some(End::Length),
+            ..Piece::default()
         });
         let both = json!({ "token_ids": [5, 6], "logprobs": logprobs, "finish_reason": "length" });
         assert_eq!(piece(choice(both)).unwrap(), expected);
