@@ -20,6 +20,7 @@ pub use layers::{Origin, Settings};
 pub use lora::{Lora, adapters};
 pub use model::correction::{Mismatch, PolicyLoss};
 pub use model::guard::{GuardConfig, Reaction};
+use model::learner::GpuType;
 pub use reward::config::{AdvNorm, LenNorm, Mode as RewardMode, PlanFallback, RewardConfig};
 pub use rollout::curriculum::CurriculumKind;
 
@@ -192,6 +193,8 @@ pub struct Learner {
     pub kl_coef: f64,
     pub epochs: usize,
     pub micro_batch: usize,
+    pub gpu_type: GpuType,
+    pub gpu_recompute: bool,
     pub keep_checkpoints: usize,
 }
 

@@ -111,6 +111,7 @@ where
         seed: config.run.seed,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
+        gpu: sft::gpu(config),
     };
     let sampler = generator::sampler::<AB::InnerBackend>(
         config,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::tensor::backend::AutodiffBackend;
 use model::config::TinyShape;
 use model::kernels::Kernels;
-use model::learner::{Execution, Learner, SftSample};
+use model::learner::{Execution, GpuCompute, Learner, SftSample};
 use model::optim::{LrSchedule, OptimConfig};
 use model::{Loaded, ModelConfig, ModelError};
 use rand::SeedableRng;
@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use rollout::task::{Split, TaskSpec};
 use sha2::{Digest, Sha256};
 
-use crate::config::Config;
+use crate::config::{Config, Device};
 use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
 use crate::prompt::{PromptStyle, prompt_messages};
@@ -97,7 +97,7 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
         grad_clip: config.sft.grad_clip as f32,
         schedule: LrSchedule::cosine(config.sft.warmup_steps as u64, batches as u64, FINAL_LR_PERCENT),
     };
-    let mut learner = Learner::new(network, optim).with_execution(Execution::Auto, threads());
+    let mut learner = Learner::new(network, optim).with_execution(Execution::Auto, threads()).with_gpu(gpu(config));
     let mut rng = ChaCha8Rng::seed_from_u64(config.run.seed);
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut step = 0;
@@ -118,6 +118,11 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
     }
     model::save_hf(&folder, &shape, &learner.inference(), &tokenizer)?;
     Ok(folder)
+}
+
+/// How a GPU computes, as the run file says.
+pub fn gpu(config: &Config) -> GpuCompute {
+    GpuCompute { element: config.learner.gpu_type, recompute: config.learner.gpu_recompute, ..GpuCompute::default() }
 }
 
 /// Sequences in a micro-batch, so that every thread has some. Threads share a batch by whole micro-batches.
@@ -223,6 +228,9 @@ fn key(config: &Config, examples: &[(TaskSpec, Example)]) -> Result<String, Warm
     part(format!("{} {} {:?}", config.run.seed, config.sampling.max_new_tokens, m.device).as_bytes());
     part(format!("{:?}", (s.epochs, s.batch, s.lr, s.warmup_steps, s.weight_decay, s.grad_clip)).as_bytes());
     part(format!("{:?}", (l.beta1, l.beta2, l.eps)).as_bytes());
+    if m.device == Device::Cuda {
+        part(format!("{:?}", l.gpu_type).as_bytes());
+    }
     match m.folder() {
         None => part(format!("{:?}", (m.hidden, m.layers, m.heads, m.kv_heads, m.ff, m.vocab)).as_bytes()),
         Some(folder) => part(folder_digest(folder)?.as_bytes()),

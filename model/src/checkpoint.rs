@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::host::weights::to_vec;
+use crate::kernels::Kernels;
 use crate::learner::{Counters, Learner, hex};
 use crate::optim::Optimizer;
 pub use lora::LoraManifest;
@@ -76,7 +77,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Check
     move |source| CheckpointError::Io { action, path, source }
 }
 
-impl<AB: AutodiffBackend> Learner<AB> {
+impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// Writes the checkpoint `dir`; one that is already there is replaced.
     pub fn save_checkpoint(&self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

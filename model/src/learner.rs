@@ -6,6 +6,9 @@
 
 mod autodiff;
 mod batch;
+mod check;
+#[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
+mod device;
 mod host;
 mod lora;
 mod objective;
@@ -27,9 +30,10 @@ use crate::kernels::Kernels;
 use crate::lora::Lora;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
-use crate::optim::{OptimConfig, Optimizer};
+use crate::optim::{OptimConfig, Optimizer, global_norm};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
+use check::{check, check_train};
 use objective::Batch;
 pub(crate) use publish::hex;
 pub use publish::{Published, WeightsManifest, weights_digest};
@@ -61,16 +65,38 @@ pub struct SftSample {
 /// How log-probs and gradients are computed. The results agree to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Execution {
-    /// `Host` where the network lies on a CPU backend, else `Autodiff`.
+    /// `Host` where the network lies on a CPU backend, `Device` on a GPU that has what it needs, else `Autodiff`.
     #[default]
     Auto,
+    /// The GPU executor (`device`), in bf16 unless told otherwise; an error where it cannot be had.
+    Device,
     /// The CPU executor (`host`).
     Host,
     /// burn's autodiff, on the network's backend.
     Autodiff,
 }
 
-/// What a caller can do wrong. The learner is unchanged.
+/// What the GPU executor computes with. Master weights, gradients of parameters, statistics and log-probs are fp32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuType {
+    #[default]
+    Bf16,
+    /// Without TF32: for parity, not for speed.
+    Fp32,
+}
+
+/// How the GPU executor computes, where it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuCompute {
+    pub element: GpuType,
+    /// Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, a tenth of the memory.
+    pub recompute: bool,
+    /// Attention without tensor cores, whatever the shape.
+    pub plain_attention: bool,
+}
+
+/// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LearnerError {
@@ -82,6 +108,8 @@ pub enum LearnerError {
         "sample {sample}: prompt and answer have {tokens} tokens, expected at most {limit} (`max_position_embeddings` of the model's config.json)\n  hint: shorten the prompt or the answer, or take a model with a longer context"
     )]
     TooLong { sample: usize, tokens: usize, limit: usize },
+    #[error("the GPU executor: {what}")]
+    Device { what: String },
     #[error("kl_coef is set, but there is no reference network")]
     NoReference,
     #[error(transparent)]
@@ -122,7 +150,11 @@ pub struct Learner<AB: AutodiffBackend> {
     pub(crate) lora: Option<Lora<AB>>,
     execution: Execution,
     workers: Vec<host::Worker>,
+    device: device::Slot,
 }
+
+/// What several passes may have to go back to.
+type Before<AB> = Option<(Transformer<AB>, Optimizer<AB>, Counters, Option<Lora<AB>>)>;
 
 /// What a learner counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +183,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             lora: None,
             execution: Execution::Auto,
             workers,
+            device: device::Slot::default(),
         }
     }
 
@@ -159,6 +192,18 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.execution = execution;
         self.workers.resize_with(threads.max(1), host::Worker::default);
         self
+    }
+
+    /// How the GPU executor computes, where it is used.
+    pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
+        self.device = device::Slot::new(compute);
+        self
+    }
+
+    /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
+    /// place. None where neither was needed.
+    pub fn gpu_found(&self) -> Option<Result<bool, &str>> {
+        self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
     /// What is looked at before a step is applied, and what is done about it.
@@ -213,30 +258,41 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             }
             _ => None,
         };
-        let mut first = objective::needs_a_look(loss).then(|| self.scored(&items, loss.micro_batch, loss.temperature));
+        let mut first = match objective::needs_a_look(loss) {
+            true => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
+            false => None,
+        };
         let batch = Batch::new(samples, loss, reference, first.as_deref());
         if loss.skip_zero {
             items.iter_mut().enumerate().for_each(|(i, item)| item.backward &= !batch.is_dropped(i));
         }
-        let before = (self.network.clone(), self.optimizer.clone(), self.counters, self.lora.clone());
+        // A single pass is looked at before it is applied. What is shared cannot be updated in place.
+        let before: Before<AB> =
+            (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters, self.lora.clone()));
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
         let (mut cuts, mut seen) = ([0usize; 2], 0usize);
         for epoch in 0..loss.epochs.max(1) {
             // A ratio of whole answers has to be known before the first token's gradient.
-            let now = loss
-                .correction
-                .by_answer()
-                .then(|| first.take().unwrap_or_else(|| self.scored(&items, loss.micro_batch, loss.temperature)));
+            let now = match (loss.correction.by_answer(), first.take()) {
+                (false, _) => None,
+                (true, Some(scored)) => Some(scored),
+                (true, None) => {
+                    let scored = self.scored(&items, loss.micro_batch, loss.temperature);
+                    Some(self.or_as_before(scored, &before)?)
+                }
+            };
             let pass = batch.pass(now.as_deref());
             let objective = |sample: usize, token: usize, logprob: f64| pass.term(sample, token, logprob);
-            let (scored, grads) = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
+            let pass = self.gradients(&items, loss.micro_batch, loss.temperature, &objective);
+            let (scored, grads) = self.or_as_before(pass, &before)?;
             let total = sum_terms(&scored, &objective, |term| {
                 seen += 1;
                 cuts[0] += usize::from(term.cut == Cut::Low);
                 cuts[1] += usize::from(term.cut == Cut::High);
             });
-            let (grads, norm) = self.of_trained(grads);
+            let trained = self.of_trained(grads);
+            let (grads, norm) = self.or_as_before(trained, &before)?;
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
@@ -250,10 +306,12 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 report.applied = false;
                 break;
             }
-            report.lr = self.update(grads, norm, loss.grad_clip);
+            report.lr = self.update(grads, norm, loss.grad_clip)?;
         }
         if !report.applied {
-            (self.network, self.optimizer, self.counters, self.lora) = before;
+            if let Some(before) = before {
+                (self.network, self.optimizer, self.counters, self.lora) = before;
+            }
             self.counters.skipped += 1;
         }
         self.memory.remember(&self.guard, &report);
@@ -267,6 +325,14 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         Ok(report)
     }
 
+    /// A failure of a later pass leaves the learner as it was before the first.
+    fn or_as_before<T>(&mut self, done: Result<T, LearnerError>, before: &Before<AB>) -> Result<T, LearnerError> {
+        if let (Err(_), Some(before)) = (&done, before) {
+            (self.network, self.optimizer, self.counters, self.lora) = before.clone();
+        }
+        done
+    }
+
     /// One update of cross-entropy on the answers' tokens (mean over all tokens of the batch).
     pub fn sft_step(&mut self, samples: &[SftSample], micro_batch: usize) -> Result<SftReport, LearnerError> {
         let started = Instant::now();
@@ -277,13 +343,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let share = 1.0 / tokens as f64;
         let objective =
             |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share, cut: Cut::No };
-        let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective);
+        let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective)?;
         let loss = sum_terms(&scored, &objective, |_| ());
-        let (grads, grad_norm) = self.of_trained(grads);
+        let (grads, grad_norm) = self.of_trained(grads)?;
         let applied = loss.is_finite() && grad_norm.is_finite();
         let mut lr = 0.0;
         if applied {
-            lr = self.update(grads, grad_norm, self.config.grad_clip);
+            lr = self.update(grads, grad_norm, self.config.grad_clip)?;
         } else {
             self.counters.skipped += 1;
         }
@@ -306,16 +372,19 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.check(samples.iter().map(|s| (&s.prompt[..], &s.tokens[..])))?;
         let items: Vec<Item> =
             samples.iter().map(|s| Item { prompt: &s.prompt, tokens: &s.tokens, backward: false }).collect();
-        let scored = self.scored(&items, 16, temperature);
+        let scored = self.scored(&items, 16, temperature)?;
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
     }
 
-    fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Vec<Scored> {
+    fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Result<Vec<Scored>, LearnerError> {
         if self.on_host() {
             let weights = HostWeights::from_network(&self.network);
-            return host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0;
+            return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        autodiff::run(&self.network, items, micro_batch, temperature, None).0
+        if let Some(device) = self.device.get(self.execution, &mut self.network)? {
+            return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
+        }
+        Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
     }
 
     fn check<'a>(&self, samples: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Result<(), LearnerError> {
@@ -325,7 +394,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     fn on_host(&self) -> bool {
         match self.execution {
             Execution::Host => true,
-            Execution::Autodiff => false,
+            Execution::Autodiff | Execution::Device => false,
             Execution::Auto => {
                 let name = AB::name(&self.network.embed.val().device());
                 name.contains("flex") || name.contains("ndarray")
@@ -339,10 +408,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         micro_batch: usize,
         temperature: f32,
         objective: host::Objective,
-    ) -> (Vec<Scored>, GradientsParams) {
+    ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
+            if let Some(device) = self.device.get(self.execution, &mut self.network)? {
+                return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
+            }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
-            return (scored, grads.unwrap_or_default());
+            return Ok((scored, grads.unwrap_or_default()));
         }
         let weights = HostWeights::from_network(&self.network);
         let (scored, grads) = host::run(&weights, items, micro_batch, temperature, Some(objective), &mut self.workers);
@@ -358,18 +430,44 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 }
             });
         }
-        (scored, params)
+        Ok((scored, params))
+    }
+
+    fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
+        if self.on_host() {
+            return Ok(global_norm(&self.network, grads));
+        }
+        match self.device.get(self.execution, &mut self.network)? {
+            Some(device) => Ok(device.norm(&self.network, grads)?),
+            None => Ok(global_norm(&self.network, grads)),
+        }
     }
 
     /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
-    fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> f64 {
+    ///
+    /// # Panics
+    /// Where the GPU fails in the middle of it: like a failed product (`Kernels::check`), it leaves nothing to go on with.
+    fn update(&mut self, grads: GradientsParams, norm: f64, clip: f32) -> Result<f64, LearnerError> {
         AB::check();
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        self.apply(lr, grads, scale);
+        let device = match self.on_host() || self.lora.is_some() {
+            true => None,
+            false => self.device.get(self.execution, &mut self.network)?,
+        };
+        match device {
+            // Taken out of `self`, so that nobody shares its memory without need.
+            Some(device) => {
+                let hollow = self.network.hollow();
+                let network = std::mem::replace(&mut self.network, hollow);
+                let updated = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale);
+                self.network = updated.unwrap_or_else(|e| panic!("an update on the GPU failed halfway: {e}"));
+            }
+            None => self.apply(lr, grads, scale),
+        }
         self.counters.updates += 1;
-        lr
+        Ok(lr)
     }
 }
 
@@ -384,37 +482,4 @@ fn sum_terms(scored: &[Scored], objective: host::Objective, mut see: impl FnMut(
             term.loss
         })
         .sum()
-}
-
-fn check<'a>(
-    samples: impl Iterator<Item = (&'a [u32], &'a [u32])>,
-    vocab: usize,
-    limit: usize,
-) -> Result<(), LearnerError> {
-    let mut any = false;
-    for (sample, (prompt, tokens)) in samples.enumerate() {
-        any = true;
-        let bad = |what: String| Err(LearnerError::BadSample { sample, what });
-        if prompt.is_empty() || tokens.is_empty() {
-            return bad(format!("{} prompt tokens and {} answer tokens", prompt.len(), tokens.len()));
-        }
-        if let Some(token) = prompt.iter().chain(tokens).find(|t| **t as usize >= vocab) {
-            return bad(format!("token {token} is not in a vocabulary of {vocab}"));
-        }
-        let tokens = prompt.len() + tokens.len();
-        if tokens > limit {
-            return Err(LearnerError::TooLong { sample, tokens, limit });
-        }
-    }
-    if any { Ok(()) } else { Err(LearnerError::EmptyBatch) }
-}
-
-fn check_train(samples: &[TrainSample]) -> Result<(), LearnerError> {
-    for (sample, s) in samples.iter().enumerate() {
-        if s.logprobs.len() != s.tokens.len() {
-            let what = format!("{} log-probs for {} tokens", s.logprobs.len(), s.tokens.len());
-            return Err(LearnerError::BadSample { sample, what });
-        }
-    }
-    Ok(())
 }

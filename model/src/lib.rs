@@ -10,6 +10,8 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod correction;
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod engine;
 pub mod error;
 mod gguf;
@@ -23,6 +25,8 @@ pub mod lora;
 pub mod loss;
 pub mod network;
 pub mod optim;
+#[cfg(any(feature = "cuda", test))]
+mod packing;
 pub mod sampling;
 pub mod save;
 pub mod stats;

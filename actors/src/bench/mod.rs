@@ -3,6 +3,7 @@
 pub mod corpus;
 pub mod device;
 pub mod executor;
+pub mod learner;
 pub mod lint;
 pub mod orchestrator;
 pub mod standins;

@@ -192,6 +192,9 @@ pub enum BenchWhat {
     Lint(LintBenchArgs),
     /// What one verified candidate costs, beside a fresh Python process for each with KernelBench's checks alone.
     Executor(ExecutorBenchArgs),
+    /// What one update of the policy costs: forward, backward, AdamW, for known shapes with random weights. With a Python that has
+    /// torch and transformers, beside the same in PyTorch.
+    Learner(LearnerBenchArgs),
     /// Hostile candidates in a row, each followed by an honest one: does every one end in time, is nothing left, do all
     /// honest ones pass? Answers no where anything is wrong.
     Hostile {
@@ -244,6 +247,59 @@ pub struct LintBenchArgs {
     /// How long to measure.
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// Products and activations in bf16; master weights, gradients and statistics in fp32. GPUs only.
+    Bf16,
+    Fp32,
+}
+
+#[derive(Args, Debug)]
+pub struct LearnerBenchArgs {
+    /// The network's shape.
+    #[arg(long, default_value = "qwen3-0.6b", value_parser = crate::bench::learner::SHAPES)]
+    pub shape: String,
+    /// Layers in place of the shape's own.
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Sequences times tokens, or the lengths of rollouts: 4 prompts of 256 tokens, 8 answers each, whose lengths are log-normal
+    /// (median 350, sigma 0.8, at most 1792). Several with commas between them.
+    #[arg(long, value_delimiter = ',', default_value = "4x1024,2x2048,ragged", value_parser = crate::bench::learner::LAYOUTS)]
+    pub layout: Vec<String>,
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceArg,
+    /// The type that a GPU computes with.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub dtype: DtypeArg,
+    /// Keep only the layers' inputs for the backward pass, and compute the rest again (GPU).
+    #[arg(long)]
+    pub recompute: bool,
+    /// Timed steps after the first.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// Sequences a pass, at most.
+    #[arg(long, default_value_t = 64)]
+    pub micro_batch: usize,
+    /// TFLOP/s that the device can do at most, for the utilisation.
+    #[arg(long, default_value_t = 989.0)]
+    pub peak_tflops: f64,
+    /// A Python with torch and transformers: the same is measured in PyTorch.
+    #[arg(long, value_name = "PYTHON")]
+    pub peer_python: Option<PathBuf>,
+    /// The peer's program.
+    #[arg(long, value_name = "FILE", default_value = "tests/device/torch_learner_peer.py")]
+    pub peer_script: PathBuf,
+    /// Sequences a pass of the peer, at most; fewer fit, as it keeps the logits of whole batches.
+    #[arg(long, default_value_t = 8)]
+    pub peer_micro_batch: usize,
+    /// Seconds that the peer has for each layout.
+    #[arg(long, default_value_t = 300)]
+    pub deadline_s: u64,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

@@ -162,6 +162,8 @@ pub const KEYS: &[Key] = &[
     key("learner.kl_coef", real(0.0, 1000.0)),
     key("learner.epochs", whole(1, 1000)),
     key("learner.micro_batch", whole(1, COUNT)),
+    key("learner.gpu_type", Kind::Choice(&["bf16", "fp32"])),
+    key("learner.gpu_recompute", Kind::Flag),
     key("learner.keep_checkpoints", whole(0, COUNT)),
     key("lora.rank", whole(0, COUNT)),
     key("lora.alpha", above(0.0, 1_000_000.0)),

@@ -33,6 +33,7 @@ pub struct TrainerSettings {
     pub seed: u64,
     pub checkpoints: Checkpoints,
     pub threads: usize,
+    pub gpu: model::learner::GpuCompute,
 }
 
 pub fn trainer_factory<AB: AutodiffBackend + Kernels>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
@@ -51,6 +52,7 @@ pub fn newest_learner<AB: AutodiffBackend + Kernels>(
     let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
     let mut learner = Learner::new(network, settings.optim.clone())
         .with_execution(model::learner::Execution::Auto, settings.threads)
+        .with_gpu(settings.gpu)
         .with_guard(settings.guard);
     match &settings.lora {
         // The base is the reference.
@@ -79,13 +81,15 @@ struct BurnTrainer<AB: AutodiffBackend> {
     learner: Learner<AB>,
     settings: Arc<TrainerSettings>,
     newest: Option<TrainedItem>,
+    /// The slow path has been complained about.
+    told: bool,
 }
 
 impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
     fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
         let (learner, newest) = newest_learner(&settings, device)?;
         let newest = newest.map(|manifest| item(manifest, &learner));
-        Ok(BurnTrainer { learner, settings, newest })
+        Ok(BurnTrainer { learner, settings, newest, told: false })
     }
 
     /// Writes the checkpoint and names it the newest.
@@ -113,6 +117,10 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
             .learner
             .train_step(&job.samples, &self.settings.loss)
             .map_err(|e| TrainError { fatal: false, fault: fault(LEARNER_FAILED, e) })?;
+        if let (false, Some(Err(reason))) = (self.told, self.learner.gpu_found()) {
+            tracing::warn!("burn's autodiff computes in the GPU executor's place, many times slower: {reason}");
+            self.told = true;
+        }
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let done = item(manifest, &self.learner);

@@ -213,6 +213,7 @@ impl Rig {
                     seed: SEED,
                     checkpoints: self.checkpoints(),
                     threads: 1,
+                    gpu: Default::default(),
                 },
                 Default::default(),
             ),

@@ -8,6 +8,7 @@ use rollout::id::Digest as HexDigest;
 use serde::{Deserialize, Serialize};
 
 use super::{CheckpointError, Load, Save};
+use crate::kernels::Kernels;
 use crate::learner::Learner;
 use crate::lora::{Adapters, LoraConfig};
 use crate::network::Transformer;
@@ -27,7 +28,7 @@ pub(super) enum Trained<AB: AutodiffBackend> {
     Adapters(Adapters<AB>),
 }
 
-impl<AB: AutodiffBackend> Learner<AB> {
+impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     pub(super) fn lora_manifest(&self) -> Option<LoraManifest> {
         self.lora.as_ref().map(|l| LoraManifest { config: l.config().clone(), base: l.base_digest().clone() })
     }

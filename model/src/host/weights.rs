@@ -31,6 +31,22 @@ pub struct Dims {
 }
 
 impl Dims {
+    pub fn of<B: Backend>(network: &Transformer<B>) -> Self {
+        let [vocab, hidden] = network.embed.dims();
+        let attention = network.layers.first().map(|l| &l.attention);
+        Self {
+            hidden,
+            vocab,
+            heads: attention.map_or(1, |a| a.heads),
+            kv_heads: attention.map_or(1, |a| a.kv_heads),
+            head_dim: attention.map_or(2, |a| a.head_dim),
+            ff: network.layers.first().map_or(0, |l| l.mlp.down.weight.dims()[0]),
+            eps: network.norm.eps as f32,
+            frequencies: network.rope.frequencies.clone(),
+            rope_scale: network.rope.scale,
+        }
+    }
+
     /// Columns of the fused q, k and v projection.
     pub fn qkv(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
@@ -95,19 +111,7 @@ impl HostWeights {
                 down: linear(&layer.mlp.down),
             })
             .collect();
-        let [vocab, hidden] = network.embed.dims();
-        let attention = network.layers.first().map(|l| &l.attention);
-        let dims = Dims {
-            hidden,
-            vocab,
-            heads: attention.map_or(1, |a| a.heads),
-            kv_heads: attention.map_or(1, |a| a.kv_heads),
-            head_dim: attention.map_or(2, |a| a.head_dim),
-            ff: network.layers.first().map_or(0, |l| l.mlp.down.weight.dims()[0]),
-            eps: network.norm.eps as f32,
-            frequencies: network.rope.frequencies.clone(),
-            rope_scale: network.rope.scale,
-        };
+        let dims = Dims::of(network);
         Self {
             dims,
             embed: weight(&network.embed),

@@ -45,6 +45,11 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn memory(tensor: &FloatTensor<Self>) -> Option<super::memory::Memory> {
+        B::memory(&tensor.primitive)
+    }
+
     fn check() {
         B::check();
     }

@@ -1,4 +1,4 @@
-//! cuBLASLt on the buffers of burn's CUDA server: the one file with foreign calls.
+//! cuBLASLt on the buffers of burn's CUDA server: where they lie and in which order they are used.
 //!
 //! Everything here runs on the server's own thread, where cubecl submits its kernels: what was submitted before is before,
 //! what comes after is after. cubecl keeps its streams to itself (`CudaServer::streams` is private), so products have a stream of
@@ -9,7 +9,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::c_void;
 
 use burn::cubecl::Runtime;
 use burn::cubecl::cuda::CudaRuntime;
@@ -18,81 +17,9 @@ use burn::cubecl::stream_id::StreamId;
 use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::{result as driver, sys};
 
-use super::layout::Layout;
+use super::plan::{GemmError, Matrix, Place, Plan, Result, Shape, WORKSPACE, blas_error, driver_error};
 
 pub type Server = <CudaRuntime as Runtime>::Server;
-
-/// What went wrong between a product and the device.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GemmError {
-    #[error("no CUDA driver (libcuda) on this machine")]
-    NoDriver,
-    #[error("the CUDA driver sees no GPU")]
-    NoDevice,
-    #[error(
-        "libcublasLt was not found\n  hint: add the folder of libcublasLt.so to LD_LIBRARY_PATH; it comes with CUDA"
-    )]
-    NoLibrary,
-    #[error("CUDA driver, {action}: {code:?}")]
-    Driver { action: &'static str, code: sys::CUresult },
-    #[error("cuBLASLt, {action}: {code:?}")]
-    Blas { action: &'static str, code: blas::cublasStatus_t },
-    #[error("a buffer of the product cannot be had: {reason}")]
-    Buffer { reason: String },
-    #[error("a buffer of the product has {found} bytes, its shape needs {expected}")]
-    Extent { found: u64, expected: u64 },
-    #[error("a buffer of the product is at {address:#x}, which is not a multiple of {expected}")]
-    Alignment { address: u64, expected: u32 },
-    #[error("the device's thread has no CUDA context")]
-    NoContext,
-}
-
-/// The type of all three matrices; sums are in single precision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Element {
-    F32 { tf32: bool },
-    F16,
-    Bf16,
-}
-
-impl Element {
-    fn bytes(self) -> usize {
-        if matches!(self, Self::F32 { .. }) { 4 } else { 2 }
-    }
-
-    fn cuda(self) -> blas::cudaDataType {
-        match self {
-            Self::F32 { .. } => blas::cudaDataType::CUDA_R_32F,
-            Self::F16 => blas::cudaDataType::CUDA_R_16F,
-            Self::Bf16 => blas::cudaDataType::CUDA_R_16BF,
-        }
-    }
-
-    fn compute(self) -> blas::cublasComputeType_t {
-        match self {
-            Self::F32 { tf32: true } => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Matrix {
-    pub shape: [usize; 2],
-    pub layout: Layout,
-    /// Bytes that its address is a multiple of.
-    pub alignment: u32,
-}
-
-/// `out = lhs rhs`; `out` is not transposed. One plan per value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    pub element: Element,
-    pub lhs: Matrix,
-    pub rhs: Matrix,
-    pub out: Matrix,
-}
 
 pub struct Job {
     pub device: u16,
@@ -103,10 +30,6 @@ pub struct Job {
     pub out: Binding,
 }
 
-type Result<T> = std::result::Result<T, GemmError>;
-
-/// Hopper needs 32 MiB for its best algorithms, NVIDIA says.
-const WORKSPACE: usize = 32 << 20;
 /// Row counts of a training run differ from batch to batch; plans are small but not to grow without end.
 const MAX_PLANS: usize = 4096;
 
@@ -209,40 +132,18 @@ impl Device {
     /// # Safety
     /// The device's context is current; the addresses are those of `shape`'s buffers in it, alive until work that the
     /// context gets later, and aligned as `shape` says.
-    unsafe fn submit(&mut self, shape: &Shape, [lhs, rhs, out]: [u64; 3]) -> Result<()> {
+    unsafe fn submit(&mut self, shape: &Shape, addresses: [u64; 3]) -> Result<()> {
         if self.plans.len() >= MAX_PLANS {
             self.plans.clear();
         }
         if !self.plans.contains_key(shape) {
             self.plans.insert(*shape, Plan::new(self.handle, shape)?);
         }
-        let plan = &self.plans[shape];
         self.before()?;
-        let (one, zero) = (1.0f32, 0.0f32);
-        // SAFETY: handle and plan are alive; the caller vouches for the addresses; the workspace is as large as the plan was told
-        // and used by this stream alone; the scalars are read before the call returns (they are host scalars).
-        unsafe {
-            lt::matmul(
-                self.handle,
-                plan.product.0,
-                (&raw const one).cast(),
-                (&raw const zero).cast(),
-                // Row-major `out = lhs rhs` is column-major `out^T = rhs^T lhs^T`: the factors change places.
-                rhs as *const c_void,
-                plan.rhs.0,
-                lhs as *const c_void,
-                plan.lhs.0,
-                out as *const c_void,
-                plan.out.0,
-                out as *mut c_void,
-                plan.out.0,
-                &raw const plan.algorithm,
-                self.workspace as *mut c_void,
-                WORKSPACE,
-                self.stream.cast(),
-            )
-        }
-        .map_err(blas_error("product"))?;
+        let place = Place { handle: self.handle, stream: self.stream, workspace: self.workspace };
+        // SAFETY: handle and plan are alive and of one another, the workspace is this stream's alone; the caller vouches for the
+        // addresses.
+        unsafe { self.plans[shape].submit(place, addresses, 1.0, 0.0)? };
         self.after()
     }
 
@@ -276,101 +177,4 @@ impl Device {
 fn context_function(name: &str) -> Option<OnContext> {
     // SAFETY: both functions have this signature in cuda.h since CUDA 12.5; the library is never unloaded.
     unsafe { sys::culib().get::<OnContext>(name.as_bytes()).ok().map(|f| *f) }
-}
-
-struct Plan {
-    product: Product,
-    lhs: Described,
-    rhs: Described,
-    out: Described,
-    algorithm: blas::cublasLtMatmulAlgo_t,
-}
-
-impl Plan {
-    /// The algorithm that cuBLASLt's heuristics put first.
-    fn new(handle: blas::cublasLtHandle_t, shape: &Shape) -> Result<Self> {
-        let product = lt::create_matmul_desc(shape.element.compute(), blas::cudaDataType::CUDA_R_32F)
-            .map(Product)
-            .map_err(blas_error("describe the product"))?;
-        let (lhs, rhs, out) = (
-            Described::new(shape.element, &shape.lhs)?,
-            Described::new(shape.element, &shape.rhs)?,
-            Described::new(shape.element, &shape.out)?,
-        );
-        let preference = lt::create_matmul_pref().map(Preference).map_err(blas_error("create preference"))?;
-        use blas::cublasLtMatmulDescAttributes_t as Attribute;
-        use blas::cublasLtMatmulPreferenceAttributes_t as Wish;
-        let operations = [
-            (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &shape.rhs),
-            (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &shape.lhs),
-        ];
-        let alignments = [
-            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &shape.rhs),
-            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &shape.lhs),
-            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &shape.out),
-            (Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &shape.out),
-        ];
-        // SAFETY: descriptors are alive; every attribute is given a value of its documented type and size.
-        let found = unsafe {
-            for (attribute, matrix) in operations {
-                let operation = i32::from(matrix.layout.transposed); // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1
-                lt::set_matmul_desc_attribute(product.0, attribute, (&raw const operation).cast(), 4)
-                    .map_err(blas_error("set an operation"))?;
-            }
-            for (wish, matrix) in alignments {
-                lt::set_matmul_pref_attribute(preference.0, wish, (&raw const matrix.alignment).cast(), 4)
-                    .map_err(blas_error("set an alignment"))?;
-            }
-            let bytes = WORKSPACE;
-            let wish = Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-            lt::set_matmul_pref_attribute(preference.0, wish, (&raw const bytes).cast(), size_of::<usize>())
-                .map_err(blas_error("set the workspace"))?;
-            lt::get_matmul_algo_heuristic(handle, product.0, rhs.0, lhs.0, out.0, out.0, preference.0)
-        };
-        let algorithm = found.map_err(blas_error("choose an algorithm"))?.algo;
-        Ok(Self { product, lhs, rhs, out, algorithm })
-    }
-}
-
-struct Product(blas::cublasLtMatmulDesc_t);
-struct Described(blas::cublasLtMatrixLayout_t);
-struct Preference(blas::cublasLtMatmulPreference_t);
-
-impl Described {
-    fn new(element: Element, matrix: &Matrix) -> Result<Self> {
-        let [length, lines] = matrix.layout.columns(matrix.shape).map(|n| n as u64);
-        lt::create_matrix_layout(element.cuda(), length, lines, matrix.layout.step as i64)
-            .map(Self)
-            .map_err(blas_error("describe a matrix"))
-    }
-}
-
-// A failed destruction leaks a few bytes; there is nobody to tell.
-impl Drop for Product {
-    fn drop(&mut self) {
-        // SAFETY: made by cuBLASLt, destroyed once.
-        let _ = unsafe { lt::destroy_matmul_desc(self.0) };
-    }
-}
-
-impl Drop for Described {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { lt::destroy_matrix_layout(self.0) };
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { lt::destroy_matmul_pref(self.0) };
-    }
-}
-
-fn driver_error(action: &'static str) -> impl Fn(cudarc::driver::DriverError) -> GemmError {
-    move |source| GemmError::Driver { action, code: source.0 }
-}
-
-fn blas_error(action: &'static str) -> impl Fn(lt::CublasError) -> GemmError {
-    move |source| GemmError::Blas { action, code: source.0 }
 }

@@ -12,9 +12,11 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps};
 use burn::tensor::{DType, Shape as Dims};
 
 use super::Kernels;
-use super::cublaslt::{self, Element, Job, Matrix, Server, Shape};
-pub use super::cublaslt::{GemmError, available};
+pub use super::cublaslt::available;
+use super::cublaslt::{self, Job, Server};
 use super::layout::Layout;
+pub use super::plan::GemmError;
+use super::plan::{Batch, Element, Matrix, Shape};
 use crate::GpuInner;
 
 type Primitive = FloatTensor<GpuInner>;
@@ -47,6 +49,10 @@ impl Kernels for GpuInner {
         by_cublaslt(&lhs, &rhs).unwrap_or_else(|| Self::float_matmul(lhs, rhs))
     }
 
+    fn memory(tensor: &FloatTensor<Self>) -> Option<super::memory::Memory> {
+        super::memory::Memory::of(tensor)
+    }
+
     /// The process has to end after a failure: the result it left, and all that came of it, is not to be used.
     fn check() {
         let failed = lock(&FAILED).clone();
@@ -71,7 +77,7 @@ fn by_cublaslt(lhs: &Primitive, rhs: &Primitive) -> Option<Primitive> {
     }
     let out = GpuInner::float_empty(Dims::new([m, n]), &lhs.device, lhs.dtype.into());
     let result = matrix(&out).filter(|r| !r.layout.transposed)?;
-    let shape = Shape { element, lhs: left, rhs: right, out: result };
+    let shape = Shape { element, result: element, lhs: left, rhs: right, out: result, batch: Batch::ONE };
     let device = lhs.device.to_id();
     let binding = |handle: &Handle| handle.clone().binding();
     let job = Job {

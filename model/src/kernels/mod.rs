@@ -9,7 +9,11 @@ mod cublaslt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
-mod layout;
+pub(crate) mod layout;
+#[cfg(feature = "cuda")]
+pub mod memory;
+#[cfg(feature = "cuda")]
+pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +26,12 @@ pub trait Kernels: Backend {
     /// The product of two matrices, `[m, k]` and `[k, n]`, of one type. A transposed view is as good as a matrix.
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(lhs, rhs)
+    }
+
+    /// Where a tensor lies on a GPU, if it is one of fp32 there.
+    #[cfg(feature = "cuda")]
+    fn memory(_tensor: &FloatTensor<Self>) -> Option<memory::Memory> {
+        None
     }
 
     /// To call once results have been read and before anything is made of them.

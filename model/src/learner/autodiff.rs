@@ -6,7 +6,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData, backend::AutodiffBackend};
 
 use super::Scored;
-use super::batch::{Item, MicroBatch, plan};
+use super::batch::{Item, MAX_ROWS, MicroBatch, plan};
 use super::host::{Objective, Parts};
 use crate::host::weights::to_vec;
 use crate::kernels::Kernels;
@@ -22,7 +22,7 @@ pub fn run<AB: AutodiffBackend + Kernels>(
 ) -> (Vec<Scored>, Option<GradientsParams>) {
     let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
     let mut sum = GradientsAccumulator::new();
-    for batch in plan(items, max_items) {
+    for batch in plan(items, max_items, MAX_ROWS) {
         let objective = objective.filter(|_| batch.backward);
         let grads = micro_batch(network, items, &batch, temperature, objective, &mut scored);
         if let Some(grads) = grads {

@@ -12,8 +12,8 @@ pub struct Item<'a> {
     pub backward: bool,
 }
 
-/// Rows a micro-batch may have, about; more do not fit the caches.
-const MAX_ROWS: usize = 2048;
+/// Rows a micro-batch may have on a CPU, about; more do not fit the caches.
+pub const MAX_ROWS: usize = 2048;
 
 /// A few items that are run together: indices into the list of items.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub struct MicroBatch {
     pub rows: usize,
 }
 
-/// At most `max_items` each; items of one prompt are neighbours (a prompt is run once per micro-batch); an item belongs to
+/// At most `max_items` and (but for one item alone) `max_rows` each; items of one prompt are neighbours (a prompt is run once per micro-batch); an item belongs to
 /// exactly one. The order is a function of the items alone.
-pub fn plan(items: &[Item], max_items: usize) -> Vec<MicroBatch> {
+pub fn plan(items: &[Item], max_items: usize, max_rows: usize) -> Vec<MicroBatch> {
     let mut group_of: HashMap<&[u32], usize> = HashMap::new();
     for item in items {
         let next = group_of.len();
@@ -41,7 +41,7 @@ pub fn plan(items: &[Item], max_items: usize) -> Vec<MicroBatch> {
         let item = &items[i];
         let same_prompt = group(&i) == last_group;
         let full = |b: &MicroBatch| {
-            b.items.len() >= max_items.max(1) || b.rows + item.tokens.len() > MAX_ROWS || b.backward != item.backward
+            b.items.len() >= max_items.max(1) || b.rows + item.tokens.len() > max_rows || b.backward != item.backward
         };
         if batches.last().is_none_or(full) {
             batches.push(MicroBatch { items: Vec::new(), backward: item.backward, rows: 0 });
@@ -80,7 +80,7 @@ mod tests {
         let items: Vec<Item> = (0..7)
             .map(|i| Item { prompt: if i % 2 == 0 { &a } else { &b }, tokens: &long[..1 + i % 5], backward: i != 3 })
             .collect();
-        let batches = plan(&items, 3);
+        let batches = plan(&items, 3, MAX_ROWS);
         let mut seen: Vec<usize> = batches.iter().flat_map(|b| b.items.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..7).collect::<Vec<_>>());

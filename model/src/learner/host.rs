@@ -1,7 +1,7 @@
 //! Log-probs and gradients on the CPU executor: micro-batches on several threads, each with its own gradients.
 
 use super::Scored;
-use super::batch::{Item, MicroBatch, plan, spread};
+use super::batch::{Item, MAX_ROWS, MicroBatch, plan, spread};
 use crate::host::backward::{BackwardScratch, backward, head_backward};
 use crate::host::forward::{Rows, Tape, forward, logits};
 use crate::host::kernels::{ret_type, vectorised};
@@ -27,11 +27,11 @@ pub struct Worker {
 const HEAD_ROWS: usize = 256;
 
 /// Where an answer token's log-prob comes from.
-struct Target {
-    row: usize,
-    item: usize,
-    token: usize,
-    id: u32,
+pub struct Target {
+    pub row: usize,
+    pub item: usize,
+    pub token: usize,
+    pub id: u32,
 }
 
 /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
@@ -43,7 +43,7 @@ pub fn run(
     objective: Option<Objective>,
     workers: &mut [Worker],
 ) -> (Vec<Scored>, Option<HostWeights>) {
-    let batches = plan(items, max_items);
+    let batches = plan(items, max_items, MAX_ROWS);
     let shares = spread(&batches, workers.len());
     let work = |worker: &mut Worker, share: &[usize]| {
         if objective.is_some() {
@@ -148,7 +148,7 @@ impl Worker {
 }
 
 /// The rows of a micro-batch: each prompt once, then its answers without their last token (nothing is predicted from it).
-fn lay_out(items: &[Item], batch: &MicroBatch) -> (Rows, Vec<Target>) {
+pub fn lay_out(items: &[Item], batch: &MicroBatch) -> (Rows, Vec<Target>) {
     let mut rows = Rows::default();
     let mut targets = Vec::new();
     let mut prompt: Option<(&[u32], std::ops::Range<usize>)> = None;

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 
-use super::Learner;
+use super::{Learner, LearnerError};
 use crate::error::ModelError;
 use crate::host::HostWeights;
 use crate::kernels::Kernels;
@@ -59,16 +59,16 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     /// From the network's gradients to those of what is trained, and their global norm: clipping and guard see no others.
-    pub(super) fn of_trained(&self, grads: GradientsParams) -> (GradientsParams, f64) {
+    pub(super) fn of_trained(&mut self, grads: GradientsParams) -> Result<(GradientsParams, f64), LearnerError> {
         match &self.lora {
             None => {
-                let norm = global_norm(&self.network, &grads);
-                (grads, norm)
+                let norm = self.norm(&grads)?;
+                Ok((grads, norm))
             }
             Some(lora) => {
                 let grads = lora.project(grads);
                 let norm = global_norm(lora.adapters(), &grads);
-                (grads, norm)
+                Ok((grads, norm))
             }
         }
     }

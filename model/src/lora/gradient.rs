@@ -4,19 +4,21 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::kernels::{Kernels, linear};
+
 /// From the gradient of the merged matrix, which the executors compute.
 ///
 /// # Shapes
 /// - d_weight: `[in, out]`; a: `[rank, in]`; b: `[out, rank]`
 /// - returns the gradients of a and b
-pub fn project<B: Backend>(
+pub fn project<B: Kernels>(
     d_weight: Tensor<B, 2>,
     a: Tensor<B, 2>,
     b: Tensor<B, 2>,
     scale: f32,
 ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let d_a = d_weight.clone().matmul(b).transpose().mul_scalar(scale);
-    let d_b = a.matmul(d_weight).transpose().mul_scalar(scale);
+    let d_a = linear(d_weight.clone(), b).transpose().mul_scalar(scale);
+    let d_b = linear(a, d_weight).transpose().mul_scalar(scale);
     (d_a, d_b)
 }
 

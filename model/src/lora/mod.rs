@@ -18,6 +18,7 @@ use rollout::id::Digest as HexDigest;
 pub use adapters::{Adapter, Adapters};
 pub use config::{LoraConfig, LoraError, Sizes, Target};
 
+use crate::kernels::{Kernels, linear};
 use crate::learner::weights_digest;
 use crate::network::Transformer;
 use adapters::{Fused, LayerAdapters};
@@ -64,7 +65,9 @@ impl<AB: AutodiffBackend> Lora<AB> {
     pub fn adapters(&self) -> &Adapters<AB> {
         &self.adapters
     }
+}
 
+impl<AB: AutodiffBackend + Kernels> Lora<AB> {
     /// The base with every adapter added. Parameters keep their ids; those without an adapter share the base's memory.
     pub fn merged(&self) -> Transformer<AB> {
         let mut network = self.base.clone();
@@ -95,7 +98,7 @@ impl<AB: AutodiffBackend> Lora<AB> {
             let Some((a, b)) = adapters.get(target).map(Adapter::inner) else { continue };
             let place = [0..input, columns];
             let before = base.clone().slice(place.clone());
-            let delta = a.transpose().matmul(b.transpose()).mul_scalar(self.config.scale());
+            let delta = product::<AB>(a.transpose(), b.transpose()).mul_scalar(self.config.scale());
             // Where nothing is added the bits stay: -0 + 0 would be 0.
             let after = (before.clone() + delta.clone()).mask_where(delta.equal_elem(0.0), before);
             weight = weight.slice_assign(place, after);
@@ -114,9 +117,10 @@ impl<AB: AutodiffBackend> Lora<AB> {
                     let Some(adapter) = adapters.get(target) else { continue };
                     let (a, b) = adapter.inner();
                     let d_weight = whole.clone().narrow(1, columns.start, columns.len());
+                    let [d_weight, a, b] = [d_weight, a, b].map(Tensor::<AB, 2>::from_inner);
                     let (d_a, d_b) = gradient::project(d_weight, a, b, scale);
-                    projected.register(adapter.lora_a.id, d_a);
-                    projected.register(adapter.lora_b.id, d_b);
+                    projected.register(adapter.lora_a.id, d_a.inner());
+                    projected.register(adapter.lora_b.id, d_b.inner());
                 }
             }
         }
@@ -127,6 +131,14 @@ impl<AB: AutodiffBackend> Lora<AB> {
     pub fn num_parameters(&self) -> usize {
         self.adapters.num_params()
     }
+}
+
+/// By the backend's own product, which is the autodiff backend's to know; nothing here is tracked.
+fn product<AB: AutodiffBackend + Kernels>(
+    lhs: Tensor<AB::InnerBackend, 2>,
+    rhs: Tensor<AB::InnerBackend, 2>,
+) -> Tensor<AB::InnerBackend, 2> {
+    linear(Tensor::<AB, 2>::from_inner(lhs), Tensor::from_inner(rhs)).inner()
 }
 
 impl<AB: AutodiffBackend> Adapter<AB> {

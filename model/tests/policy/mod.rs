@@ -24,7 +24,12 @@ pub const FAMILIES: [Family; 3] = [Family::Llama, Family::Qwen2, Family::Qwen3];
 
 /// Weights, norms and biases all random, so that no term is 0 or 1 by accident.
 pub fn network(family: Family, seed: u64) -> Transformer<Cpu> {
-    let network: Transformer<Cpu> = config(family).init(seed, &Default::default());
+    shaken(&config(family), seed)
+}
+
+/// The same weights on every backend.
+pub fn shaken<B: Backend>(config: &ModelConfig, seed: u64) -> Transformer<B> {
+    let network: Transformer<B> = config.init(seed, &Default::default());
     network.map(&mut Shake(ChaCha8Rng::seed_from_u64(seed)))
 }
 
@@ -37,7 +42,7 @@ impl<B: Backend> ModuleMapper<B> for Shake {
         let (center, width) = if D == 1 { (0.7, 0.5) } else { (0.0, 0.6) };
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|_| center + width * (self.0.random::<f32>() - 0.5)).collect();
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &tensor.device()).require_grad();
+        let tensor = Tensor::<B, D>::from_data(TensorData::new(values, shape), &tensor.device()).require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }
 }

@@ -1,0 +1,160 @@
+//! `troupe bench learner`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use burn::tensor::backend::AutodiffBackend;
+use model::kernels::Kernels;
+use model::learner::{Execution, Learner};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use super::args::{DeviceArg, DtypeArg, LearnerBenchArgs};
+use super::{Answer, Done, Failure, interrupt, output, runtime};
+use crate::bench::learner::{self, Bench, LearnerBench, LearnerFigures, PeerFigures};
+use crate::errors::UserError;
+
+pub fn learner(args: LearnerBenchArgs) -> Done {
+    let found = match args.device {
+        DeviceArg::Cpu => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            measure::<model::Cpu>(&args, |l| l.with_execution(Execution::Host, threads), |_| (), || None)?
+        }
+        #[cfg(feature = "cuda")]
+        DeviceArg::Cuda => on_gpu(&args)?,
+        #[cfg(not(feature = "cuda"))]
+        DeviceArg::Cuda => {
+            return Err(Failure::User(
+                UserError::new("this build has no CUDA")
+                    .at("--device cuda")
+                    .expected("a build with the feature `cuda`, or --device cpu")
+                    .hint("build with `cargo build --release --features cuda`"),
+            ));
+        }
+    };
+    let mut all = Vec::new();
+    for ours in found {
+        let peer = peer(&args, &ours)?;
+        output::say(line(&ours, peer.as_ref()));
+        let ratio = peer.as_ref().map(|p| ours.tokens_per_s / p.tokens_per_s);
+        all.push(json!({ "ours": ours, "peer": peer, "ratio": ratio }));
+    }
+    if args.json {
+        output::pretty_json(&Value::from(all))?;
+    }
+    Ok(Answer::Yes)
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
+    use model::device::Runtime;
+    use model::learner::{GpuCompute, GpuType};
+    let element = match args.dtype {
+        DtypeArg::Bf16 => GpuType::Bf16,
+        DtypeArg::Fp32 => GpuType::Fp32,
+    };
+    let compute = GpuCompute { element, recompute: args.recompute, ..GpuCompute::default() };
+    let taken = || {
+        let (free, total) = Runtime::new(0).and_then(|r| r.memory()).ok()?;
+        Some((total - free) as f64 / (1u64 << 30) as f64)
+    };
+    let prepare = |l: Learner<model::Gpu>| l.with_execution(Execution::Device, 1).with_gpu(compute);
+    let after = |l: &Learner<model::Gpu>| {
+        if let Some(Ok(compiled)) = l.gpu_found() {
+            output::say(if compiled { "kernels were compiled" } else { "compiled kernels were on the disk" });
+        }
+    };
+    measure::<model::Gpu>(args, prepare, after, taken)
+}
+
+fn measure<AB: AutodiffBackend + Kernels>(
+    args: &LearnerBenchArgs,
+    prepare: impl FnOnce(Learner<AB>) -> Learner<AB>,
+    after: impl Fn(&Learner<AB>),
+    device_gib: impl Fn() -> Option<f64>,
+) -> Result<Vec<LearnerFigures>, Failure> {
+    let unknown = || Failure::Broken(format!("no shape is called {}", args.shape));
+    let config = learner::config(&args.shape, args.layers).ok_or_else(unknown)?;
+    output::say(format!("{}: {} parameters", args.shape, config.num_parameters()));
+    let mut bench = Bench::<AB>::new(&args.shape, config, &AB::Device::default(), prepare);
+    let mut found = Vec::new();
+    for layout in &args.layout {
+        let wanted = LearnerBench {
+            shape: args.shape.clone(),
+            layers: args.layers,
+            layout: layout.clone(),
+            steps: args.steps,
+            micro_batch: args.micro_batch,
+            peak_tflops: (args.device == DeviceArg::Cuda).then_some(args.peak_tflops),
+        };
+        let figures = bench.run(&wanted, &device_gib).map_err(|e| Failure::Broken(e.to_string()))?;
+        let figures = figures.ok_or_else(|| Failure::Broken(format!("no layout is called {layout}")))?;
+        output::say(line(&figures, None));
+        found.push(figures);
+    }
+    after(bench.learner());
+    Ok(found)
+}
+
+/// The same in PyTorch, where a Python was given; a process a layout.
+fn peer(args: &LearnerBenchArgs, ours: &LearnerFigures) -> Result<Option<PeerFigures>, Failure> {
+    let (Some(python), Some(lengths)) = (&args.peer_python, learner::lengths(&ours.layout)) else { return Ok(None) };
+    let Some(config) = learner::config(&args.shape, args.layers) else { return Ok(None) };
+    let wanted = json!({
+        "config": config,
+        "lengths": lengths,
+        "steps": args.steps,
+        "micro_batch": args.peer_micro_batch,
+        "device": if args.device == DeviceArg::Cuda { "cuda" } else { "cpu" },
+        "dtype": if args.dtype == DtypeArg::Bf16 && args.device == DeviceArg::Cuda { "bfloat16" } else { "float32" },
+    });
+    let mut command = tokio::process::Command::new(python);
+    command.arg(&args.peer_script).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let work = async {
+        let mut child = command.spawn().map_err(|e| UserError::io("start the peer", python, &e))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let sent = stdin.write_all(wanted.to_string().as_bytes()).await;
+            sent.map_err(|e| UserError::io("tell the peer what to do", python, &e))?;
+        }
+        let out = child.wait_with_output().await.map_err(|e| UserError::io("wait for the peer", python, &e))?;
+        if !out.status.success() {
+            return Err(Failure::Broken(format!("the peer ended with {}; what it said is above", out.status)));
+        }
+        let text = String::from_utf8_lossy(&out.stdout);
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last)
+            .map_err(|e| Failure::Broken(format!("the peer's last line is no answer: {e}: {last}")))
+    };
+    let deadline = Duration::from_secs(args.deadline_s);
+    runtime()?.block_on(async {
+        tokio::select! {
+            done = tokio::time::timeout(deadline, work) => match done {
+                Ok(figures) => figures.map(Some),
+                Err(_) => Err(Failure::Broken(format!("the peer did not end in {} s (--deadline-s)", args.deadline_s))),
+            },
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+fn line(f: &LearnerFigures, peer: Option<&PeerFigures>) -> String {
+    let memory = f.device_gib.map_or(String::new(), |gib| format!(", {gib:.1} GiB of the device"));
+    let share = f.utilisation.map_or(String::new(), |u| format!(" ({:.1} % of the peak)", 100.0 * u));
+    let mut text = format!(
+        "{} {}: {:.0} tokens/s, {:.1} ms a step, {:.1} TFLOP/s{share}{memory}; first step {:.2} s, done {:.2} s after the process \
+         began",
+        f.shape, f.layout, f.tokens_per_s, f.median_ms, f.tflops, f.warm_up_s, f.first_step_s
+    );
+    if let Some(p) = peer {
+        text += &format!(
+            "\n{}: {:.0} tokens/s, {:.1} ms a step, {:.1} GiB reserved, done with the first step after {:.2} s; ratio {:.2}",
+            p.name,
+            p.tokens_per_s,
+            p.median_ms,
+            p.device_gib,
+            p.first_step_s,
+            f.tokens_per_s / p.tokens_per_s
+        );
+    }
+    text
+}

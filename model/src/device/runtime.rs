@@ -1,0 +1,210 @@
+//! One stream of one GPU with its memory and what cuBLASLt needs on it.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result as lt, sys as blas};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, result as raw, sys};
+
+use super::{DeviceError, Result, driver};
+use crate::kernels::plan::{GemmError, Place, WORKSPACE, blas_error};
+
+/// A range of device memory, not owned: a piece of a [`Buffer`], or of a tensor of burn's.
+///
+/// It is an address; whoever makes one sees to it that the memory outlives the work that is submitted with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub address: u64,
+    pub bytes: usize,
+}
+
+impl Span {
+    /// Nothing: a null pointer for a kernel.
+    pub const NONE: Self = Self { address: 0, bytes: 0 };
+
+    /// `bytes` from `offset` on.
+    ///
+    /// # Panics
+    /// Where that is not inside.
+    pub fn part(self, offset: usize, bytes: usize) -> Self {
+        assert!(offset + bytes <= self.bytes, "{bytes} bytes at {offset} of {}", self.bytes);
+        Self { address: self.address + offset as u64, bytes }
+    }
+}
+
+/// Device memory that grows and is kept for the next use. Its content is what the last use left.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    slice: Option<CudaSlice<u8>>,
+}
+
+impl Buffer {
+    /// The first `bytes`; the memory is taken anew where it is too small (what was in it is lost).
+    pub fn span(&mut self, runtime: &Runtime, what: &'static str, bytes: usize) -> Result<Span> {
+        if self.slice.as_ref().is_none_or(|s| s.len() < bytes) {
+            self.slice = None;
+            self.slice = Some(runtime.alloc(what, bytes)?);
+        }
+        let slice = self.slice.as_ref().map_or(Span::NONE, |s| runtime.whole(s));
+        Ok(slice.part(0, bytes))
+    }
+
+    /// Bytes held.
+    pub fn held(&self) -> usize {
+        self.slice.as_ref().map_or(0, CudaSlice::len)
+    }
+}
+
+/// A stream of one GPU. Several may be made for one device; each has its own order and its own workspace.
+pub struct Runtime {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    handle: blas::cublasLtHandle_t,
+    workspace: CudaSlice<u8>,
+    capability: (i32, i32),
+    pub(super) plans: super::gemm::Plans,
+}
+
+// SAFETY: a cuBLASLt handle may be used from any thread (by NVIDIA's documentation even at once); the context is made current by
+// every call of cudarc and by `place`.
+unsafe impl Send for Runtime {}
+// SAFETY: as above; plans lie behind a lock.
+unsafe impl Sync for Runtime {}
+
+impl Runtime {
+    /// On GPU `ordinal`, in its primary context. Opens the driver and cuBLASLt at run time; an error says what is missing.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        crate::kernels::cuda::available()?;
+        let context = CudaContext::new(ordinal).map_err(driver("open the GPU"))?;
+        let stream = context.new_stream().map_err(driver("create a stream"))?;
+        // SAFETY: events of cudarc's slices order several streams; a runtime uses its slices on its own stream alone.
+        unsafe { context.disable_event_tracking() };
+        let handle = lt::create_handle().map_err(blas_error("create a handle"))?;
+        let capability = context.compute_capability().map_err(driver("ask what the GPU can do"))?;
+        // SAFETY: the workspace is written by cuBLASLt before it is read.
+        let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) }.map_err(driver("allocate the workspace"))?;
+        Ok(Self { context, stream, handle, workspace, capability, plans: Default::default() })
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// `(9, 0)` for Hopper.
+    pub fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    /// Streaming multiprocessors.
+    pub fn processors(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        self.context.attribute(attribute).map(|n| n.max(1) as usize).map_err(driver("count the processors"))
+    }
+
+    /// Bytes free and in all, as the driver counts them (memory that burn's pool holds is not free).
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(driver("ask for the memory"))
+    }
+
+    /// `bytes` of memory (at least one), not set to anything.
+    pub fn alloc(&self, what: &'static str, bytes: usize) -> Result<CudaSlice<u8>> {
+        // SAFETY: any bit pattern is a byte; kernels write before they read.
+        unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|source| match source.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                DeviceError::Memory { what, needed: bytes, free: self.memory().map_or(0, |m| m.0) }
+            }
+            code => DeviceError::Driver { action: "allocate memory", code },
+        })
+    }
+
+    /// All of a slice that this runtime allocated.
+    pub fn whole<T>(&self, slice: &CudaSlice<T>) -> Span {
+        use cudarc::driver::DevicePtr;
+        let (address, _no_event) = slice.device_ptr(&self.stream);
+        Span { address, bytes: slice.num_bytes() }
+    }
+
+    /// Sets every byte to 0.
+    pub fn zero(&self, span: Span) -> Result<()> {
+        if span.bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        // SAFETY: whoever made the span vouches for the memory.
+        unsafe { raw::memset_d8_async(span.address, 0, span.bytes, self.stream.cu_stream()) }
+            .map_err(driver("set memory to zero"))
+    }
+
+    /// Copies host memory to the start of `to`. The host's side has been read when this returns.
+    pub fn upload<T: DeviceRepr>(&self, from: &[T], to: Span) -> Result<()> {
+        let expected = size_of_val(from);
+        if to.bytes < expected {
+            return Err(DeviceError::Extent { what: "the destination of a copy", found: to.bytes, expected });
+        }
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        // SAFETY: `to` is large enough (checked); pageable host memory is staged before the call returns.
+        unsafe { raw::memcpy_htod_async(to.address, from, self.stream.cu_stream()) }.map_err(driver("copy to the GPU"))
+    }
+
+    /// Waits for all that was submitted, then copies the first `len` elements of `from` to the host.
+    pub fn download<T: DeviceRepr + Default + Clone>(&self, from: Span, len: usize) -> Result<Vec<T>> {
+        let mut out = vec![T::default(); len];
+        let expected = size_of_val(&out[..]);
+        if from.bytes < expected {
+            return Err(DeviceError::Extent { what: "the source of a copy", found: from.bytes, expected });
+        }
+        if len > 0 {
+            self.context.bind_to_thread().map_err(driver("bind the context"))?;
+            // SAFETY: `from` is large enough (checked); the copy has ended before `out` is looked at.
+            unsafe { raw::memcpy_dtoh_async(&mut out, from.address, self.stream.cu_stream()) }
+                .map_err(driver("copy from the GPU"))?;
+        }
+        self.synchronize()?;
+        Ok(out)
+    }
+
+    /// Waits until all that was submitted is done. An error of any of it shows here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(driver("wait for the GPU"))
+    }
+
+    /// Where products go, with the context made current.
+    pub(super) fn place(&self) -> Result<Place> {
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        let workspace = self.whole(&self.workspace).address;
+        Ok(Place { handle: self.handle, stream: self.stream.cu_stream(), workspace })
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // What is running still uses the workspace and the handle. A failure has nobody to tell.
+        let _ = self.stream.synchronize();
+        // SAFETY: made by this runtime, destroyed once, nothing uses it any more.
+        let _ = unsafe { lt::destroy_handle(self.handle) };
+    }
+}
+
+impl From<cudarc::driver::DriverError> for DeviceError {
+    fn from(source: cudarc::driver::DriverError) -> Self {
+        Self::Driver { action: "a call", code: source.0 }
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("gpu", &self.context.ordinal()).field("capability", &self.capability).finish()
+    }
+}
+
+/// The error of a machine without a GPU, a driver or cuBLASLt; none where [`Runtime::new`] has a chance.
+pub fn missing() -> Option<GemmError> {
+    crate::kernels::cuda::available().err()
+}

@@ -1,0 +1,294 @@
+//! Log-probs, gradients and updates on the GPU executor: burn's tensors in, burn's tensors out, nothing copied to the host but a
+//! few numbers a token.
+//!
+//! The executor has a stream of its own. Every door here waits for burn before it starts and for its own stream before it
+//! returns; two waits a step cost nothing.
+
+mod moving;
+mod parameters;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, backend::AutodiffBackend};
+
+use super::batch::{self, Item};
+use super::host::{Objective, lay_out};
+use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
+use crate::device::update::{Moved, Rule};
+use crate::device::weights::WeightsAt;
+use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
+use crate::host::Dims;
+use crate::kernels::Kernels;
+use crate::kernels::memory::{Memory, addresses};
+use crate::network::Transformer;
+use crate::optim::{OptimConfig, Optimizer};
+use crate::packing::Packed;
+use moving::Moving;
+use parameters::{Shape, lay_dense, memories, shapes, tree};
+
+/// Rows of a pass are filled up to a multiple of this.
+const FILL: usize = 64;
+/// Rows of a pass, at most; about what keeps a GPU busy.
+const MAX_ROWS: usize = 8192;
+/// Share of the free memory that is planned with; the rest is for logits and for what burn's pool leaves unused.
+const SHARE: f64 = 0.8;
+/// What an update takes besides the parameters: gradients, two moments, bf16 copies.
+const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
+
+/// Where a learner's executor is, made when it is first needed.
+#[derive(Default)]
+pub struct Slot {
+    options: Options,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Untried,
+    Ready(Box<OnDevice>),
+    /// Why there is none.
+    Missing(String),
+}
+
+impl Slot {
+    pub fn new(compute: GpuCompute) -> Self {
+        let element = match compute.element {
+            GpuType::Bf16 => Element::Bf16,
+            GpuType::Fp32 => F32,
+        };
+        let GpuCompute { recompute, plain_attention, .. } = compute;
+        Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
+    }
+
+    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
+    /// asked for by name and cannot be had.
+    pub fn get<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        execution: Execution,
+        network: &mut Transformer<AB>,
+    ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
+        if !matches!(execution, Execution::Auto | Execution::Device) {
+            return Ok(None);
+        }
+        lay_dense(network);
+        if matches!(self.state, State::Untried) {
+            self.state = match OnDevice::new(network, self.options) {
+                Ok(ready) => State::Ready(Box::new(ready)),
+                Err(error) => State::Missing(error.to_string()),
+            };
+        }
+        match (&mut self.state, execution) {
+            (State::Ready(ready), _) => Ok(Some(ready)),
+            (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+            _ => Ok(None),
+        }
+    }
+
+    /// What became of it: none before the first use; `Err` says why burn's autodiff computes in its place.
+    pub fn found(&self) -> Option<std::result::Result<&OnDevice, &str>> {
+        match &self.state {
+            State::Untried => None,
+            State::Ready(ready) => Some(Ok(ready)),
+            State::Missing(what) => Some(Err(what)),
+        }
+    }
+}
+
+impl From<DeviceError> for LearnerError {
+    fn from(source: DeviceError) -> Self {
+        Self::Device { what: source.to_string() }
+    }
+}
+
+/// The executor of one learner, with the limits of its GPU.
+pub struct OnDevice {
+    executor: Executor,
+    max_rows: usize,
+}
+
+impl OnDevice {
+    /// For a network that lies on a GPU. An error says why there can be none.
+    pub fn new<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>, options: Options) -> Result<Self> {
+        let dims = Dims::of(network);
+        let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
+        let home = memory(network.embed.val())?.ordinal();
+        let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
+        let taken = memories(network)?.iter().map(Memory::elements).sum::<usize>() * BYTES_A_PARAMETER;
+        let free = executor.runtime().memory()?.0 as f64 * SHARE - taken as f64;
+        let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
+        // Negative numbers become 0.
+        let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
+        Ok(Self { executor, max_rows })
+    }
+
+    /// Whether kernels had to be compiled.
+    pub fn compiled(&self) -> bool {
+        self.executor.compiled()
+    }
+
+    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
+    pub fn run<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        network: &Transformer<AB>,
+        items: &[Item],
+        max_items: usize,
+        temperature: f32,
+        objective: Option<Objective>,
+    ) -> Result<(Vec<Scored>, GradientsParams)> {
+        let device = network.embed.val().device();
+        let mut params = GradientsParams::new();
+        let mut grads: Vec<Memory> = Vec::new();
+        if objective.is_some() {
+            for (id, shape) in shapes(network) {
+                // Written before they are read: `clear` and the first `backward`.
+                match shape {
+                    Shape::Matrix(dims) => {
+                        let flat = Tensor::<AB::InnerBackend, 1>::empty([dims[0] * dims[1]], &device);
+                        let tensor = flat.reshape(dims);
+                        grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
+                        params.register(id, tensor);
+                    }
+                    Shape::Vector(width) => {
+                        let tensor = Tensor::<AB::InnerBackend, 1>::empty([width], &device);
+                        grads.push(memory::<AB, 1>(Tensor::from_inner(tensor.clone()))?);
+                        params.register(id, tensor);
+                    }
+                }
+            }
+        }
+        let masters = memories(network)?;
+        let both: Vec<Memory> = masters.iter().chain(&grads).cloned().collect();
+        let spans = spans(&both)?;
+        wait_for_burn::<AB>(&device)?;
+        let masters_at = tree(network, &spans[..masters.len()]);
+        let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
+        let prepared = self.executor.prepare(&masters_at);
+        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, objective, grads_at.as_ref()));
+        // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
+        self.executor.runtime().synchronize()?;
+        Ok((scored?, params))
+    }
+
+    fn passes(
+        &mut self,
+        items: &[Item],
+        max_items: usize,
+        temperature: f32,
+        objective: Option<Objective>,
+        grads: Option<&WeightsAt>,
+    ) -> Result<Vec<Scored>> {
+        if let Some(grads) = grads {
+            self.executor.clear(grads, false)?;
+        }
+        let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
+        let mut begun = false;
+        for batch in batch::plan(items, max_items, self.max_rows) {
+            let objective = objective.filter(|_| batch.backward);
+            let grads = grads.filter(|_| batch.backward);
+            let (rows, targets) = lay_out(items, &batch);
+            let packed = Packed::new(&rows, FILL);
+            self.executor.forward(&packed, grads.is_some())?;
+            let list: Vec<Target> = targets.iter().map(|t| Target { row: t.row, id: t.id }).collect();
+            let d_hidden = self.executor.score(&list, temperature, grads, &mut |first, scores| {
+                let slope = |(target, score): (&super::host::Target, &crate::device::Score)| {
+                    let parts = Parts { logprob: score.logprob, entropy: score.entropy, inv_sum: 1.0, top: score.top };
+                    scored[target.item].set(target.token, &parts);
+                    objective.map_or(0.0, |f| f(target.item, target.token, score.logprob).d_logprob as f32)
+                };
+                targets[first..].iter().zip(scores).map(slope).collect()
+            })?;
+            if let (Some(d_hidden), Some(grads)) = (d_hidden, grads) {
+                self.executor.backward(&packed, d_hidden, grads, begun)?;
+                begun = true;
+            }
+        }
+        if let (Some(grads), false) = (grads, begun) {
+            self.executor.clear(grads, true)?;
+        }
+        Ok(scored)
+    }
+
+    /// The Euclidean norm of all gradients together; NaN or infinite where any of them is.
+    pub fn norm<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        network: &Transformer<AB>,
+        grads: &GradientsParams,
+    ) -> Result<f64> {
+        let mut visit = Gradients { grads, found: Ok(Vec::new()) };
+        network.visit(&mut visit);
+        let spans = spans(&visit.found?)?;
+        wait_for_burn::<AB>(&network.embed.val().device())?;
+        let (rt, updates) = self.executor.updates();
+        Ok(updates.squares(rt, &spans)?.sqrt())
+    }
+
+    /// One update of AdamW over all parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
+    pub fn update<AB: AutodiffBackend + Kernels>(
+        &mut self,
+        optimizer: &mut Optimizer<AB>,
+        config: &OptimConfig,
+        lr: f64,
+        network: Transformer<AB>,
+        grads: GradientsParams,
+        scale: f32,
+    ) -> Result<Transformer<AB>> {
+        let device = network.embed.val().device();
+        let mut moving = Moving { optimizer, grads, list: Vec::new(), held: Vec::new(), failed: None };
+        let network = network.map(&mut moving);
+        let Moving { list, held, failed, .. } = moving;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let spans = spans(&held)?;
+        wait_for_burn::<AB>(&device)?;
+        let (rt, updates) = self.executor.updates();
+        let mut times: Vec<i32> = list.iter().map(|e| e.time).collect();
+        times.sort_unstable();
+        times.dedup();
+        // One launch, but for parameters that were updated a different number of times.
+        let done: Result<()> = times.into_iter().try_for_each(|time| {
+            let chosen = list.iter().filter(|e| e.time == time);
+            let moved: Vec<Moved> = chosen.map(|e| e.moved(&spans)).collect();
+            let OptimConfig { beta1, beta2, eps, weight_decay, .. } = *config;
+            updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })
+        });
+        // As in `run`; `held` keeps what was replaced until then.
+        rt.synchronize()?;
+        drop(held);
+        done.map(|()| network)
+    }
+}
+
+struct Gradients<'a> {
+    grads: &'a GradientsParams,
+    found: Result<Vec<Memory>>,
+}
+
+impl<AB: AutodiffBackend + Kernels> ModuleVisitor<AB> for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+        let (Ok(list), Some(grad)) = (&mut self.found, self.grads.get::<AB::InnerBackend, D>(param.id)) else { return };
+        match memory::<AB, D>(Tensor::from_inner(grad)) {
+            Ok(found) => list.push(found),
+            Err(error) => self.found = Err(error),
+        }
+    }
+}
+
+fn not_dense() -> DeviceError {
+    DeviceError::Unsupported { what: "a tensor is not dense fp32 on a GPU".to_string() }
+}
+
+fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) -> Result<Memory> {
+    AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
+}
+
+fn spans(list: &[Memory]) -> Result<Vec<Span>> {
+    let found = addresses(list)?;
+    Ok(found.into_iter().map(|(address, bytes)| Span { address, bytes }).collect())
+}
+
+fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {
+    AB::check();
+    AB::sync(device).map_err(|source| DeviceError::Unsupported { what: format!("burn failed before: {source:?}") })
+}

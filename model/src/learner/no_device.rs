@@ -1,0 +1,78 @@
+//! What `device` is in a build without CUDA: there is no GPU executor to be had.
+
+use burn::optim::GradientsParams;
+use burn::tensor::backend::AutodiffBackend;
+
+use super::batch::Item;
+use super::host::Objective;
+use super::{Execution, GpuCompute, LearnerError, Scored};
+use crate::network::Transformer;
+use crate::optim::{OptimConfig, Optimizer};
+
+/// Nothing: no value of it exists.
+pub enum OnDevice {}
+
+/// Where a GPU executor would be.
+#[derive(Default)]
+pub struct Slot;
+
+type Result<T> = std::result::Result<T, LearnerError>;
+
+impl Slot {
+    /// There is nothing to compute with.
+    pub fn new(_compute: GpuCompute) -> Self {
+        Self
+    }
+
+    /// Nothing was looked for.
+    pub fn found(&self) -> Option<std::result::Result<&OnDevice, &str>> {
+        None
+    }
+
+    /// An error where the executor was asked for by name.
+    pub fn get<AB: AutodiffBackend>(
+        &mut self,
+        execution: Execution,
+        _network: &mut Transformer<AB>,
+    ) -> Result<Option<&mut OnDevice>> {
+        match execution {
+            Execution::Device => {
+                Err(LearnerError::Device { what: "this build has no CUDA (feature `cuda`)".to_string() })
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl OnDevice {
+    pub fn compiled(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn run<AB: AutodiffBackend>(
+        &mut self,
+        _network: &Transformer<AB>,
+        _items: &[Item],
+        _max_items: usize,
+        _temperature: f32,
+        _objective: Option<Objective>,
+    ) -> Result<(Vec<Scored>, GradientsParams)> {
+        match *self {}
+    }
+
+    pub fn norm<AB: AutodiffBackend>(&mut self, _network: &Transformer<AB>, _grads: &GradientsParams) -> Result<f64> {
+        match *self {}
+    }
+
+    pub fn update<AB: AutodiffBackend>(
+        &mut self,
+        _optimizer: &mut Optimizer<AB>,
+        _config: &OptimConfig,
+        _lr: f64,
+        _network: Transformer<AB>,
+        _grads: GradientsParams,
+        _scale: f32,
+    ) -> Result<Transformer<AB>> {
+        match *self {}
+    }
+}
