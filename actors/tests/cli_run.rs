@@ -10,6 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use cli_common::{GOOD, Got, PARTS, Place, Running, TASK, answer, got};
+use model::learner::{Learner, SftSample};
+use model::lora::{LoraConfig, Target};
+use model::optim::OptimConfig;
 use serde_json::Value;
 
 /// For a run of seconds that is interrupted on a busy machine.
@@ -111,10 +114,18 @@ fn a_run_with_adapters_leaves_the_merged_policy_and_the_adapter() {
     assert!(run.succeeds().out.contains("/runs/001/policy/adapter (for PEFT"), "{}", run.out);
     let run_dir = place.path().join("runs/001");
     let load = |part: &str| model::load_weights::<model::Cpu>(&run_dir.join(part), &Default::default()).unwrap().1;
-    let digest = |learner: &model::learner::Learner<model::Cpu>| learner.publish().manifest.digest;
-    let new = |part: &str| model::learner::Learner::new(load(part), model::optim::OptimConfig::default());
+    let digest = |learner: &Learner<model::Cpu>| learner.publish().manifest.digest;
+    let new = |part: &str| Learner::new(load(part), OptimConfig::default());
+    // So small a policy fails everywhere, and nothing moves: its newest checkpoint is moved by hand.
+    let settings = LoraConfig { rank: 4, alpha: 8.0, targets: Target::ALL.to_vec(), rslora: false };
+    let mut moved = new("warm-start").with_lora(&settings, 1).unwrap();
+    let checkpoint = run_dir.join("checkpoints/v000002");
+    assert_eq!(moved.load_checkpoint(&checkpoint).unwrap().counters.version.0, 2);
+    moved.sft_step(&[SftSample { prompt: vec![5, 6, 7], tokens: vec![8, 9] }], 1).unwrap();
+    moved.save_checkpoint(&checkpoint).unwrap();
+    place.troupe(&["resume", "runs/001"]).succeeds();
     let (base, policy) = (new("warm-start"), new("policy"));
-    assert_ne!(digest(&base), digest(&policy), "nothing was learned");
+    assert_ne!(digest(&base), digest(&policy), "the base is the policy");
     let adapted = base.with_adapter(&run_dir.join("policy/adapter")).unwrap();
     assert_eq!(digest(&adapted), digest(&policy));
     let config: Value = serde_json::from_str(&read("runs/001/policy/adapter/adapter_config.json")).unwrap();
