@@ -258,7 +258,6 @@ fn a_silent_server_is_given_up_within_its_deadline() {
     }
 }
 
-/// Planted: an attempt goes on with the tokens of the one before. Seen: left [40, 41, 40, 41, 42, 0].
 #[test]
 fn a_server_that_dies_in_the_middle_is_asked_again_from_the_start() {
     for form in Form::ALL {

@@ -339,7 +339,6 @@ fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
     assert_eq!(lease(&on(&[]).unwrap()), lease(&Config::builtin().unwrap()) + 180_000);
 }
 
-/// Planted: no rule about `reload`. Seen: a run that trains one policy and samples from another is accepted.
 #[test]
 fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
     let on = |sets: &[&str]| {

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(ended(&[], End::Length), Err(Unusable::Empty));
     }
 
-    /// Planted: a stamp wins over what counts. Seen: the second span starts at token 1.
+    /// Planted: a stamp wins over what counts. Seen: token 2 is of version 4.
     #[test]
     fn spans_follow_what_counts_and_a_stamp_only_makes_older() {
         let mut answer = Answer::default();

@@ -62,8 +62,9 @@ impl Line {
         self.open.send_replace(false);
     }
 
+    /// Unless the server was lost meanwhile.
     pub fn open(&self) {
-        self.open.send_replace(true);
+        self.open.send_modify(|open| *open = !self.lost.load(Ordering::SeqCst));
     }
 
     pub async fn opened(&self) {
@@ -71,9 +72,12 @@ impl Line {
         let _ = self.open.subscribe().wait_for(|open| *open).await;
     }
 
-    /// The server was away, or has weights that are not ours: it has to load them again.
+    /// The server was away, or has weights that are not ours: it has to load them again before it is asked for anything.
     pub fn lose(&self) {
-        self.lost.store(true, Ordering::SeqCst);
+        if self.setup.reload.is_some() {
+            self.lost.store(true, Ordering::SeqCst);
+            self.close();
+        }
     }
 
     /// Whether it was lost since the last call.

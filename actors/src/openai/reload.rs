@@ -54,9 +54,14 @@ pub async fn take_over(line: &Line, publish: &Publish, weights: Weights, policy:
         written.map_err(|e| fault(SERVER_RELOAD, e))??;
         let before = line.counting();
         line.close();
-        // What was found lost before is given its weights now.
-        line.take_lost();
-        load(line, &folder, policy).await.map_err(|why| fault(SERVER_RELOAD, line.setup.blot(&why)))?;
+        loop {
+            // What was found lost before is given its weights now; one that is lost meanwhile forgets what it was told.
+            line.take_lost();
+            load(line, &folder, policy).await.map_err(|why| fault(SERVER_RELOAD, line.setup.blot(&why)))?;
+            if !line.take_lost() {
+                break;
+            }
+        }
         line.open();
         if let Err(error) = reload.prune(&[before, policy]) {
             tracing::warn!(%error, "old versions of the server's weights were not removed");
@@ -134,6 +139,9 @@ async fn tell(line: &Line, path: &str, body: &Value) -> Result<(), String> {
         let why = format!("POST /{path}: {}", failed.why);
         tracing::debug!(tries, why = setup.blot(&why), "the generation server did not do as it was told");
         // One that is away may be starting anew: it has all of `generator.reload_timeout_s`.
+        if failed.away {
+            line.lose();
+        }
         if !failed.away && (!failed.again || tries > setup.retries) {
             return Err(format!("{why} (tries: {tries})"));
         }

@@ -146,7 +146,7 @@ impl Sampler for ServerSampler {
     }
 
     fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
-        if self.line.setup.reload.is_some() && self.loading.is_none() && self.line.take_lost() {
+        if self.loading.is_none() && self.line.take_lost() {
             tracing::warn!(policy = %self.current.1, "the generation server was away: it gets its weights again");
             let (weights, policy) = self.current.clone();
             self.load(weights, policy);

@@ -193,7 +193,6 @@ mod tests {
         }
     }
 
-    /// Planted: the lock is dropped when `with` returns. Seen: the second run is let in.
     #[test]
     fn a_folder_of_weights_belongs_to_one_run() {
         let dir = tempfile::tempdir().unwrap();

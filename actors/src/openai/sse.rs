@@ -59,8 +59,7 @@ mod tests {
     const STREAM: &str =
         ": ping\n\ndata: {\"a\": \"é\"}\n\nevent: x\nid: 7\ndata:one\r\ndata: two\r\n\r\ndata: [DONE]\r\rdata: cut";
 
-    /// Planted: a LF after a CR ends a line of its own. Seen: nothing changes but for a piece that ends between them,
-    /// where an event is cut in two.
+    /// Planted: a LF after a CR ends a line of its own. Seen: "one" and "two" are two events.
     #[test]
     fn events_do_not_depend_on_where_the_bytes_are_cut() {
         let expected = ["{\"a\": \"é\"}", "one\ntwo", "[DONE]"];

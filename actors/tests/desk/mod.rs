@@ -62,7 +62,7 @@ impl Desk {
             vocab: tokenizer.vocab_size(),
         };
         let publish: Publish = Arc::new(|_, path| {
-            std::fs::create_dir(path).unwrap();
+            std::fs::create_dir_all(path).unwrap();
             Ok(())
         });
         let sampler = sampler_factory(setup, settings, publish)(weights(), PolicyVersion(0))?;
