@@ -178,7 +178,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             reference: None,
             execution: Execution::Auto,
             workers,
-            device: device::Slot::default(),
+            device: device::Slot::new(GpuCompute::default()),
         }
     }
 
@@ -367,7 +367,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let host = self.on_host();
         let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
         if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
-            return Ok(device.reference(weights, items, loss.micro_batch, loss.temperature)?);
+            return device.reference(weights, items, loss.micro_batch, loss.temperature);
         }
         Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
     }
@@ -407,7 +407,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
             if let Some(device) = self.device.get(self.execution, &mut self.network)? {
-                return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
+                return device.run(&self.network, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
             return Ok((scored, grads.unwrap_or_default()));
@@ -434,7 +434,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             return Ok(global_norm(&self.network, grads));
         }
         match self.device.get(self.execution, &mut self.network)? {
-            Some(device) => Ok(device.norm(&self.network, grads)?),
+            Some(device) => device.norm(&self.network, grads),
             None => Ok(global_norm(&self.network, grads)),
         }
     }
