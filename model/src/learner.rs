@@ -183,7 +183,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             lora: None,
             execution: Execution::Auto,
             workers,
-            device: device::Slot::default(),
+            device: device::Slot::new(GpuCompute::default()),
         }
     }
 
@@ -215,6 +215,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// The network that `kl_coef` holds the policy to (its weights are copied). With LoRA it is the base where none is set.
     pub fn set_reference<B: Backend>(&mut self, network: &Transformer<B>) {
         self.reference = Some(HostWeights::from_network(network));
+        self.device.forget_reference();
     }
 
     pub fn network(&self) -> &Transformer<AB> {
@@ -251,13 +252,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         if kl {
             self.refer_to_base();
         }
-        let reference = match (&self.reference, kl) {
-            (None, true) => return Err(LearnerError::NoReference),
-            (Some(w), true) => {
-                Some(host::run(w, &items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
-            }
-            _ => None,
-        };
+        let reference = if kl { Some(self.reference_scores(&items, loss)?) } else { None };
         let mut first = match objective::needs_a_look(loss) {
             true => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
             false => None,
@@ -376,6 +371,15 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         Ok(scored.into_iter().map(|s| s.logprobs.into_iter().map(|l| l as f32).collect()).collect())
     }
 
+    fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
+        let host = self.on_host();
+        let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
+        if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
+            return device.reference(weights, items, loss.micro_batch, loss.temperature);
+        }
+        Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
+    }
+
     fn scored(&mut self, items: &[Item], micro_batch: usize, temperature: f32) -> Result<Vec<Scored>, LearnerError> {
         if self.on_host() {
             let weights = HostWeights::from_network(&self.network);
@@ -411,7 +415,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
             if let Some(device) = self.device.get(self.execution, &mut self.network)? {
-                return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
+                return device.run(&self.network, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
             return Ok((scored, grads.unwrap_or_default()));
@@ -438,7 +442,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             return Ok(global_norm(&self.network, grads));
         }
         match self.device.get(self.execution, &mut self.network)? {
-            Some(device) => Ok(device.norm(&self.network, grads)?),
+            Some(device) => device.norm(&self.network, grads),
             None => Ok(global_norm(&self.network, grads)),
         }
     }

@@ -264,6 +264,27 @@ fn adamw_and_the_norm_are_burns() {
     }
 }
 
+#[test]
+fn a_reference_network_is_scored_on_the_gpu() {
+    if gpu().is_none() {
+        return;
+    }
+    let samples = batch(2);
+    let config = large(Family::Llama, 24);
+    let loss = LossConfig { kl_coef: 0.1, ..loss() };
+    let (mut ours, mut cpu) = (device(shaken(&config, 8), EXACT), host(shaken(&config, 8)));
+    for seed in [9, 10] {
+        // The second takes the first one's place.
+        let other: Transformer<Cpu> = shaken(&config, seed);
+        ours.set_reference(&other);
+        cpu.set_reference(&other);
+        let (a, b) = (ours.train_step(&samples, &loss).unwrap(), cpu.train_step(&samples, &loss).unwrap());
+        assert!(b.reference_kl > 1e-2, "{b:?}");
+        assert!((a.reference_kl / b.reference_kl - 1.0).abs() < 1e-3, "{seed}: {a:?} {b:?}");
+        assert!((a.grad_norm / b.grad_norm - 1.0).abs() < 1e-2, "{seed}: {a:?} {b:?}");
+    }
+}
+
 /// Updates are made in place only where nobody else looks: what was published stays.
 #[test]
 fn published_weights_do_not_change_and_training_is_the_cpus() {

@@ -35,7 +35,9 @@ pub fn learner(args: LearnerBenchArgs) -> Done {
     let mut all = Vec::new();
     for ours in found {
         let peer = peer(&args, &ours)?;
-        output::say(line(&ours, peer.as_ref()));
+        if !args.json {
+            output::line(line(&ours, peer.as_ref()))?;
+        }
         let ratio = peer.as_ref().map(|p| ours.tokens_per_s / p.tokens_per_s);
         all.push(json!({ "ours": ours, "peer": peer, "ratio": ratio }));
     }

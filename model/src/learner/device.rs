@@ -6,6 +6,7 @@
 
 mod moving;
 mod parameters;
+mod reference;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -17,7 +18,7 @@ use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
 use crate::device::update::{Moved, Rule};
 use crate::device::weights::WeightsAt;
 use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
-use crate::host::Dims;
+use crate::host::{Dims, HostWeights};
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
 use crate::network::Transformer;
@@ -25,6 +26,7 @@ use crate::optim::{OptimConfig, Optimizer};
 use crate::packing::Packed;
 use moving::Moving;
 use parameters::{Shape, lay_dense, memories, shapes, tree};
+use reference::Reference;
 
 /// Rows of a pass are filled up to a multiple of this.
 const FILL: usize = 64;
@@ -35,8 +37,9 @@ const SHARE: f64 = 0.8;
 /// What an update takes besides the parameters: gradients, two moments, bf16 copies.
 const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
 
+type Learned<T> = std::result::Result<T, LearnerError>;
+
 /// Where a learner's executor is, made when it is first needed.
-#[derive(Default)]
 pub struct Slot {
     options: Options,
     state: State,
@@ -67,7 +70,7 @@ impl Slot {
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
-    ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
+    ) -> Learned<Option<&mut OnDevice>> {
         if !matches!(execution, Execution::Auto | Execution::Device) {
             return Ok(None);
         }
@@ -82,6 +85,13 @@ impl Slot {
             (State::Ready(ready), _) => Ok(Some(ready)),
             (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
             _ => Ok(None),
+        }
+    }
+
+    /// Another reference network comes.
+    pub fn forget_reference(&mut self) {
+        if let State::Ready(ready) = &mut self.state {
+            ready.reference = None;
         }
     }
 
@@ -105,6 +115,7 @@ impl From<DeviceError> for LearnerError {
 pub struct OnDevice {
     executor: Executor,
     max_rows: usize,
+    reference: Option<Reference>,
 }
 
 impl OnDevice {
@@ -119,7 +130,7 @@ impl OnDevice {
         let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
         // Negative numbers become 0.
         let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
-        Ok(Self { executor, max_rows })
+        Ok(Self { executor, max_rows, reference: None })
     }
 
     /// Whether kernels had to be compiled.
@@ -135,7 +146,7 @@ impl OnDevice {
         max_items: usize,
         temperature: f32,
         objective: Option<Objective>,
-    ) -> Result<(Vec<Scored>, GradientsParams)> {
+    ) -> Learned<(Vec<Scored>, GradientsParams)> {
         let device = network.embed.val().device();
         let mut params = GradientsParams::new();
         let mut grads: Vec<Memory> = Vec::new();
@@ -168,6 +179,25 @@ impl OnDevice {
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         self.executor.runtime().synchronize()?;
         Ok((scored?, params))
+    }
+
+    /// Scores under the reference network, whose weights are kept on the device after the first time.
+    pub fn reference(
+        &mut self,
+        weights: &HostWeights,
+        items: &[Item],
+        max_items: usize,
+        temperature: f32,
+    ) -> Learned<Vec<Scored>> {
+        let kept = match self.reference.take() {
+            Some(kept) => kept,
+            None => Reference::send(self.executor.runtime(), weights)?,
+        };
+        let at = self.reference.insert(kept).at.clone();
+        let prepared = self.executor.prepare(&at);
+        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, None, None));
+        self.executor.runtime().synchronize()?;
+        Ok(scored?)
     }
 
     fn passes(
@@ -214,7 +244,7 @@ impl OnDevice {
         &mut self,
         network: &Transformer<AB>,
         grads: &GradientsParams,
-    ) -> Result<f64> {
+    ) -> Learned<f64> {
         let mut visit = Gradients { grads, found: Ok(Vec::new()) };
         network.visit(&mut visit);
         let spans = spans(&visit.found?)?;

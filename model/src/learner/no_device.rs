@@ -6,6 +6,7 @@ use burn::tensor::backend::AutodiffBackend;
 use super::batch::Item;
 use super::host::Objective;
 use super::{Execution, GpuCompute, LearnerError, Scored};
+use crate::host::HostWeights;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
 
@@ -13,7 +14,6 @@ use crate::optim::{OptimConfig, Optimizer};
 pub enum OnDevice {}
 
 /// Where a GPU executor would be.
-#[derive(Default)]
 pub struct Slot;
 
 type Result<T> = std::result::Result<T, LearnerError>;
@@ -23,6 +23,9 @@ impl Slot {
     pub fn new(_compute: GpuCompute) -> Self {
         Self
     }
+
+    /// There is none.
+    pub fn forget_reference(&mut self) {}
 
     /// Nothing was looked for.
     pub fn found(&self) -> Option<std::result::Result<&OnDevice, &str>> {
@@ -57,6 +60,16 @@ impl OnDevice {
         _temperature: f32,
         _objective: Option<Objective>,
     ) -> Result<(Vec<Scored>, GradientsParams)> {
+        match *self {}
+    }
+
+    pub fn reference(
+        &mut self,
+        _weights: &HostWeights,
+        _items: &[Item],
+        _max_items: usize,
+        _temperature: f32,
+    ) -> Result<Vec<Scored>> {
         match *self {}
     }
 
