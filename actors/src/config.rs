@@ -216,6 +216,8 @@ pub struct Generator {
     /// Empty: in the run directory. See [`Generator::reload_folder`].
     pub reload_dir: PathBuf,
     pub reload_timeout_s: u64,
+    pub cache_mb: usize,
+    pub stop_at_code: bool,
 }
 
 /// Who samples.

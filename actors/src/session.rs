@@ -325,6 +325,12 @@ fn entries(
     Ok(entries)
 }
 
+/// Tokens of the longest prompt and answer that can come.
+fn longest_text(config: &Config, entries: &[Arc<TaskEntry>], positions: usize) -> usize {
+    let longest = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
+    (longest + config.sampling.max_new_tokens).min(positions)
+}
+
 /// The phases' settings as the run file gives them.
 pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
     let of = |split: Split| tasks.iter().filter(|t| t.split == split).map(|t| t.id.clone()).collect::<Vec<_>>();

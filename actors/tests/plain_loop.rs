@@ -54,7 +54,7 @@ fn plain_loop(rig: &Rig) -> Vec<Figures> {
                     .unwrap();
                 next_rollout += 1;
                 let answer = loop {
-                    if let Some(answer) = engine.step().pop() {
+                    if let Some(answer) = engine.step().unwrap().pop() {
                         break answer;
                     }
                 };

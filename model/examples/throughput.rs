@@ -122,12 +122,12 @@ fn decode(network: &Transformer<Flex>, threads: usize, batch: usize) -> Result<(
         })?;
     }
     let started = Instant::now();
-    engine.step();
+    engine.step()?;
     let prefill = started.elapsed().as_secs_f64();
     let clock = Clock::start();
     let mut done = 0;
     while !engine.is_idle() {
-        done += engine.step().iter().map(|f| f.tokens.len() - 1).sum::<usize>();
+        done += engine.step()?.iter().map(|f| f.tokens.len() - 1).sum::<usize>();
     }
     let rates = clock.rates(done as f64);
     let prompts = batch.div_ceil(GROUP);

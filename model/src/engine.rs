@@ -1,13 +1,18 @@
-//! Turns requests into sampled answers: continuous batching over a cache of keys and values, on the CPU executor.
+//! Turns requests into sampled answers: continuous batching over a cache of keys and values, on the CPU or on a GPU.
 //!
 //! `step` admits what is waiting, then samples one token for every active sequence. Sequences join and leave between any two
-//! tokens; nothing is padded. What a sequence samples depends on (weights, prompt, seed) only: every product sums in an order
-//! that does not depend on its other rows, each sequence attends by itself, and has its own random numbers.
-//! Requests with the same prompt share one prefill and one copy of its cache.
+//! tokens; nothing is padded. Requests with the same prompt share one prefill and one copy of its cache.
 //!
-//! The weights are copied to the host, whatever the network's backend: an engine that decodes on a GPU is not here.
+//! On the CPU ([`Engine::new`], `cpu`) what a sequence samples depends on (weights, prompt, seed) only: every product sums in an
+//! order that does not depend on its other rows, each sequence attends by itself, and has its own random numbers. On a GPU
+//! ([`Engine::on_gpu`], `device::generate`) the same random numbers draw from the same distribution up to rounding; how far its
+//! samples can be repeated is said there.
 
+pub mod blocks;
+mod cpu;
 mod prefill;
+mod sequence;
+pub mod stop;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -16,11 +21,11 @@ use burn::tensor::backend::Backend;
 use rollout::completion::{Finish, PolicySpan};
 use rollout::id::PolicyVersion;
 
-use crate::host::HostWeights;
-use crate::host::decode::{DecodeRow, DecodeScratch, DecodeWeights, SequenceKv, decode};
 use crate::network::Transformer;
-use crate::sampling::{Sampling, SamplingScratch, TokenRng, sample};
-use prefill::Prefill;
+use crate::sampling::Sampling;
+use cpu::CpuExecutor;
+pub(crate) use sequence::Sequence;
+use stop::StopRule;
 
 /// Limits of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub struct EngineConfig {
     pub max_batch: usize,
     /// Tokens of prompt and answer together; the network's `max_position_embeddings` where that is less.
     pub max_seq_len: usize,
-    /// Threads a step uses; the samples do not depend on it.
+    /// Threads a step uses on the CPU; the samples do not depend on it.
     pub threads: usize,
 }
 
@@ -37,6 +42,17 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self { max_batch: 96, max_seq_len: 2048, threads: 2 }
     }
+}
+
+/// How an engine uses a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// Which GPU, as the driver counts.
+    pub ordinal: usize,
+    /// fp32 throughout instead of bf16 with sums in fp32: four times slower and more, for comparisons.
+    pub single_precision: bool,
+    /// Bytes for keys and values; 0: what `max_batch` texts of full length need, at most half of what is free.
+    pub cache_bytes: usize,
 }
 
 /// One answer to sample.
@@ -53,11 +69,19 @@ pub struct Request {
     pub eos: Vec<u32>,
 }
 
+impl Request {
+    /// Positions of the cache that the answer can come to need: the last token is never read.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn positions(&self, max_seq_len: usize) -> usize {
+        (self.prompt.len() + self.max_new_tokens).min(max_seq_len) - 1
+    }
+}
+
 /// One sampled answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
     pub id: u64,
-    /// End-of-sequence included when `finish` is `Stop`.
+    /// End-of-sequence included when `finish` is `Stop` by one.
     pub tokens: Vec<u32>,
     /// Natural log, one per token, under the distribution that was sampled from; see `sampling`.
     pub logprobs: Vec<f32>,
@@ -66,7 +90,7 @@ pub struct Finished {
     pub finish: Finish,
 }
 
-/// Why a request was refused; the engine is unchanged.
+/// Why a request was refused (the engine is unchanged), or what ended the engine (`Gpu`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -80,56 +104,90 @@ pub enum EngineError {
     UnknownToken { id: u64, token: u32, vocab: usize },
     #[error("request {id} is already here")]
     DuplicateId { id: u64 },
+    #[error(
+        "request {id}: its keys and values need {blocks} blocks of the GPU's cache, which has {limit}\n  hint: give the cache more memory, or lower `max_new_tokens`"
+    )]
+    TooLarge { id: u64, blocks: usize, limit: usize },
+    #[error("generation on the GPU: {reason}")]
+    Gpu { reason: String },
 }
 
-struct Sequence {
-    request: Request,
-    rng: TokenRng,
-    kv: SequenceKv,
-    tokens: Vec<u32>,
-    logprobs: Vec<f32>,
-    spans: Vec<PolicySpan>,
+#[cfg(feature = "cuda")]
+impl From<crate::device::DeviceError> for EngineError {
+    fn from(source: crate::device::DeviceError) -> Self {
+        Self::Gpu { reason: source.to_string() }
+    }
 }
 
-/// Buffers of one thread.
-#[derive(Default)]
-struct Worker {
-    decode: DecodeScratch,
-    sampling: SamplingScratch,
+type Result<T> = std::result::Result<T, EngineError>;
+
+enum Executor {
+    Cpu(Box<CpuExecutor>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<crate::device::generate::Generator>),
 }
 
 pub struct Engine<B: Backend> {
     config: EngineConfig,
-    weights: DecodeWeights,
+    executor: Executor,
     version: PolicyVersion,
+    stop: StopRule,
     waiting: VecDeque<Request>,
     active: Vec<Sequence>,
-    prefill: Prefill,
-    workers: Vec<Worker>,
     backend: PhantomData<fn() -> B>,
 }
 
 impl<B: Backend> Engine<B> {
-    /// An empty engine with the weights of `network` as policy version 0 (`adopt` for any other).
-    pub fn new(network: &Transformer<B>, mut config: EngineConfig) -> Self {
+    /// An empty engine on the CPU with the weights of `network` as policy version 0 (`adopt` for any other).
+    pub fn new(network: &Transformer<B>, config: EngineConfig) -> Self {
+        let executor = Executor::Cpu(Box::new(CpuExecutor::new(network, &config)));
+        Self::with(network, config, executor)
+    }
+
+    /// The same on a GPU, whatever the network's backend.
+    ///
+    /// # Errors
+    /// `Gpu`: no GPU, no room on it, or a program without the feature `cuda`.
+    pub fn on_gpu(network: &Transformer<B>, config: EngineConfig, gpu: &GpuConfig) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        {
+            let generator = crate::device::generate::Generator::new(network, &config, gpu)?;
+            Ok(Self::with(network, config, Executor::Gpu(Box::new(generator))))
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = (network, config, gpu);
+            Err(EngineError::Gpu { reason: "this program was built without the feature `cuda`".into() })
+        }
+    }
+
+    fn with(network: &Transformer<B>, mut config: EngineConfig, executor: Executor) -> Self {
         config.max_seq_len = config.max_seq_len.min(network.rope.positions);
-        let workers = (0..config.threads.max(1)).map(|_| Worker::default()).collect();
         Self {
             config,
-            weights: DecodeWeights::new(HostWeights::from_network(network)),
+            executor,
             version: PolicyVersion(0),
+            stop: StopRule::default(),
             waiting: VecDeque::new(),
             active: Vec::new(),
-            prefill: Prefill::default(),
-            workers,
             backend: PhantomData,
         }
     }
 
+    /// The version that the present weights are.
+    pub fn set_version(&mut self, version: PolicyVersion) {
+        self.version = version;
+    }
+
+    /// What else ends an answer, from the next token on.
+    pub fn stop_by(&mut self, rule: StopRule) {
+        self.stop = rule;
+    }
+
     /// Queues a request; it becomes active in the first `step` with a free place, in order of arrival.
-    pub fn admit(&mut self, request: Request) -> Result<(), EngineError> {
+    pub fn admit(&mut self, request: Request) -> Result<()> {
         let (id, tokens, limit) = (request.id, request.prompt.len(), self.config.max_seq_len);
-        let vocab = self.weights.weights.dims.vocab;
+        let vocab = self.executor.vocab();
         if tokens == 0 {
             return Err(EngineError::EmptyPrompt { id });
         }
@@ -145,42 +203,57 @@ impl<B: Backend> Engine<B> {
         if self.active.iter().map(|s| s.request.id).chain(self.waiting.iter().map(|r| r.id)).any(|other| other == id) {
             return Err(EngineError::DuplicateId { id });
         }
+        self.executor.check(&request)?;
         self.waiting.push_back(request);
         Ok(())
     }
 
     /// Samples one token for every active sequence, after admitting waiting ones; returns the answers that ended, in order
     /// of their activation.
-    pub fn step(&mut self) -> Vec<Finished> {
-        let decoding = self.active.len();
-        self.activate();
-        self.decode_active(decoding);
+    ///
+    /// # Errors
+    /// `Gpu`: the engine is not to be used any more.
+    pub fn step(&mut self) -> Result<Vec<Finished>> {
+        self.activate()?;
+        self.executor.step(&mut self.active)?;
         let (version, limit) = (self.version, self.config.max_seq_len);
         let mut finished = Vec::new();
         let mut kept = Vec::with_capacity(self.active.len());
         for mut sequence in self.active.drain(..) {
             sequence.note_version(version);
-            match sequence.end(limit) {
-                Some(finish) => finished.push(sequence.into_finished(finish)),
+            match sequence.end(limit, &self.stop) {
+                Some(finish) => {
+                    self.executor.end(sequence.slot);
+                    finished.push(sequence.into_finished(finish));
+                }
                 None => kept.push(sequence),
             }
         }
         self.active = kept;
-        finished
+        Ok(finished)
     }
 
     /// Replaces the weights between two tokens. Sequences go on with the keys and values they have; their spans record from
     /// which token on the new policy sampled.
-    pub fn adopt(&mut self, network: &Transformer<B>, version: PolicyVersion) {
-        self.weights = DecodeWeights::new(HostWeights::from_network(network));
+    ///
+    /// # Errors
+    /// `Gpu`, as `step`.
+    pub fn adopt(&mut self, network: &Transformer<B>, version: PolicyVersion) -> Result<()> {
+        match &mut self.executor {
+            Executor::Cpu(cpu) => cpu.adopt(network),
+            #[cfg(feature = "cuda")]
+            Executor::Gpu(gpu) => gpu.adopt(network)?,
+        }
         self.version = version;
-        self.prefill.forget();
+        Ok(())
     }
 
     /// Drops a sequence or a waiting request; false when it is not here (any more).
     pub fn cancel(&mut self, id: u64) -> bool {
         let before = self.active.len() + self.waiting.len();
-        self.active.retain(|s| s.request.id != id);
+        for gone in self.active.extract_if(.., |s| s.request.id == id) {
+            self.executor.end(gone.slot);
+        }
         self.waiting.retain(|r| r.id != id);
         before != self.active.len() + self.waiting.len()
     }
@@ -204,82 +277,73 @@ impl<B: Backend> Engine<B> {
         self.version
     }
 
-    /// Fills free places and samples the first token of each new sequence from its prompt's last logits.
-    fn activate(&mut self) {
+    /// The generator on the GPU, for measurements.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<&crate::device::generate::Generator> {
+        match &self.executor {
+            Executor::Gpu(gpu) => Some(gpu),
+            Executor::Cpu(_) => None,
+        }
+    }
+
+    /// Fills free places, in order of arrival, as far as there is room.
+    fn activate(&mut self) -> Result<()> {
         let free = self.config.max_batch.saturating_sub(self.active.len()).min(self.waiting.len());
-        let new: Vec<Request> = self.waiting.drain(..free).collect();
-        let prompts = self.prefill.run(&self.weights, &new, self.workers.len());
-        let scratch = &mut self.workers[0].sampling;
-        for (request, prompt) in new.into_iter().zip(prompts) {
-            let mut sequence = Sequence {
-                rng: TokenRng::new(request.seed),
-                kv: SequenceKv::new(prompt.kv.clone()),
-                tokens: Vec::with_capacity(request.max_new_tokens.min(self.config.max_seq_len)),
-                logprobs: Vec::new(),
-                spans: Vec::new(),
-                request,
-            };
-            sequence.sample(&prompt.logits, scratch);
-            self.active.push(sequence);
+        if free == 0 {
+            return Ok(());
+        }
+        let slots = self.executor.begin(&self.waiting.make_contiguous()[..free])?;
+        for (slot, request) in slots.iter().zip(self.waiting.drain(..slots.len())) {
+            self.active.push(Sequence::new(request, *slot, self.config.max_seq_len));
+        }
+        Ok(())
+    }
+}
+
+impl Executor {
+    fn vocab(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.vocab(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.vocab(),
         }
     }
 
-    /// One token for the first `count` active sequences, split evenly over the threads.
-    fn decode_active(&mut self, count: usize) {
-        let weights = &self.weights;
-        // Below this many rows a second thread costs more than it brings.
-        const ROWS_PER_THREAD: usize = 4;
-        let threads = self.workers.len().min(count.div_ceil(ROWS_PER_THREAD)).max(1);
-        let chunk = count.div_ceil(threads).max(1);
-        let mut jobs = self.active[..count].chunks_mut(chunk).zip(&mut self.workers);
-        let Some(first) = jobs.next() else { return };
-        std::thread::scope(|scope| {
-            for (sequences, worker) in jobs {
-                scope.spawn(move || decode_some(weights, sequences, worker));
+    /// Could this request ever run?
+    fn check(&self, request: &Request) -> Result<()> {
+        match self {
+            Self::Cpu(_) => {
+                let _ = request;
+                Ok(())
             }
-            decode_some(weights, first.0, first.1);
-        });
-    }
-}
-
-fn decode_some(weights: &DecodeWeights, sequences: &mut [Sequence], worker: &mut Worker) {
-    let mut rows: Vec<DecodeRow> = sequences
-        .iter_mut()
-        .map(|s| DecodeRow { token: s.tokens.last().copied().unwrap_or_default(), kv: &mut s.kv })
-        .collect();
-    let logits = decode(weights, &mut rows, &mut worker.decode);
-    for (sequence, row) in sequences.iter_mut().zip(logits.chunks_exact(weights.weights.dims.vocab)) {
-        sequence.sample(row, &mut worker.sampling);
-    }
-}
-
-impl Sequence {
-    fn sample(&mut self, logits: &[f32], scratch: &mut SamplingScratch) {
-        let (token, logprob) = sample(logits, &self.request.sampling, &mut self.rng, scratch);
-        self.tokens.push(token);
-        self.logprobs.push(logprob);
-    }
-
-    /// Called after each sampled token: a new span where the version changed.
-    fn note_version(&mut self, policy: PolicyVersion) {
-        if self.spans.last().map(|s| s.policy) != Some(policy) {
-            self.spans.push(PolicySpan { start: self.tokens.len() as u32 - 1, policy });
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.check(request),
         }
     }
 
-    fn end(&self, max_seq_len: usize) -> Option<Finish> {
-        if self.tokens.last().is_some_and(|t| self.request.eos.contains(t)) {
-            Some(Finish::Stop)
-        } else if self.tokens.len() >= self.request.max_new_tokens
-            || self.request.prompt.len() + self.tokens.len() >= max_seq_len
-        {
-            Some(Finish::Length)
-        } else {
-            None
+    /// Slots for as many of the first requests as there is room for.
+    fn begin(&mut self, requests: &[Request]) -> Result<Vec<usize>> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.begin(requests)),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.begin(requests),
         }
     }
 
-    fn into_finished(self, finish: Finish) -> Finished {
-        Finished { id: self.request.id, tokens: self.tokens, logprobs: self.logprobs, spans: self.spans, finish }
+    fn step(&mut self, sequences: &mut [Sequence]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => cpu.step(sequences),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.step(sequences)?,
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, slot: usize) {
+        match self {
+            Self::Cpu(cpu) => cpu.end(slot),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.end(slot),
+        }
     }
 }

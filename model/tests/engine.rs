@@ -23,7 +23,7 @@ fn request(id: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
 fn drain(engine: &mut Engine<Flex>) -> Vec<Finished> {
     let mut done = Vec::new();
     while !engine.is_idle() {
-        done.extend(engine.step());
+        done.extend(engine.step().unwrap());
     }
     done.sort_by_key(|f| f.id);
     done
@@ -95,7 +95,7 @@ fn samples_do_not_depend_on_neighbours_threads_or_late_admission() {
         late.admit(request(id, tokens(id, 12), sampling)).unwrap();
     }
     for _ in 0..5 {
-        assert!(late.step().is_empty());
+        assert!(late.step().unwrap().is_empty());
     }
     late.admit(ours.clone()).unwrap();
     assert_eq!((late.active(), late.waiting()), (3, 2));
@@ -133,12 +133,12 @@ fn adopting_between_tokens_is_recorded_and_changes_what_follows() {
     let (old, new) = (network(Family::Qwen3, 7), network(Family::Qwen3, 8));
     let prompt = tokens(5, 20);
     let mut engine = engine(&old.valid(), 4, 1);
-    engine.adopt(&old.valid(), PolicyVersion(3));
+    engine.adopt(&old.valid(), PolicyVersion(3)).unwrap();
     engine.admit(request(0, prompt.clone(), Sampling::default())).unwrap();
     for _ in 0..10 {
-        engine.step();
+        engine.step().unwrap();
     }
-    engine.adopt(&new.valid(), PolicyVersion(4));
+    engine.adopt(&new.valid(), PolicyVersion(4)).unwrap();
     // The same prompt after the change: its cache is made anew, its only span is version 4.
     engine.admit(request(1, prompt.clone(), Sampling::default())).unwrap();
     let done = drain(&mut engine);
@@ -169,7 +169,7 @@ fn cancelled_requests_never_finish_and_bad_ones_are_refused() {
     for id in 0..4 {
         engine.admit(request(id, tokens(id, 8), Sampling::default())).unwrap();
     }
-    engine.step();
+    engine.step().unwrap();
     assert!(engine.cancel(1) && engine.cancel(3) && !engine.cancel(9));
     assert_eq!((engine.active(), engine.waiting()), (1, 1));
     assert_eq!(engine.admit(request(2, vec![3], Sampling::default())), Err(EngineError::DuplicateId { id: 2 }));

@@ -3,6 +3,7 @@
 pub mod corpus;
 pub mod device;
 pub mod executor;
+pub mod generator;
 pub mod learner;
 pub mod lint;
 pub mod orchestrator;

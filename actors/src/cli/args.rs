@@ -192,6 +192,9 @@ pub enum BenchWhat {
     Lint(LintBenchArgs),
     /// What one verified candidate costs, beside a fresh Python process for each with KernelBench's checks alone.
     Executor(ExecutorBenchArgs),
+    /// Tokens per second of generation with random weights of a known shape, against what the memory's speed allows.
+    #[command(after_help = "Example: troupe bench generator --device cuda --shape qwen3-0.6b --peer-python python3")]
+    Generator(GeneratorBenchArgs),
     /// What one update of the policy costs: forward, backward, AdamW, for known shapes with random weights. With a Python that has
     /// torch and transformers, beside the same in PyTorch.
     Learner(LearnerBenchArgs),
@@ -208,6 +211,46 @@ pub enum BenchWhat {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Args, Debug)]
+pub struct GeneratorBenchArgs {
+    /// The network's shape.
+    #[arg(long, default_value = "tiny", value_parser = crate::bench::learner::SHAPES)]
+    pub shape: String,
+    /// Where it runs.
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceArg,
+    /// Sequences at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub sequences: u32,
+    /// Sequences of one prompt.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub group: u32,
+    /// Tokens of a prompt.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub prompt: u32,
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=16384))]
+    pub answer: u32,
+    /// On a GPU: fp32 in bf16's place.
+    #[arg(long)]
+    pub single_precision: bool,
+    /// A Python with torch and transformers: measures `transformers.generate` on the same shape too.
+    #[arg(long, value_name = "PYTHON")]
+    pub peer_python: Option<PathBuf>,
+    /// The peer's program.
+    #[arg(long, value_name = "FILE", default_value = "tests/device/torch_generate_peer.py")]
+    pub peer_script: PathBuf,
+    /// Sequences of the peer at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub peer_batch: u32,
+    /// Seconds that the peer may take.
+    #[arg(long, default_value_t = 300)]
+    pub peer_limit_s: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `bench executor` measures on GPUs; the last is what the drill starts itself.

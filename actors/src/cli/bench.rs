@@ -3,7 +3,10 @@
 use sandbox::hostile::{LIMITS, MixConfig};
 
 use super::args::{BenchArgs, BenchWhat};
-use super::{Answer, Done, Failure, bench_learner, bench_verifier, failure, interrupt, output, pyenv, run, runtime};
+use super::{
+    Answer, Done, Failure, bench_generator, bench_learner, bench_verifier, failure, interrupt, output, pyenv, run,
+    runtime,
+};
 use crate::bench::orchestrator::{self, OrchestratorBench};
 use crate::config::Config;
 use crate::errors::UserError;
@@ -28,6 +31,7 @@ pub fn bench(args: BenchArgs) -> Done {
         BenchWhat::Corpus(args) => bench_verifier::corpus(args),
         BenchWhat::Lint(args) => bench_verifier::lint(args),
         BenchWhat::Executor(args) => bench_verifier::executor(args),
+        BenchWhat::Generator(args) => bench_generator::generator(args),
         BenchWhat::Learner(args) => bench_learner::learner(args),
         BenchWhat::Hostile { count, executors, json } => hostile(count, executors, json),
     }

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod bench_device;
+mod bench_generator;
 mod bench_learner;
 mod bench_verifier;
 mod doctor;

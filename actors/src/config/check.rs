@@ -145,6 +145,16 @@ const EFFECTS: &[Effect] = &[
         only: "judge.enabled = true",
         holds: |c| c.judge.enabled,
     },
+    Effect {
+        keys: &["generator.cache_mb"],
+        only: "model.device = \"cuda\" and generator.kind = \"burn\"",
+        holds: |c| c.model.device == Device::Cuda && c.generator.kind == GeneratorKind::Burn,
+    },
+    Effect {
+        keys: &["generator.stop_at_code"],
+        only: "generator.kind = \"burn\" (a server has stop rules of its own)",
+        holds: |c| c.generator.kind == GeneratorKind::Burn,
+    },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
     Effect {
         keys: &["reward.adv_norm", "reward.std_estimator", "reward.baseline"],

@@ -189,6 +189,8 @@ pub const KEYS: &[Key] = &[
     key("generator.reload", Kind::Choice(&["disk", "none"])),
     key("generator.reload_dir", Kind::Text),
     key("generator.reload_timeout_s", whole(1, COUNT)),
+    key("generator.cache_mb", whole(0, 16_000_000)),
+    key("generator.stop_at_code", Kind::Flag),
     key("executor.workers", whole(1, 1024)),
     key("executor.workers_max", whole(0, 1024)),
     key("executor.compile_timeout_ms", whole(100, 86_400_000)),

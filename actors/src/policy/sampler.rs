@@ -1,11 +1,12 @@
-//! `Sampler` on burn's engine: prompts and seeds in, answers with log-probs and text out.
+//! `Sampler` on the engine: prompts and seeds in, answers with log-probs and text out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use model::Tokenizer;
-use model::engine::{Engine, EngineConfig, Finished, Request};
+use model::engine::stop::StopRule;
+use model::engine::{Engine, EngineConfig, EngineError, Finished, GpuConfig, Request};
 use model::sampling::Sampling;
 use rollout::completion::Completion;
 use rollout::id::{PolicyVersion, RolloutId};
@@ -19,6 +20,10 @@ use crate::supervise::{GENERATOR_LOST, GENERATOR_REFUSED, fault};
 #[derive(Clone)]
 pub struct SamplerSettings {
     pub engine: EngineConfig,
+    /// None: on the CPU, whatever the weights' backend.
+    pub gpu: Option<GpuConfig>,
+    /// Answers end where their code block is closed, too.
+    pub stop_at_code: bool,
     pub sampling: Sampling,
     pub max_new_tokens: usize,
     pub tokenizer: Arc<Tokenizer>,
@@ -27,8 +32,14 @@ pub struct SamplerSettings {
 pub fn sampler_factory<B: Backend>(settings: SamplerSettings) -> SamplerFactory {
     Arc::new(move |weights, policy| {
         let network = network::<B>(&weights).ok_or_else(foreign)?;
-        let mut engine = Engine::<B>::new(&network, settings.engine.clone());
-        engine.adopt(&network, policy);
+        let mut engine = match &settings.gpu {
+            None => Engine::<B>::new(&network, settings.engine.clone()),
+            Some(gpu) => Engine::<B>::on_gpu(&network, settings.engine.clone(), gpu).map_err(lost)?,
+        };
+        engine.set_version(policy);
+        if settings.stop_at_code {
+            engine.stop_by(StopRule::closed_code(settings.tokenizer.clone()));
+        }
         Ok(Box::new(EngineSampler { engine, settings: settings.clone(), jobs: HashMap::new() }))
     })
 }
@@ -65,7 +76,7 @@ impl<B: Backend> Sampler for EngineSampler<B> {
 
     fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         let network = network::<B>(&weights).ok_or_else(foreign)?;
-        self.engine.adopt(&network, policy);
+        self.engine.adopt(&network, policy).map_err(lost)?;
         Ok(Taken::Now)
     }
 
@@ -74,7 +85,7 @@ impl<B: Backend> Sampler for EngineSampler<B> {
     }
 
     fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
-        let finished = self.engine.step();
+        let finished = self.engine.step().map_err(lost)?;
         let mut items = Vec::with_capacity(finished.len());
         for answer in finished {
             if let Some(job) = self.jobs.remove(&answer.id) {
@@ -100,6 +111,10 @@ impl<B: Backend> EngineSampler<B> {
         };
         Ok(SampledItem { rollout: job.rollout, attempt: job.attempt, completion: Arc::new(completion) })
     }
+}
+
+fn lost(error: EngineError) -> Fault {
+    fault(GENERATOR_LOST, error)
 }
 
 fn foreign() -> Fault {

@@ -1,14 +1,14 @@
-//! Which sampler a run has: burn's engine in this process, or a server that is asked over HTTP.
+//! Which sampler a run has: our engine in this process, or a server that is asked over HTTP.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
-use model::engine::EngineConfig;
+use model::engine::{EngineConfig, GpuConfig};
 use model::{ModelConfig, Tokenizer};
 
-use super::sampling;
-use crate::config::Config;
+use super::{longest_text, sampling};
+use crate::config::{Config, Device};
 use crate::crew::{SamplerFactory, TaskEntry};
 use crate::openai::{self, ServerSettings};
 use crate::policy::{self, SamplerSettings};
@@ -29,9 +29,12 @@ pub fn sampler<B: Backend>(
         return Ok(policy::sampler_factory::<B>(SamplerSettings {
             engine: EngineConfig {
                 max_batch: config.generator.max_batch,
-                max_seq_len: model.max_position_embeddings,
+                max_seq_len: longest_text(config, entries, model.max_position_embeddings),
                 threads: sft::threads(),
             },
+            gpu: (config.model.device == Device::Cuda)
+                .then(|| GpuConfig { cache_bytes: config.generator.cache_mb << 20, ..GpuConfig::default() }),
+            stop_at_code: config.generator.stop_at_code,
             sampling,
             max_new_tokens,
             tokenizer: tokenizer.clone(),

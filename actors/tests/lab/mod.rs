@@ -147,7 +147,7 @@ fn answer(
             eos: eos.clone(),
         };
         engine.admit(one).unwrap();
-        let sampled = engine.step().remove(0);
+        let sampled = engine.step().expect("a CPU engine does not fail").remove(0);
         out.push((sampled.tokens[0], f64::from(sampled.logprobs[0])));
         given.tokens.push(sampled.tokens[0]);
         given.versions.push(state.version);

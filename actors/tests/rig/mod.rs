@@ -199,6 +199,8 @@ impl Rig {
         Crew {
             sampler: tagged(sampler_factory::<model::CpuInner>(SamplerSettings {
                 engine: EngineConfig { max_batch: 16, max_seq_len: 128, threads: 1 },
+                gpu: None,
+                stop_at_code: false,
                 sampling: self.sampling(),
                 max_new_tokens: MAX_NEW_TOKENS,
                 tokenizer: tokenizer(&self.policy),

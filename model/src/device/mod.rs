@@ -2,8 +2,8 @@
 //!
 //! burn keeps the parameters, the optimizer's state and the definition that this module is tested against; here is what has
 //! to be fast. `runtime`: a stream, memory, what cuBLASLt needs. `program`: CUDA C compiled at run time and kept on the disk.
-//! `gemm`: products. On these, `executor` runs the network (`forward`, `head`, `backward`, by `kernels` and `attention`), and
-//! `update` the optimizer. Decision 0073 says why.
+//! `gemm`: products. On these, `executor` runs the network (`forward`, `head`, `backward`, by `kernels` and `attention`),
+//! `update` the optimizer, and `generate` samples. Decisions 0073 and 0074 say why.
 //!
 //! Work is submitted in order to one stream of the device's primary context (the one burn uses too) and nothing here waits for
 //! it but [`Runtime::synchronize`] and [`Runtime::download`].
@@ -13,6 +13,7 @@ mod backward;
 mod executor;
 mod forward;
 pub mod gemm;
+pub mod generate;
 mod head;
 mod kernels;
 pub mod program;

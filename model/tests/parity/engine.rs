@@ -83,7 +83,7 @@ fn answers(network: &Transformer<B>, max_seq_len: usize, requests: Vec<Request>)
     requests.into_iter().for_each(|request| engine.admit(request).unwrap());
     let mut done = Vec::new();
     while !engine.is_idle() {
-        done.extend(engine.step());
+        done.extend(engine.step().unwrap());
     }
     done.sort_by_key(|f| f.id);
     done

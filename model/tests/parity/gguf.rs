@@ -137,7 +137,7 @@ fn the_published_model_equals_transformers() {
     engine.admit(request).unwrap();
     let mut done = Vec::new();
     while !engine.is_idle() {
-        done.extend(engine.step());
+        done.extend(engine.step().unwrap());
     }
     let answer = loaded.tokenizer.decode_answer(&done[0].tokens).unwrap();
     println!("What is the capital of France? {answer}");
