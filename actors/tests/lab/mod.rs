@@ -101,7 +101,7 @@ fn load(state: &mut State, folder: &Path) {
     let (_, trained) = model::load_weights::<model::Cpu>(folder, &Default::default()).unwrap();
     let config = EngineConfig { max_batch: 1, max_seq_len: POSITIONS, threads: 1 };
     let mut engine = Engine::new(&network, config);
-    engine.adopt(&network, PolicyVersion(version));
+    engine.adopt(&network, PolicyVersion(version)).expect("a CPU engine does not fail");
     (state.engine, state.version) = (Some(engine), version);
     state.loaded.insert(version, trained);
 }
