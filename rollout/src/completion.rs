@@ -8,7 +8,8 @@ use crate::id::PolicyVersion;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// The policy emitted an end-of-sequence token (which is the last of `tokens`).
+    /// The policy emitted an end-of-sequence token (which is the last of `tokens`), or closed its code block where that ends an
+    /// answer.
     Stop,
     /// The limit on new tokens was reached.
     Length,
@@ -25,7 +26,7 @@ pub struct PolicySpan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     pub prompt_tokens: Vec<u32>,
-    /// The answer's tokens, end-of-sequence included when `finish` is `Stop`.
+    /// The answer's tokens, an end-of-sequence token included.
     pub tokens: Vec<u32>,
     /// Behaviour log-probs, natural log, one per token: under the distribution that was sampled from
     /// (after temperature, top-k, top-p and min-p).

@@ -173,8 +173,8 @@ mod tests {
         assert_eq!(readers, running.len());
     }
 
-    /// Planted and seen to fail: an `end` that does not free the prompt's last block, a `begin` that shares the partly filled
-    /// block instead of copying it, one that takes blocks before it knows that there are enough.
+    /// Planted and seen to fail: an `end` that keeps the prompt's last block, a `begin` that shares the partly filled block
+    /// instead of copying it, one that does not count the prompt's blocks.
     #[test]
     fn no_history_loses_a_block_or_gives_it_to_two() {
         for seed in 0..300 {
