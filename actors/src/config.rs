@@ -6,6 +6,7 @@
 mod check;
 mod keys;
 mod layers;
+mod lora;
 pub mod scope;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::errors::UserError;
 
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
+pub use lora::{Lora, adapters};
 pub use model::correction::{Mismatch, PolicyLoss};
 pub use model::guard::{GuardConfig, Reaction};
 use model::learner::GpuType;
@@ -37,6 +39,7 @@ pub struct Config {
     pub rollout: Rollout,
     pub reward: RewardConfig,
     pub learner: Learner,
+    pub lora: Lora,
     pub guard: GuardConfig,
     pub generator: Generator,
     pub executor: Executor,
@@ -198,9 +201,58 @@ pub struct Learner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generator {
+    pub kind: GeneratorKind,
+    /// Sequences, or requests to the server, at once.
     pub max_batch: usize,
+    pub server: ServerKind,
+    /// Ends with `/v1`.
+    pub base_url: String,
+    pub model: String,
+    /// A variable's name, never the key itself: the configuration is printed and stored. Empty: no key is sent.
+    pub api_key_env: String,
+    pub timeout_s: u64,
+    pub retries: u32,
+    pub reload: ReloadKind,
+    /// Empty: in the run directory. See [`Generator::reload_folder`].
+    pub reload_dir: PathBuf,
+    pub reload_timeout_s: u64,
     pub cache_mb: usize,
     pub stop_at_code: bool,
+}
+
+/// Who samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GeneratorKind {
+    /// Our own engine.
+    Burn,
+    /// A server with an OpenAI-compatible endpoint.
+    Openai,
+}
+
+/// Which server it is: their ways to return tokens and to take weights differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerKind {
+    Vllm,
+    Sglang,
+}
+
+/// How new weights reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadKind {
+    /// As a Hugging Face folder that both see.
+    Disk,
+    /// Not at all.
+    None,
+}
+
+impl Generator {
+    /// The user's own folder for the server's weights, if one is set.
+    pub fn reload_folder(&self) -> Option<&Path> {
+        set_path(&self.reload_dir)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -348,6 +400,7 @@ impl Config {
             &mut self.model.dir,
             &mut self.tasks.dir,
             &mut self.sft.examples,
+            &mut self.generator.reload_dir,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

@@ -49,17 +49,39 @@ pub struct SampledItem {
     pub completion: Arc<Completion>,
 }
 
-/// Draws answers. Lives on the generator's thread; never waits for anything but computation.
+/// When new weights count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// From the next token on.
+    Now,
+    /// When `News::Adopted` says so.
+    Later,
+}
+
+/// What a sampler has to tell besides answers.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// Everything that is begun from now on is sampled under this version.
+    Adopted(PolicyVersion),
+    /// An answer that cannot be had.
+    Refused { rollout: RolloutId, attempt: Attempt, fault: Fault },
+}
+
+/// Draws answers. Lives on the generator's thread; never waits for anything but computation, or a moment for a server.
 pub trait Sampler {
     fn admit(&mut self, job: SampleJob) -> Result<(), Fault>;
     /// Forgets the rollout if it is still here.
     fn cancel(&mut self, rollout: RolloutId);
-    /// Continues under these weights from the next token on.
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault>;
+    /// Continues under these weights; a newer version replaces one that still waits.
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault>;
     /// True while a call of `step` has something to do.
     fn busy(&self) -> bool;
     /// One token for every active answer; those that ended.
     fn step(&mut self) -> Result<Vec<SampledItem>, Fault>;
+    /// What became known in `step` besides answers; called after it.
+    fn news(&mut self) -> Vec<News> {
+        Vec::new()
+    }
 }
 
 /// Compiles and runs candidates, one at a time. Dropping it ends its processes.

@@ -11,7 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rollout::id::{PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
 
-use crate::crew::{SampleJob, Sampler, SamplerFactory, Weights};
+use crate::crew::{News, SampleJob, Sampler, SamplerFactory, Taken, Weights};
 use crate::orchestrator::OrchestratorMsg;
 
 #[derive(Debug)]
@@ -123,6 +123,12 @@ fn work(
             if !items.is_empty() {
                 let _ = out.cast(OrchestratorMsg::Sampled(items));
             }
+            for news in sampler.news() {
+                let _ = out.cast(match news {
+                    News::Adopted(policy) => OrchestratorMsg::Adopted { policy },
+                    News::Refused { rollout, attempt, fault } => OrchestratorMsg::Refused { rollout, attempt, fault },
+                });
+            }
         }
     }
 }
@@ -139,8 +145,9 @@ fn obey(sampler: &mut dyn Sampler, order: Order, out: &ActorRef<OrchestratorMsg>
         }
         Order::Cancel(rollouts) => rollouts.into_iter().for_each(|rollout| sampler.cancel(rollout)),
         Order::Adopt(Adoption { weights, policy }) => {
-            sampler.adopt(weights, policy)?;
-            let _ = out.cast(OrchestratorMsg::Adopted { policy });
+            if sampler.adopt(weights, policy)? == Taken::Now {
+                let _ = out.cast(OrchestratorMsg::Adopted { policy });
+            }
         }
     }
     Ok(())

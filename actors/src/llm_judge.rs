@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 pub use ledger::Counts;
-pub use setup::{Setup, Tuning, endpoint};
+pub use setup::{Setup, Tuning};
 
 use crate::supervise::{LLM_JUDGE_LOST, LLM_JUDGE_UNAVAILABLE, fault};
 

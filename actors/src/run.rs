@@ -28,6 +28,8 @@ use crate::{policy, session};
 pub const SUMMARY_FILE: &str = "summary.json";
 /// The Hugging Face folder of the final policy, in the run directory.
 pub const POLICY_DIR: &str = "policy";
+/// Inside it, where adapters are trained: the final one, for PEFT.
+pub const ADAPTER_DIR: &str = "adapter";
 /// How long the end of a run waits for its last writes.
 const LAST_FLUSH: Duration = Duration::from_secs(60);
 
@@ -111,6 +113,9 @@ pub struct RunSummary {
     pub skipped: u64,
     /// Folder of the final policy; absent after an interruption.
     pub policy_dir: Option<PathBuf>,
+    /// With LoRA, its adapter in PEFT's format.
+    #[serde(default)]
+    pub adapter_dir: Option<PathBuf>,
     /// Wall time of this process, seconds.
     pub seconds: f64,
 }
@@ -215,6 +220,7 @@ pub fn summarise(
     let masked = |phase: PhaseTag| Ok::<_, StoreError>(reader.endings(phase)?.get("faulted").copied().unwrap_or(0));
     let steps = reader.steps()?;
     let policy_dir = run_dir.join(POLICY_DIR);
+    let adapter_dir = policy_dir.join(ADAPTER_DIR);
     Ok(RunSummary {
         run_dir: run_dir.to_path_buf(),
         interrupted,
@@ -228,6 +234,7 @@ pub fn summarise(
         llm_judge: session::llm_judge_counts(&reader)?,
         skipped: steps.iter().filter(|row| !row.applied).count() as u64,
         policy_dir: policy_dir.join("config.json").is_file().then_some(policy_dir),
+        adapter_dir: adapter_dir.join("adapter_config.json").is_file().then_some(adapter_dir),
         seconds: elapsed.as_secs_f64(),
     })
 }

@@ -1,5 +1,7 @@
 //! One process's part of a run: from a store to the end of the last phase, a stop, or a fault.
 
+mod generator;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +10,7 @@ use burn::tensor::backend::AutodiffBackend;
 use model::correction::Correction;
 use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
-use model::engine::{EngineConfig, GpuConfig};
 use model::kernels::Kernels;
-use model::learner::GpuType;
 use model::loss::LossConfig;
 use model::optim::{LrSchedule, OptimConfig};
 use model::sampling::Sampling;
@@ -23,7 +23,7 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
-use crate::config::{self, Config, Device};
+use crate::config::{self, Config, GeneratorKind};
 use crate::crew::{Crew, Prompt, TaskEntry};
 use crate::errors::UserError;
 use crate::eval::EvalLimits;
@@ -31,10 +31,10 @@ use crate::generator::Adoption;
 use crate::llm_judge;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
-use crate::policy::{self, Checkpoints, SamplerSettings, TrainerSettings};
+use crate::policy::{self, Checkpoints, TrainerSettings};
 use crate::prompt::prompt_messages;
 use crate::resume::{Plan, restore};
-use crate::run::{POLICY_DIR, RunError};
+use crate::run::{ADAPTER_DIR, POLICY_DIR, RunError};
 use crate::sft;
 use crate::stop::StopToken;
 use crate::store::rows::Op;
@@ -107,29 +107,23 @@ where
         optim: optim(config),
         loss: loss(config),
         guard: config.guard,
+        lora: config::adapters(config, &loaded.config)?,
+        seed: config.run.seed,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
         gpu: sft::gpu(config),
     };
+    let sampler = generator::sampler::<AB::InnerBackend>(
+        config,
+        run_dir,
+        (&loaded.config, &tokenizer),
+        &entries,
+        restored.phases.is_empty(),
+    )?;
     let secret = secret(&reader)?;
     let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
     let crew = Crew {
-        sampler: policy::sampler_factory::<AB::InnerBackend>(SamplerSettings {
-            engine: EngineConfig {
-                max_batch: config.generator.max_batch,
-                max_seq_len: longest_text(config, &entries, loaded.config.max_position_embeddings),
-                threads: sft::threads(),
-            },
-            gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
-                single_precision: config.learner.gpu_type == GpuType::Fp32,
-                cache_bytes: config.generator.cache_mb << 20,
-                ..GpuConfig::default()
-            }),
-            stop_at_code: config.generator.stop_at_code,
-            sampling: sampling(config),
-            max_new_tokens: config.sampling.max_new_tokens,
-            tokenizer: tokenizer.clone(),
-        }),
+        sampler,
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
         verifier: policy::verifier_factory(
             python,
@@ -192,6 +186,12 @@ where
     }
     if let Some(network) = policy::network::<AB::InnerBackend>(&last) {
         model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
+        if trainer.lora.is_some() {
+            let (learner, _) =
+                policy::newest_learner::<AB>(&trainer, &device).map_err(|fault| failed(fault, false, run_dir))?;
+            let base = policy::adapter_base(config, &trainer.start);
+            learner.save_adapter(&run_dir.join(POLICY_DIR).join(ADAPTER_DIR), &base)?;
+        }
     }
     Ok(false)
 }
@@ -371,6 +371,11 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         judge_deadline_ms: r.judge_deadline_s * 1000,
         execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,
+        adopt_deadline_ms: match config.generator.kind {
+            GeneratorKind::Burn => MachineConfig::default().adopt_deadline_ms,
+            // One reload may wait for another.
+            GeneratorKind::Openai => 2 * config.generator.reload_timeout_s * 1000,
+        },
         ..MachineConfig::default()
     }
 }

@@ -66,6 +66,12 @@ pub const LLM_JUDGE_LOST: &str = "F118";
 
 /// A step's numbers are beyond a limit of `[guard]`.
 pub const NUMERICAL_ALARM: &str = "F119";
+/// The generation server gave no answer.
+pub const SERVER_UNAVAILABLE: &str = "F120";
+/// The generation server's answer cannot be used.
+pub const SERVER_UNUSABLE: &str = "F121";
+/// The generation server did not take new weights over.
+pub const SERVER_RELOAD: &str = "F122";
 
 macro_rules! pages {
     ($($code:literal),*) => {
@@ -77,7 +83,7 @@ macro_rules! pages {
 pub fn faults() -> &'static [(&'static str, &'static str)] {
     pages!(
         "F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111", "F112", "F113", "F114",
-        "F115", "F116", "F117", "F118", "F119"
+        "F115", "F116", "F117", "F118", "F119", "F120", "F121", "F122"
     )
 }
 

@@ -21,6 +21,9 @@
 //!                                      thread: optimizer, checkpoints
 //! ```
 //!
+//! With `generator.kind = "openai"` the generator's thread asks a server instead of an engine: `generator.max_batch` requests
+//! at once, one reload at a time (`openai`).
+//!
 //! Results come back to the orchestrator as messages (`Sampled`, `Judged`, `Executed`, `Trained`, `Adopted`,
 //! `Durable`). The orchestrator is the supervisor of generator, judge, pool and learner; the pool of its executors
 //! and of the LLM judge.

@@ -10,6 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use cli_common::{GOOD, Got, PARTS, Place, Running, TASK, answer, got};
+use model::learner::{Learner, SftSample};
+use model::lora::{LoraConfig, Target};
+use model::optim::OptimConfig;
 use serde_json::Value;
 
 /// For a run of seconds that is interrupted on a busy machine.
@@ -100,6 +103,42 @@ fn a_run_from_the_warm_start_to_the_summary_and_its_rollouts() {
     let set = format!("model.dir={}", policy.display());
     let damaged = place.troupe(&["run", "-c", "own.toml", "--set", &set]);
     damaged.fails(2, &["error: ", "model.safetensors", "truncated", "hint:"]);
+}
+
+/// The base and the adapter are the policy, to the bit.
+#[test]
+fn a_run_with_adapters_leaves_the_merged_policy_and_the_adapter() {
+    let Some(place) = place("steps = 2\n[lora]\nrank = 4\nalpha = 8") else { return };
+    let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+    let run = place.troupe(&["run"]);
+    assert!(run.succeeds().out.contains("/runs/001/policy/adapter (for PEFT"), "{}", run.out);
+    let run_dir = place.path().join("runs/001");
+    let load = |part: &str| model::load_weights::<model::Cpu>(&run_dir.join(part), &Default::default()).unwrap().1;
+    let digest = |learner: &Learner<model::Cpu>| learner.publish().manifest.digest;
+    let new = |part: &str| Learner::new(load(part), OptimConfig::default());
+    // So small a policy fails everywhere, and nothing moves: its newest checkpoint is moved by hand.
+    let settings = LoraConfig { rank: 4, alpha: 8.0, targets: Target::ALL.to_vec(), rslora: false };
+    let mut moved = new("warm-start").with_lora(&settings, 1).unwrap();
+    let checkpoint = run_dir.join("checkpoints/v000002");
+    assert_eq!(moved.load_checkpoint(&checkpoint).unwrap().counters.version.0, 2);
+    moved.sft_step(&[SftSample { prompt: vec![5, 6, 7], tokens: vec![8, 9] }], 1).unwrap();
+    moved.save_checkpoint(&checkpoint).unwrap();
+    place.troupe(&["resume", "runs/001"]).succeeds();
+    let (base, policy) = (new("warm-start"), new("policy"));
+    assert_ne!(digest(&base), digest(&policy), "the base is the policy");
+    let adapted = base.with_adapter(&run_dir.join("policy/adapter")).unwrap();
+    assert_eq!(digest(&adapted), digest(&policy));
+    let config: Value = serde_json::from_str(&read("runs/001/policy/adapter/adapter_config.json")).unwrap();
+    assert_eq!(Path::new(config["base_model_name_or_path"].as_str().unwrap()), run_dir.join("warm-start"));
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&Value::from(4), &Value::from(8)));
+    // A rank that the user's own model cannot have is told before anything is made.
+    let sets = ["sft.enabled=false", "lora.rank=17", &format!("model.dir={}", run_dir.join("policy").display())];
+    let args: Vec<&str> = ["run"].into_iter().chain(sets.iter().flat_map(|set| ["--set", set])).collect();
+    let text = read("cluster.toml");
+    let idle = |l: &&str| !SHAPE.iter().chain(&["examples", "epochs"]).any(|k| l.starts_with(&format!("{k} =")));
+    place.put("cluster.toml", text.lines().filter(idle).collect::<Vec<_>>().join("\n"));
+    place.troupe(&args).fails(2, PARTS).fails(2, &["rank does not fit", "k_proj goes from 32 to 16", "1 to 16"]);
+    assert!(!place.path().join("runs/002").exists());
 }
 
 /// A small model in one file: converted once into the run directory, trained, and left as a Hugging Face folder.

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use actors::bench::standins;
 use actors::crew::{
-    BoxFuture, Crew, SampleJob, SampledItem, Sampler, TrainError, TrainJob, TrainedItem, Trainer, Verifier, Weights,
+    BoxFuture, Crew, SampleJob, SampledItem, Sampler, Taken, TrainError, TrainJob, TrainedItem, Trainer, Verifier,
+    Weights,
 };
 use actors::driver::PhaseSpec;
 use actors::generator::Adoption;
@@ -338,7 +339,7 @@ impl Sampler for Stubborn {
     fn cancel(&mut self, rollout: RolloutId) {
         self.0.cancel(rollout);
     }
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         if policy > PolicyVersion(0) {
             std::thread::sleep(Duration::from_secs(5));
         }

@@ -1,6 +1,7 @@
 //! How fast the embedded policy learns and decodes on this machine: tokens per second of SFT, of a training step, of decoding.
 //!
-//! `cargo run --release -p model --example throughput -- [threads] [batch]`
+//! `cargo run --release -p model --example throughput -- [threads] [batch] [rank]`; with a rank the learner trains
+//! adapters of it on every matrix.
 
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use burn::backend::Flex;
 use model::config::{ModelConfig, TinyShape};
 use model::engine::{Engine, EngineConfig, Request};
 use model::learner::{Execution, Learner, SftSample, TrainSample};
+use model::lora::{LoraConfig, Target};
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::sampling::Sampling;
@@ -26,6 +28,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network: Transformer<Cpu> = config.init(1, &Default::default());
     println!("{} parameters, {threads} threads, batch {batch}", config.num_parameters());
     let mut learner = Learner::new(network, OptimConfig::default()).with_execution(Execution::Auto, threads);
+    if let Some(rank) = args.next().filter(|rank| *rank > 0) {
+        let adapters = LoraConfig { rank, alpha: 2.0 * rank as f64, targets: Target::ALL.to_vec(), rslora: false };
+        learner = learner.with_lora(&adapters, 1)?;
+        println!(
+            "{} more in adapters of rank {rank}: only they are trained",
+            learner.lora().map_or(0, |l| l.num_parameters())
+        );
+    }
     sft(&mut learner)?;
     train(&mut learner, batch)?;
     decode(&learner.inference(), threads, batch)?;

@@ -1,14 +1,17 @@
 //! A learner on disk: weights, AdamW's moments, counters and the guard's memory, whole or not at all, and bit for bit the same after loading.
 //!
 //! A checkpoint is a folder with `state.safetensors` (`param/..`, `adam_m/..`, `adam_v/..`, f32) and `manifest.json` (format,
-//! counters, SHA-256 of the other file). It is written beside its place, flushed to the disk, and renamed.
+//! counters, SHA-256 of the other file). It is written beside its place, flushed to the disk, and renamed. With LoRA it holds the
+//! adapters alone, and the digest of the base that they belong to.
+
+mod lora;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
 use rollout::id::Digest as HexDigest;
@@ -17,9 +20,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::host::weights::to_vec;
+use crate::kernels::Kernels;
 use crate::learner::{Counters, Learner, hex};
+use crate::optim::Optimizer;
+pub use lora::LoraManifest;
 
 const FORMAT: u32 = 1;
+/// Of adapters: readers that know only whole networks refuse it by its number.
+const LORA_FORMAT: u32 = 2;
 const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
 
@@ -35,6 +43,9 @@ pub struct CheckpointManifest {
     pub adam_time: u64,
     /// SHA-256 of `state.safetensors`.
     pub digest: HexDigest,
+    /// Present where the state is that of adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraManifest>,
 }
 
 /// A checkpoint that could not be written or is not what it says. The learner is unchanged.
@@ -45,12 +56,20 @@ pub enum CheckpointError {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{path} is not a checkpoint manifest: {source}")]
     Manifest { path: PathBuf, source: serde_json::Error },
-    #[error("{path} has format {found}, this version reads {FORMAT}")]
+    #[error("{path} has format {found}, this version reads {FORMAT} and {LORA_FORMAT}")]
     Format { path: PathBuf, found: u32 },
     #[error("{path} is damaged: its SHA-256 is {found}, the manifest says {expected}")]
     Digest { path: PathBuf, found: HexDigest, expected: HexDigest },
     #[error("{path}: {reason}")]
     Tensors { path: PathBuf, reason: String },
+    #[error(
+        "{path} holds {found}, this learner trains {expected}\n  hint: [lora] has to be what it was when the checkpoint was made"
+    )]
+    Trained { path: PathBuf, found: String, expected: String },
+    #[error(
+        "{path} belongs to a base with the SHA-256 {found}, expected {expected}, which is this learner's\n  hint: adapters are nothing without their own base: give the model that training began with (a run keeps it in `warm-start`)"
+    )]
+    Base { path: PathBuf, found: HexDigest, expected: HexDigest },
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
@@ -58,7 +77,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Check
     move |source| CheckpointError::Io { action, path, source }
 }
 
-impl<AB: AutodiffBackend> Learner<AB> {
+impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// Writes the checkpoint `dir`; one that is already there is replaced.
     pub fn save_checkpoint(&self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -91,8 +110,10 @@ impl<AB: AutodiffBackend> Learner<AB> {
         let bytes = safetensors::serialize(views, None).map_err(bad)?;
         write(&path, &bytes)?;
         let digest = HexDigest(hex(&Sha256::digest(&bytes)));
+        let lora = self.lora_manifest();
         let manifest = CheckpointManifest {
-            format: FORMAT,
+            format: if lora.is_some() { LORA_FORMAT } else { FORMAT },
+            lora,
             counters: self.counters,
             guard: self.memory.clone(),
             adam_time,
@@ -106,15 +127,17 @@ impl<AB: AutodiffBackend> Learner<AB> {
         Ok(manifest)
     }
 
-    /// Replaces weights, moments, counters and the guard's memory by those of `dir`. The network must have the same shape.
+    /// Replaces weights, moments, counters and the guard's memory by those of `dir`. The network must have the same shape, or with LoRA
+    /// be the same base.
     pub fn load_checkpoint(&mut self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read(&path).map_err(io("read", &path))?;
         let manifest: CheckpointManifest =
             serde_json::from_slice(&text).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
-        if manifest.format != FORMAT {
+        if ![FORMAT, LORA_FORMAT].contains(&manifest.format) {
             return Err(CheckpointError::Format { path, found: manifest.format });
         }
+        self.check_trained(&path, manifest.lora.as_ref())?;
         let path = dir.join(STATE);
         let bytes = std::fs::read(&path).map_err(io("read", &path))?;
         let found = HexDigest(hex(&Sha256::digest(&bytes)));
@@ -131,14 +154,14 @@ impl<AB: AutodiffBackend> Learner<AB> {
         }
         let mut load =
             Load::<AB> { path: Vec::new(), stored, time: manifest.adam_time, state: HashMap::new(), error: None };
-        let network = self.network.clone().map(&mut load);
+        let loaded = self.load_trained(&mut load);
         if let Some(reason) = load.error {
             return Err(bad(reason));
         }
         if let Some(name) = load.stored.keys().min() {
-            return Err(bad(format!("tensor `{name}` has no place in this network")));
+            return Err(bad(format!("tensor `{name}` has no place in what this learner trains")));
         }
-        self.network = network;
+        self.set_trained(loaded);
         self.optimizer.state = load.state;
         self.counters = manifest.counters;
         self.memory = manifest.guard.clone();
@@ -147,8 +170,8 @@ impl<AB: AutodiffBackend> Learner<AB> {
 
     /// Everything that is saved, and AdamW's time.
     fn tensors(&self) -> (Vec<Stored>, u64) {
-        let mut save = Save { learner: self, path: Vec::new(), out: Vec::new(), time: 0 };
-        self.network.visit(&mut save);
+        let mut save = Save { optimizer: &self.optimizer, path: Vec::new(), out: Vec::new(), time: 0 };
+        self.visit_trained(&mut save);
         (save.out, save.time)
     }
 }
@@ -160,7 +183,7 @@ struct Stored {
 }
 
 struct Save<'a, AB: AutodiffBackend> {
-    learner: &'a Learner<AB>,
+    optimizer: &'a Optimizer<AB>,
     path: Vec<String>,
     out: Vec<Stored>,
     time: u64,
@@ -186,7 +209,7 @@ impl<AB: AutodiffBackend> ModuleVisitor<AB> for Save<'_, AB> {
         let tensor = param.val();
         let shape = tensor.dims().to_vec();
         self.push("param", shape.clone(), tensor.into_data());
-        if let Some(state) = self.learner.optimizer.state.get(&param.id) {
+        if let Some(state) = self.optimizer.state.get(&param.id) {
             self.time = state.momentum.time as u64;
             let (m, v) = (state.momentum.moment_1.to_data(), state.momentum.moment_2.to_data());
             self.push("adam_m", shape.clone(), m);

@@ -10,6 +10,7 @@ mod check;
 #[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
 mod device;
 mod host;
+mod lora;
 mod objective;
 mod publish;
 
@@ -26,6 +27,7 @@ use crate::correction::clip::Cut;
 use crate::guard::{self, GuardConfig};
 use crate::host::HostWeights;
 use crate::kernels::Kernels;
+use crate::lora::Lora;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer, global_norm};
@@ -144,13 +146,15 @@ pub struct Learner<AB: AutodiffBackend> {
     guard: GuardConfig,
     pub(crate) memory: guard::Memory,
     reference: Option<HostWeights>,
+    /// `None`: every weight is trained.
+    pub(crate) lora: Option<Lora<AB>>,
     execution: Execution,
     workers: Vec<host::Worker>,
     device: device::Slot,
 }
 
 /// What several passes may have to go back to.
-type Before<AB> = Option<(Transformer<AB>, Optimizer<AB>, Counters)>;
+type Before<AB> = Option<(Transformer<AB>, Optimizer<AB>, Counters, Option<Lora<AB>>)>;
 
 /// What a learner counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,9 +180,10 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             guard: GuardConfig::default(),
             memory: guard::Memory::default(),
             reference: None,
+            lora: None,
             execution: Execution::Auto,
             workers,
-            device: device::Slot::default(),
+            device: device::Slot::new(GpuCompute::default()),
         }
     }
 
@@ -207,7 +212,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self
     }
 
-    /// The network that `kl_coef` holds the policy to (its weights are copied).
+    /// The network that `kl_coef` holds the policy to (its weights are copied). With LoRA it is the base where none is set.
     pub fn set_reference<B: Backend>(&mut self, network: &Transformer<B>) {
         self.reference = Some(HostWeights::from_network(network));
         self.device.forget_reference();
@@ -244,6 +249,9 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.guard.check()?;
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
+        if kl {
+            self.refer_to_base();
+        }
         let reference = if kl { Some(self.reference_scores(&items, loss)?) } else { None };
         let mut first = match objective::needs_a_look(loss) {
             true => Some(self.scored(&items, loss.micro_batch, loss.temperature)?),
@@ -255,7 +263,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         }
         // A single pass is looked at before it is applied. What is shared cannot be updated in place.
         let before: Before<AB> =
-            (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters));
+            (loss.epochs > 1).then(|| (self.network.clone(), self.optimizer.clone(), self.counters, self.lora.clone()));
         let mut report = StepReport { samples: samples.len(), applied: true, ..StepReport::default() };
         report.zero_samples = items.iter().filter(|i| !i.backward).count();
         let (mut cuts, mut seen) = ([0usize; 2], 0usize);
@@ -278,8 +286,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 cuts[0] += usize::from(term.cut == Cut::Low);
                 cuts[1] += usize::from(term.cut == Cut::High);
             });
-            let norm = self.norm(&grads);
-            let norm = self.or_as_before(norm, &before)?;
+            let trained = self.of_trained(grads);
+            let (grads, norm) = self.or_as_before(trained, &before)?;
             if epoch == 0 {
                 report.loss = total;
                 report.grad_norm = norm;
@@ -297,7 +305,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         }
         if !report.applied {
             if let Some(before) = before {
-                (self.network, self.optimizer, self.counters) = before;
+                (self.network, self.optimizer, self.counters, self.lora) = before;
             }
             self.counters.skipped += 1;
         }
@@ -315,7 +323,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// A failure of a later pass leaves the learner as it was before the first.
     fn or_as_before<T>(&mut self, done: Result<T, LearnerError>, before: &Before<AB>) -> Result<T, LearnerError> {
         if let (Err(_), Some(before)) = (&done, before) {
-            (self.network, self.optimizer, self.counters) = before.clone();
+            (self.network, self.optimizer, self.counters, self.lora) = before.clone();
         }
         done
     }
@@ -332,7 +340,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             |_: usize, _: usize, logprob: f64| Term { loss: -share * logprob, d_logprob: -share, cut: Cut::No };
         let (scored, grads) = self.gradients(&items, micro_batch, 1.0, &objective)?;
         let loss = sum_terms(&scored, &objective, |_| ());
-        let grad_norm = self.norm(&grads)?;
+        let (grads, grad_norm) = self.of_trained(grads)?;
         let applied = loss.is_finite() && grad_norm.is_finite();
         let mut lr = 0.0;
         if applied {
@@ -367,7 +375,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let host = self.on_host();
         let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
         if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
-            return Ok(device.reference(weights, items, loss.micro_batch, loss.temperature)?);
+            return device.reference(weights, items, loss.micro_batch, loss.temperature);
         }
         Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
     }
@@ -407,7 +415,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
             if let Some(device) = self.device.get(self.execution, &mut self.network)? {
-                return Ok(device.run(&self.network, items, micro_batch, temperature, Some(objective))?);
+                return device.run(&self.network, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
             return Ok((scored, grads.unwrap_or_default()));
@@ -434,7 +442,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             return Ok(global_norm(&self.network, grads));
         }
         match self.device.get(self.execution, &mut self.network)? {
-            Some(device) => Ok(device.norm(&self.network, grads)?),
+            Some(device) => device.norm(&self.network, grads),
             None => Ok(global_norm(&self.network, grads)),
         }
     }
@@ -448,7 +456,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        let device = match self.on_host() {
+        let device = match self.on_host() || self.lora.is_some() {
             true => None,
             false => self.device.get(self.execution, &mut self.network)?,
         };
@@ -460,7 +468,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 let updated = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale);
                 self.network = updated.unwrap_or_else(|e| panic!("an update on the GPU failed halfway: {e}"));
             }
-            None => self.network = self.optimizer.step(lr, self.network.clone(), grads, scale),
+            None => self.apply(lr, grads, scale),
         }
         self.counters.updates += 1;
         Ok(lr)

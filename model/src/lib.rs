@@ -3,7 +3,7 @@
 //!
 //! Reading order: `config` (shape of a network), `network` (forward pass), `kernels` (its products, per backend), `load` / `save` (Hugging Face folders), `gguf` (the other
 //! format that is read), `tokenizer` and `chat` (text to tokens and back); `sampling` and `engine` (generation); `loss`, `correction`,
-//! `learner`, `optim`, `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
+//! `learner`, `optim`, `lora`, `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
 pub mod bpe;
 pub mod chat;
@@ -21,6 +21,7 @@ pub mod host;
 pub mod kernels;
 pub mod learner;
 pub mod load;
+pub mod lora;
 pub mod loss;
 pub mod network;
 pub mod optim;
@@ -37,7 +38,7 @@ pub use chat::Message;
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use gguf::find as find_gguf;
-pub use load::{Loaded, load_hf, load_weights};
+pub use load::{Loaded, load_config, load_hf, load_weights};
 pub use network::{KvCache, Transformer};
 pub use save::save_hf;
 pub use tokenizer::Tokenizer;

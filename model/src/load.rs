@@ -59,6 +59,11 @@ pub fn load_weights<B: Backend>(path: &Path, device: &B::Device) -> Result<(Mode
     Ok((config, network))
 }
 
+/// Reads the shape only.
+pub fn load_config(path: &Path) -> Result<ModelConfig, ModelError> {
+    Ok(open(path)?.0)
+}
+
 /// Headers only.
 fn open(path: &Path) -> Result<(ModelConfig, Tensors), ModelError> {
     if let Some(file) = gguf::find(path)? {

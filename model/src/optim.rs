@@ -1,4 +1,4 @@
-//! AdamW over all parameters of a network (burn's own update, one tensor at a time), with state that can be saved.
+//! AdamW over all parameters of a network, or of its adapters (burn's own update, one tensor at a time), with state that can be saved.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,6 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, GradientsParams, SimpleOptimizer};
 use burn::tensor::{Tensor, backend::AutodiffBackend};
 use serde::{Deserialize, Serialize};
-
-use crate::network::Transformer;
 
 /// The optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,8 +94,8 @@ impl<AB: AutodiffBackend> Optimizer<AB> {
     }
 
     /// One update with gradients multiplied by `scale`. Parameters without a gradient stay as they are.
-    pub fn step(&mut self, lr: f64, network: Transformer<AB>, grads: GradientsParams, scale: f32) -> Transformer<AB> {
-        network.map(&mut Update { optimizer: self, lr, grads, scale })
+    pub fn step<M: Module<AB>>(&mut self, lr: f64, module: M, grads: GradientsParams, scale: f32) -> M {
+        module.map(&mut Update { optimizer: self, lr, grads, scale })
     }
 }
 
@@ -132,9 +130,9 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Update<'_, AB> {
 }
 
 /// The Euclidean norm of all gradients together, f64; NaN or infinite where any of them is.
-pub fn global_norm<AB: AutodiffBackend>(network: &Transformer<AB>, grads: &GradientsParams) -> f64 {
+pub fn global_norm<AB: AutodiffBackend>(module: &impl Module<AB>, grads: &GradientsParams) -> f64 {
     let mut norm = Norm { grads, squares: 0.0 };
-    network.visit(&mut norm);
+    module.visit(&mut norm);
     norm.squares.sqrt()
 }
 

@@ -146,8 +146,8 @@ mod tests {
         assert_eq!((packed.real, packed.rows()), (79, 80));
         let mut expected = vec![vec![false; 80]; 80];
         for s in &rows.segments {
-            for i in s.start..s.start + s.len {
-                (s.prefix.clone()).chain(s.start..=i).for_each(|k| expected[i][k] = true);
+            for (i, seen) in expected.iter_mut().enumerate().skip(s.start).take(s.len) {
+                (s.prefix.clone()).chain(s.start..=i).for_each(|k| seen[k] = true);
             }
         }
         expected[79][79] = true;

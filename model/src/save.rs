@@ -21,8 +21,6 @@ pub fn save_hf<B: Backend>(
     network: &Transformer<B>,
     tokenizer: &Tokenizer,
 ) -> Result<(), ModelError> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(ModelError::io("create", parent))?;
     let staging = Staging::new(dir)?;
     weights::write(&staging.path.join("model.safetensors"), named_tensors(config, network))?;
     write_json(&staging.path.join("config.json"), &hf_config::write(config))?;
@@ -30,9 +28,7 @@ pub fn save_hf<B: Backend>(
         "pad_token_id": config.pad_token_id, "do_sample": true});
     write_json(&staging.path.join("generation_config.json"), &generation)?;
     tokenizer.save(&staging.path)?;
-    staging.sync()?;
-    staging.publish(dir)?;
-    sync_file(parent)
+    staging.finish(dir)
 }
 
 /// Every tensor under its Hugging Face name, in that library's layout.
@@ -92,18 +88,32 @@ fn split<B: Backend>(out: &mut Vec<Named>, prefix: &str, parts: &[(&str, usize)]
 }
 
 /// A folder that vanishes unless it is published.
-struct Staging {
+pub(crate) struct Staging {
     path: PathBuf,
 }
 
 impl Staging {
-    fn new(dir: &Path) -> Result<Self, ModelError> {
+    /// For a folder that will be `dir`.
+    pub(crate) fn new(dir: &Path) -> Result<Self, ModelError> {
+        let parent = parent(dir);
+        std::fs::create_dir_all(parent).map_err(ModelError::io("create", parent))?;
         let path = beside(dir, "new");
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(ModelError::io("remove", &path))?;
         }
         std::fs::create_dir(&path).map_err(ModelError::io("create", &path))?;
         Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Durably: contents, then the name `dir`, in the place of what had it.
+    pub(crate) fn finish(&self, dir: &Path) -> Result<(), ModelError> {
+        self.sync()?;
+        self.publish(dir)?;
+        sync_file(parent(dir))
     }
 
     /// Contents on disk before the folder gets its name.
@@ -133,6 +143,10 @@ impl Drop for Staging {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+fn parent(dir: &Path) -> &Path {
+    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// `<parent>/.<name>.<process>.<tag>`: on the same file system, out of the way, not another process's.

@@ -104,6 +104,25 @@ impl Weights {
         Ok(Self { root: index, tensors })
     }
 
+    /// One file; `hint` is for the case that it is not there.
+    pub fn open_file(path: &Path, hint: &str) -> Result<Self, ModelError> {
+        if !path.exists() {
+            return Err(ModelError::MissingFile { path: path.to_path_buf(), hint: hint.to_string() });
+        }
+        let mut tensors = HashMap::new();
+        read_header(path, &mut tensors)?;
+        Ok(Self { root: path.to_path_buf(), tensors })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// In no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// One tensor, row-major, as f32. Its shape must be `shape`.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let Some(place) = self.tensors.get(name) else {
@@ -123,7 +142,7 @@ impl Weights {
         };
         if place.info.shape != shape {
             let (found, expected) = (format!("{:?}", place.info.shape), format!("{shape:?}"));
-            return Err(bad("shape", found, expected, "the sizes in config.json do not match the weights"));
+            return Err(bad("shape", found, expected, "the sizes in the config file do not match the weights"));
         }
         let width = match place.info.dtype {
             Dtype::F64 => 8,
@@ -147,7 +166,7 @@ fn missing_hint(name: &str) -> &'static str {
     if name == "lm_head.weight" {
         "config.json does not set tie_word_embeddings; set it to true if the head is the embedding"
     } else {
-        "config.json and the weights are of different models, or a shard is missing"
+        "the config file and the weights are of different models, or a part is missing"
     }
 }
 

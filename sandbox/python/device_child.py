@@ -194,6 +194,10 @@ class Running:
             lap = time.perf_counter()
 
         self.where = device.up(job["device"]["kind"])
+        if job["own_bytes"] and self.where.kind == "cuda":
+            # Against accidents: who takes all the memory there is has everybody else fail, and is tried again alone. What undoes this
+            # costs the others time, not their verdicts.
+            torch.cuda.set_per_process_memory_fraction(min(1.0, job["own_bytes"] / torch.cuda.mem_get_info()[1]))
         step("context")
         self.memory = self.where.open(box_fd, job["box"]["size"])
         self.view = box.View(self.memory)

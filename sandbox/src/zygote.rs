@@ -313,6 +313,11 @@ impl Zygote {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Begins to end it without waiting; its children go with it.
+    pub fn kill(&mut self) {
+        let _ = self.child.start_kill();
+    }
+
     /// Ends it, and with it every child.
     pub async fn stop(self) {
         let Zygote { mut child, control, .. } = self;

@@ -179,8 +179,8 @@ pub async fn peer(
     batch: usize,
     limit: Duration,
 ) -> std::io::Result<Peer> {
-    let other = |text: String| std::io::Error::other(text);
-    let sizes = serde_json::to_string(config)?;
+    let other = |what: String| std::io::Error::other(what);
+    let sizes = serde_json::to_string(config).map_err(std::io::Error::other)?;
     let child = Command::new(python)
         .arg(script)
         .args([sizes, batch.to_string(), load.prompt_tokens.to_string(), load.answer_tokens.to_string()])

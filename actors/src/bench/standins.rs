@@ -10,8 +10,8 @@ use rollout::outcome::{Candidate, ExecReport, Fault, Outcome};
 use rollout::task::{Split, TaskSpec};
 
 use crate::crew::{
-    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, TaskEntry, TrainError, TrainJob, TrainedItem, Trainer,
-    Verifier, Weights,
+    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, Taken, TaskEntry, TrainError, TrainJob, TrainedItem,
+    Trainer, Verifier, Weights,
 };
 
 /// A short valid answer: what the judge reads for every rollout.
@@ -105,9 +105,9 @@ impl Sampler for Echo {
         self.queue.retain(|job| job.rollout != rollout);
     }
 
-    fn adopt(&mut self, _weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+    fn adopt(&mut self, _weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         (self.policy, self.completion) = (policy, completion(policy));
-        Ok(())
+        Ok(Taken::Now)
     }
 
     fn busy(&self) -> bool {

@@ -153,13 +153,18 @@ async fn measure(
                 e.difference
             ))?;
         }
-        let worst = set.iter().map(|e| e.difference.abs()).fold(0.0, f64::max);
-        let within = set.iter().filter(|e| e.difference.abs() <= 1.0).count();
-        let apart = set.iter().map(device::Equivalence::spread).fold(0.0, f64::max);
         output::line(format!(
-            "speed-ups of {} candidates differ from do_bench's by at most {worst:.2} %, {within} of them by 1 % or less; \
-             do_bench's own processes by at most {apart:.2} %",
-            set.len()
+            "speed-ups of {} candidates, against do_bench's: {}; do_bench against itself, two halves of its processes: {}",
+            set.len(),
+            within(&set, |e| e.difference),
+            within(&set, device::Equivalence::itself)
+        ))?;
+        let unbound: Vec<_> = set.iter().filter(|e| !e.host_bound).cloned().collect();
+        output::line(format!(
+            "of them the {} where do_bench does not measure the host: {}; do_bench against itself: {}",
+            unbound.len(),
+            within(&unbound, |e| e.difference),
+            within(&unbound, device::Equivalence::itself)
         ))?;
         found["equivalence"] = json!(set);
     }
@@ -193,6 +198,14 @@ async fn measure(
         found["fairness"] = fair(args, python, items, lanes).await?;
     }
     Ok(())
+}
+
+/// How many of `set` are how far off, percent.
+fn within(set: &[device::Equivalence], off: impl Fn(&device::Equivalence) -> f64) -> String {
+    let all: Vec<f64> = set.iter().map(|e| off(e).abs()).collect();
+    let to = |limit: f64| all.iter().filter(|d| **d <= limit).count();
+    let worst = all.iter().copied().fold(0.0, f64::max);
+    format!("within 1 % {}, 2 % {}, 4 % {}, at most {worst:.2} %", to(1.0), to(2.0), to(4.0))
 }
 
 /// What a fresh process may take for torch, Triton and a context, before a candidate's own deadline.

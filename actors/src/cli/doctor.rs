@@ -67,15 +67,29 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
-/// Whether this binary can train on a GPU.
+/// Whether this binary can train on a GPU here.
 fn cuda_build() -> Check {
-    let (status, found, hint) = if cfg!(feature = "cuda") {
-        (Status::Ok, "built with the `cuda` feature", None)
-    } else {
-        let hint = "nothing to do on a machine without a GPU; else build with `cargo build --release --features cuda`";
-        (Status::Warn, "not in this build: the policy runs on the CPU", Some(hint.to_string()))
-    };
-    Check { name: "cuda".to_string(), status, found: found.to_string(), hint }
+    let (status, found, hint) = cuda_state();
+    Check { name: "cuda".to_string(), status, found, hint }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_state() -> (Status, String, Option<String>) {
+    match model::device::missing() {
+        None => (Status::Ok, "in this build; driver, GPU, cuBLASLt and NVRTC are there".to_string(), None),
+        Some(error) => {
+            let text = error.to_string();
+            let (what, hint) =
+                text.split_once("\n  hint: ").unwrap_or((&text, "needed for model.device = \"cuda\" only"));
+            (Status::Warn, format!("in this build, but not usable: {what}"), Some(hint.to_string()))
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_state() -> (Status, String, Option<String>) {
+    let hint = "nothing to do on a machine without a GPU; else build with `cargo build --release --features cuda`";
+    (Status::Warn, "not in this build: the policy runs on the CPU".to_string(), Some(hint.to_string()))
 }
 
 fn human(report: &Report) -> String {

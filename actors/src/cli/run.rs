@@ -7,7 +7,7 @@ use rollout::task::{Split, TaskSpec};
 
 use super::args::{ConfigArgs, ResumeArgs, RunArgs};
 use super::{Answer, Done, Failure, failure, output, pyenv};
-use crate::config::{Config, Device, EvalSplit};
+use crate::config::{Config, Device, EvalSplit, GeneratorKind, ServerKind};
 use crate::errors::UserError;
 use crate::observe::Observer;
 use crate::policy::require_isolation;
@@ -25,9 +25,11 @@ pub fn run(args: RunArgs) -> Done {
     let tasks = load_tasks(config.tasks.folder())?;
     require_training_tasks(&tasks, config.tasks.folder())?;
     require_model(&config)?;
+    require_fitting_adapters(&config)?;
     require_evaluated_tasks(&config, &tasks)?;
     // A key that is not there is found before anything is made.
     crate::llm_judge::Setup::new(&config.judge)?;
+    crate::openai::secret(&config.generator)?;
     if args.dry_run {
         output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
         return Ok(Answer::Yes);
@@ -74,6 +76,15 @@ pub fn require_model(config: &Config) -> Result<(), UserError> {
             .hint("check the path; relative paths start at the current folder")),
         _ => Ok(()),
     }
+}
+
+/// Adapters that the user's model cannot have are found before anything is made.
+fn require_fitting_adapters(config: &Config) -> Result<(), Failure> {
+    if let (Some(dir), true) = (config.model.folder(), config.lora.rank > 0) {
+        let shape = model::load_config(dir).map_err(|e| failure::of_run(RunError::Model(e), &config.run.dir))?;
+        crate::config::adapters(config, &shape)?;
+    }
+    Ok(())
 }
 
 /// Whether its contents are a model is told when it is read.
@@ -151,6 +162,16 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         Device::Cpu => "CPU",
         Device::Cuda => "GPU 0",
     };
+    let generator = match config.generator.kind {
+        GeneratorKind::Burn => format!("1 on the {device}, {} sequences together", config.generator.max_batch),
+        GeneratorKind::Openai => {
+            let name = match config.generator.server {
+                ServerKind::Vllm => "vLLM",
+                ServerKind::Sglang => "SGLang",
+            };
+            format!("{name} at {}, {} requests at once", config.generator.base_url, config.generator.max_batch)
+        }
+    };
     let warm_start = if config.sft.enabled { "on (cached)" } else { "off" };
     let llm_judge = match config.judge.enabled {
         true => format!(
@@ -159,13 +180,17 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         ),
         false => "off".to_string(),
     };
+    let trained = match &config.lora {
+        lora if lora.rank == 0 => "trains every weight".to_string(),
+        lora => format!("trains adapters of rank {} on {}", lora.rank, lora.targets.join(", ")),
+    };
     let target = run_dir.map_or(format!("a new one in {}", config.run.dir.display()), |d| d.display().to_string());
     format!(
         "# placement\n\
          #   run directory  {target}\n\
          #   policy         {policy}; warm start {warm_start}\n\
-         #   learner        1 on the {device}\n\
-         #   generator      1 on the {device}, {} sequences together\n\
+         #   learner        1 on the {device}, {trained}\n\
+         #   generator      {generator}\n\
          #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
          #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
@@ -174,7 +199,6 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   a step         {} groups of {} answers; at most {} rollouts in flight, at most {} versions stale\n\
          \n\
          # resolved configuration\n{}",
-        config.generator.max_batch,
         crate::judge::THREADS,
         config.executor.workers,
         count(Split::Train),
@@ -222,6 +246,9 @@ fn summary_text(summary: &RunSummary) -> String {
     }
     if let Some(dir) = &summary.policy_dir {
         out.push(format!("policy     {}", dir.display()));
+    }
+    if let Some(dir) = &summary.adapter_dir {
+        out.push(format!("adapter    {} (for PEFT; the policy has it merged)", dir.display()));
     }
     out.push(format!("time       {:.0} s", summary.seconds));
     out.join("\n")
@@ -282,6 +309,7 @@ mod tests {
             }),
             skipped: 2,
             policy_dir: None,
+            adapter_dir: Some("runs/001/policy/adapter".into()),
             seconds: 12.3,
         };
         let text = summary_text(&summary);
@@ -292,6 +320,7 @@ mod tests {
             "  before   20.0 %  [15.0, 25.0]",
             "  gain     +15.0 points  [+10.0, +20.0]",
             "  masked   0 answers before, 1 after",
+            "adapter    runs/001/policy/adapter (for PEFT",
         ] {
             assert!(text.contains(line), "{text}");
         }

@@ -1,10 +1,16 @@
 //! Rules between keys: a key that the user set must have an effect, and keys that belong together must fit.
 
+mod server;
+
 use rollout::machine::ConfigError;
 
-use super::{AdvNorm, Config, Device, LenNorm, Mismatch, PolicyLoss, Reaction, RewardMode, Settings};
+use super::lora;
+use super::{
+    AdvNorm, Config, Device, GeneratorKind, LenNorm, Mismatch, PolicyLoss, Reaction, ReloadKind, RewardMode,
+    ServerKind, Settings,
+};
 use crate::errors::UserError;
-use crate::{llm_judge, policy, session};
+use crate::{http, policy, session};
 
 /// Seconds of an evaluation for what has no limit of its own in the run file.
 const EVALUATION_MARGIN_S: u64 = 10;
@@ -54,6 +60,11 @@ const EFFECTS: &[Effect] = &[
         holds: |c| c.learner.policy_loss != PolicyLoss::Decoupled || c.learner.epochs > 1,
     },
     Effect {
+        keys: &["lora.alpha", "lora.targets", "lora.rslora"],
+        only: "lora.rank above 0",
+        holds: |c| c.lora.rank > 0,
+    },
+    Effect {
         keys: &["guard.gradient_spike_factor"],
         only: "guard.gradient_spike other than \"off\"",
         holds: |c| c.guard.gradient_spike != Reaction::Off,
@@ -93,6 +104,31 @@ const EFFECTS: &[Effect] = &[
     },
     Effect {
         keys: &[
+            "generator.server",
+            "generator.base_url",
+            "generator.model",
+            "generator.api_key_env",
+            "generator.timeout_s",
+            "generator.retries",
+            "generator.reload",
+            "generator.reload_dir",
+            "generator.reload_timeout_s",
+        ],
+        only: "generator.kind = \"openai\"",
+        holds: |c| c.generator.kind == GeneratorKind::Openai,
+    },
+    Effect {
+        keys: &["generator.model"],
+        only: "generator.server = \"vllm\" (SGLang serves one model and is not told its name)",
+        holds: |c| c.generator.server == ServerKind::Vllm,
+    },
+    Effect {
+        keys: &["generator.reload_dir", "generator.reload_timeout_s"],
+        only: "generator.reload = \"disk\"",
+        holds: |c| c.generator.reload == ReloadKind::Disk,
+    },
+    Effect {
+        keys: &[
             "judge.base_url",
             "judge.model",
             "judge.api_key_env",
@@ -111,8 +147,13 @@ const EFFECTS: &[Effect] = &[
     },
     Effect {
         keys: &["generator.cache_mb"],
-        only: "model.device = \"cuda\"",
-        holds: |c| c.model.device == Device::Cuda,
+        only: "model.device = \"cuda\" and generator.kind = \"burn\"",
+        holds: |c| c.model.device == Device::Cuda && c.generator.kind == GeneratorKind::Burn,
+    },
+    Effect {
+        keys: &["generator.stop_at_code"],
+        only: "generator.kind = \"burn\" (a server has stop rules of its own)",
+        holds: |c| c.generator.kind == GeneratorKind::Burn,
     },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
     Effect {
@@ -139,16 +180,18 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     device(config, settings)?;
     shape(config, settings)?;
     start(config, settings)?;
+    lora::check(config, settings)?;
     correction(config, settings)?;
     deterministic(config, settings)?;
     batch(config, settings)?;
     executors(config, settings)?;
     deadlines(config, settings)?;
-    llm_judge(config, settings)
+    llm_judge(config, settings)?;
+    server::check(config, settings)
 }
 
 /// The place of the first of `keys` that the user set, else of the first.
-fn place(settings: &Settings, keys: &[&str]) -> String {
+pub(super) fn place(settings: &Settings, keys: &[&str]) -> String {
     let user = keys.iter().find_map(|k| settings.origin(k).filter(|o| o.is_user()));
     match user.or_else(|| keys.first().and_then(|k| settings.origin(k))) {
         Some(origin) => origin.to_string(),
@@ -205,6 +248,7 @@ fn start(config: &Config, settings: &Settings) -> Result<(), UserError> {
 fn deterministic(config: &Config, settings: &Settings) -> Result<(), UserError> {
     let (key, found, expected) = match (config.rollout.staleness_max, config.judge.enabled, &*config.gpu.devices) {
         _ if !config.run.deterministic => return Ok(()),
+        _ if config.generator.kind == GeneratorKind::Openai => ("generator.kind", "\"openai\"".to_owned(), "\"burn\""),
         (0, false, "none") => return Ok(()),
         (1.., _, _) => ("rollout.staleness_max", config.rollout.staleness_max.to_string(), "0"),
         (_, true, _) => ("judge.enabled", "true".to_owned(), "false"),
@@ -308,7 +352,7 @@ fn llm_judge(config: &Config, settings: &Settings) -> Result<(), UserError> {
     if !j.enabled {
         return Ok(());
     }
-    if let Err(found) = llm_judge::endpoint(&j.base_url) {
+    if let Err(found) = http::endpoint(&j.base_url, "chat/completions") {
         return Err(UserError::new("the LLM judge has no address")
             .at(place(settings, &["judge.base_url"]))
             .found(format!("judge.base_url: {found}"))

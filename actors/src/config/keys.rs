@@ -1,5 +1,6 @@
 //! Every key of the run file with the values it takes. A test holds this list, `cluster.toml` and `Config` equal.
 
+use model::lora::config::WORDS;
 use sandbox::isolation::PARTS;
 
 /// The values that a key takes; the bounds are inclusive unless said otherwise.
@@ -164,6 +165,10 @@ pub const KEYS: &[Key] = &[
     key("learner.gpu_type", Kind::Choice(&["bf16", "fp32"])),
     key("learner.gpu_recompute", Kind::Flag),
     key("learner.keep_checkpoints", whole(0, COUNT)),
+    key("lora.rank", whole(0, COUNT)),
+    key("lora.alpha", above(0.0, 1_000_000.0)),
+    key("lora.targets", Kind::Words(&WORDS)),
+    key("lora.rslora", Kind::Flag),
     key("guard.not_finite", Kind::Choice(&["skip", "stop"])),
     key("guard.gradient_spike", Kind::Choice(REACTIONS)),
     key("guard.gradient_spike_factor", real(1.0, f64::MAX)),
@@ -173,7 +178,17 @@ pub const KEYS: &[Key] = &[
     key("guard.entropy_share_min", below(0.0, 1.0)),
     key("guard.window", whole(2, COUNT)),
     key("guard.lower_by", Kind::Real { min: 0.0, max: 1.0, above: true, below: true }),
+    key("generator.kind", Kind::Choice(&["burn", "openai"])),
     key("generator.max_batch", whole(1, COUNT)),
+    key("generator.server", Kind::Choice(&["vllm", "sglang"])),
+    key("generator.base_url", Kind::FullText),
+    key("generator.model", Kind::Text),
+    key("generator.api_key_env", Kind::Text),
+    key("generator.timeout_s", whole(1, COUNT)),
+    key("generator.retries", whole(0, 100)),
+    key("generator.reload", Kind::Choice(&["disk", "none"])),
+    key("generator.reload_dir", Kind::Text),
+    key("generator.reload_timeout_s", whole(1, COUNT)),
     key("generator.cache_mb", whole(0, 16_000_000)),
     key("generator.stop_at_code", Kind::Flag),
     key("executor.workers", whole(1, 1024)),

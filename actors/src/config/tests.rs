@@ -340,6 +340,36 @@ fn a_judge_that_is_on_needs_an_address_a_model_and_time() {
 }
 
 #[test]
+fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
+    let on = |sets: &[&str]| {
+        let all = ["generator.kind=openai", "generator.model=m"].iter().chain(sets);
+        Config::load(&[], &all.map(|s| s.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(on(&[]).unwrap().generator.kind, GeneratorKind::Openai);
+    let e = set_error("generator.kind=openai");
+    assert_parts(&e, "no model", "--set generator.kind=openai", "generator.model = \"\"", "as the server", "/models");
+    let e = on(&["generator.base_url=http://h:8000"]).unwrap_err();
+    assert_parts(&e, "no address", "--set generator.base_url", "does not end with /v1", "/v1", "beside");
+    let e = on(&["generator.base_url=http://u:sesame@h/v1"]).unwrap_err();
+    assert!(e.found.as_deref().is_some_and(|f| f.contains("a password") && !f.contains("sesame")), "{e}");
+    let e = on(&["generator.timeout_s=500"]).unwrap_err();
+    assert_parts(&e, "outlive", "--set generator.timeout_s=500", "sample_deadline_s = 300", "at least", "");
+    let e = on(&["generator.reload=none"]).unwrap_err();
+    assert_parts(&e, "other weights", "--set generator.reload=none", "run.steps = 240", "run.steps = 0", "\"disk\"");
+    let evaluation = ["generator.reload=none", "run.steps=0", "sft.enabled=false", "model.dir=m"];
+    assert!(on(&evaluation).is_ok());
+    // Keys without effect.
+    assert_parts(&set_error("generator.reload=disk"), "generator.reload", "--set", "", "generator.kind", "remove");
+    let e = on(&[&evaluation[..], &["generator.reload_dir=/x"]].concat()).unwrap_err();
+    assert_parts(&e, "generator.reload_dir", "--set", "", "generator.reload = \"disk\"", "remove");
+    let e = on(&["generator.server=sglang"]).unwrap_err();
+    assert_parts(&e, "generator.model", "--set generator.model=m", "", "generator.server = \"vllm\"", "remove");
+    // An adoption may take two reloads; our own engine's is what the machine's default says.
+    let adopt = |c: &Config| crate::session::machine_config(c).adopt_deadline_ms;
+    assert_eq!((adopt(&on(&[]).unwrap()), adopt(&Config::builtin().unwrap())), (600_000, 60_000));
+}
+
+#[test]
 fn a_deterministic_run_depends_on_nobody() {
     let sets = |more: &[&str]| {
         let all = ["run.deterministic=true"].iter().chain(more).map(ToString::to_string).collect::<Vec<_>>();
@@ -348,6 +378,8 @@ fn a_deterministic_run_depends_on_nobody() {
     assert!(sets(&["staleness_max=0"]).unwrap().run.deterministic);
     let e = sets(&[]).unwrap_err();
     assert_parts(&e, "", "", "staleness_max = 1", "rollout.staleness_max = 0", "");
+    let e = sets(&["staleness_max=0", "generator.kind=openai", "generator.model=m"]).unwrap_err();
+    assert_parts(&e, "", "--set generator.kind", "\"openai\"", "generator.kind = \"burn\"", "");
     let e = sets(&["staleness_max=0", "gpu.devices=all"]).unwrap_err();
     assert_parts(&e, "", "--set gpu.devices", "\"all\"", "gpu.devices = \"none\"", "");
 }
@@ -362,4 +394,52 @@ fn the_guards_keys_are_its_own_and_need_their_alarm() {
     assert!(set("guard.not_finite=warn").is_err() && set("guard.mismatch=loud").is_err());
     let e = set("guard.lower_by=0.9").unwrap_err();
     assert_parts(&e, "guard.lower_by", "--set", "", "lower_rate", "");
+}
+
+#[test]
+fn adapters_need_a_rank_that_fits_and_clear_targets() {
+    let load = |sets: &[&str]| Config::load(&[], &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    assert_eq!(Config::builtin().unwrap().lora.settings(), Ok(None), "off by default");
+    for set in ["lora.alpha=8", "lora.targets=[\"q_proj\"]", "rslora=true"] {
+        let key = set.split_once('=').unwrap().0.trim_start_matches("lora.");
+        assert_parts(&set_error(set), "no effect", &format!("--set {set}"), key, "lora.rank above 0", "remove");
+    }
+    let config =
+        load(&["lora.rank=4", "lora.alpha=6", "lora.targets=[\"v_proj\", \"q_proj\"]", "rslora=true"]).unwrap();
+    let lora = config.lora.settings().unwrap().unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.rslora, lora.targets.len(), lora.scale()), (4, 6.0, true, 2, 3.0));
+    assert!(load(&["lora.rank=64"]).is_ok());
+    let e = load(&["lora.rank=65"]).unwrap_err();
+    assert_parts(
+        &e,
+        "rank does not fit",
+        "--set lora.rank=65",
+        "k_proj goes from 192 to 64",
+        "1 to 64",
+        "k_proj out of",
+    );
+    assert!(load(&["lora.rank=65", "lora.targets=[\"q_proj\"]"]).is_ok());
+    // A model of the user's own is looked at when it is known.
+    let config = load(&["lora.rank=65", "model.dir=m"]).unwrap();
+    let shape = model::config::TinyShape { hidden: 256, layers: 1, heads: 2, kv_heads: 1, ff: 512, vocab: 300 };
+    let mut shape = model::ModelConfig::tiny_default(shape, 64, vec![1]);
+    assert_eq!(adapters(&config, &shape).unwrap().unwrap().rank, 65);
+    shape.head_dim = 64;
+    let e = adapters(&config, &shape).unwrap_err();
+    assert_parts(&e, "rank does not fit", "model.dir = \"m\"", "k_proj goes from 256 to 64", "1 to 64", "");
+    let set = "lora.targets=[\"all-linear\", \"q_proj\"]";
+    let e = load(&["lora.rank=4", set]).unwrap_err();
+    assert_parts(&e, "not clear", &format!("--set {set}"), "\"all-linear\", \"q_proj\"", "each once", "stands alone");
+    assert_parts(
+        &load(&["lora.rank=4", "lora.targets=[]"]).unwrap_err(),
+        "not clear",
+        "--set",
+        "none",
+        "each once",
+        "",
+    );
+    let e = set_error("lora.targets=[\"lm_head\"]");
+    assert_parts(&e, "lora.targets", "--set", "lm_head", "\"all-linear\", \"q_proj\"", "");
+    assert_parts(&set_error("lora.alpha=0"), "lora.alpha", "--set", "0", "above 0", "");
+    assert_parts(&set_error("lora.dropout=0.1"), "lora.dropout", "--set", "dropout", "`rank`", "");
 }

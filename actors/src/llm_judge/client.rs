@@ -1,9 +1,6 @@
 //! One question to the endpoint: requests, repeated within bounds until an answer can be read.
 
-use std::error::Error;
-
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use reward::rubric::{MARK_BYTES, Opinion, Question, SCHEMA, Texts, read};
 use rollout::outcome::Fault;
 use serde::Deserialize;
@@ -12,16 +9,11 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::ledger::Refused;
 use super::setup::Setup;
+use crate::http::{backoff, blot, chain, limited, may_pass, retry_after};
 use crate::supervise::{LLM_JUDGE_BUDGET, LLM_JUDGE_UNAVAILABLE, fault};
 
-/// Largest response that is read, bytes.
-const BODY_MAX: usize = 1 << 20;
-/// Longest pause of our own before a repeated request.
-const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Bytes of a prompt that make a token at most: on the safe side for code.
 const BYTES_PER_TOKEN: u64 = 3;
-/// What is quoted of an endpoint's own words, characters.
-const QUOTE: usize = 200;
 
 /// Why a request brought no opinion.
 struct Trouble {
@@ -89,7 +81,7 @@ pub async fn ask(setup: &Setup, question: &Question<'_>, until: Instant) -> Resu
         };
         setup.ledger.settle(paid, trouble.used.unwrap_or(paid));
         let pause = trouble.after.unwrap_or_else(|| backoff(setup.backoff, tries));
-        let why = blot(setup, &trouble.why);
+        let why = blot(setup.secret.as_deref(), &trouble.why);
         tracing::debug!(tries, %why, ?pause, "the LLM judge gave no opinion");
         if !trouble.again || tries > setup.retries {
             return Err(unavailable(&format!("{why} (tries: {tries})")));
@@ -127,12 +119,11 @@ async fn request(setup: &Setup, question: &Question<'_>, texts: &Texts) -> Resul
     let after = retry_after(response.headers());
     let body = limited(response).await;
     if !status.is_success() {
-        let again = status.is_server_error()
-            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT);
-        let said = body.map_or_else(|e| e.why, |body| String::from_utf8_lossy(&body).into_owned());
-        return Err(Trouble { why: format!("HTTP status {status}: {said}"), again, after, used: Some(0) });
+        let said = body.map_or_else(|e| e, |body| String::from_utf8_lossy(&body).into_owned());
+        let why = format!("HTTP status {status}: {said}");
+        return Err(Trouble { why, again: may_pass(status), after, used: Some(0) });
     }
-    let envelope: Envelope = serde_json::from_slice(&body?)
+    let envelope: Envelope = serde_json::from_slice(&body.map_err(|e| Trouble::again(e, None))?)
         .map_err(|e| Trouble::again(format!("the response is no chat completion: {e}"), None))?;
     let used = envelope.usage.map(|u| u.total_tokens);
     let [choice] = &envelope.choices[..] else {
@@ -148,71 +139,6 @@ async fn request(setup: &Setup, question: &Question<'_>, texts: &Texts) -> Resul
     }
 }
 
-/// The body, up to its limit.
-async fn limited(mut response: reqwest::Response) -> Result<Vec<u8>, Trouble> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(None) => return Ok(body),
-            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_MAX => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Err(Trouble::again(format!("a response of more than {BODY_MAX} bytes"), None)),
-            Err(e) => return Err(Trouble::again(chain(&e.without_url()), None)),
-        }
-    }
-}
-
-/// Seconds; the form with a date is rare and is left to our own pause.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-/// Doubles, and is drawn from its upper half: many that failed together do not come back together.
-fn backoff(first: Duration, tries: u32) -> Duration {
-    let full = first.saturating_mul(1 << (tries - 1).min(16)).min(BACKOFF_MAX);
-    full.mul_f64(0.5 + 0.5 * rand::random::<f64>())
-}
-
 fn unavailable(why: &str) -> Fault {
     fault(LLM_JUDGE_UNAVAILABLE, why)
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |e: &&dyn Error| (*e).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// One short line without the key.
-fn blot(setup: &Setup, text: &str) -> String {
-    let text = match &setup.secret {
-        Some(secret) => text.replace(secret.as_str(), "***"),
-        None => text.to_string(),
-    };
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).take(QUOTE).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_with_jitter_up_to_their_limit() {
-        let first = Duration::from_millis(500);
-        for tries in 1..40 {
-            let full = first.saturating_mul(1 << (tries - 1).min(10)).min(BACKOFF_MAX);
-            let pause = backoff(first, tries);
-            assert!(pause >= full / 2 && pause <= full, "{tries}: {pause:?}");
-        }
-        assert_ne!(backoff(first, 3), backoff(first, 3));
-    }
-
-    #[test]
-    fn an_endpoints_wish_is_read_in_seconds() {
-        let wish = |text: &str| retry_after(&[(RETRY_AFTER, text.parse().unwrap())].into_iter().collect());
-        assert_eq!((wish("2"), wish("0.5")), (Some(Duration::from_secs(2)), Some(Duration::from_millis(500))));
-        for odd in ["-1", "NaN", "inf", "1e300", "Wed, 21 Oct 2026 07:28:00 GMT"] {
-            assert_eq!(wish(odd), None, "{odd}");
-        }
-    }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use super::ledger::{Counts, Ledger, Limits};
 use crate::config::Judge;
 use crate::errors::UserError;
+use crate::http;
 
 /// All that the judge needs; shared, also over restarts.
 pub struct Setup {
@@ -49,22 +49,7 @@ impl Setup {
         if !section.enabled {
             return Ok(None);
         }
-        let variable = section.api_key_env.as_str();
-        let secret = match variable {
-            "" => None,
-            name => match std::env::var(name) {
-                Ok(secret) if !secret.trim().is_empty() => Some(secret.trim().to_string()),
-                _ => {
-                    return Err(UserError::new("the LLM judge's key is not there")
-                        .at(format!("judge.api_key_env = \"{name}\""))
-                        .found(format!("no environment variable `{name}`, or an empty one"))
-                        .expected("the key of the endpoint in this variable")
-                        .hint(format!(
-                            "export {name}=.., or set judge.api_key_env = \"\" for an endpoint without keys"
-                        )));
-                }
-            },
-        };
+        let secret = http::secret("the LLM judge", "judge.api_key_env", &section.api_key_env)?;
         Setup::with(section, secret, Tuning::default()).map(Some)
     }
 
@@ -73,37 +58,18 @@ impl Setup {
     /// # Errors
     /// A value that makes no request.
     pub fn with(section: &Judge, secret: Option<String>, tuning: Tuning) -> Result<Arc<Setup>, UserError> {
-        let url = endpoint(&section.base_url).map_err(|found| {
+        let url = http::endpoint(&section.base_url, "chat/completions").map_err(|found| {
             UserError::new("the LLM judge has no address")
                 .at("judge.base_url")
                 .found(found)
                 .expected("a URL such as \"http://127.0.0.1:8000/v1\"")
                 .hint("the part before `/chat/completions`")
         })?;
-        let unusable = |what: &str, error: &dyn std::fmt::Display| {
-            UserError::new(format!("the LLM judge's {what} cannot be used")).at("[judge]").found(error)
-        };
-        let mut headers = HeaderMap::new();
-        if let Some(secret) = &secret {
-            let mut value = HeaderValue::from_str(&format!("Bearer {secret}"))
-                .map_err(|_| unusable("key", &"characters that no HTTP header can hold"))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        // Fails when it was done before, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let timeout = Duration::from_secs(section.timeout_s);
-        let mut builder = reqwest::Client::builder()
-            .default_headers(headers)
-            .user_agent(concat!("troupe/", env!("CARGO_PKG_VERSION")))
-            // The key and the program go where the run file says, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(timeout);
-        if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
-            builder = builder.no_proxy();
-        }
+        let client = http::client(&url, secret.as_deref(), timeout)
+            .map_err(|found| UserError::new("the LLM judge's endpoint cannot be asked").at("[judge]").found(found))?;
         Ok(Arc::new(Setup {
-            http: builder.build().map_err(|e| unusable("HTTP client", &e))?,
+            http: client,
             url,
             secret,
             model: section.model.clone(),
@@ -130,39 +96,5 @@ impl Setup {
     /// Goes on from what an earlier process of the run did: the budget is the run's.
     pub fn restore(&self, counts: Counts) {
         self.ledger.count(|present| *present = counts);
-    }
-}
-
-/// Where requests go.
-///
-/// # Errors
-/// What was found instead of a usable base URL.
-pub fn endpoint(base_url: &str) -> Result<Url, String> {
-    // By itself first: in `http:///chat/completions` the path would be taken for a host.
-    Url::parse(base_url).map_err(|e| format!("\"{base_url}\": {e}"))?;
-    let whole = format!("{}/chat/completions", base_url.trim_end_matches('/'));
-    let url = Url::parse(&whole).map_err(|e| format!("\"{base_url}\": {e}"))?;
-    let usable = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|h| !h.is_empty());
-    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
-    match (usable, plain) {
-        (true, true) => Ok(url),
-        (false, _) => Err(format!("\"{base_url}\", which is no http or https address")),
-        (true, false) => Err("a URL with a user, a password or a query".to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_go_below_the_base_url_and_to_http_alone() {
-        let url = |base: &str| endpoint(base).map(|u| u.to_string());
-        assert_eq!(url("http://h:8000/v1/").unwrap(), "http://h:8000/v1/chat/completions");
-        assert_eq!(url("https://h").unwrap(), "https://h/chat/completions");
-        for base in ["", "h/v1", "file:///v1", "http://", "http://u:p@h/v1", "http://h/v1?key=1"] {
-            assert!(url(base).is_err(), "{base}");
-        }
-        assert!(!url("http://u:sesame@h/v1").unwrap_err().contains("sesame"));
     }
 }

@@ -1,6 +1,7 @@
 //! The real crew: burn's engine and learner, and the sandbox, behind the traits of `crew`.
 
 mod checkpoint;
+mod folder;
 mod gpus;
 mod sampler;
 mod trainer;
@@ -12,9 +13,10 @@ use burn::tensor::backend::Backend;
 use model::Transformer;
 
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
+pub use folder::folder_writer;
 pub use gpus::{Gpus, device_config, device_limits};
 pub use sampler::{SamplerSettings, sampler_factory};
-pub use trainer::{TrainerSettings, trainer_factory};
+pub use trainer::{TrainerSettings, adapter_base, newest_learner, trainer_factory};
 pub use verifier::{isolation_note, require_isolation, verifier_factory};
 
 use crate::crew::Weights;

@@ -13,7 +13,7 @@ use rollout::id::{PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
 
 use super::network;
-use crate::crew::{SampleJob, SampledItem, Sampler, SamplerFactory, Weights};
+use crate::crew::{SampleJob, SampledItem, Sampler, SamplerFactory, Taken, Weights};
 use crate::supervise::{GENERATOR_LOST, GENERATOR_REFUSED, fault};
 
 /// How answers are drawn.
@@ -74,9 +74,10 @@ impl<B: Backend> Sampler for EngineSampler<B> {
         }
     }
 
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         let network = network::<B>(&weights).ok_or_else(foreign)?;
-        self.engine.adopt(&network, policy).map_err(lost)
+        self.engine.adopt(&network, policy).map_err(lost)?;
+        Ok(Taken::Now)
     }
 
     fn busy(&self) -> bool {

@@ -1,12 +1,13 @@
 //! `Trainer` on burn's learner: a batch in, a durable checkpoint and the next weights out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::backend::AutodiffBackend;
 use model::guard::GuardConfig;
 use model::kernels::Kernels;
 use model::learner::Learner;
+use model::lora::LoraConfig;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use rollout::id::StepId;
@@ -14,17 +15,22 @@ use rollout::outcome::Fault;
 
 use super::checkpoint::{Checkpoints, Manifest};
 use super::weights;
+use crate::config::Config;
 use crate::crew::{TrainError, TrainJob, TrainedItem, Trainer, TrainerFactory};
 use crate::supervise::{CHECKPOINT, LEARNER_FAILED, fault};
 
 /// What the learner needs to start, at first and after a death.
 #[derive(Clone)]
 pub struct TrainerSettings {
-    /// The warm-started policy: version 0, and the reference of `kl_coef`.
+    /// The warm-started policy: version 0, the reference of `kl_coef`, and the base of adapters.
     pub start: PathBuf,
     pub optim: OptimConfig,
     pub loss: LossConfig,
     pub guard: GuardConfig,
+    /// `None`: every weight is trained.
+    pub lora: Option<LoraConfig>,
+    /// Of the first adapters.
+    pub seed: u64,
     pub checkpoints: Checkpoints,
     pub threads: usize,
     pub gpu: model::learner::GpuCompute,
@@ -38,6 +44,39 @@ where
     Arc::new(move || Ok(Box::new(BurnTrainer::<AB>::start(settings.clone(), &device)?)))
 }
 
+/// The learner as the newest checkpoint has it, or at its start.
+pub fn newest_learner<AB: AutodiffBackend + Kernels>(
+    settings: &TrainerSettings,
+    device: &AB::Device,
+) -> Result<(Learner<AB>, Option<Manifest>), Fault> {
+    let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
+    let mut learner = Learner::new(network, settings.optim.clone())
+        .with_execution(model::learner::Execution::Auto, settings.threads)
+        .with_gpu(settings.gpu)
+        .with_guard(settings.guard);
+    match &settings.lora {
+        // The base is the reference.
+        Some(lora) => learner = learner.with_lora(lora, settings.seed).map_err(|e| fault(LEARNER_FAILED, e))?,
+        None if settings.loss.kl_coef != 0.0 => {
+            let reference = learner.network().clone();
+            learner.set_reference(&reference);
+        }
+        None => {}
+    }
+    let newest = settings.checkpoints.newest().map_err(|e| fault(CHECKPOINT, e))?;
+    if let Some(manifest) = &newest {
+        learner.load_checkpoint(&settings.checkpoints.path(manifest.policy)).map_err(|e| fault(CHECKPOINT, e))?;
+    }
+    Ok((learner, newest))
+}
+
+/// What a run's adapter belongs to: the user's own model where RL starts from it, else the run's warm start.
+pub fn adapter_base(config: &Config, start: &Path) -> String {
+    let own = config.model.folder().filter(|dir| !config.sft.enabled && dir.join("config.json").is_file());
+    let folder = own.unwrap_or(start);
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()).display().to_string()
+}
+
 struct BurnTrainer<AB: AutodiffBackend> {
     learner: Learner<AB>,
     settings: Arc<TrainerSettings>,
@@ -48,25 +87,8 @@ struct BurnTrainer<AB: AutodiffBackend> {
 
 impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
     fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
-        let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
-        let reference = (settings.loss.kl_coef != 0.0).then(|| network.clone());
-        let mut learner = Learner::new(network, settings.optim.clone())
-            .with_execution(model::learner::Execution::Auto, settings.threads)
-            .with_gpu(settings.gpu)
-            .with_guard(settings.guard);
-        if let Some(reference) = &reference {
-            learner.set_reference(reference);
-        }
-        let newest = settings.checkpoints.newest().map_err(|e| fault(CHECKPOINT, e))?;
-        let newest = match newest {
-            None => None,
-            Some(manifest) => {
-                learner
-                    .load_checkpoint(&settings.checkpoints.path(manifest.policy))
-                    .map_err(|e| fault(CHECKPOINT, e))?;
-                Some(item(manifest, &learner))
-            }
-        };
+        let (learner, newest) = newest_learner(&settings, device)?;
+        let newest = newest.map(|manifest| item(manifest, &learner));
         Ok(BurnTrainer { learner, settings, newest, told: false })
     }
 

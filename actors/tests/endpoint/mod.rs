@@ -141,13 +141,14 @@ pub fn no_objection() -> Play {
 /// Used by the answers: what each completion says it cost.
 pub const TOKENS: u64 = 700;
 
-fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Received>>) -> std::io::Result<()> {
+/// One request; `None` when the client hung up instead.
+pub fn receive(stream: &TcpStream) -> std::io::Result<Option<Received>> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         match line.trim_end() {
             "" => break,
@@ -159,7 +160,11 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Received>>) -> 
     reader.read_exact(&mut body)?;
     let line = lines.remove(0);
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let request = Received { line, headers: lines, body, at: Instant::now() };
+    Ok(Some(Received { line, headers: lines, body, at: Instant::now() }))
+}
+
+fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Received>>) -> std::io::Result<()> {
+    let Some(request) = receive(&stream)? else { return Ok(()) };
     let number = {
         let mut log = log.lock().unwrap();
         log.push(request.clone());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actors::bench::standins;
 use actors::crew::{
-    BoxFuture, Crew, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, TaskEntry, Verifier, Weights,
+    BoxFuture, Crew, News, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, Taken, TaskEntry, Verifier, Weights,
 };
 use actors::eval::EvalLimits;
 use actors::generator::Adoption;
@@ -23,6 +23,7 @@ use actors::wiring::Capacities;
 use model::config::TinyShape;
 use model::engine::EngineConfig;
 use model::guard::GuardConfig;
+use model::lora::LoraConfig;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::sampling::Sampling;
@@ -101,7 +102,7 @@ impl Sampler for Tagged {
     fn cancel(&mut self, rollout: RolloutId) {
         self.0.cancel(rollout);
     }
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<(), Fault> {
+    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         self.0.adopt(weights, policy)
     }
     fn busy(&self) -> bool {
@@ -114,6 +115,9 @@ impl Sampler for Tagged {
             SampledItem { completion: Arc::new(completion), ..item }
         };
         Ok(self.0.step()?.into_iter().map(tag).collect())
+    }
+    fn news(&mut self) -> Vec<News> {
+        self.0.news()
     }
 }
 
@@ -144,6 +148,7 @@ pub struct Rig {
     pub machine: MachineConfig,
     pub loss: LossConfig,
     pub guard: GuardConfig,
+    pub lora: Option<LoraConfig>,
     pub optim: OptimConfig,
     pub eval_samples: u64,
     pub execute_delay: Duration,
@@ -172,6 +177,7 @@ impl Rig {
             },
             loss: LossConfig { micro_batch: 4, ..LossConfig::default() },
             guard: GuardConfig::default(),
+            lora: None,
             optim: OptimConfig { lr: 1e-2, ..OptimConfig::default() },
             eval_samples: 0,
             execute_delay: Duration::ZERO,
@@ -205,6 +211,8 @@ impl Rig {
                     optim: self.optim.clone(),
                     loss: self.loss.clone(),
                     guard: self.guard,
+                    lora: self.lora.clone(),
+                    seed: SEED,
                     checkpoints: self.checkpoints(),
                     threads: 1,
                     gpu: Default::default(),

@@ -25,7 +25,7 @@ pub use executor::{Executor, F32, Options};
 pub use gemm::{Factor, Product};
 pub use head::{Score, Target};
 pub use program::{Kernel, Program};
-pub use runtime::{Buffer, Runtime, Span};
+pub use runtime::{Buffer, Runtime, Span, missing};
 
 pub use crate::kernels::plan::{Element, GemmError};
 

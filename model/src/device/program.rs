@@ -159,9 +159,14 @@ fn keep(file: &Path, image: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&half, file)
 }
 
-fn compile(name: &'static str, source: &str, options: &[String]) -> Result<Vec<u8>> {
+/// Whether libnvrtc can be opened.
+pub(super) fn compiler_found() -> bool {
     // SAFETY: opening a library runs its initialisers; this is NVIDIA's.
-    if !unsafe { nvrtc_sys::is_culib_present() } {
+    unsafe { nvrtc_sys::is_culib_present() }
+}
+
+fn compile(name: &'static str, source: &str, options: &[String]) -> Result<Vec<u8>> {
+    if !compiler_found() {
         return Err(DeviceError::NoCompiler);
     }
     let failed = |log: String| {

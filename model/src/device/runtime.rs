@@ -7,7 +7,7 @@ use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, result as raw, sys};
 
 use super::{DeviceError, Result, driver};
-use crate::kernels::plan::{GemmError, Place, WORKSPACE, blas_error};
+use crate::kernels::plan::{Place, WORKSPACE, blas_error};
 
 /// A range of device memory, not owned: a piece of a [`Buffer`], or of a tensor of burn's.
 ///
@@ -204,7 +204,10 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
-/// The error of a machine without a GPU, a driver or cuBLASLt; none where [`Runtime::new`] has a chance.
-pub fn missing() -> Option<GemmError> {
-    crate::kernels::cuda::available().err()
+/// What the executor would miss on this machine: the driver, a GPU, cuBLASLt or the compiler. Makes no context.
+pub fn missing() -> Option<DeviceError> {
+    match crate::kernels::cuda::available() {
+        Err(error) => Some(error.into()),
+        Ok(_) => (!super::program::compiler_found()).then_some(DeviceError::NoCompiler),
+    }
 }

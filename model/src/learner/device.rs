@@ -37,8 +37,9 @@ const SHARE: f64 = 0.8;
 /// What an update takes besides the parameters: gradients, two moments, bf16 copies.
 const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
 
+type Learned<T> = std::result::Result<T, LearnerError>;
+
 /// Where a learner's executor is, made when it is first needed.
-#[derive(Default)]
 pub struct Slot {
     options: Options,
     state: State,
@@ -69,7 +70,7 @@ impl Slot {
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
-    ) -> std::result::Result<Option<&mut OnDevice>, LearnerError> {
+    ) -> Learned<Option<&mut OnDevice>> {
         if !matches!(execution, Execution::Auto | Execution::Device) {
             return Ok(None);
         }
@@ -145,7 +146,7 @@ impl OnDevice {
         max_items: usize,
         temperature: f32,
         objective: Option<Objective>,
-    ) -> Result<(Vec<Scored>, GradientsParams)> {
+    ) -> Learned<(Vec<Scored>, GradientsParams)> {
         let device = network.embed.val().device();
         let mut params = GradientsParams::new();
         let mut grads: Vec<Memory> = Vec::new();
@@ -187,7 +188,7 @@ impl OnDevice {
         items: &[Item],
         max_items: usize,
         temperature: f32,
-    ) -> Result<Vec<Scored>> {
+    ) -> Learned<Vec<Scored>> {
         let kept = match self.reference.take() {
             Some(kept) => kept,
             None => Reference::send(self.executor.runtime(), weights)?,
@@ -196,7 +197,7 @@ impl OnDevice {
         let prepared = self.executor.prepare(&at);
         let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, None, None));
         self.executor.runtime().synchronize()?;
-        scored
+        Ok(scored?)
     }
 
     fn passes(
@@ -243,7 +244,7 @@ impl OnDevice {
         &mut self,
         network: &Transformer<AB>,
         grads: &GradientsParams,
-    ) -> Result<f64> {
+    ) -> Learned<f64> {
         let mut visit = Gradients { grads, found: Ok(Vec::new()) };
         network.visit(&mut visit);
         let spans = spans(&visit.found?)?;

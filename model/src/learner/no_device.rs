@@ -14,7 +14,6 @@ use crate::optim::{OptimConfig, Optimizer};
 pub enum OnDevice {}
 
 /// Where a GPU executor would be.
-#[derive(Default)]
 pub struct Slot;
 
 type Result<T> = std::result::Result<T, LearnerError>;

@@ -90,13 +90,15 @@ pub(crate) async fn evaluate(
     if let Some(pid) = zygote.pid() {
         device.adopt(pid);
     }
-    match attempt(device, zygote, limits, scratch, task, candidate, Use::Shared).await? {
-        // Others had some of the memory and of the time: once more without them before it is blamed.
-        report if shared_blame(&report.outcome) => {
-            attempt(device, zygote, limits, scratch, task, candidate, Use::Alone).await
-        }
-        report => Ok(report),
+    let first = attempt(device, zygote, limits, scratch, task, candidate, Use::Shared).await?;
+    if !shared_blame(&first.outcome) {
+        return Ok(first);
     }
+    // Others had some of the memory and of the time: once more without them before it is blamed.
+    tracing::debug!(task = %task.id, outcome = ?first.outcome, "once more, alone on the device");
+    let mut report = attempt(device, zygote, limits, scratch, task, candidate, Use::Alone).await?;
+    report.phase_ms.extend(first.phase_ms.into_iter().map(|(phase, ms)| (format!("{phase}_before"), ms)));
+    Ok(report)
 }
 
 fn shared_blame(outcome: &Outcome) -> bool {
@@ -126,6 +128,7 @@ async fn attempt(
         prepared.job["cache"] = json!({"files": known.files, "at": prepared.blob.len()});
         prepared.blob.extend(&known.blob);
     }
+    prepared.job["own_bytes"] = json!(device.own_bytes(wanted));
     let home = trial::home(scratch)?;
     let limits = Limits { run_ms: device.config.limits.call_ms, ..*limits };
     let mut child = OnDevice::start(zygote, &prepared, candidate, limits, home.path(), &the_box).await?;
@@ -144,17 +147,34 @@ async fn attempt(
             }
             let pass = device.gate.enter(wanted).await;
             lap.end("device_wait_check");
-            if let Err(fault) = evaluation.check(&mut child, draws, &mut checked).await {
+            let done = match evaluation.session.known() {
+                Ok(()) => evaluation.check(&mut child, draws, &mut checked).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = done {
                 return Err(abandon(child, fault).await);
             }
             lap.end("device_check");
             if checked.ending.is_none() && device.config.timed {
-                child.freeze(true).await?;
+                if let Err(fault) = child.freeze(true).await {
+                    return Err(abandon(child, fault).await);
+                }
                 drop(pass);
                 let pass = device.gate.enter(Use::Alone).await;
                 lap.end("device_wait_time");
-                let lease = device.lease(evaluation.session.id).await?;
-                child.freeze(false).await?;
+                let leased = match evaluation.session.known() {
+                    Ok(()) => device.lease(evaluation.session.id).await,
+                    Err(fault) => Err(fault),
+                };
+                let lease = match leased {
+                    Ok(lease) => lease,
+                    Err(fault) => return Err(abandon(child, fault).await),
+                };
+                if let Err(fault) = child.freeze(false).await {
+                    let fault = abandon(child, fault).await;
+                    lease.release(true).await?;
+                    return Err(fault);
+                }
                 let result = lease::measure(&evaluation, &mut child, &prepared).await;
                 lap.end("device_time");
                 // Its context goes while nobody else is timed.
@@ -169,9 +189,13 @@ async fn attempt(
                     Err(fault) => Err(abandon(child, fault).await),
                 };
                 let suspect = !matches!(&result, Ok(report) if !suspicious(&report.outcome));
-                device.release(lease, suspect).await?;
+                let since = Instant::now();
+                lease.release(suspect).await?;
                 drop(pass);
-                return result;
+                return result.map(|mut report| {
+                    report.phase_ms.insert("device_release".into(), ms_since(since));
+                    report
+                });
             }
             return finish(evaluation, child, home, checked, None, phase_ms, Some(pass)).await;
         }
@@ -255,7 +279,8 @@ impl Evaluation<'_> {
             "op": "prepare", "session": self.session.id, "task": self.task.id.0, "nonce": self.candidate.digest.0,
             "source": self.task.source, "budget": self.device.config.box_bytes,
         });
-        let (frame, the_box) = self.device.ask_for_a_box(&question).await?;
+        let (frame, the_box, referee) = self.device.ask_for_a_box(&question).await?;
+        self.session.is_known_to(referee);
         let mut header = frame.header;
         let draws = header["draws"].as_u64().unwrap_or(0);
         let prepared = Prepared {

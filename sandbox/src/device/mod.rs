@@ -12,7 +12,7 @@ mod referee;
 mod slot;
 mod trial;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rollout::outcome::Fault;
-use rollout::slots::Slots;
+use rollout::slots::{LeaseId, Slots};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -29,7 +29,7 @@ use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
 use self::referee::DeviceReferee;
-use crate::fault::{DEVICE, SCRATCH, fault};
+use crate::fault::{DEVICE, REFEREE_LOST, SCRATCH, fault};
 use crate::frames::Frame;
 use crate::gpu::contamination;
 use crate::gpu::free::{FreePolicy, Ours, Watch};
@@ -121,11 +121,18 @@ pub struct DeviceConfig {
 
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
 const CONTEXT_BYTES: u64 = 1 << 30;
+/// What stays free of candidates, for the referee: contexts, what it keeps between evaluations and what a comparison takes.
+fn reserve(memory_bytes: u64) -> u64 {
+    2 * CONTEXT_BYTES + (8 << 30).min(memory_bytes / 8)
+}
+
 /// More are no faster: contexts are made one after the other.
 const MAX_CHECKS: usize = 16;
 const BATCH: usize = 4;
 /// Compiled kernels kept, bytes. A kernel takes some ten thousand.
 const COMPILED_BYTES: usize = 256 << 20;
+/// Referees of a GPU that stand by. Each holds some 500 MB, most of it shared with the others.
+const SPARES: usize = 3;
 /// How often a GPU that is to be free is looked at, and how long beyond the window in which it has to be idle.
 const LOOK: Duration = Duration::from_millis(100);
 const FREE_WITHIN: Duration = Duration::from_secs(10);
@@ -137,11 +144,13 @@ pub struct Device {
     gpu: Option<Gpu>,
     harness: tempfile::TempDir,
     referee: Mutex<Option<DeviceReferee>>,
-    /// One that has imported everything and has no context yet.
-    spare: StdMutex<Option<DeviceReferee>>,
+    /// Those that have imported everything, or are about to, and have no context yet; the oldest first.
+    spares: StdMutex<VecDeque<DeviceReferee>>,
     pub(crate) gate: Gate,
     checks: usize,
     next_session: AtomicU64,
+    /// Referees that there have been. Each knows its own sessions only.
+    referees: AtomicU64,
     /// Sessions whose evaluation ended: closed before the next question.
     closed: StdMutex<Vec<u64>>,
     /// Task source to the reference's median, alone on the device, microseconds.
@@ -153,7 +162,10 @@ pub struct Device {
     compiled: StdMutex<Cache>,
     slots: StdMutex<Slots>,
     began: Instant,
-    quarantined: StdMutex<Option<Instant>>,
+    /// Since when it is quarantined, and for the how manieth time in a row.
+    quarantined: StdMutex<Option<(Instant, u32)>>,
+    /// Leases that nobody holds any more and nobody has ended.
+    given_up: StdMutex<Vec<LeaseId>>,
     /// Our processes when the slot was leased.
     leased: StdMutex<BTreeSet<u32>>,
 }
@@ -191,7 +203,7 @@ impl Device {
             (None, 0) => 1,
             (Some(gpu), 0) => {
                 let used = inventory.read(&gpu.uuid).map_err(|e| fault(DEVICE, e))?.memory_used_bytes;
-                let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(2 * CONTEXT_BYTES);
+                let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(reserve(gpu.memory_bytes));
                 ((free / (CONTEXT_BYTES + 2 * config.box_bytes)) as usize).clamp(1, MAX_CHECKS)
             }
         };
@@ -202,10 +214,11 @@ impl Device {
             gpu,
             harness,
             referee: Mutex::new(None),
-            spare: StdMutex::default(),
+            spares: StdMutex::default(),
             gate,
             checks,
             next_session: AtomicU64::new(0),
+            referees: AtomicU64::new(0),
             closed: StdMutex::default(),
             baselines: StdMutex::default(),
             zygotes: StdMutex::default(),
@@ -214,6 +227,7 @@ impl Device {
             slots: StdMutex::new(slot::slots()),
             began: Instant::now(),
             quarantined: StdMutex::default(),
+            given_up: StdMutex::default(),
             leased: StdMutex::default(),
         };
         drop(device.referee().await?);
@@ -239,6 +253,18 @@ impl Device {
     fn environment(&self) -> HashMap<&str, &str> {
         let pinned = |gpu| [("CUDA_VISIBLE_DEVICES", gpu), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
         self.gpu.as_ref().map(|gpu| pinned(gpu.uuid.as_str())).into_iter().flatten().collect()
+    }
+
+    /// Memory that a candidate may allocate by itself, bytes: beside others a quarter of what there is, alone nearly all. One that
+    /// takes everything would have the others' evaluations, and the referee, fail.
+    pub(crate) fn own_bytes(&self, wanted: gate::Use) -> Option<u64> {
+        let gpu = self.gpu.as_ref()?;
+        let (box_bytes, all) = (self.config.box_bytes, gpu.memory_bytes.saturating_sub(reserve(gpu.memory_bytes)));
+        let share = match wanted {
+            gate::Use::Shared => all / 4,
+            gate::Use::Alone => all.saturating_sub(box_bytes),
+        };
+        Some(share.max(box_bytes))
     }
 
     /// Checks at once.
@@ -283,26 +309,36 @@ impl Device {
             self.closed.lock().unwrap_or_else(PoisonError::into_inner).clear();
             let referee = self.new_referee().await?;
             *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = referee.facts.clone();
+            self.referees.fetch_add(1, Ordering::Relaxed);
             *held = Some(referee);
         }
         Ok(held)
+    }
+
+    /// Where a candidate can bring a process down, several may go in a row: each suspicion takes one to prove the device.
+    fn spares_wanted(&self) -> usize {
+        if self.gpu.is_some() && matches!(self.config.kind, Kind::Cuda(_)) { SPARES } else { 1 }
     }
 
     async fn new_referee(&self) -> Result<DeviceReferee, Fault> {
         let kind = self.config.kind.name();
         let environment: Vec<_> = self.environment().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let spawn = || DeviceReferee::spawn(&self.config.python, self.harness.path(), &environment);
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let next = match spare {
-            Some(mut spare) => match spare.is_alive() {
-                true => spare,
-                false => spawn()?,
-            },
+        let alive = {
+            let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+            spares.retain_mut(DeviceReferee::is_alive);
+            spares.pop_front()
+        };
+        let next = match alive {
+            Some(spare) => spare,
             None => spawn()?,
         };
         let begun = next.begin(&self.config.secret, kind).await?;
-        // Importing takes seconds: the next one does it before it is needed.
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn()?);
+        // Importing takes seconds, in which nobody is on the device: the next ones do it before they are needed.
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        while spares.len() < self.spares_wanted() {
+            spares.push_back(spawn()?);
+        }
         Ok(begun)
     }
 
@@ -312,12 +348,13 @@ impl Device {
         self.asked(held.as_mut(), question).await?.ask(question).await
     }
 
-    /// One whose answer is announced by a descriptor.
-    pub(crate) async fn ask_for_a_box(&self, question: &Value) -> Result<(Frame, OwnedFd), Fault> {
+    /// One whose answer is announced by a descriptor; and the how manieth referee it was that gave it.
+    pub(crate) async fn ask_for_a_box(&self, question: &Value) -> Result<(Frame, OwnedFd, u64), Fault> {
         let mut held = self.referee().await?;
+        let number = self.referees.load(Ordering::Relaxed);
         let referee = self.asked(held.as_mut(), question).await?;
         let frame = referee.ask(question).await?;
-        Ok((frame, referee.receive_descriptor().await?))
+        Ok((frame, referee.receive_descriptor().await?, number))
     }
 
     /// The referee, rid of what nobody needs any more.
@@ -336,8 +373,8 @@ impl Device {
 
     /// Ends the referee; what it made on disk goes with the last owner.
     pub async fn shutdown(&self) {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        for referee in self.referee.lock().await.take().into_iter().chain(spare) {
+        let spares = std::mem::take(&mut *self.spares.lock().unwrap_or_else(PoisonError::into_inner));
+        for referee in self.referee.lock().await.take().into_iter().chain(spares) {
             referee.stop().await;
         }
         if let (Some(gpu), 1..) = (&self.gpu, self.config.lock_sm_mhz) {
@@ -408,11 +445,27 @@ async fn free(policy: &FreePolicy, gpu: &Gpu, inventory: &dyn Inventory) -> Resu
 pub(crate) struct Session {
     device: Arc<Device>,
     pub id: u64,
+    /// The how manieth referee knows it.
+    referee: AtomicU64,
 }
 
 impl Session {
     fn new(device: &Arc<Device>) -> Session {
-        Session { device: device.clone(), id: device.next_session.fetch_add(1, Ordering::Relaxed) }
+        let id = device.next_session.fetch_add(1, Ordering::Relaxed);
+        Session { device: device.clone(), id, referee: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_known_to(&self, referee: u64) {
+        self.referee.store(referee, Ordering::Relaxed);
+    }
+
+    /// Fails where the referee that knows it is gone. Who asks before it waits, or leases the device, does not have others wait for
+    /// something that cannot come to anything.
+    pub(crate) fn known(&self) -> Result<(), Fault> {
+        if self.referee.load(Ordering::Relaxed) == self.device.referees.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(fault(REFEREE_LOST, "its evaluation began under an earlier referee, which is gone"))
     }
 }
 

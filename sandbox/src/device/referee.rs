@@ -30,6 +30,8 @@ pub(crate) struct DeviceReferee {
     to: UnixStream,
     from: ChildStdout,
     log: Tail,
+    /// A question was asked whose answer nobody has read: who asks next would take it for theirs.
+    asking: bool,
     /// What it found when it started.
     pub facts: Value,
 }
@@ -51,7 +53,7 @@ impl DeviceReferee {
             return Err(fault(SPAWN, "no pipes to the device's referee"));
         };
         let to = UnixStream::from_std(ours).map_err(system)?;
-        Ok(DeviceReferee { child, to, from, log: Tail::drain(err), facts: Value::Null })
+        Ok(DeviceReferee { child, to, from, log: Tail::drain(err), asking: false, facts: Value::Null })
     }
 
     /// Makes it the device's: its context, what its libraries load at first use.
@@ -70,8 +72,9 @@ impl DeviceReferee {
         self.child.id()
     }
 
+    /// Alive, and nobody was given up in the middle of asking it.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        !self.asking && matches!(self.child.try_wait(), Ok(None))
     }
 
     pub async fn ask(&mut self, header: &Value) -> Result<Frame, Fault> {
@@ -80,6 +83,7 @@ impl DeviceReferee {
 
     /// The descriptor that the answer to the last question announced.
     pub async fn receive_descriptor(&mut self) -> Result<OwnedFd, Fault> {
+        self.asking = true;
         let received = self.to.async_io(Interest::READABLE, || {
             let mut byte = [0u8; 1];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -92,7 +96,10 @@ impl DeviceReferee {
             found.ok_or_else(|| io::Error::other("no descriptor came"))
         });
         match timeout(ANSWER, received).await {
-            Ok(Ok(fd)) => Ok(fd),
+            Ok(Ok(fd)) => {
+                self.asking = false;
+                Ok(fd)
+            }
             Ok(Err(e)) => Err(fault(PROTOCOL, format!("the device's referee sent no box: {e}"))),
             Err(_) => Err(fault(REFEREE_LOST, "the device's referee sent no box in time")),
         }
@@ -104,6 +111,7 @@ impl DeviceReferee {
             read_frame(&mut self.from, LIMITS).await.map_err(|e| e.to_string())
         };
         let op = header["op"].as_str().unwrap_or("?");
+        self.asking = true;
         let frame = match timeout(limit, exchange).await {
             Ok(Ok(frame)) => frame,
             Ok(Err(e)) => {
@@ -119,6 +127,7 @@ impl DeviceReferee {
                 ));
             }
         };
+        self.asking = false;
         if frame.header["ok"].as_bool() == Some(true) {
             return Ok(frame);
         }

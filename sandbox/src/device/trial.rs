@@ -43,6 +43,8 @@ pub(crate) struct OnDevice<'a> {
     entered: Instant,
     started: bool,
     ended: Option<Ended>,
+    /// Nothing is left of it.
+    over: bool,
     pub phase_ms: BTreeMap<String, f64>,
 }
 
@@ -88,6 +90,7 @@ impl<'a> OnDevice<'a> {
             entered: Instant::now(),
             started: false,
             ended: None,
+            over: false,
             phase_ms: BTreeMap::new(),
         })
     }
@@ -160,14 +163,15 @@ impl<'a> OnDevice<'a> {
             Some(ended) => ended,
             None => self.zygote.end(self.id).await?,
         };
+        self.over = true;
         let ending = match (ended.over, ending) {
             (Some(over), _) => Some(Ending::Outcome(excess(over, &self.limits, self.phase))),
             (None, ending) => ending,
         };
         if self.log.ended().await && ended.over.is_none() && ending.is_none() {
-            return Ok((Some(flooded(&self.limits, self.phase)), self.log.text(), self.phase_ms));
+            return Ok((Some(flooded(&self.limits, self.phase)), self.log.text(), std::mem::take(&mut self.phase_ms)));
         }
-        Ok((ending, self.log.text(), self.phase_ms))
+        Ok((ending, self.log.text(), std::mem::take(&mut self.phase_ms)))
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -231,6 +235,15 @@ impl<'a> OnDevice<'a> {
                 None => obituary(ended, self.phase),
             }),
             None => Ok(crashed(self.phase, "it vanished without a status")),
+        }
+    }
+}
+
+/// Given up half way, it may still run on the device. Its end is not waited for here, so its parent takes it along.
+impl Drop for OnDevice<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.zygote.kill();
         }
     }
 }

@@ -1,0 +1,57 @@
+//! Which sampler a run has: our engine in this process, or a server that is asked over HTTP.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::backend::Backend;
+use model::engine::{EngineConfig, GpuConfig};
+use model::learner::GpuType;
+use model::{ModelConfig, Tokenizer};
+
+use super::{longest_text, sampling};
+use crate::config::{Config, Device};
+use crate::crew::{SamplerFactory, TaskEntry};
+use crate::openai::{self, ServerSettings};
+use crate::policy::{self, SamplerSettings};
+use crate::run::RunError;
+use crate::sft;
+
+/// `model`: the policy's shape and tokenizer. A server that cannot serve the run is found here, unless the run is `complete`
+/// and asks for nothing any more.
+pub fn sampler<B: Backend>(
+    config: &Config,
+    run_dir: &Path,
+    (model, tokenizer): (&ModelConfig, &Arc<Tokenizer>),
+    entries: &[Arc<TaskEntry>],
+    complete: bool,
+) -> Result<SamplerFactory, RunError> {
+    let (sampling, max_new_tokens) = (sampling(config), config.sampling.max_new_tokens);
+    let Some(server) = openai::Setup::new(config, run_dir)? else {
+        return Ok(policy::sampler_factory::<B>(SamplerSettings {
+            engine: EngineConfig {
+                max_batch: config.generator.max_batch,
+                max_seq_len: longest_text(config, entries, model.max_position_embeddings),
+                threads: sft::threads(),
+            },
+            gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
+                single_precision: config.learner.gpu_type == GpuType::Fp32,
+                cache_bytes: config.generator.cache_mb << 20,
+                ..GpuConfig::default()
+            }),
+            stop_at_code: config.generator.stop_at_code,
+            sampling,
+            max_new_tokens,
+            tokenizer: tokenizer.clone(),
+        }));
+    };
+    if !complete {
+        let no_runtime =
+            |source| RunError::Io { doing: "cannot start threads for", path: "the generator".into(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+        let prompt = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
+        runtime.block_on(server.probe(prompt + max_new_tokens, &sampling))?;
+    }
+    let settings = ServerSettings { sampling, max_new_tokens, tokenizer: tokenizer.clone(), vocab: model.vocab_size };
+    let writer = policy::folder_writer::<B>(model.clone(), tokenizer.clone());
+    Ok(openai::sampler_factory(server, settings, writer))
+}
