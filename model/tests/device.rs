@@ -74,7 +74,7 @@ fn loss() -> LossConfig {
 type Named = Vec<(String, Vec<f32>)>;
 
 /// Parameters or AdamW's moments, as a checkpoint has them.
-fn saved<AB: AutodiffBackend>(learner: &Learner<AB>, part: &str) -> Named {
+fn saved<AB: AutodiffBackend + Kernels>(learner: &Learner<AB>, part: &str) -> Named {
     let dir = tempfile::tempdir().unwrap();
     learner.save_checkpoint(&dir.path().join("c")).unwrap();
     let bytes = std::fs::read(dir.path().join("c/state.safetensors")).unwrap();

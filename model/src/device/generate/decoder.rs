@@ -24,9 +24,16 @@ use crate::network::Transformer;
 
 const F32: Element = Element::F32 { tf32: false };
 
+/// A step as CUDA keeps it.
+struct Recorded(CudaGraph);
+
+// SAFETY: a graph may be used by any thread, by one at a time: it is launched and dropped through `&mut Decoder` alone, and every
+// call makes the context current.
+unsafe impl Send for Recorded {}
+
 pub struct Decoder {
     // Before the memory that they use.
-    graphs: HashMap<usize, CudaGraph>,
+    graphs: HashMap<usize, Recorded>,
     runtime: Runtime,
     weights: Frozen,
     shape: Shape,
@@ -152,7 +159,7 @@ impl Decoder {
     /// The step, recorded where it is the first of its size.
     fn replay(&mut self, splits: usize) -> Result<()> {
         if let Some(graph) = self.graphs.get(&splits) {
-            return graph.launch().map_err(driver("replay a step"));
+            return graph.0.launch().map_err(driver("replay a step"));
         }
         let stream = self.runtime.stream().clone();
         // Other threads of the process may allocate meanwhile.
@@ -164,7 +171,7 @@ impl Decoder {
         submitted?;
         let graph = graph?.ok_or(DeviceError::Unsupported { what: "a recorded step is empty".into() })?;
         graph.launch().map_err(driver("replay a step"))?;
-        self.graphs.insert(splits, graph);
+        self.graphs.insert(splits, Recorded(graph));
         Ok(())
     }
 
