@@ -146,7 +146,7 @@ fn a_synchronous_run_trains_on_log_probs_that_are_the_learners_own() {
     }
 }
 
-/// Planted: the version is counted when the adoption begins, before the pause. Seen: spans differ from the server's record.
+/// Planted: the version counts 30 ms after the server goes on. Seen: 4 tokens of version 1, where the server has 1 on record.
 #[test]
 fn answers_over_reloads_have_the_servers_own_versions_and_the_learners_log_probs_of_each() {
     for form in [Form::Vllm, Form::SglangWhole] {
@@ -171,7 +171,7 @@ fn answers_over_reloads_have_the_servers_own_versions_and_the_learners_log_probs
     }
 }
 
-/// Planted: an answer that cannot be used is taken with the log-probs at hand. Seen: no fault, and all are trained on.
+/// Planted: a log-prob that is `null` is taken for -1. Seen: rollout 5, which is spoilt, is scored.
 #[test]
 fn an_answer_that_cannot_be_used_is_masked_and_never_scored() {
     let spoilt: Mishap = |seed| seed.is_multiple_of(6);
