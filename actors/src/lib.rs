@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bench;
 pub mod codec;
 pub mod crew;
+pub mod cuda;
 pub mod driver;
 pub mod eval;
 pub mod executor;

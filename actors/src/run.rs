@@ -177,6 +177,9 @@ fn go(
 ) -> Result<RunSummary, RunError> {
     let started = std::time::Instant::now();
     rebuild_metrics(run_dir, &Reader::open(run_dir)?)?;
+    if config.model.device == Device::Cuda {
+        crate::cuda::require("model.device")?;
+    }
     let interrupted = match config.model.device {
         Device::Cpu => session::play::<model::Cpu>(&config, &tasks, run_dir, &writer, &observer, &stop),
         #[cfg(feature = "cuda")]

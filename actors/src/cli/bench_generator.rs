@@ -12,6 +12,9 @@ use crate::bench::learner;
 use crate::errors::UserError;
 
 pub fn generator(args: GeneratorBenchArgs) -> Done {
+    if matches!(args.device, DeviceArg::Cuda) {
+        crate::cuda::require("--device")?;
+    }
     let Some(config) = learner::config(&args.shape, None) else {
         return Err(Failure::Broken(format!("shape {} is in the list but not known", args.shape)));
     };

@@ -15,6 +15,9 @@ use crate::bench::learner::{self, Bench, LearnerBench, LearnerFigures, PeerFigur
 use crate::errors::UserError;
 
 pub fn learner(args: LearnerBenchArgs) -> Done {
+    if matches!(args.device, DeviceArg::Cuda) {
+        crate::cuda::require("--device")?;
+    }
     let found = match args.device {
         DeviceArg::Cpu => {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);

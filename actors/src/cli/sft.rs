@@ -37,6 +37,9 @@ pub fn sft(args: SftArgs) -> Done {
 
 fn start(config: &Config, observer: &Arc<dyn Observer>, stop: &StopToken) -> Result<std::path::PathBuf, Failure> {
     let cache_dir = default_cache_dir().map_err(pyenv::failure)?;
+    if config.model.device == Device::Cuda {
+        crate::cuda::require("model.device")?;
+    }
     let result: Result<_, WarmStartError> = match config.model.device {
         Device::Cpu => warm_start::<model::Cpu>(config, &cache_dir, &Default::default(), observer, stop),
         #[cfg(feature = "cuda")]
