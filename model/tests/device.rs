@@ -5,6 +5,7 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
+mod peer;
 mod policy;
 
 use burn::optim::{AdamWConfig, SimpleOptimizer};
@@ -308,4 +309,21 @@ fn published_weights_do_not_change_and_training_is_the_cpus() {
     let (error, name) = distance(&saved(&ours, "param/"), &saved(&cpu, "param/"));
     println!("after 6 updates {name} differs by {error:.1e}");
     assert!(error < 2e-3, "{name} differs by {error}");
+}
+
+/// See `peer`.
+#[test]
+fn everything_equals_transformers_on_the_same_weights() {
+    if gpu().is_none() {
+        return;
+    }
+    for case in peer::cases() {
+        let with = |compute| {
+            move |network, optim| {
+                Learner::<Gpu>::new(network, optim).with_execution(Execution::Device, 1).with_gpu(compute)
+            }
+        };
+        peer::assert_single(&case, &peer::found(&case, with(EXACT)));
+        peer::assert_half(&case, &peer::found(&case, with(FAST)));
+    }
 }

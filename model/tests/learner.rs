@@ -1,6 +1,7 @@
 //! The learner: gradients of the CPU executor against burn's autodiff, updates, skips, checkpoints.
 #![allow(clippy::unwrap_used)]
 
+mod peer;
 mod policy;
 
 use model::config::Family;
@@ -481,4 +482,13 @@ fn bad_batches_are_refused() {
     let kl = LossConfig { kl_coef: 0.1, ..LossConfig::default() };
     assert_eq!(learner.train_step(&good, &kl), Err(LearnerError::NoReference));
     assert_eq!(learner.counters(), Default::default());
+}
+
+/// See `peer`.
+#[test]
+fn everything_equals_transformers_on_the_same_weights() {
+    for case in peer::cases() {
+        let make = |network, optim| Learner::<Cpu>::new(network, optim).with_execution(Execution::Host, 2);
+        peer::assert_single(&case, &peer::found(&case, make));
+    }
 }

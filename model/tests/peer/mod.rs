@@ -1,0 +1,188 @@
+//! The learner against transformers on the same weights: log-probs, loss and every gradient, in single precision and, on a GPU, in
+//! bf16 beside PyTorch's own bf16. The references are made beforehand, for they need torch and transformers:
+//!
+//!     python tests/device/torch_parity_peer.py OUT [smollm2-135m=FOLDER]
+//!     TROUPE_PARITY=OUT cargo test --release -p model --test learner transformers -- --nocapture
+//!     TROUPE_PARITY=OUT cargo test --release -p model --features cuda --test device transformers -- --nocapture
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Tensor, TensorData};
+use model::Transformer;
+use model::kernels::Kernels;
+use model::learner::{Learner, SftSample};
+use model::optim::OptimConfig;
+
+/// What single precision may differ by: relative, and of log-probs `|a - b| / (1 + |b|)`.
+const SINGLE: f64 = 1e-5;
+/// Where transformers' own single precision is not within that: how much larger than its error ours may be.
+const BESIDE: f64 = 1.2;
+/// How much larger than PyTorch's own error in bf16 ours may be.
+const HALF: f64 = 2.0;
+
+/// One model's reference.
+pub struct Case {
+    pub name: String,
+    pub folder: PathBuf,
+    pub values: BTreeMap<String, Vec<f32>>,
+    pub samples: Vec<SftSample>,
+}
+
+/// The references under `TROUPE_PARITY`; none, with a reason, without it.
+pub fn cases() -> Vec<Case> {
+    let Some(root) = std::env::var_os("TROUPE_PARITY") else {
+        println!("skipped: TROUPE_PARITY names no folder of tests/device/torch_parity_peer.py");
+        return Vec::new();
+    };
+    let mut folders: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    assert!(!folders.is_empty());
+    folders.iter().map(|folder| case(folder)).collect()
+}
+
+fn case(folder: &Path) -> Case {
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |data: &[u8]| data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let width = file.tensor("tokens").unwrap().shape()[1];
+    let values: BTreeMap<String, Vec<f32>> =
+        file.tensors().into_iter().map(|(name, view)| (name, numbers(view.data()))).collect();
+    let prompt = values["prompt"][0] as usize;
+    let row = |row: &[f32]| {
+        let row: Vec<u32> = row.iter().map(|t| *t as u32).collect();
+        SftSample { prompt: row[..prompt].to_vec(), tokens: row[prompt..].to_vec() }
+    };
+    let samples = values["tokens"].chunks(width).map(row).collect();
+    let elsewhere = std::fs::read_to_string(folder.join("folder.txt")).ok().map(|text| PathBuf::from(text.trim()));
+    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+    Case { name, folder: elsewhere.unwrap_or_else(|| folder.to_path_buf()), values, samples }
+}
+
+/// What a learner found: the same names as the reference's, without the precision.
+type Found = BTreeMap<String, Vec<f32>>;
+
+/// One batch through a learner that `make` makes of the case's weights.
+pub fn found<AB: AutodiffBackend + Kernels>(
+    case: &Case,
+    make: impl FnOnce(Transformer<AB>, OptimConfig) -> Learner<AB>,
+) -> Found {
+    let (config, network) = model::load_weights::<AB>(&case.folder, &Default::default()).unwrap();
+    // AdamW's first moment after the first step is a tenth of the gradient; nothing is clipped.
+    let optim = OptimConfig { beta1: 0.9, grad_clip: 0.0, ..OptimConfig::default() };
+    let mut learner = make(network, optim);
+    let mut found = Found::new();
+    found.insert("logprobs".into(), learner.score(&case.samples, 1.0).unwrap().concat());
+    let report = learner.sft_step(&case.samples, case.samples.len()).unwrap();
+    assert!(report.applied);
+    found.insert("loss".into(), vec![report.loss as f32]);
+    let gradients = learner.inference().map(&mut Moments::of(&learner));
+    for tensor in model::save::named_tensors(&config, &gradients) {
+        found.insert(format!("grad.{}", tensor.name), tensor.values);
+    }
+    found
+}
+
+/// Puts ten times AdamW's first moment in every parameter's place, in the module's order of names.
+struct Moments {
+    values: BTreeMap<String, Vec<f32>>,
+    path: Vec<String>,
+}
+
+impl Moments {
+    fn of<AB: AutodiffBackend + Kernels>(learner: &Learner<AB>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        learner.save_checkpoint(&dir.path().join("c")).unwrap();
+        let bytes = std::fs::read(dir.path().join("c/state.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tenfold = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap()) * 10.0;
+        let values = file.tensors().into_iter().filter_map(|(name, view)| {
+            let name = name.strip_prefix("adam_m/")?.to_string();
+            Some((name, view.data().chunks_exact(4).map(tenfold).collect()))
+        });
+        Self { values: values.collect(), path: Vec::new() }
+    }
+}
+
+impl<B: Backend> ModuleMapper<B> for Moments {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let values = self.values.remove(&self.path.join(".")).expect("each parameter has a moment");
+        let (id, tensor, mapper) = param.consume();
+        let tensor = Tensor::<B, D>::from_data(TensorData::new(values, tensor.dims()), &tensor.device());
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+/// `|a - b| / |b|`, Euclidean.
+fn error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y))) / norm(&mut b.iter().map(|y| f64::from(*y)))
+}
+
+/// The names of what is compared.
+fn names(case: &Case) -> impl Iterator<Item = &str> {
+    case.values.keys().filter_map(|name| name.strip_prefix("fp32."))
+}
+
+/// In single precision everything is within 1e-5 of transformers in double precision on the same weights; where transformers' own
+/// single precision is further off (gradients of a published model's norms, up to 1e-3), no further than about that.
+pub fn assert_single(case: &Case, found: &Found) {
+    assert_eq!(names(case).count(), found.len(), "{}: as many tensors", case.name);
+    let of = |kind: &str, name: &str| &case.values[&format!("{kind}.{name}")];
+    let gaps = |name: &str| (error(&found[name], of("fp64", name)), error(of("fp32", name), of("fp64", name)));
+    let largest = |take: fn((f64, f64)) -> f64| {
+        let all = names(case).filter(|name| name.starts_with("grad.")).map(|name| (take(gaps(name)), name));
+        all.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+    };
+    let (ours, theirs) = (largest(|g| g.0), largest(|g| g.1));
+    println!(
+        "{} fp32, relative errors to fp64 (transformers' own fp32): log-probs {:.1e} ({:.1e}), loss {:.1e} ({:.1e}), the worst of \
+         {} gradients {:.1e} of {} ({:.1e} of {})",
+        case.name,
+        gaps("logprobs").0,
+        gaps("logprobs").1,
+        gaps("loss").0,
+        gaps("loss").1,
+        found.len() - 2,
+        ours.0,
+        ours.1,
+        theirs.0,
+        theirs.1
+    );
+    for name in names(case) {
+        let (ours, theirs) = gaps(name);
+        let limit = SINGLE.max(BESIDE * theirs);
+        assert!(ours < limit, "{}: {name} is off by {ours:e}, transformers' own fp32 by {theirs:e}", case.name);
+    }
+}
+
+/// In bf16 nothing is further from transformers in double precision than twice as far as PyTorch's bf16 is.
+pub fn assert_half(case: &Case, found: &Found) {
+    let of = |kind: &str, name: &str| &case.values[&format!("{kind}.{name}")];
+    let mut all: Vec<(f64, &str, f64, f64)> = names(case)
+        .map(|name| {
+            let ours = error(&found[name], of("fp64", name));
+            // One number can be right by luck: the loss is held to the error of the log-probs that it is the mean of.
+            let like = if name == "loss" { "logprobs" } else { name };
+            let theirs = error(of("bf16", like), of("fp64", like));
+            (ours / theirs, name, ours, theirs)
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (median, (worst, name, ours, theirs)) = (all[all.len() / 2].0, all[all.len() - 1]);
+    println!(
+        "{} bf16: our error over PyTorch's own is {median:.2} in the median, at most {worst:.2} ({name}: {ours:.1e} and {theirs:.1e})",
+        case.name
+    );
+    assert!(worst <= HALF, "{}: {name} is {worst:.2} times as far off as PyTorch's bf16", case.name);
+}

@@ -1,0 +1,103 @@
+"""What transformers computes of one batch, for `model/tests/peer`: log-probs, loss and every gradient, in fp64, fp32 and bf16.
+
+    python tests/device/torch_parity_peer.py OUT [NAME=FOLDER ...]
+
+Writes OUT/<name>/ for random Qwen2 and Qwen3 networks (config.json, model.safetensors) and for each folder of a published model
+(a note of where it is), each with `reference.safetensors`. Random networks get random tokens, a published one gets those and
+this text. On a GPU where there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
+"""
+
+import json
+import pathlib
+import sys
+import types
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+ROWS, LENGTH, PROMPT = 4, 300, 32
+SIZES = dict(
+    vocab_size=4096, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
+    num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=1, bos_token_id=0,
+)
+KINDS = {
+    "qwen2-random": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
+    "qwen3-random": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, dict(head_dim=64)),
+}
+
+
+def random_folder(out, config, network, changes):
+    torch.manual_seed(7)
+    model = network(config(**SIZES, **changes))
+    with torch.no_grad():
+        # As they come, norms are ones, biases zeros and logits nearly equal: errors would not show.
+        for name, value in model.named_parameters():
+            if value.dim() == 1:
+                value.copy_(torch.randn_like(value) * 0.2 + (0.0 if "bias" in name else 1.0))
+            else:
+                value.mul_(2.5)
+    model.save_pretrained(out)
+    return out
+
+
+def exact_norms(model):
+    """transformers takes norms in fp32 whatever the model's type."""
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = types.MethodType(forward, module)
+
+
+def compute(folder, dtype, device, tokens):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = model.to(device=device, dtype=dtype).train()
+    if dtype == torch.float64:
+        exact_norms(model)
+    logits = model(tokens, use_cache=False).logits[:, PROMPT - 1 : -1]
+    logits = logits if dtype == torch.float64 else logits.float()
+    chosen = torch.log_softmax(logits, -1).gather(-1, tokens[:, PROMPT:, None])[..., 0]
+    loss = -chosen.mean()
+    loss.backward()
+    found = {"grad." + name: value.grad.float().cpu().contiguous() for name, value in model.named_parameters()}
+    found["logprobs"] = chosen.detach().float().cpu().contiguous()
+    found["loss"] = loss.detach().float().cpu().reshape(1)
+    return found
+
+
+def main():
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    out = pathlib.Path(sys.argv[1])
+    cases = {}
+    for name, parts in KINDS.items():
+        cases[name] = random_folder(out / name, *parts)
+    for pair in sys.argv[2:]:
+        name, folder = pair.split("=", 1)
+        for kind in (name, name + "-text"):
+            (out / kind).mkdir(parents=True, exist_ok=True)
+            (out / kind / "folder.txt").write_text(folder)
+            cases[kind] = pathlib.Path(folder)
+    for name, folder in cases.items():
+        vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
+        torch.manual_seed(3)
+        tokens = torch.randint(2, vocab, (ROWS, LENGTH))
+        if name.endswith("-text"):
+            text = transformers.AutoTokenizer.from_pretrained(folder)(pathlib.Path(__file__).read_text())["input_ids"]
+            tokens = torch.tensor(text[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
+        tokens = tokens.to(device)
+        found = {}
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            kind = {torch.float64: "fp64.", torch.float32: "fp32.", torch.bfloat16: "bf16."}[dtype]
+            found |= {kind + key: value for key, value in compute(folder, dtype, device, tokens).items()}
+        found["tokens"] = tokens.to(torch.float32).cpu().contiguous()
+        found["prompt"] = torch.tensor([float(PROMPT)])
+        save_file(found, out / name / "reference.safetensors")
+        print(f"{name}: loss {found['fp32.loss'].item():.6f} on {device}, torch {torch.__version__}, transformers {transformers.__version__}")
+
+
+main()
