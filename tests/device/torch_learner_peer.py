@@ -1,6 +1,6 @@
 """The peer of `troupe bench learner`: one training step after the other in PyTorch, with transformers' own network.
 
-Reads one JSON document (config, lengths of prompts and answers, steps, micro_batch, device, dtype) from stdin and prints one
+Reads one JSON document (config, lengths of prompts and answers, steps, micro_batch, device, dtype, recompute, lora) from stdin and prints one
 on its last line. SDPA attention, fused AdamW, weights in `dtype` as usual for such a comparison; sequences of a pass are padded on
 the right to the longest of it (sorted by length, which is to its favour), answers alone are learned from.
 """
@@ -49,12 +49,43 @@ def network(c, dtype, device):
     return model.to(device=device, dtype=dtype).train()
 
 
+class Adapted(torch.nn.Module):
+    """A linear layer that stays as it is, with an adapter beside it, as PEFT computes it."""
+
+    def __init__(self, linear, rank):
+        super().__init__()
+        self.linear, self.scale = linear, 2.0
+        like = dict(device=linear.weight.device, dtype=linear.weight.dtype)
+        self.a = torch.nn.Parameter(torch.randn(rank, linear.in_features, **like) / linear.in_features**0.5)
+        self.b = torch.nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+
+    def forward(self, x):
+        down = torch.nn.functional.linear(x, self.a)
+        return self.linear(x) + self.scale * torch.nn.functional.linear(down, self.b)
+
+
+def adapt(model, rank):
+    for value in model.parameters():
+        value.requires_grad_(False)
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, linear in list(part.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    setattr(part, name, Adapted(linear, rank))
+
+
 def main():
     wanted = json.load(sys.stdin)
     device, dtype = wanted["device"], getattr(torch, wanted["dtype"])
     torch.manual_seed(1)
     model = network(wanted["config"], dtype, device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    if wanted.get("lora"):
+        adapt(model, wanted["lora"])
+        model.enable_input_require_grads()
+    if wanted.get("recompute"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trained = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     vocab = wanted["config"]["vocab_size"]
     lengths = [tuple(pair) for pair in wanted["lengths"]]
     order = sorted(lengths, key=lambda pair: -sum(pair))
@@ -81,7 +112,7 @@ def main():
         for tokens, labels, mask in passes:
             out = model(input_ids=tokens, attention_mask=mask, labels=labels, num_items_in_batch=learned)
             out.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
     step()
