@@ -375,6 +375,9 @@ pub struct ExecutorBenchArgs {
     /// On GPUs: the folder with the set of tasks and candidates.
     #[arg(long, value_name = "DIR", default_value = "tests/device")]
     pub device_set: PathBuf,
+    /// On GPUs: so many times the rows in every task of the set, for calls that take longer.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub rows: u16,
     /// On GPUs: every n-th candidate of each verdict goes through a fresh process of the peer, which takes seconds for each.
     #[arg(long, default_value_t = 1)]
     pub fresh_every: usize,

@@ -21,7 +21,14 @@ use crate::policy::Gpus;
 /// Measurements beside a neighbour: each may be refused several times.
 const NOISY: usize = 10;
 
-pub fn executor(args: ExecutorBenchArgs) -> Done {
+pub fn executor(mut args: ExecutorBenchArgs) -> Done {
+    let temp = std::env::temp_dir();
+    let larger = tempfile::Builder::new().prefix("troupe-set-").tempdir();
+    let larger = larger.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    if args.rows > 1 {
+        device::enlarge(&args.device_set, args.rows.into(), larger.path())?;
+        args.device_set = larger.path().to_owned();
+    }
     let mut sets = args.sets.clone();
     if !sets.iter().any(|s| s.starts_with("gpu.devices")) {
         sets.push("gpu.devices=all".into());

@@ -15,7 +15,7 @@ pub use drill_run::{Drill, drill};
 pub use fairness::{Equivalence, Fairness, equivalence, fairness};
 pub use lanes::{Judged, Lanes};
 pub use peers::{Peer, fresh, persistent};
-pub use set::{Expect, Item, load, sample};
+pub use set::{Expect, Item, enlarge, load, sample};
 pub use stages::{Throughput, throughput, warm_up};
 
 /// By the nearest rank; 0 of nothing.

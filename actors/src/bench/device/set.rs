@@ -41,6 +41,47 @@ pub fn load(dir: &Path) -> Result<Vec<Item>, UserError> {
     paths.into_iter().map(|path| item(dir, path)).collect()
 }
 
+/// The set in `dir` again in `into`, which exists, with `rows` times the rows in every task: its first size is multiplied. What the
+/// interpreter is given stays.
+///
+/// # Errors
+/// A folder or file that cannot be read or written, a task without a size.
+pub fn enlarge(dir: &Path, rows: usize, into: &Path) -> Result<(), UserError> {
+    for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.map_err(|e| UserError::io("read the device set", dir, &e.into()))?;
+        let path = entry.path();
+        let to = into.join(path.strip_prefix(dir).unwrap_or(path));
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&to).map_err(|e| UserError::io("make a folder for the device set", &to, &e))?;
+        } else if path.parent() == Some(dir.join("tasks").as_path()) {
+            let text = std::fs::read_to_string(path).map_err(|e| UserError::io("read a task", path, &e))?;
+            let text = with_rows(&text, rows).ok_or_else(|| {
+                UserError::new("a task of the device set has no rows to multiply")
+                    .at(path.display().to_string())
+                    .expected("a line such as `M = 4096` before the model")
+            })?;
+            std::fs::write(&to, text).map_err(|e| UserError::io("write a task", &to, &e))?;
+        } else {
+            std::fs::copy(path, &to).map_err(|e| UserError::io("copy the device set to", &to, &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// `text` with its first line `NAME = NUMBER` multiplied.
+fn with_rows(text: &str, rows: usize) -> Option<String> {
+    let size = |line: &str| {
+        let (name, value) = line.split_once(" = ")?;
+        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase());
+        value.parse::<usize>().ok().filter(|_| plain)
+    };
+    let (index, line, value) = text.lines().enumerate().find_map(|(n, line)| Some((n, line, size(line)?)))?;
+    let name = line.split(" = ").next()?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[index] = format!("{name} = {}", value.checked_mul(rows)?);
+    Some(lines.join("\n") + "\n")
+}
+
 /// Every `n`-th of the candidates with the same verdict, at least one of each: the mix stays what it is.
 pub fn sample(items: &[Item], n: usize) -> Vec<Item> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -70,4 +111,27 @@ fn item(dir: &Path, path: PathBuf) -> Result<Item, UserError> {
             .found(e.to_string())
     })?;
     Ok(Item { name, task: Arc::new(task), candidate, expect: Expect { verdict }, task_path, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_of_the_set_can_have_more_rows_and_is_the_same_otherwise() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/device");
+        let into = tempfile::tempdir().expect("a folder");
+        enlarge(&dir, 4, into.path()).expect("the set is copied");
+        let (small, large) = (load(&dir).expect("the set"), load(into.path()).expect("the copy"));
+        assert_eq!(small.len(), large.len());
+        for (a, b) in small.iter().zip(&large) {
+            assert_eq!((&a.name, &a.candidate, &a.expect), (&b.name, &b.candidate, &b.expect));
+            let (a, b): (Vec<_>, Vec<_>) = (a.task.source.lines().collect(), b.task.source.lines().collect());
+            let different: Vec<_> = a.iter().zip(&b).filter(|(a, b)| a != b).collect();
+            assert_eq!((a.len(), different.len()), (b.len(), 1), "{different:?}");
+            let number = |line: &str| line.split(" = ").nth(1).and_then(|n| n.parse::<usize>().ok());
+            assert_eq!(number(different[0].0).map(|n| 4 * n), number(different[0].1));
+        }
+        assert_eq!(with_rows("# no size\nEPS = 1e-3\n", 2), None);
+    }
 }
