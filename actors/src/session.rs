@@ -19,6 +19,7 @@ use rollout::id::PolicyVersion;
 use rollout::machine::MachineConfig;
 use rollout::outcome::Fault;
 use rollout::task::{Split, TaskSpec};
+use sandbox::device::Tenant;
 use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
@@ -102,6 +103,7 @@ where
     });
     handle.send(prompts.chain(restored.repairs).collect())?;
 
+    let tenant = Tenant::default();
     let trainer = TrainerSettings {
         start: start.clone(),
         optim: optim(config),
@@ -112,16 +114,20 @@ where
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
         gpu: sft::gpu(config),
+        tenant: tenant.clone(),
     };
     let sampler = generator::sampler::<AB::InnerBackend>(
         config,
         run_dir,
         (&loaded.config, &tokenizer),
         &entries,
+        &tenant,
         restored.phases.is_empty(),
     )?;
     let secret = secret(&reader)?;
     let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
+    let homes = generator::homes(config);
+    let gpus = gpus.map(|gpus| gpus.beside(&tenant, |kind| homes.contains(kind)));
     let crew = Crew {
         sampler,
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rollout::outcome::Fault;
-use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Tenant};
 use sandbox::gpu::contamination::Limits;
 use sandbox::gpu::fake::FakeInventory;
 use sandbox::gpu::free::FreePolicy;
@@ -71,6 +71,14 @@ impl Gpus {
         Ok(Some(Arc::new(Gpus::of(Arc::new(inventory), configs.collect()))))
     }
 
+    /// The same before any of them has started, `tenant` at home on those that `lives_on` says.
+    pub fn beside(mut self: Arc<Self>, tenant: &Tenant, lives_on: impl Fn(&Kind) -> bool) -> Arc<Self> {
+        if let Some(gpus) = Arc::get_mut(&mut self) {
+            gpus.configs.iter_mut().filter(|c| lives_on(&c.kind)).for_each(|c| c.tenant = Some(tenant.clone()));
+        }
+        self
+    }
+
     /// These devices.
     pub fn of(inventory: Arc<dyn Inventory>, configs: Vec<DeviceConfig>) -> Gpus {
         let started = configs.iter().map(|_| OnceCell::new()).collect();
@@ -121,5 +129,6 @@ pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path,
             window_ms: config.gpu.idle_ms,
         },
         lock_sm_mhz: config.gpu.lock_sm_mhz,
+        tenant: None,
     }
 }

@@ -11,6 +11,7 @@ use model::sampling::Sampling;
 use rollout::completion::Completion;
 use rollout::id::{PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
+use sandbox::device::Tenant;
 
 use super::network;
 use crate::crew::{SampleJob, SampledItem, Sampler, SamplerFactory, Taken, Weights};
@@ -27,6 +28,8 @@ pub struct SamplerSettings {
     pub sampling: Sampling,
     pub max_new_tokens: usize,
     pub tokenizer: Arc<Tokenizer>,
+    /// What the engine does is work of this one.
+    pub tenant: Tenant,
 }
 
 pub fn sampler_factory<B: Backend>(settings: SamplerSettings) -> SamplerFactory {
@@ -76,6 +79,7 @@ impl<B: Backend> Sampler for EngineSampler<B> {
 
     fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
         let network = network::<B>(&weights).ok_or_else(foreign)?;
+        let _work = self.settings.tenant.work();
         self.engine.adopt(&network, policy).map_err(lost)?;
         Ok(Taken::Now)
     }
@@ -85,7 +89,10 @@ impl<B: Backend> Sampler for EngineSampler<B> {
     }
 
     fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
-        let finished = self.engine.step().map_err(lost)?;
+        let finished = {
+            let _work = self.settings.tenant.work();
+            self.engine.step().map_err(lost)?
+        };
         let mut items = Vec::with_capacity(finished.len());
         for answer in finished {
             if let Some(job) = self.jobs.remove(&answer.id) {

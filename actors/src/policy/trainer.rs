@@ -12,6 +12,7 @@ use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use rollout::id::StepId;
 use rollout::outcome::Fault;
+use sandbox::device::Tenant;
 
 use super::checkpoint::{Checkpoints, Manifest};
 use super::weights;
@@ -34,6 +35,8 @@ pub struct TrainerSettings {
     pub checkpoints: Checkpoints,
     pub threads: usize,
     pub gpu: model::learner::GpuCompute,
+    /// What the learner does is work of this one.
+    pub tenant: Tenant,
 }
 
 pub fn trainer_factory<AB: AutodiffBackend + Kernels>(settings: TrainerSettings, device: AB::Device) -> TrainerFactory
@@ -113,6 +116,7 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
     }
 
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
+        let _work = self.settings.tenant.work();
         let report = self
             .learner
             .train_step(&job.samples, &self.settings.loss)

@@ -7,6 +7,7 @@ use burn::tensor::backend::Backend;
 use model::engine::{EngineConfig, GpuConfig};
 use model::learner::GpuType;
 use model::{ModelConfig, Tokenizer};
+use sandbox::device::{Kind, Tenant};
 
 use super::{longest_text, sampling};
 use crate::config::{Config, Device};
@@ -16,6 +17,30 @@ use crate::policy::{self, SamplerSettings};
 use crate::run::RunError;
 use crate::sft;
 
+/// The devices that the model itself works on: candidates are timed there only while it rests.
+pub fn homes(config: &Config) -> Vec<Kind> {
+    match config.model.device {
+        Device::Cpu => vec![Kind::Processor(None)],
+        Device::Cuda => on_gpus(),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpus() -> Vec<Kind> {
+    match model::device::uuid(0) {
+        Ok(uuid) => vec![Kind::Cuda(uuid)],
+        Err(e) => {
+            tracing::warn!("which GPU the model is on is not known, so that no other use of it will wait for it: {e}");
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpus() -> Vec<Kind> {
+    Vec::new()
+}
+
 /// `model`: the policy's shape and tokenizer. A server that cannot serve the run is found here, unless the run is `complete`
 /// and asks for nothing any more.
 pub fn sampler<B: Backend>(
@@ -23,6 +48,7 @@ pub fn sampler<B: Backend>(
     run_dir: &Path,
     (model, tokenizer): (&ModelConfig, &Arc<Tokenizer>),
     entries: &[Arc<TaskEntry>],
+    tenant: &Tenant,
     complete: bool,
 ) -> Result<SamplerFactory, RunError> {
     let (sampling, max_new_tokens) = (sampling(config), config.sampling.max_new_tokens);
@@ -42,6 +68,7 @@ pub fn sampler<B: Backend>(
             sampling,
             max_new_tokens,
             tokenizer: tokenizer.clone(),
+            tenant: tenant.clone(),
         }));
     };
     if !complete {

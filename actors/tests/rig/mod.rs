@@ -204,6 +204,7 @@ impl Rig {
                 sampling: self.sampling(),
                 max_new_tokens: MAX_NEW_TOKENS,
                 tokenizer: tokenizer(&self.policy),
+                tenant: Default::default(),
             })),
             trainer: trainer_factory::<model::Cpu>(
                 TrainerSettings {
@@ -216,6 +217,7 @@ impl Rig {
                     checkpoints: self.checkpoints(),
                     threads: 1,
                     gpu: Default::default(),
+                    tenant: Default::default(),
                 },
                 Default::default(),
             ),

@@ -15,6 +15,7 @@ mod forward;
 pub mod gemm;
 pub mod generate;
 mod head;
+mod identity;
 mod kernels;
 pub mod program;
 pub mod runtime;
@@ -24,6 +25,7 @@ pub mod weights;
 pub use executor::{Executor, F32, Options};
 pub use gemm::{Factor, Product};
 pub use head::{Score, Target};
+pub use identity::uuid;
 pub use program::{Kernel, Program};
 pub use runtime::{Buffer, Runtime, Span, missing};
 

@@ -117,7 +117,7 @@ async fn attempt(
     let mut phase_ms = BTreeMap::new();
     let mut lap = Lap { phase_ms: &mut phase_ms, since: Instant::now() };
     let evaluation = Evaluation { device, session: Session::new(device), task, candidate };
-    let pass = device.gate.enter(Use::Shared).await;
+    let pass = device.enter(Use::Shared).await?;
     lap.end("device_wait_prepare");
     let (mut prepared, the_box, draws) = evaluation.prepare().await?;
     drop(pass);
@@ -145,7 +145,10 @@ async fn attempt(
             if known.is_none() {
                 device.compiled.lock().unwrap_or_else(PoisonError::into_inner).put(key, compiled);
             }
-            let pass = device.gate.enter(wanted).await;
+            let pass = match device.enter(wanted).await {
+                Ok(pass) => pass,
+                Err(fault) => return Err(abandon(child, fault).await),
+            };
             lap.end("device_wait_check");
             let done = match evaluation.session.known() {
                 Ok(()) => evaluation.check(&mut child, draws, &mut checked).await,
@@ -160,7 +163,10 @@ async fn attempt(
                     return Err(abandon(child, fault).await);
                 }
                 drop(pass);
-                let pass = device.gate.enter(Use::Alone).await;
+                let pass = match device.enter(Use::Alone).await {
+                    Ok(pass) => pass,
+                    Err(fault) => return Err(abandon(child, fault).await),
+                };
                 lap.end("device_wait_time");
                 let leased = match evaluation.session.known() {
                     Ok(()) => device.lease(evaluation.session.id).await,

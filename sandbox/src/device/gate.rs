@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::tenant::Quiet;
+
 /// How a device is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -132,6 +134,8 @@ pub struct Gate(Arc<Mutex<Doors>>);
 pub struct Pass {
     gate: Gate,
     ticket: u64,
+    /// The run's own model at rest meanwhile.
+    pub(super) quiet: Option<Quiet>,
 }
 
 impl Gate {
@@ -156,7 +160,7 @@ impl Gate {
             doors.waiting.push((ticket, tell));
             let admitted = doors.rules.ask(ticket, wanted);
             doors.open(&admitted);
-            (Pass { gate: self.clone(), ticket }, open)
+            (Pass { gate: self.clone(), ticket, quiet: None }, open)
         };
         // The sender is dropped only with the pass's own ticket, so an error cannot happen while `pass` lives.
         let _ = open.await;

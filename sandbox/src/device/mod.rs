@@ -10,6 +10,7 @@ mod gate;
 mod lease;
 mod referee;
 mod slot;
+mod tenant;
 mod trial;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -29,6 +30,7 @@ use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
 use self::referee::DeviceReferee;
+pub use self::tenant::{Tenant, Work};
 use crate::fault::{DEVICE, REFEREE_LOST, SCRATCH, fault};
 use crate::frames::Frame;
 use crate::gpu::contamination;
@@ -117,6 +119,8 @@ pub struct DeviceConfig {
     pub free: FreePolicy,
     /// Nominal clock to lock the GPU to, where that is permitted; 0: left alone.
     pub lock_sm_mhz: u32,
+    /// The run's own model, where it works on this GPU.
+    pub tenant: Option<Tenant>,
 }
 
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
@@ -186,7 +190,7 @@ impl Device {
             }
         };
         if let Some(gpu) = &gpu {
-            free(&config.free, gpu, &*inventory).await?;
+            free(&config, gpu, &*inventory).await?;
         }
         config.scratch = std::path::absolute(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
         std::fs::create_dir_all(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
@@ -204,6 +208,7 @@ impl Device {
             (Some(gpu), 0) => {
                 let used = inventory.read(&gpu.uuid).map_err(|e| fault(DEVICE, e))?.memory_used_bytes;
                 let free = gpu.memory_bytes.saturating_sub(used).saturating_sub(reserve(gpu.memory_bytes));
+                let free = if config.tenant.is_some() { free / 2 } else { free };
                 ((free / (CONTEXT_BYTES + 2 * config.box_bytes)) as usize).clamp(1, MAX_CHECKS)
             }
         };
@@ -259,7 +264,9 @@ impl Device {
     /// takes everything would have the others' evaluations, and the referee, fail.
     pub(crate) fn own_bytes(&self, wanted: gate::Use) -> Option<u64> {
         let gpu = self.gpu.as_ref()?;
-        let (box_bytes, all) = (self.config.box_bytes, gpu.memory_bytes.saturating_sub(reserve(gpu.memory_bytes)));
+        // Beside a model a quarter of the memory is all that there is: the model must not run out of it.
+        let there = if self.config.tenant.is_some() { gpu.memory_bytes / 4 } else { gpu.memory_bytes };
+        let (box_bytes, all) = (self.config.box_bytes, there.saturating_sub(reserve(gpu.memory_bytes)));
         let share = match wanted {
             gate::Use::Shared => all / 4,
             gate::Use::Alone => all.saturating_sub(box_bytes),
@@ -307,7 +314,11 @@ impl Device {
         if held.is_none() {
             // Its sessions went with it.
             self.closed.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            let referee = self.new_referee().await?;
+            let referee = {
+                // It measures what an empty call takes.
+                let _quiet = self.quiet().await?;
+                self.new_referee().await?
+            };
             *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = referee.facts.clone();
             self.referees.fetch_add(1, Ordering::Relaxed);
             *held = Some(referee);
@@ -424,12 +435,15 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Waits until the GPU is free: nothing of ours is on it yet.
-async fn free(policy: &FreePolicy, gpu: &Gpu, inventory: &dyn Inventory) -> Result<(), Fault> {
-    let (began, ours, mut watch) = (Instant::now(), Ours::default(), Watch::default());
+async fn free(config: &DeviceConfig, gpu: &Gpu, inventory: &dyn Inventory) -> Result<(), Fault> {
+    let (policy, began, mut watch) = (&config.free, Instant::now(), Watch::default());
+    // A model of this process may be at work; otherwise nothing of ours is there yet.
+    let at_work = config.tenant.is_some();
+    let ours = Ours { pids: at_work.then(std::process::id).into_iter().collect(), memory_bytes: 0 };
     let limit = Duration::from_millis(policy.window_ms) + FREE_WITHIN;
     loop {
         let reading = inventory.read(&gpu.uuid).map_err(|e| e.to_string());
-        let why = watch.look(policy, began.elapsed().as_millis() as u64, &reading, &ours, false);
+        let why = watch.look(policy, began.elapsed().as_millis() as u64, &reading, &ours, at_work);
         if why.is_empty() {
             return Ok(());
         }

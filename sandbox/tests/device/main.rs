@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod beside;
 #[path = "../python/mod.rs"]
 mod environment;
 #[path = "../evaluate/fixtures.rs"]
@@ -109,6 +110,7 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
         },
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
         lock_sm_mhz: 0,
+        tenant: None,
     }
 }
 
