@@ -9,6 +9,7 @@ mod batch;
 mod check;
 #[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
 mod device;
+mod gpu;
 mod host;
 mod lora;
 mod objective;
@@ -22,6 +23,7 @@ use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backen
 use rollout::id::PolicyVersion;
 use serde::{Deserialize, Serialize};
 
+pub use crate::budget::Copies;
 use crate::correction::CorrectionError;
 use crate::correction::clip::Cut;
 use crate::guard::{self, GuardConfig};
@@ -94,6 +96,8 @@ pub struct GpuCompute {
     pub recompute: bool,
     /// Attention without tensor cores, whatever the shape.
     pub plain_attention: bool,
+    /// Whether bf16 copies of all weights are kept.
+    pub copies: Copies,
 }
 
 /// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.
@@ -192,18 +196,6 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.execution = execution;
         self.workers.resize_with(threads.max(1), host::Worker::default);
         self
-    }
-
-    /// How the GPU executor computes, where it is used.
-    pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
-        self.device = device::Slot::new(compute);
-        self
-    }
-
-    /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
-    /// place. None where neither was needed.
-    pub fn gpu_found(&self) -> Option<Result<bool, &str>> {
-        self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
     /// What is looked at before a step is applied, and what is done about it.
@@ -374,7 +366,10 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
         let host = self.on_host();
         let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
-        if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
+        if !host
+            && let Some(device) =
+                self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?
+        {
             return device.reference(weights, items, loss.micro_batch, loss.temperature);
         }
         Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
@@ -385,7 +380,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let weights = HostWeights::from_network(&self.network);
             return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        if let Some(device) = self.device.get(self.execution, &mut self.network)? {
+        if let Some(device) = self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())? {
             return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
         }
         Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
@@ -414,7 +409,9 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         objective: host::Objective,
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
-            if let Some(device) = self.device.get(self.execution, &mut self.network)? {
+            if let Some(device) =
+                self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?
+            {
                 return device.run(&self.network, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
@@ -441,7 +438,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         if self.on_host() {
             return Ok(global_norm(&self.network, grads));
         }
-        match self.device.get(self.execution, &mut self.network)? {
+        match self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())? {
             Some(device) => device.norm(&self.network, grads),
             None => Ok(global_norm(&self.network, grads)),
         }
@@ -458,7 +455,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
         let device = match self.on_host() || self.lora.is_some() {
             true => None,
-            false => self.device.get(self.execution, &mut self.network)?,
+            false => self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?,
         };
         match device {
             // Taken out of `self`, so that nobody shares its memory without need.

@@ -6,12 +6,12 @@
 use std::time::Instant;
 
 use burn::tensor::backend::AutodiffBackend;
-use model::ModelConfig;
 use model::config::Family;
 use model::kernels::Kernels;
 use model::learner::{Learner, LearnerError, TrainSample};
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
+use model::{ModelConfig, Transformer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// Known shapes, by name.
 pub const SHAPES: [&str; 4] = ["tiny", "smollm2-135m", "qwen3-0.6b", "qwen3-8b"];
 /// Batch layouts, by name.
-pub const LAYOUTS: [&str; 3] = ["4x1024", "2x2048", "ragged"];
+pub const LAYOUTS: [&str; 4] = ["4x1024", "8x1024", "2x2048", "ragged"];
 /// The rollouts of `ragged`: prompts, answers a prompt, tokens of a prompt, and the answers' lengths: log-normal, clipped.
 pub const RAGGED: Ragged =
     Ragged { prompts: 4, group: 8, prompt_tokens: 256, median: 350.0, sigma: 0.8, shortest: 32, longest: 1792 };
@@ -128,6 +128,7 @@ pub fn lengths(layout: &str) -> Option<Vec<(usize, usize)>> {
     let even = |count: usize, seq: usize| vec![(1, seq); count];
     match layout {
         "4x1024" => Some(even(4, 1024)),
+        "8x1024" => Some(even(8, 1024)),
         "2x2048" => Some(even(2, 2048)),
         "ragged" => Some(ragged(&RAGGED)),
         _ => None,
@@ -203,14 +204,13 @@ pub struct Bench<AB: AutodiffBackend> {
 }
 
 impl<AB: AutodiffBackend + Kernels> Bench<AB> {
-    /// `prepare` chooses how the learner computes.
+    /// `network` has the sizes of `config`; `prepare` chooses how the learner computes.
     pub fn new(
         shape: &str,
         config: ModelConfig,
-        device: &AB::Device,
+        network: Transformer<AB>,
         prepare: impl FnOnce(Learner<AB>) -> Learner<AB>,
     ) -> Self {
-        let network = config.init_cheap::<AB>(1, device);
         let optim = OptimConfig { lr: 1e-5, ..OptimConfig::default() };
         Self { config, shape: shape.to_string(), learner: prepare(Learner::new(network, optim)) }
     }
@@ -298,8 +298,8 @@ mod tests {
     #[test]
     fn a_tiny_network_is_measured_on_a_processor() {
         let config = config("tiny", Some(1)).expect("known");
-        let mut bench =
-            Bench::<model::Cpu>::new("tiny", config, &Default::default(), |l| l.with_execution(Execution::Host, 1));
+        let network = config.init_cheap::<model::Cpu>(1, &Default::default());
+        let mut bench = Bench::new("tiny", config, network, |l| l.with_execution(Execution::Host, 1));
         let wanted = LearnerBench {
             shape: "tiny".into(),
             layers: Some(1),

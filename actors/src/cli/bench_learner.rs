@@ -68,6 +68,10 @@ fn on_gpu(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
         if let Some(Ok(compiled)) = l.gpu_found() {
             output::say(if compiled { "kernels were compiled" } else { "compiled kernels were on the disk" });
         }
+        if let Some((budget, held)) = l.gpu_memory() {
+            output::say(format!("planned memory: {budget}"));
+            output::say(format!("the executor's own buffers: {:.2} GB", held as f64 / 1e9));
+        }
     };
     measure::<model::Gpu>(args, prepare, after, taken)
 }
@@ -81,7 +85,13 @@ fn measure<AB: AutodiffBackend + Kernels>(
     let unknown = || Failure::Broken(format!("no shape is called {}", args.shape));
     let config = learner::config(&args.shape, args.layers).ok_or_else(unknown)?;
     output::say(format!("{}: {} parameters", args.shape, config.num_parameters()));
-    let mut bench = Bench::<AB>::new(&args.shape, config, &AB::Device::default(), prepare);
+    let device = AB::Device::default();
+    // Weights of a GPU are made there: 33 GB of the host's memory would stand in between for the largest shape.
+    let network = match args.device {
+        DeviceArg::Cpu => config.init_cheap::<AB>(1, &device),
+        DeviceArg::Cuda => config.init_in_place::<AB>(1, &device),
+    };
+    let mut bench = Bench::<AB>::new(&args.shape, config, network, prepare);
     let mut found = Vec::new();
     for layout in &args.layout {
         let wanted = LearnerBench {

@@ -21,10 +21,10 @@ impl Executor {
     ///
     /// Without `add`, the layers' matrices are overwritten (all else is always added to: see `clear`).
     pub fn backward(&mut self, packed: &Packed, d_hidden: Span, grads: &WeightsAt, add: bool) -> Result<()> {
-        let weights = self.ready()?;
+        let layers = self.layers()?;
         let missing = || DeviceError::Unsupported { what: "a backward pass before the forward pass".to_string() };
         let at = self.pass.ok_or_else(missing)?;
-        let (rows, layers, e) = (at.count, weights.layers.len(), self.kernels.size());
+        let (rows, e) = (at.count, self.kernels.size());
         let d = self.dims.clone();
         let widest = d.hidden.max(d.qkv()).max(2 * d.ff);
         let partial_bytes = self.kernels.partial_bytes(widest);
@@ -40,8 +40,9 @@ impl Executor {
         let x = self.x(layers, rows)?;
         let (inv, _) = self.last(rows)?;
         self.kernels.column_sums(&self.rt, d_hidden, Some((x, inv)), grads.norm, g.partial, rows, d.hidden)?;
-        self.kernels.norm_backward(&self.rt, d_hidden, x, inv, weights.norm, g.dx, g.dx_t, false, rows)?;
-        for (index, layer) in weights.layers.iter().enumerate().rev() {
+        self.kernels.norm_backward(&self.rt, d_hidden, x, inv, self.final_norm()?, g.dx, g.dx_t, false, rows)?;
+        for index in (0..layers).rev() {
+            let layer = &self.layer(index)?;
             let tape = self.tape(index, rows)?;
             if self.options.recompute {
                 self.again(layer, &at, &tape)?;

@@ -18,6 +18,7 @@ mod head;
 mod kernels;
 pub mod program;
 pub mod runtime;
+mod source;
 pub mod update;
 pub mod weights;
 
@@ -47,6 +48,8 @@ pub enum DeviceError {
         "the GPU has not enough memory: {what} needs {needed} bytes, {free} are free\n  hint: fewer tokens a pass, or a smaller model"
     )]
     Memory { what: &'static str, needed: usize, free: usize },
+    #[error(transparent)]
+    Budget(#[from] crate::budget::Short),
     #[error("the GPU executor cannot run this network: {what}")]
     Unsupported { what: String },
     #[error("{what} has {found} bytes, {expected} are needed")]

@@ -10,11 +10,15 @@ mod reference;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Tensor, backend::AutodiffBackend};
+use burn::tensor::{
+    Tensor,
+    backend::{AutodiffBackend, Backend},
+};
 
 use super::batch::{self, Item};
 use super::host::{Objective, lay_out};
 use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
+use crate::budget::{Budget, FILL, Wanted};
 use crate::device::update::{Moved, Rule};
 use crate::device::weights::WeightsAt;
 use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
@@ -28,20 +32,11 @@ use moving::Moving;
 use parameters::{Shape, lay_dense, memories, shapes, tree};
 use reference::Reference;
 
-/// Rows of a pass are filled up to a multiple of this.
-const FILL: usize = 64;
-/// Rows of a pass, at most; about what keeps a GPU busy.
-const MAX_ROWS: usize = 8192;
-/// Share of the free memory that is planned with; the rest is for logits and for what burn's pool leaves unused.
-const SHARE: f64 = 0.8;
-/// What an update takes besides the parameters: gradients, two moments, bf16 copies.
-const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
-
 type Learned<T> = std::result::Result<T, LearnerError>;
 
 /// Where a learner's executor is, made when it is first needed.
 pub struct Slot {
-    options: Options,
+    compute: GpuCompute,
     state: State,
 }
 
@@ -50,40 +45,41 @@ enum State {
     #[default]
     Untried,
     Ready(Box<OnDevice>),
-    /// Why there is none.
+    /// Why there is none; burn's autodiff may take its place.
     Missing(String),
+    /// Why there is no room for it; there is none for burn's autodiff either.
+    Short(String),
 }
 
 impl Slot {
     pub fn new(compute: GpuCompute) -> Self {
-        let element = match compute.element {
-            GpuType::Bf16 => Element::Bf16,
-            GpuType::Fp32 => F32,
-        };
-        let GpuCompute { recompute, plain_attention, .. } = compute;
-        Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
+        Self { compute, state: State::Untried }
     }
 
     /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
-    /// asked for by name and cannot be had.
+    /// asked for by name and cannot be had, or where it finds too little memory. `moments_held`: the optimizer's are on the GPU already.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
+        moments_held: bool,
     ) -> Learned<Option<&mut OnDevice>> {
         if !matches!(execution, Execution::Auto | Execution::Device) {
             return Ok(None);
         }
         lay_dense(network);
         if matches!(self.state, State::Untried) {
-            self.state = match OnDevice::new(network, self.options) {
+            self.state = match OnDevice::new(network, self.compute, moments_held) {
                 Ok(ready) => State::Ready(Box::new(ready)),
+                Err(DeviceError::Budget(short)) => State::Short(short.to_string()),
                 Err(error) => State::Missing(error.to_string()),
             };
         }
         match (&mut self.state, execution) {
             (State::Ready(ready), _) => Ok(Some(ready)),
-            (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+            (State::Short(what), _) | (State::Missing(what), Execution::Device) => {
+                Err(LearnerError::Device { what: what.clone() })
+            }
             _ => Ok(None),
         }
     }
@@ -100,7 +96,7 @@ impl Slot {
         match &self.state {
             State::Untried => None,
             State::Ready(ready) => Some(Ok(ready)),
-            State::Missing(what) => Some(Err(what)),
+            State::Missing(what) | State::Short(what) => Some(Err(what)),
         }
     }
 }
@@ -114,23 +110,52 @@ impl From<DeviceError> for LearnerError {
 /// The executor of one learner, with the limits of its GPU.
 pub struct OnDevice {
     executor: Executor,
-    max_rows: usize,
+    budget: Budget,
     reference: Option<Reference>,
 }
 
 impl OnDevice {
     /// For a network that lies on a GPU. An error says why there can be none.
-    pub fn new<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>, options: Options) -> Result<Self> {
+    pub fn new<AB: AutodiffBackend + Kernels>(
+        network: &Transformer<AB>,
+        compute: GpuCompute,
+        moments_held: bool,
+    ) -> Result<Self> {
         let dims = Dims::of(network);
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
-        let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
-        let taken = memories(network)?.iter().map(Memory::elements).sum::<usize>() * BYTES_A_PARAMETER;
-        let free = executor.runtime().memory()?.0 as f64 * SHARE - taken as f64;
-        let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
-        // Negative numbers become 0.
-        let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
-        Ok(Self { executor, max_rows, reference: None })
+        let runtime = Runtime::new(home)?;
+        let element = match compute.element {
+            GpuType::Bf16 => Element::Bf16,
+            GpuType::Fp32 => F32,
+        };
+        let wanted = Wanted {
+            dims: &dims,
+            layers: network.layers.len(),
+            tied: network.head.is_none(),
+            parameters: memories(network)?.iter().map(Memory::elements).sum(),
+            adapters: None,
+            element: element.bytes(),
+            stored: 4,
+            recompute: compute.recompute,
+            copies: compute.copies,
+            moments_held,
+        };
+        let budget = wanted.plan(runtime.memory()?.0)?;
+        let GpuCompute { recompute, plain_attention, .. } = compute;
+        let options = Options { element, recompute, plain_attention, fresh_weights: budget.fresh };
+        let executor = Executor::new(runtime, dims, qk_norm, options)?;
+        Ok(Self { executor, budget, reference: None })
+    }
+
+    /// What of the GPU's memory is used for what.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Bytes that the executor's own buffers take.
+    pub fn held(&self) -> usize {
+        self.executor.held()
     }
 
     /// Whether kernels had to be compiled.
@@ -155,13 +180,12 @@ impl OnDevice {
                 // Written before they are read: `clear` and the first `backward`.
                 match shape {
                     Shape::Matrix(dims) => {
-                        let flat = Tensor::<AB::InnerBackend, 1>::empty([dims[0] * dims[1]], &device);
-                        let tensor = flat.reshape(dims);
+                        let tensor = empty::<AB>(dims[0] * dims[1], &device).reshape(dims);
                         grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
                         params.register(id, tensor);
                     }
                     Shape::Vector(width) => {
-                        let tensor = Tensor::<AB::InnerBackend, 1>::empty([width], &device);
+                        let tensor = empty::<AB>(width, &device);
                         grads.push(memory::<AB, 1>(Tensor::from_inner(tensor.clone()))?);
                         params.register(id, tensor);
                     }
@@ -213,7 +237,7 @@ impl OnDevice {
         }
         let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
         let mut begun = false;
-        for batch in batch::plan(items, max_items, self.max_rows) {
+        for batch in batch::plan(items, max_items, self.budget.rows) {
             let objective = objective.filter(|_| batch.backward);
             let grads = grads.filter(|_| batch.backward);
             let (rows, targets) = lay_out(items, &batch);
@@ -311,6 +335,12 @@ fn not_dense() -> DeviceError {
 
 fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) -> Result<Memory> {
     AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
+}
+
+/// Memory of burn's in its own size. What is not asked for as lasting comes of pages of four sizes, up to a sixteenth of the GPU, of
+/// which half may stay unused.
+fn empty<AB: AutodiffBackend>(width: usize, device: &AB::Device) -> Tensor<AB::InnerBackend, 1> {
+    AB::InnerBackend::memory_persistent_allocations(device, width, |width| Tensor::empty([width], device))
 }
 
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {

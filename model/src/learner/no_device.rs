@@ -6,6 +6,7 @@ use burn::tensor::backend::AutodiffBackend;
 use super::batch::Item;
 use super::host::Objective;
 use super::{Execution, GpuCompute, LearnerError, Scored};
+use crate::budget::Budget;
 use crate::host::HostWeights;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
@@ -37,6 +38,7 @@ impl Slot {
         &mut self,
         execution: Execution,
         _network: &mut Transformer<AB>,
+        _moments_held: bool,
     ) -> Result<Option<&mut OnDevice>> {
         match execution {
             Execution::Device => {
@@ -49,6 +51,14 @@ impl Slot {
 
 impl OnDevice {
     pub fn compiled(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn budget(&self) -> &Budget {
+        match *self {}
+    }
+
+    pub fn held(&self) -> usize {
         match *self {}
     }
 
