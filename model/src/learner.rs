@@ -32,7 +32,7 @@ use crate::kernels::Kernels;
 use crate::lora::Lora;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
-use crate::optim::{OptimConfig, Optimizer, global_norm};
+use crate::optim::{OptimConfig, Optimizer};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
 use check::{check, check_train};
@@ -153,6 +153,8 @@ pub struct Learner<AB: AutodiffBackend> {
     /// `None`: every weight is trained.
     pub(crate) lora: Option<Lora<AB>>,
     execution: Execution,
+    /// `network` is the base: the GPU executor adds the adapters as it goes.
+    unmerged: bool,
     workers: Vec<host::Worker>,
     device: device::Slot,
 }
@@ -186,6 +188,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             reference: None,
             lora: None,
             execution: Execution::Auto,
+            unmerged: false,
             workers,
             device: device::Slot::new(GpuCompute::default()),
         }
@@ -210,13 +213,17 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.device.forget_reference();
     }
 
+    /// The policy; where adapters are trained on the GPU executor, their base (`inference` has them merged).
     pub fn network(&self) -> &Transformer<AB> {
         &self.network
     }
 
-    /// The same weights without autodiff; no element is copied.
+    /// The policy without autodiff; no element is copied, but for adapters that have to be merged.
     pub fn inference(&self) -> Transformer<AB::InnerBackend> {
-        self.network.valid()
+        match &self.lora {
+            Some(lora) if self.unmerged => lora.merged().valid(),
+            _ => self.network.valid(),
+        }
     }
 
     pub fn counters(&self) -> Counters {
@@ -364,11 +371,21 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
-        let host = self.on_host();
-        let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
-        if !host
-            && let Some(device) =
-                self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?
+        // Out of `self` for the moment: the executor borrows the rest.
+        let Some(weights) = self.reference.take() else { return Err(LearnerError::NoReference) };
+        let scored = self.scored_by(&weights, items, loss);
+        self.reference = Some(weights);
+        scored
+    }
+
+    fn scored_by(
+        &mut self,
+        weights: &HostWeights,
+        items: &[Item],
+        loss: &LossConfig,
+    ) -> Result<Vec<Scored>, LearnerError> {
+        if !self.on_host()
+            && let Some((device, _)) = self.on_device()?
         {
             return device.reference(weights, items, loss.micro_batch, loss.temperature);
         }
@@ -380,8 +397,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let weights = HostWeights::from_network(&self.network);
             return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        if let Some(device) = self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())? {
-            return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
+        if let Some((device, trained)) = self.on_device()? {
+            return Ok(device.run(trained, items, micro_batch, temperature, None)?.0);
         }
         Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
     }
@@ -409,10 +426,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         objective: host::Objective,
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
-            if let Some(device) =
-                self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?
-            {
-                return device.run(&self.network, items, micro_batch, temperature, Some(objective));
+            if let Some((device, trained)) = self.on_device()? {
+                return device.run(trained, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
             return Ok((scored, grads.unwrap_or_default()));
@@ -434,16 +449,6 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         Ok((scored, params))
     }
 
-    fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
-        if self.on_host() {
-            return Ok(global_norm(&self.network, grads));
-        }
-        match self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())? {
-            Some(device) => device.norm(&self.network, grads),
-            None => Ok(global_norm(&self.network, grads)),
-        }
-    }
-
     /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
     ///
     /// # Panics
@@ -453,20 +458,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        let device = match self.on_host() || self.lora.is_some() {
-            true => None,
-            false => self.device.get(self.execution, &mut self.network, !self.optimizer.state.is_empty())?,
-        };
-        match device {
-            // Taken out of `self`, so that nobody shares its memory without need.
-            Some(device) => {
-                let hollow = self.network.hollow();
-                let network = std::mem::replace(&mut self.network, hollow);
-                let updated = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale);
-                self.network = updated.unwrap_or_else(|e| panic!("an update on the GPU failed halfway: {e}"));
-            }
-            None => self.apply(lr, grads, scale),
-        }
+        self.apply(lr, grads, scale)?;
         self.counters.updates += 1;
         Ok(lr)
     }

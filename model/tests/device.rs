@@ -5,6 +5,8 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "device/adapters.rs"]
+mod adapters;
 mod policy;
 
 use burn::optim::{AdamWConfig, SimpleOptimizer};

@@ -322,6 +322,9 @@ pub struct LearnerBenchArgs {
     /// Keep only the layers' inputs for the backward pass, and compute the rest again (GPU).
     #[arg(long)]
     pub recompute: bool,
+    /// Train adapters of this rank on every matrix, and nothing else.
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub lora: Option<u16>,
     /// Timed steps after the first.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,

@@ -37,7 +37,8 @@ pub fn learner(args: LearnerBenchArgs) -> Done {
     };
     let mut all = Vec::new();
     for ours in found {
-        let peer = peer(&args, &ours)?;
+        // The peer trains every weight.
+        let peer = if args.lora.is_some() { None } else { peer(&args, &ours)? };
         if !args.json {
             output::line(line(&ours, peer.as_ref()))?;
         }
@@ -91,7 +92,12 @@ fn measure<AB: AutodiffBackend + Kernels>(
         DeviceArg::Cpu => config.init_cheap::<AB>(1, &device),
         DeviceArg::Cuda => config.init_in_place::<AB>(1, &device),
     };
-    let mut bench = Bench::<AB>::new(&args.shape, config, network, prepare);
+    let mut ready = prepare(Learner::new(network, learner::optim()));
+    let rank = args.lora.map(usize::from);
+    if let Some(rank) = rank {
+        ready = ready.with_lora(&learner::adapters(rank), 1).map_err(|e| Failure::Broken(e.to_string()))?;
+    }
+    let mut bench = Bench::<AB>::new(&args.shape, config, ready, rank);
     let mut found = Vec::new();
     for layout in &args.layout {
         let wanted = LearnerBench {
@@ -155,8 +161,9 @@ fn peer(args: &LearnerBenchArgs, ours: &LearnerFigures) -> Result<Option<PeerFig
 fn line(f: &LearnerFigures, peer: Option<&PeerFigures>) -> String {
     let memory = f.device_gib.map_or(String::new(), |gib| format!(", {gib:.1} GiB of the device"));
     let share = f.utilisation.map_or(String::new(), |u| format!(" ({:.1} % of the peak)", 100.0 * u));
+    let lora = f.lora.map_or(String::new(), |rank| format!(", adapters of rank {rank}"));
     let mut text = format!(
-        "{} {}: {:.0} tokens/s, {:.1} ms a step, {:.1} TFLOP/s{share}{memory}; first step {:.2} s, done {:.2} s after the process \
+        "{} {}{lora}: {:.0} tokens/s, {:.1} ms a step, {:.1} TFLOP/s{share}{memory}; first step {:.2} s, done {:.2} s after the process \
          began",
         f.shape, f.layout, f.tokens_per_s, f.median_ms, f.tflops, f.warm_up_s, f.first_step_s
     );

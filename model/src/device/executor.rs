@@ -3,6 +3,7 @@
 //! Types: the residual stream, statistics, log-probs and gradients of parameters are fp32; everything between is in elements
 //! (bf16, or fp32 for parity), with fp32 sums inside every product.
 
+use super::adapters::{AdapterScratch, Merge};
 use super::attention::{Attention, Scene};
 use super::kernels::{Angles, Kernels, QkNorm};
 use super::source::Source;
@@ -121,6 +122,10 @@ pub struct Executor {
     pub(super) copies: Buffer,
     pub(super) fresh: Buffer,
     pub(super) source: Option<Source>,
+    pub(super) qk_norm: bool,
+    pub(super) merge: Option<Merge>,
+    pub(super) adapter_scratch: AdapterScratch,
+    pub(super) adapter_scale: f32,
     table: RowsTable,
     xs: Vec<Buffer>,
     tapes: Vec<LayerTape>,
@@ -147,6 +152,10 @@ impl Executor {
             copies: Buffer::default(),
             fresh: Buffer::default(),
             source: None,
+            qk_norm,
+            merge: None,
+            adapter_scratch: AdapterScratch::default(),
+            adapter_scale: 0.0,
             table: RowsTable::default(),
             xs: Vec::new(),
             tapes: Vec::new(),

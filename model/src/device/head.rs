@@ -1,8 +1,8 @@
 //! The vocabulary: log-probs of targets and their gradient, a chunk of rows at a time. Logits are fp32 and never more than a chunk.
 
+use super::backward::Sink;
 use super::executor::{Executor, F32, send};
 use super::source::HeadAt;
-use super::weights::WeightsAt;
 use super::{Buffer, Factor, Product, Result, Span};
 use crate::budget::CHUNK_BYTES;
 use crate::packing::Sums;
@@ -71,7 +71,7 @@ impl Executor {
         &mut self,
         targets: &[Target],
         temperature: f32,
-        grads: Option<&WeightsAt>,
+        grads: Option<Sink>,
         see: &mut dyn FnMut(usize, &[Score]) -> Vec<f32>,
     ) -> Result<Option<Span>> {
         let head = self.head_matrix()?;
@@ -140,11 +140,11 @@ impl Executor {
         self.rt.multiply(&Product { result: F32, ..product })
     }
 
-    /// `d_hidden = d_logits W^T`, `dW += hidden^T d_logits`.
+    /// `d_hidden = d_logits W^T`, `dW += hidden^T d_logits` (where all is trained).
     fn head_backward(
         &self,
         head: HeadAt,
-        grads: &WeightsAt,
+        grads: Sink,
         hidden: Span,
         d_logits: Span,
         d_hidden: Span,
@@ -152,18 +152,17 @@ impl Executor {
     ) -> Result<()> {
         let (d, v, element) = (self.dims.hidden, self.dims.vocab, self.kernels.element);
         let dl = Factor::new(d_logits, v);
-        let (back, product) = match grads.head {
-            Some(grad) => {
-                let factors = (Factor::t(hidden, d), dl);
-                (Factor::t(head.at, v), Product::new([d, count, v], element, factors.0, factors.1, grad))
-            }
-            None => {
-                let factors = (Factor::t(d_logits, v), Factor::new(hidden, d));
-                let product = Product::new([v, count, d], element, factors.0, factors.1, grads.embed);
-                (Factor::new(head.at, d), product)
-            }
-        };
-        self.rt.multiply(&Product { result: F32, keep: 1.0, ..product })?;
+        if let Sink::All(grads) = grads {
+            let product = match grads.head {
+                Some(grad) => Product::new([d, count, v], element, Factor::t(hidden, d), dl, grad),
+                None => {
+                    let factors = (Factor::t(d_logits, v), Factor::new(hidden, d));
+                    Product::new([v, count, d], element, factors.0, factors.1, grads.embed)
+                }
+            };
+            self.rt.multiply(&Product { result: F32, keep: 1.0, ..product })?;
+        }
+        let back = if head.tied { Factor::new(head.at, d) } else { Factor::t(head.at, v) };
         self.rt.multiply(&Product::new([count, v, d], element, dl, back, d_hidden))
     }
 

@@ -8,6 +8,7 @@
 //! Work is submitted in order to one stream of the device's primary context (the one burn uses too) and nothing here waits for
 //! it but [`Runtime::synchronize`] and [`Runtime::download`].
 
+pub mod adapters;
 mod attention;
 mod backward;
 mod executor;
@@ -22,6 +23,7 @@ mod source;
 pub mod update;
 pub mod weights;
 
+pub use backward::Sink;
 pub use executor::{Executor, F32, Options};
 pub use gemm::{Factor, Product};
 pub use head::{Score, Target};

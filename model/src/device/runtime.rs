@@ -139,6 +139,21 @@ impl Runtime {
             .map_err(driver("set memory to zero"))
     }
 
+    /// Copies all of `from` to the start of `to`, on the device.
+    pub fn copy(&self, from: Span, to: Span) -> Result<()> {
+        if to.bytes < from.bytes {
+            return Err(DeviceError::Extent {
+                what: "the destination of a copy",
+                found: to.bytes,
+                expected: from.bytes,
+            });
+        }
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        // SAFETY: `to` is large enough (checked); whoever made the spans vouches for the memory.
+        unsafe { raw::memcpy_dtod_async(to.address, from.address, from.bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy on the GPU"))
+    }
+
     /// Copies host memory to the start of `to`. The host's side has been read when this returns.
     pub fn upload<T: DeviceRepr>(&self, from: &[T], to: Span) -> Result<()> {
         let expected = size_of_val(from);

@@ -1,6 +1,9 @@
 //! Where a pass finds its weights in elements: in copies of all of them that are kept, or in copies made of the fp32 masters a
 //! layer at a time, each in the place of the one before. Both are the same numbers.
 
+use std::sync::Arc;
+
+use super::adapters::{AdaptersAt, LayerAdaptersAt, Merge, PartAt};
 use super::executor::{Executor, F32};
 use super::weights::{LayerAt, WeightsAt};
 use super::{DeviceError, Result, Span};
@@ -15,6 +18,15 @@ pub(super) enum Source {
     Kept(WeightsAt),
     /// fp32 masters, to be rounded where they are used.
     Fresh(WeightsAt),
+    /// As `Fresh`, with adapters to be added.
+    Merged(WeightsAt, Arc<AdaptersAt>),
+}
+
+impl Source {
+    fn tree(&self) -> &WeightsAt {
+        let (Self::Kept(w) | Self::Fresh(w) | Self::Merged(w, _)) = self;
+        w
+    }
 }
 
 /// The head's matrix in elements: `[hidden, vocab]`, or the embedding's `[vocab, hidden]`.
@@ -35,6 +47,17 @@ impl Executor {
         } else {
             Source::Kept(self.copy_all(masters)?)
         });
+        Ok(())
+    }
+
+    /// As `prepare`, for a base of fp32 with adapters, which are added as its layers are used.
+    pub fn prepare_adapters(&mut self, base: &WeightsAt, mut adapters: AdaptersAt) -> Result<()> {
+        if self.merge.is_none() {
+            self.merge = Some(Merge::load(&self.rt, &self.dims, self.qk_norm, self.options.element)?);
+        }
+        self.adapters_in_elements(&mut adapters)?;
+        self.adapter_scale = adapters.scale;
+        self.source = Some(Source::Merged(base.clone(), Arc::new(adapters)));
         Ok(())
     }
 
@@ -65,45 +88,85 @@ impl Executor {
     }
 
     pub(super) fn layers(&self) -> Result<usize> {
-        let (Source::Kept(w) | Source::Fresh(w)) = self.source()?;
-        Ok(w.layers.len())
+        Ok(self.source()?.tree().layers.len())
     }
 
     /// The final norm's weights, fp32.
     pub(super) fn final_norm(&self) -> Result<Span> {
-        let (Source::Kept(w) | Source::Fresh(w)) = self.source()?;
-        Ok(w.norm)
+        Ok(self.source()?.tree().norm)
+    }
+
+    /// The adapters of layer `index`, where there are some.
+    pub(super) fn layer_adapters(&self, index: usize) -> Result<Option<LayerAdaptersAt>> {
+        match self.source()? {
+            Source::Merged(_, adapters) => Ok(adapters.layers.get(index).cloned()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sets the adapters' gradients to zero.
+    pub(super) fn clear_adapters(&self) -> Result<()> {
+        let Source::Merged(_, adapters) = self.source()? else { return Ok(()) };
+        adapters.layers.iter().flat_map(LayerAdaptersAt::parts).flat_map(|p| p.grads).try_for_each(|s| self.rt.zero(s))
     }
 
     /// Layer `index`; good until the next call of this, `embedding` or `head_matrix`.
     pub(super) fn layer(&mut self, index: usize) -> Result<LayerAt> {
-        let masters = match self.source()? {
-            Source::Kept(w) => return Ok(w.layers[index].clone()),
-            Source::Fresh(w) => w.layers[index].clone(),
-        };
+        let source = self.source()?;
+        let masters = source.tree().layers[index].clone();
+        if matches!(source, Source::Kept(_)) {
+            return Ok(masters);
+        }
         let mut bytes = 0;
         masters.map::<DeviceError>(&mut |span, matrix| {
-            bytes += if matrix { (span.bytes / 2).next_multiple_of(ALIGN) } else { 0 };
+            bytes += if matrix { self.elements(span).next_multiple_of(ALIGN) } else { 0 };
             Ok(span)
         })?;
-        let place = self.fresh.span(&self.rt, "a layer's bf16 weights", bytes)?;
-        let (rt, updates, mut used) = (&self.rt, &self.updates, 0);
-        masters.map(&mut |span, matrix| {
+        let place = self.fresh.span(&self.rt, "a layer's weights in elements", bytes)?;
+        let mut used = 0;
+        let layer = masters.map::<DeviceError>(&mut |span, matrix| {
             if !matrix {
                 return Ok(span);
             }
-            let copy = place.part(used, span.bytes / 2);
+            let copy = place.part(used, self.elements(span));
             used += copy.bytes.next_multiple_of(ALIGN);
-            updates.round(rt, span, copy)?;
             Ok(copy)
-        })
+        })?;
+        let adapters = self.layer_adapters(index)?.unwrap_or_default();
+        let d = &self.dims;
+        for (from, to, parts, inner) in [
+            (&masters.qkv, &layer.qkv, &adapters.qkv, d.hidden),
+            (&masters.output, &layer.output, &adapters.output, d.q()),
+            (&masters.gate_up, &layer.gate_up, &adapters.gate_up, d.hidden),
+            (&masters.down, &layer.down, &adapters.down, d.ff),
+        ] {
+            self.fill(from.weight, to.weight, parts, inner)?;
+        }
+        Ok(layer)
+    }
+
+    /// Bytes of an fp32 tensor in elements.
+    fn elements(&self, master: Span) -> usize {
+        master.bytes / 4 * self.options.element.bytes()
+    }
+
+    fn fill(&self, from: Span, to: Span, parts: &[PartAt], inner: usize) -> Result<()> {
+        let columns: usize = parts.iter().map(|p| p.len).sum();
+        if columns * inner * 4 < from.bytes {
+            match self.options.element == F32 {
+                true => self.rt.copy(from, to)?,
+                false => self.updates.round(&self.rt, from, to)?,
+            }
+        }
+        let Some(merge) = &self.merge else { return Ok(()) };
+        parts.iter().try_for_each(|part| merge.merge(&self.rt, from, part, to, inner, self.adapter_scale))
     }
 
     /// `[vocab, hidden]`; good as long as `layer`'s.
     pub(super) fn embedding(&mut self) -> Result<Span> {
         match self.source()? {
             Source::Kept(w) => Ok(w.embed),
-            Source::Fresh(w) => self.one(w.embed),
+            Source::Fresh(w) | Source::Merged(w, _) => self.one(w.embed),
         }
     }
 
@@ -111,7 +174,7 @@ impl Executor {
     pub(super) fn head_matrix(&mut self) -> Result<HeadAt> {
         match self.source()? {
             Source::Kept(w) => Ok(HeadAt { at: w.head.unwrap_or(w.embed), tied: w.head.is_none() }),
-            Source::Fresh(w) => {
+            Source::Fresh(w) | Source::Merged(w, _) => {
                 let (tied, master) = (w.head.is_none(), w.head.unwrap_or(w.embed));
                 Ok(HeadAt { at: self.one(master)?, tied })
             }
@@ -119,6 +182,9 @@ impl Executor {
     }
 
     fn one(&mut self, master: Span) -> Result<Span> {
+        if self.options.element == F32 {
+            return Ok(master);
+        }
         let copy = self.fresh.span(&self.rt, "bf16 weights of the vocabulary", master.bytes / 2)?;
         self.updates.round(&self.rt, master, copy)?;
         Ok(copy)

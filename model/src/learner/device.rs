@@ -6,7 +6,9 @@
 
 mod moving;
 mod parameters;
+mod passes;
 mod reference;
+mod trained;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -16,21 +18,23 @@ use burn::tensor::{
 };
 
 use super::batch::{self, Item};
-use super::host::{Objective, lay_out};
-use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
-use crate::budget::{Budget, FILL, Wanted};
+use super::gpu::Trained;
+use super::host::Objective;
+use super::{Execution, GpuCompute, GpuType, LearnerError, Scored};
+use crate::budget::{Budget, Wanted};
 use crate::device::update::{Moved, Rule};
-use crate::device::weights::WeightsAt;
-use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
+use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span};
 use crate::host::{Dims, HostWeights};
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
+use crate::lora::Adapters;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
-use crate::packing::Packed;
 use moving::Moving;
-use parameters::{Shape, lay_dense, memories, shapes, tree};
+use parameters::{lay_dense, memories};
+use passes::passes;
 use reference::Reference;
+use trained::Held;
 
 type Learned<T> = std::result::Result<T, LearnerError>;
 
@@ -56,20 +60,30 @@ impl Slot {
         Self { compute, state: State::Untried }
     }
 
-    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
+    /// The executor, where this learner is to compute on one (rows of what is trained are laid densely for it). An error where it was
     /// asked for by name and cannot be had, or where it finds too little memory. `moments_held`: the optimizer's are on the GPU already.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
+        adapters: Option<&mut Adapters<AB>>,
         moments_held: bool,
     ) -> Learned<Option<&mut OnDevice>> {
-        if !matches!(execution, Execution::Auto | Execution::Device) {
-            return Ok(None);
+        if !self.may(execution, network) {
+            return match (&self.state, execution) {
+                (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+                (_, Execution::Device) => Err(not_dense().into()),
+                _ => Ok(None),
+            };
         }
-        lay_dense(network);
+        lay_dense(network, Transformer::hollow);
+        let mut trained = None;
+        if let Some(adapters) = adapters {
+            trained = Some(adapters.num_params());
+            lay_dense(adapters, |_| Adapters { layers: Vec::new() });
+        }
         if matches!(self.state, State::Untried) {
-            self.state = match OnDevice::new(network, self.compute, moments_held) {
+            self.state = match OnDevice::new(network, trained, self.compute, moments_held) {
                 Ok(ready) => State::Ready(Box::new(ready)),
                 Err(DeviceError::Budget(short)) => State::Short(short.to_string()),
                 Err(error) => State::Missing(error.to_string()),
@@ -82,6 +96,13 @@ impl Slot {
             }
             _ => Ok(None),
         }
+    }
+
+    /// False where this learner computes otherwise for sure.
+    pub fn may<AB: AutodiffBackend + Kernels>(&self, execution: Execution, network: &Transformer<AB>) -> bool {
+        matches!(execution, Execution::Auto | Execution::Device)
+            && !matches!(self.state, State::Missing(_))
+            && AB::memory(&network.embed.val().into_primitive().tensor()).is_some()
     }
 
     /// Another reference network comes.
@@ -115,9 +136,10 @@ pub struct OnDevice {
 }
 
 impl OnDevice {
-    /// For a network that lies on a GPU. An error says why there can be none.
+    /// For a network that lies on a GPU, all of it to be trained or that many elements of adapters. An error says why there can be none.
     pub fn new<AB: AutodiffBackend + Kernels>(
         network: &Transformer<AB>,
+        adapters: Option<usize>,
         compute: GpuCompute,
         moments_held: bool,
     ) -> Result<Self> {
@@ -134,7 +156,7 @@ impl OnDevice {
             layers: network.layers.len(),
             tied: network.head.is_none(),
             parameters: memories(network)?.iter().map(Memory::elements).sum(),
-            adapters: None,
+            adapters,
             element: element.bytes(),
             stored: 4,
             recompute: compute.recompute,
@@ -163,43 +185,22 @@ impl OnDevice {
         self.executor.compiled()
     }
 
-    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
+    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss by what is trained.
     pub fn run<AB: AutodiffBackend + Kernels>(
         &mut self,
-        network: &Transformer<AB>,
+        trained: Trained<AB>,
         items: &[Item],
         max_items: usize,
         temperature: f32,
         objective: Option<Objective>,
     ) -> Learned<(Vec<Scored>, GradientsParams)> {
-        let device = network.embed.val().device();
         let mut params = GradientsParams::new();
-        let mut grads: Vec<Memory> = Vec::new();
-        if objective.is_some() {
-            for (id, shape) in shapes(network) {
-                // Written before they are read: `clear` and the first `backward`.
-                match shape {
-                    Shape::Matrix(dims) => {
-                        let tensor = empty::<AB>(dims[0] * dims[1], &device).reshape(dims);
-                        grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
-                        params.register(id, tensor);
-                    }
-                    Shape::Vector(width) => {
-                        let tensor = empty::<AB>(width, &device);
-                        grads.push(memory::<AB, 1>(Tensor::from_inner(tensor.clone()))?);
-                        params.register(id, tensor);
-                    }
-                }
-            }
-        }
-        let masters = memories(network)?;
-        let both: Vec<Memory> = masters.iter().chain(&grads).cloned().collect();
-        let spans = spans(&both)?;
-        wait_for_burn::<AB>(&device)?;
-        let masters_at = tree(network, &spans[..masters.len()]);
-        let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
-        let prepared = self.executor.prepare(&masters_at);
-        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, objective, grads_at.as_ref()));
+        let held = Held::new(&trained, objective.is_some(), &mut params)?;
+        wait_for_burn::<AB>(&trained.network().embed.val().device())?;
+        let batches = batch::plan(items, max_items, self.budget.rows);
+        let prepared = held.prepare(&mut self.executor);
+        let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
+        let scored = prepared.and_then(run);
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         self.executor.runtime().synchronize()?;
         Ok((scored?, params))
@@ -218,84 +219,45 @@ impl OnDevice {
             None => Reference::send(self.executor.runtime(), weights)?,
         };
         let at = self.reference.insert(kept).at.clone();
+        let batches = batch::plan(items, max_items, self.budget.rows);
         let prepared = self.executor.prepare(&at);
-        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, None, None));
+        let scored = prepared.and_then(|()| passes(&mut self.executor, items, &batches, temperature, None, None));
         self.executor.runtime().synchronize()?;
         Ok(scored?)
     }
 
-    fn passes(
-        &mut self,
-        items: &[Item],
-        max_items: usize,
-        temperature: f32,
-        objective: Option<Objective>,
-        grads: Option<&WeightsAt>,
-    ) -> Result<Vec<Scored>> {
-        if let Some(grads) = grads {
-            self.executor.clear(grads, false)?;
-        }
-        let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
-        let mut begun = false;
-        for batch in batch::plan(items, max_items, self.budget.rows) {
-            let objective = objective.filter(|_| batch.backward);
-            let grads = grads.filter(|_| batch.backward);
-            let (rows, targets) = lay_out(items, &batch);
-            let packed = Packed::new(&rows, FILL);
-            self.executor.forward(&packed, grads.is_some())?;
-            let list: Vec<Target> = targets.iter().map(|t| Target { row: t.row, id: t.id }).collect();
-            let d_hidden = self.executor.score(&list, temperature, grads, &mut |first, scores| {
-                let slope = |(target, score): (&super::host::Target, &crate::device::Score)| {
-                    let parts = Parts { logprob: score.logprob, entropy: score.entropy, inv_sum: 1.0, top: score.top };
-                    scored[target.item].set(target.token, &parts);
-                    objective.map_or(0.0, |f| f(target.item, target.token, score.logprob).d_logprob as f32)
-                };
-                targets[first..].iter().zip(scores).map(slope).collect()
-            })?;
-            if let (Some(d_hidden), Some(grads)) = (d_hidden, grads) {
-                self.executor.backward(&packed, d_hidden, grads, begun)?;
-                begun = true;
-            }
-        }
-        if let (Some(grads), false) = (grads, begun) {
-            self.executor.clear(grads, true)?;
-        }
-        Ok(scored)
-    }
-
     /// The Euclidean norm of all gradients together; NaN or infinite where any of them is.
-    pub fn norm<AB: AutodiffBackend + Kernels>(
+    pub fn norm<AB: AutodiffBackend + Kernels, M: Module<AB>>(
         &mut self,
-        network: &Transformer<AB>,
+        module: &M,
         grads: &GradientsParams,
     ) -> Learned<f64> {
         let mut visit = Gradients { grads, found: Ok(Vec::new()) };
-        network.visit(&mut visit);
+        module.visit(&mut visit);
         let spans = spans(&visit.found?)?;
-        wait_for_burn::<AB>(&network.embed.val().device())?;
+        wait_for_all::<AB, M>(module)?;
         let (rt, updates) = self.executor.updates();
         Ok(updates.squares(rt, &spans)?.sqrt())
     }
 
-    /// One update of AdamW over all parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
-    pub fn update<AB: AutodiffBackend + Kernels>(
+    /// One update of AdamW over a module's parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
+    pub fn update<AB: AutodiffBackend + Kernels, M: Module<AB>>(
         &mut self,
         optimizer: &mut Optimizer<AB>,
         config: &OptimConfig,
         lr: f64,
-        network: Transformer<AB>,
+        module: M,
         grads: GradientsParams,
         scale: f32,
-    ) -> Result<Transformer<AB>> {
-        let device = network.embed.val().device();
+    ) -> Result<M> {
         let mut moving = Moving { optimizer, grads, list: Vec::new(), held: Vec::new(), failed: None };
-        let network = network.map(&mut moving);
+        let module = module.map(&mut moving);
         let Moving { list, held, failed, .. } = moving;
         if let Some(error) = failed {
             return Err(error);
         }
         let spans = spans(&held)?;
-        wait_for_burn::<AB>(&device)?;
+        wait_for_all::<AB, M>(&module)?;
         let (rt, updates) = self.executor.updates();
         let mut times: Vec<i32> = list.iter().map(|e| e.time).collect();
         times.sort_unstable();
@@ -310,7 +272,7 @@ impl OnDevice {
         // As in `run`; `held` keeps what was replaced until then.
         rt.synchronize()?;
         drop(held);
-        done.map(|()| network)
+        done.map(|()| module)
     }
 }
 
@@ -346,6 +308,10 @@ fn empty<AB: AutodiffBackend>(width: usize, device: &AB::Device) -> Tensor<AB::I
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {
     let found = addresses(list)?;
     Ok(found.into_iter().map(|(address, bytes)| Span { address, bytes }).collect())
+}
+
+fn wait_for_all<AB: AutodiffBackend + Kernels, M: Module<AB>>(module: &M) -> Result<()> {
+    module.devices().iter().try_for_each(wait_for_burn::<AB>)
 }
 
 fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {

@@ -2,9 +2,30 @@
 
 use burn::tensor::backend::AutodiffBackend;
 
-use super::{GpuCompute, Learner, device};
+use super::{GpuCompute, Learner, LearnerError, device};
 use crate::budget::Budget;
 use crate::kernels::Kernels;
+use crate::lora::Lora;
+use crate::network::Transformer;
+
+/// What a pass trains.
+pub(super) enum Trained<'a, AB: AutodiffBackend> {
+    /// Every weight.
+    All(&'a Transformer<AB>),
+    /// Adapters beside a base.
+    Adapters(&'a Lora<AB>),
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+impl<'a, AB: AutodiffBackend> Trained<'a, AB> {
+    /// The network, or the base.
+    pub fn network(&self) -> &'a Transformer<AB> {
+        match self {
+            Self::All(network) => network,
+            Self::Adapters(lora) => lora.base(),
+        }
+    }
+}
 
 impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// How the GPU executor computes, where it is used.
@@ -23,5 +44,33 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     pub fn gpu_memory(&self) -> Option<(&Budget, usize)> {
         let ready = self.device.found()?.ok()?;
         Some((ready.budget(), ready.held()))
+    }
+
+    /// The GPU executor and what it is to train, where it computes for this learner. Where it cannot be had after all, `network` has
+    /// its adapters merged from then on.
+    pub(super) fn on_device(&mut self) -> Result<Option<(&mut device::OnDevice, Trained<'_, AB>)>, LearnerError> {
+        let held = !self.optimizer.state.is_empty();
+        let Some(lora) = &mut self.lora else {
+            let found = self.device.get(self.execution, &mut self.network, None, held)?;
+            return Ok(found.map(|device| (device, Trained::All(&self.network))));
+        };
+        let (base, adapters) = lora.parts_mut();
+        match self.device.get(self.execution, base, Some(adapters), held)? {
+            Some(device) => Ok(Some((device, Trained::Adapters(lora)))),
+            None => {
+                if self.unmerged {
+                    self.network = lora.merged();
+                    self.unmerged = false;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// `network` follows its adapters; not where the GPU executor adds them as it goes, and the base stands in for it.
+    pub(crate) fn follow_adapters(&mut self) {
+        let Some(lora) = &self.lora else { return };
+        self.unmerged = self.device.may(self.execution, lora.base());
+        self.network = if self.unmerged { lora.base().clone() } else { lora.merged() };
     }
 }
