@@ -74,6 +74,7 @@ pub struct ModelSec {
     /// Empty: the embedded policy. See [`ModelSec::folder`].
     pub dir: PathBuf,
     pub device: Device,
+    pub gpu_wait_s: u64,
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,

@@ -122,7 +122,12 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
 
 /// How a GPU computes, as the run file says.
 pub fn gpu(config: &Config) -> GpuCompute {
-    GpuCompute { element: config.learner.gpu_type, recompute: config.learner.gpu_recompute, ..GpuCompute::default() }
+    GpuCompute {
+        element: config.learner.gpu_type,
+        recompute: config.learner.gpu_recompute,
+        wait_s: config.model.gpu_wait_s,
+        ..GpuCompute::default()
+    }
 }
 
 /// Sequences in a micro-batch, so that every thread has some. Threads share a batch by whole micro-batches.

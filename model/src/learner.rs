@@ -98,6 +98,8 @@ pub struct GpuCompute {
     pub plain_attention: bool,
     /// Whether bf16 copies of all weights are kept.
     pub copies: Copies,
+    /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
+    pub wait_s: u64,
 }
 
 /// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.

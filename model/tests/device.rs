@@ -33,7 +33,7 @@ fn gpu() -> Option<Runtime> {
 }
 
 const EXACT: GpuCompute =
-    GpuCompute { element: GpuType::Fp32, recompute: false, plain_attention: false, copies: Copies::Auto };
+    GpuCompute { element: GpuType::Fp32, recompute: false, plain_attention: false, copies: Copies::Auto, wait_s: 0 };
 const FAST: GpuCompute = GpuCompute { element: GpuType::Bf16, ..EXACT };
 
 fn optim() -> OptimConfig {

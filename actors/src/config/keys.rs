@@ -97,6 +97,7 @@ pub const KEYS: &[Key] = &[
     key("run.deterministic", Kind::Flag),
     key("model.dir", Kind::Text),
     key("model.device", Kind::Choice(&["cpu", "cuda"])),
+    key("model.gpu_wait_s", whole(1, 86_400)),
     key("model.hidden", whole(2, COUNT)),
     key("model.layers", whole(1, 1000)),
     key("model.heads", whole(1, 10_000)),

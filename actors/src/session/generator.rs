@@ -36,6 +36,7 @@ pub fn sampler<B: Backend>(
             gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
                 single_precision: config.learner.gpu_type == GpuType::Fp32,
                 cache_bytes: config.generator.cache_mb << 20,
+                wait_s: config.model.gpu_wait_s,
                 ..GpuConfig::default()
             }),
             stop_at_code: config.generator.stop_at_code,

@@ -146,7 +146,10 @@ impl OnDevice {
         let dims = Dims::of(network);
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
-        let runtime = Runtime::new(home)?;
+        let mut runtime = Runtime::new(home)?;
+        if compute.wait_s > 0 {
+            runtime = runtime.with_limit(std::time::Duration::from_secs(compute.wait_s));
+        }
         let element = match compute.element {
             GpuType::Bf16 => Element::Bf16,
             GpuType::Fp32 => F32,
@@ -202,8 +205,10 @@ impl OnDevice {
         let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
         let scored = prepared.and_then(run);
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
-        self.executor.runtime().synchronize()?;
-        Ok((scored?, params))
+        let ended = self.executor.runtime().wait("the end of a pass");
+        let scored = scored?;
+        ended?;
+        Ok((scored, params))
     }
 
     /// Scores under the reference network, whose weights are kept on the device after the first time.
@@ -222,8 +227,10 @@ impl OnDevice {
         let batches = batch::plan(items, max_items, self.budget.rows);
         let prepared = self.executor.prepare(&at);
         let scored = prepared.and_then(|()| passes(&mut self.executor, items, &batches, temperature, None, None));
-        self.executor.runtime().synchronize()?;
-        Ok(scored?)
+        let ended = self.executor.runtime().wait("the end of the reference's pass");
+        let scored = scored?;
+        ended?;
+        Ok(scored)
     }
 
     /// The Euclidean norm of all gradients together; NaN or infinite where any of them is.
@@ -270,9 +277,9 @@ impl OnDevice {
             updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })
         });
         // As in `run`; `held` keeps what was replaced until then.
-        rt.synchronize()?;
+        let ended = rt.wait("an update");
         drop(held);
-        done.map(|()| module)
+        done.and(ended).map(|()| module)
     }
 }
 
