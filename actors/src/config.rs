@@ -196,6 +196,7 @@ pub struct Learner {
     pub micro_batch: usize,
     pub gpu_type: GpuType,
     pub gpu_recompute: bool,
+    pub gpus: usize,
     pub keep_checkpoints: usize,
 }
 

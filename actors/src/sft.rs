@@ -126,6 +126,7 @@ pub fn gpu(config: &Config) -> GpuCompute {
         element: config.learner.gpu_type,
         recompute: config.learner.gpu_recompute,
         wait_s: config.model.gpu_wait_s,
+        gpus: config.learner.gpus,
         ..GpuCompute::default()
     }
 }

@@ -100,6 +100,8 @@ pub struct GpuCompute {
     pub copies: Copies,
     /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
     pub wait_s: u64,
+    /// GPUs of this host that share the micro-batches, the network's own included; 0 is 1.
+    pub gpus: usize,
 }
 
 /// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.

@@ -7,6 +7,8 @@
 
 #[path = "device/adapters.rs"]
 mod adapters;
+#[path = "device/gpus.rs"]
+mod gpus;
 mod policy;
 
 use burn::optim::{AdamWConfig, SimpleOptimizer};
@@ -32,8 +34,14 @@ fn gpu() -> Option<Runtime> {
     }
 }
 
-const EXACT: GpuCompute =
-    GpuCompute { element: GpuType::Fp32, recompute: false, plain_attention: false, copies: Copies::Auto, wait_s: 0 };
+const EXACT: GpuCompute = GpuCompute {
+    element: GpuType::Fp32,
+    recompute: false,
+    plain_attention: false,
+    copies: Copies::Auto,
+    wait_s: 0,
+    gpus: 1,
+};
 const FAST: GpuCompute = GpuCompute { element: GpuType::Bf16, ..EXACT };
 
 fn optim() -> OptimConfig {

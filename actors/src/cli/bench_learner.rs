@@ -15,6 +15,15 @@ use crate::bench::learner::{self, Bench, LearnerBench, LearnerFigures, PeerFigur
 use crate::errors::UserError;
 
 pub fn learner(args: LearnerBenchArgs) -> Done {
+    if args.gpus > 1 && (args.device == DeviceArg::Cpu || args.lora.is_some()) {
+        return Err(Failure::User(
+            UserError::new("several GPUs train every weight of a network on GPUs")
+                .at("--gpus")
+                .found(format!("--gpus {}", args.gpus))
+                .expected("--device cuda, and no --lora")
+                .hint("leave --gpus out"),
+        ));
+    }
     if matches!(args.device, DeviceArg::Cuda) {
         crate::cuda::require("--device")?;
     }
@@ -59,7 +68,8 @@ fn on_gpu(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
         DtypeArg::Bf16 => GpuType::Bf16,
         DtypeArg::Fp32 => GpuType::Fp32,
     };
-    let compute = GpuCompute { element, recompute: args.recompute, ..GpuCompute::default() };
+    let gpus = usize::from(args.gpus);
+    let compute = GpuCompute { element, recompute: args.recompute, gpus, ..GpuCompute::default() };
     let taken = || {
         let (free, total) = Runtime::new(0).and_then(|r| r.memory()).ok()?;
         Some((total - free) as f64 / (1u64 << 30) as f64)
@@ -106,7 +116,7 @@ fn measure<AB: AutodiffBackend + Kernels>(
             layout: layout.clone(),
             steps: args.steps,
             micro_batch: args.micro_batch,
-            peak_tflops: (args.device == DeviceArg::Cuda).then_some(args.peak_tflops),
+            peak_tflops: (args.device == DeviceArg::Cuda).then_some(args.peak_tflops * f64::from(args.gpus)),
         };
         let figures = bench.run(&wanted, &device_gib).map_err(|e| Failure::Broken(e.to_string()))?;
         let figures = figures.ok_or_else(|| Failure::Broken(format!("no layout is called {layout}")))?;

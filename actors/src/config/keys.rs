@@ -165,6 +165,7 @@ pub const KEYS: &[Key] = &[
     key("learner.micro_batch", whole(1, COUNT)),
     key("learner.gpu_type", Kind::Choice(&["bf16", "fp32"])),
     key("learner.gpu_recompute", Kind::Flag),
+    key("learner.gpus", whole(1, 64)),
     key("learner.keep_checkpoints", whole(0, COUNT)),
     key("lora.rank", whole(0, COUNT)),
     key("lora.alpha", above(0.0, 1_000_000.0)),

@@ -16,6 +16,7 @@ mod executor;
 mod forward;
 pub mod gemm;
 pub mod generate;
+pub mod group;
 mod head;
 mod kernels;
 pub mod program;
@@ -62,12 +63,44 @@ pub enum DeviceError {
         "the GPU has not enough memory: {what} needs {needed} bytes, {free} are free\n  hint: fewer tokens a pass, or a smaller model"
     )]
     Memory { what: &'static str, needed: usize, free: usize },
+    #[error(
+        "libnccl, which sums gradients of several GPUs, was not found\n  hint: a folder of LD_LIBRARY_PATH has to hold `libnccl.so`; PyTorch brings \
+         libnccl.so.2, to which a link of that name can be made"
+    )]
+    NoGroupLibrary,
+    #[error(
+        "`learner.gpus` is {wanted}, and the driver shows this process {visible} GPU(s)\n  hint: lower `learner.gpus`, or let \
+         CUDA_VISIBLE_DEVICES name more"
+    )]
+    TooFew { wanted: usize, visible: usize },
+    #[error(
+        "adapters are trained on one GPU, and `learner.gpus` is {wanted}\n  hint: set `learner.gpus = 1`, or train every weight (`lora.rank = 0`)"
+    )]
+    AdaptersOnOne { wanted: usize },
+    #[error("NCCL, {action}: {code:?}\n  hint: NCCL_DEBUG=WARN in the environment makes NCCL say why")]
+    Group { action: &'static str, code: cudarc::nccl::sys::ncclResult_t },
+    #[error("another GPU of the learner failed; the process has to start again")]
+    GroupFailed,
     #[error(transparent)]
     Budget(#[from] crate::budget::Short),
     #[error("the GPU executor cannot run this network: {what}")]
     Unsupported { what: String },
     #[error("{what} has {found} bytes, {expected} are needed")]
     Extent { what: &'static str, found: usize, expected: usize },
+}
+
+impl DeviceError {
+    /// Of what was asked for, not of whether there is a GPU at all: no other way to compute would do it.
+    pub fn is_wish(&self) -> bool {
+        matches!(
+            self,
+            Self::Budget(_)
+                | Self::TooFew { .. }
+                | Self::AdaptersOnOne { .. }
+                | Self::NoGroupLibrary
+                | Self::Group { .. }
+        )
+    }
 }
 
 pub type Result<T> = std::result::Result<T, DeviceError>;

@@ -220,6 +220,21 @@ impl Runtime {
         waited
     }
 
+    /// As `wait`; `trouble` is asked between the looks and ends the wait with its error.
+    pub fn wait_unless(&self, what: &'static str, trouble: &dyn Fn() -> Result<()>) -> Result<()> {
+        deadline::wait(&deadline::Wall::default(), what, self.limit, || {
+            let done = self.done()?;
+            if !done {
+                trouble()?;
+            }
+            Ok(done)
+        })
+    }
+
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Whether all that was submitted is done.
     pub fn done(&self) -> Result<bool> {
         self.context.bind_to_thread().map_err(driver("bind the context"))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::adapters::{AdaptersAt, LayerAdaptersAt, Merge, PartAt};
 use super::executor::{Executor, F32};
 use super::weights::{LayerAt, WeightsAt};
-use super::{DeviceError, Result, Span};
+use super::{DeviceError, Element, Result, Runtime, Span};
 
 /// Copies begin at multiples of this.
 const ALIGN: usize = 256;
@@ -59,6 +59,38 @@ impl Executor {
         self.adapter_scale = adapters.scale;
         self.source = Some(Source::Merged(base.clone(), Arc::new(adapters)));
         Ok(())
+    }
+
+    /// Weights in elements that are there already.
+    pub fn take(&mut self, elements: WeightsAt) {
+        self.source = Some(Source::Kept(elements));
+    }
+
+    /// Every parameter in elements, in the order of `WeightsAt::map`: vectors are fp32. What is done with one has to be on the runtime's
+    /// stream; a matrix may be gone with the next.
+    pub fn each_weight(
+        &mut self,
+        masters: &WeightsAt,
+        see: &mut dyn FnMut(&Runtime, Span, Element) -> Result<()>,
+    ) -> Result<()> {
+        let (element, mut list) = (self.options.element, Vec::new());
+        let kept = match self.source()? {
+            Source::Kept(w) => w.clone(),
+            _ => masters.clone(),
+        };
+        let made = matches!(self.source()?, Source::Kept(_));
+        kept.map::<DeviceError>(&mut |span, matrix| {
+            list.push((span, matrix));
+            Ok(span)
+        })?;
+        list.into_iter().try_for_each(|(span, matrix)| match (matrix, made) {
+            (true, true) => see(&self.rt, span, element),
+            (true, false) => {
+                let copy = self.one(span)?;
+                see(&self.rt, copy, element)
+            }
+            (false, _) => see(&self.rt, span, F32),
+        })
     }
 
     fn copy_all(&mut self, masters: &WeightsAt) -> Result<WeightsAt> {

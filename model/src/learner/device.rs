@@ -7,6 +7,7 @@
 mod moving;
 mod parameters;
 mod passes;
+mod peers;
 mod reference;
 mod trained;
 
@@ -33,6 +34,7 @@ use crate::optim::{OptimConfig, Optimizer};
 use moving::Moving;
 use parameters::{lay_dense, memories};
 use passes::passes;
+use peers::Peers;
 use reference::Reference;
 use trained::Held;
 
@@ -85,7 +87,8 @@ impl Slot {
         if matches!(self.state, State::Untried) {
             self.state = match OnDevice::new(network, trained, self.compute, moments_held) {
                 Ok(ready) => State::Ready(Box::new(ready)),
-                Err(DeviceError::Budget(short)) => State::Short(short.to_string()),
+                // What was asked for in so many words is not done without.
+                Err(error) if error.is_wish() => State::Short(error.to_string()),
                 Err(error) => State::Missing(error.to_string()),
             };
         }
@@ -133,6 +136,8 @@ pub struct OnDevice {
     executor: Executor,
     budget: Budget,
     reference: Option<Reference>,
+    /// The other GPUs, where there are to be some.
+    peers: Option<Peers>,
 }
 
 impl OnDevice {
@@ -146,9 +151,19 @@ impl OnDevice {
         let dims = Dims::of(network);
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
-        let mut runtime = Runtime::new(home)?;
-        if compute.wait_s > 0 {
-            runtime = runtime.with_limit(std::time::Duration::from_secs(compute.wait_s));
+        let open = |ordinal| {
+            let runtime = Runtime::new(ordinal)?;
+            let limit = std::time::Duration::from_secs(compute.wait_s);
+            Ok::<_, DeviceError>(if compute.wait_s > 0 { runtime.with_limit(limit) } else { runtime })
+        };
+        let runtime = open(home)?;
+        let wanted_gpus = compute.gpus.max(1);
+        let visible = usize::try_from(crate::kernels::cuda::available()?).unwrap_or(0);
+        if wanted_gpus > visible {
+            return Err(DeviceError::TooFew { wanted: wanted_gpus, visible });
+        }
+        if wanted_gpus > 1 && adapters.is_some() {
+            return Err(DeviceError::AdaptersOnOne { wanted: wanted_gpus });
         }
         let element = match compute.element {
             GpuType::Bf16 => Element::Bf16,
@@ -169,8 +184,17 @@ impl OnDevice {
         let budget = wanted.plan(runtime.memory()?.0)?;
         let GpuCompute { recompute, plain_attention, .. } = compute;
         let options = Options { element, recompute, plain_attention, fresh_weights: budget.fresh };
-        let executor = Executor::new(runtime, dims, qk_norm, options)?;
-        Ok(Self { executor, budget, reference: None })
+        let executor = Executor::new(runtime, dims.clone(), qk_norm, options)?;
+        let others: Result<Vec<Executor>> = (0..visible)
+            .filter(|ordinal| *ordinal != home)
+            .take(wanted_gpus - 1)
+            .map(|ordinal| Executor::new(open(ordinal)?, dims.clone(), qk_norm, options))
+            .collect();
+        let peers = match others? {
+            none if none.is_empty() => None,
+            some => Some(Peers::new(executor.runtime(), some)?),
+        };
+        Ok(Self { executor, budget, reference: None, peers })
     }
 
     /// What of the GPU's memory is used for what.
@@ -200,10 +224,21 @@ impl OnDevice {
         let mut params = GradientsParams::new();
         let held = Held::new(&trained, objective.is_some(), &mut params)?;
         wait_for_burn::<AB>(&trained.network().embed.val().device())?;
-        let batches = batch::plan(items, max_items, self.budget.rows);
-        let prepared = held.prepare(&mut self.executor);
-        let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
-        let scored = prepared.and_then(run);
+        let scored = match (&mut self.peers, objective) {
+            (Some(peers), Some(objective)) => {
+                // Every GPU is to have some: passes of at most its share of the tokens.
+                let tokens: usize = items.iter().map(|i| i.prompt.len() + i.tokens.len()).sum();
+                let rows = self.budget.rows.min(tokens.div_ceil(peers.count()));
+                let batches = batch::plan(items, max_items, rows);
+                peers.run(&mut self.executor, &held, items, &batches, temperature, objective)
+            }
+            _ => {
+                let batches = batch::plan(items, max_items, self.budget.rows);
+                let prepared = held.prepare(&mut self.executor);
+                let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
+                prepared.and_then(run)
+            }
+        };
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         let ended = self.executor.runtime().wait("the end of a pass");
         let scored = scored?;

@@ -126,6 +126,23 @@ impl Held {
         }
     }
 
+    /// The masters, or the base.
+    pub fn masters(&self) -> &WeightsAt {
+        &self.weights
+    }
+
+    /// The gradients of every parameter, in the order of `WeightsAt::map`; none where they are not of every parameter.
+    pub fn gradients(&self) -> Vec<Span> {
+        let mut list = Vec::new();
+        if let What::All(Some(grads)) = &self.what {
+            let _ = grads.map::<std::convert::Infallible>(&mut |span, _| {
+                list.push(span);
+                Ok(span)
+            });
+        }
+        list
+    }
+
     /// Where gradients go, if there are to be some.
     pub fn sink(&self) -> Option<Sink<'_>> {
         match &self.what {
