@@ -43,6 +43,10 @@ pub struct Wanted<'a> {
     pub copies: Copies,
     /// The optimizer's moments exist already (of a checkpoint).
     pub moments_held: bool,
+    /// Another network is kept beside it, in fp32.
+    pub reference: bool,
+    /// Weights and moments are kept as they were, to go back to.
+    pub keeps_copy: bool,
 }
 
 /// One thing that is held.
@@ -107,6 +111,12 @@ impl Wanted<'_> {
         }
         lines.push(Line { what: "AdamW's two moments", bytes: 8 * trained, held: self.moments_held });
         lines.push(line("gradients", 4 * trained));
+        if self.keeps_copy {
+            lines.push(line("weights and moments to go back to", 12 * trained));
+        }
+        if self.reference {
+            lines.push(line("the reference network", 4 * self.parameters));
+        }
         let vocabulary = d.vocab * d.hidden;
         if fresh {
             lines.push(line("bf16 weights of one layer or of the vocabulary", e * self.layer().max(vocabulary)));
@@ -147,6 +157,8 @@ impl Wanted<'_> {
             return Ok(Budget { lines: self.lines(rows, fresh), rows, fresh });
         }
         let hint = match (self.adapters, self.recompute) {
+            _ if self.keeps_copy => "set `learner.epochs = 1`: with more, weights and moments are kept to go back to",
+            _ if self.reference => "set `learner.kl_coef = 0`: with it, the reference network is kept",
             (None, _) => "train adapters (`lora.rank`), take a smaller model, or free what others hold of this GPU",
             (Some(_), false) => {
                 "set `learner.gpu_recompute`, take a smaller model, or free what others hold of this GPU"
@@ -202,7 +214,7 @@ mod tests {
 
     fn eight(dims: &Dims) -> Wanted<'_> {
         let parameters = 8_190_735_360;
-        let (recompute, moments_held) = (true, false);
+        let (recompute, moments_held, reference, keeps_copy) = (true, false, false, false);
         Wanted {
             dims,
             layers: 36,
@@ -214,6 +226,8 @@ mod tests {
             recompute,
             copies: Copies::Auto,
             moments_held,
+            reference,
+            keeps_copy,
         }
     }
 
@@ -241,6 +255,11 @@ mod tests {
         // Of a checkpoint, the moments are there.
         let resumed = Wanted { moments_held: true, ..wanted.clone() };
         assert_eq!(resumed.plan(free - 8 * wanted.parameters).unwrap().rows, plan.rows);
+        // What a run's settings ask for besides is named.
+        let twice = Wanted { keeps_copy: true, ..wanted.clone() }.plan(free).unwrap_err().to_string();
+        assert!(twice.contains("learner.epochs = 1") && twice.contains("to go back to 98.29 GB"), "{twice}");
+        let beside = Wanted { reference: true, ..wanted.clone() }.plan(free).unwrap_err().to_string();
+        assert!(beside.contains("kl_coef") && beside.contains("the reference network 32.76 GB"), "{beside}");
         let half = wanted.plan(free / 2).unwrap_err();
         assert!(half.to_string().contains("lora.rank") && half.free == free / 2, "{half}");
     }

@@ -100,6 +100,8 @@ pub struct GpuCompute {
     pub copies: Copies,
     /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
     pub wait_s: u64,
+    /// Steps of several passes keep weights and moments to go back to; planned for where this is said.
+    pub keeps_copy: bool,
     /// GPUs of this host that share the micro-batches, the network's own included; 0 is 1.
     pub gpus: usize,
 }
@@ -253,7 +255,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
         if kl {
-            self.refer_to_base();
+            self.refer_to_base()?;
         }
         let reference = if kl { Some(self.reference_scores(&items, loss)?) } else { None };
         let mut first = match objective::needs_a_look(loss) {
@@ -375,6 +377,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
+        if self.reference.is_none() && self.lora.is_some() {
+            return self.scored_by_base(items, loss);
+        }
+        if !self.on_host() {
+            // Its memory is planned with the reference's.
+            self.on_device()?;
+        }
         // Out of `self` for the moment: the executor borrows the rest.
         let Some(weights) = self.reference.take() else { return Err(LearnerError::NoReference) };
         let scored = self.scored_by(&weights, items, loss);

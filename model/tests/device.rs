@@ -40,6 +40,7 @@ const EXACT: GpuCompute = GpuCompute {
     plain_attention: false,
     copies: Copies::Auto,
     wait_s: 0,
+    keeps_copy: false,
     gpus: 1,
 };
 const FAST: GpuCompute = GpuCompute { element: GpuType::Bf16, ..EXACT };

@@ -19,7 +19,7 @@ use burn::tensor::{
 };
 
 use super::batch::{self, Item};
-use super::gpu::Trained;
+use super::gpu::{Beside, Trained};
 use super::host::Objective;
 use super::{Execution, GpuCompute, GpuType, LearnerError, Scored};
 use crate::budget::{Budget, Wanted};
@@ -63,13 +63,13 @@ impl Slot {
     }
 
     /// The executor, where this learner is to compute on one (rows of what is trained are laid densely for it). An error where it was
-    /// asked for by name and cannot be had, or where it finds too little memory. `moments_held`: the optimizer's are on the GPU already.
+    /// asked for by name and cannot be had, or where it finds too little memory.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
         adapters: Option<&mut Adapters<AB>>,
-        moments_held: bool,
+        beside: Beside,
     ) -> Learned<Option<&mut OnDevice>> {
         if !self.may(execution, network) {
             return match (&self.state, execution) {
@@ -85,7 +85,7 @@ impl Slot {
             lay_dense(adapters, |_| Adapters { layers: Vec::new() });
         }
         if matches!(self.state, State::Untried) {
-            self.state = match OnDevice::new(network, trained, self.compute, moments_held) {
+            self.state = match OnDevice::new(network, trained, self.compute, beside) {
                 Ok(ready) => State::Ready(Box::new(ready)),
                 // What was asked for in so many words is not done without.
                 Err(error) if error.is_wish() => State::Short(error.to_string()),
@@ -146,7 +146,7 @@ impl OnDevice {
         network: &Transformer<AB>,
         adapters: Option<usize>,
         compute: GpuCompute,
-        moments_held: bool,
+        beside: Beside,
     ) -> Result<Self> {
         let dims = Dims::of(network);
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
@@ -179,7 +179,9 @@ impl OnDevice {
             stored: 4,
             recompute: compute.recompute,
             copies: compute.copies,
-            moments_held,
+            moments_held: beside.moments_held,
+            reference: beside.reference,
+            keeps_copy: compute.keeps_copy,
         };
         let budget = wanted.plan(runtime.memory()?.0)?;
         let GpuCompute { recompute, plain_attention, .. } = compute;

@@ -8,6 +8,16 @@ use crate::kernels::Kernels;
 use crate::lora::Lora;
 use crate::network::Transformer;
 
+/// What else of the learner's is on the GPU, or will be.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(super) struct Beside {
+    /// The optimizer's moments are there already.
+    pub moments_held: bool,
+    /// A reference network comes.
+    pub reference: bool,
+}
+
 /// What a pass trains.
 pub(super) enum Trained<'a, AB: AutodiffBackend> {
     /// Every weight.
@@ -49,13 +59,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// The GPU executor and what it is to train, where it computes for this learner. Where it cannot be had after all, `network` has
     /// its adapters merged from then on.
     pub(super) fn on_device(&mut self) -> Result<Option<(&mut device::OnDevice, Trained<'_, AB>)>, LearnerError> {
-        let held = !self.optimizer.state.is_empty();
+        let beside = self.beside();
         let Some(lora) = &mut self.lora else {
-            let found = self.device.get(self.execution, &mut self.network, None, held)?;
+            let found = self.device.get(self.execution, &mut self.network, None, beside)?;
             return Ok(found.map(|device| (device, Trained::All(&self.network))));
         };
         let (base, adapters) = lora.parts_mut();
-        match self.device.get(self.execution, base, Some(adapters), held)? {
+        match self.device.get(self.execution, base, Some(adapters), beside)? {
             Some(device) => Ok(Some((device, Trained::Adapters(lora)))),
             None => {
                 if self.unmerged {
@@ -65,6 +75,10 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 Ok(None)
             }
         }
+    }
+
+    pub(super) fn beside(&self) -> Beside {
+        Beside { moments_held: !self.optimizer.state.is_empty(), reference: self.reference.is_some() }
     }
 
     /// `network` follows its adapters; not where the GPU executor adds them as it goes, and the base stands in for it.

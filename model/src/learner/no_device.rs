@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::batch::Item;
-use super::gpu::Trained;
+use super::gpu::{Beside, Trained};
 use super::host::Objective;
 use super::{Execution, GpuCompute, LearnerError, Scored};
 use crate::budget::Budget;
@@ -47,7 +47,7 @@ impl Slot {
         execution: Execution,
         _network: &mut Transformer<AB>,
         _adapters: Option<&mut Adapters<AB>>,
-        _moments_held: bool,
+        _beside: Beside,
     ) -> Result<Option<&mut OnDevice>> {
         match execution {
             Execution::Device => {
