@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    /// The table of docs/gpu.md. Planted and seen to fail: gradients of 2 bytes.
+    /// The table of docs/learner-gpu.md. Planted and seen to fail: gradients of 2 bytes.
     #[test]
     fn eight_billion_weights_fit_one_card_with_fresh_copies_only() {
         let dims = dims(4096, 12_288, 32, 8);

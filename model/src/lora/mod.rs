@@ -65,6 +65,7 @@ impl<AB: AutodiffBackend> Lora<AB> {
         self.base_digest.get_or_init(|| weights_digest(&self.base.valid()))
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn sizes(&self) -> &Sizes {
         &self.sizes
     }
