@@ -74,6 +74,7 @@ pub struct ModelSec {
     /// Empty: the embedded policy. See [`ModelSec::folder`].
     pub dir: PathBuf,
     pub device: Device,
+    pub gpu_wait_s: u64,
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,
@@ -195,6 +196,7 @@ pub struct Learner {
     pub micro_batch: usize,
     pub gpu_type: GpuType,
     pub gpu_recompute: bool,
+    pub gpus: usize,
     pub keep_checkpoints: usize,
 }
 

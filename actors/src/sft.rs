@@ -97,7 +97,9 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
         grad_clip: config.sft.grad_clip as f32,
         schedule: LrSchedule::cosine(config.sft.warmup_steps as u64, batches as u64, FINAL_LR_PERCENT),
     };
-    let mut learner = Learner::new(network, optim).with_execution(Execution::Auto, threads()).with_gpu(gpu(config));
+    let mut learner = Learner::new(network, optim)
+        .with_execution(Execution::Auto, threads())
+        .with_gpu(GpuCompute { keeps_copy: false, ..gpu(config) });
     let mut rng = ChaCha8Rng::seed_from_u64(config.run.seed);
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut step = 0;
@@ -122,7 +124,14 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
 
 /// How a GPU computes, as the run file says.
 pub fn gpu(config: &Config) -> GpuCompute {
-    GpuCompute { element: config.learner.gpu_type, recompute: config.learner.gpu_recompute, ..GpuCompute::default() }
+    GpuCompute {
+        element: config.learner.gpu_type,
+        recompute: config.learner.gpu_recompute,
+        wait_s: config.model.gpu_wait_s,
+        gpus: config.learner.gpus,
+        keeps_copy: config.learner.epochs > 1,
+        ..GpuCompute::default()
+    }
 }
 
 /// Sequences in a micro-batch, so that every thread has some. Threads share a batch by whole micro-batches.

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::host::weights::to_vec;
 use crate::kernels::Kernels;
+use crate::kernels::lasting;
 use crate::learner::{Counters, Learner, hex};
 use crate::optim::Optimizer;
 pub use lora::LoraManifest;
@@ -258,7 +259,7 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
             return Param::from_mapped_value(id, tensor, mapper);
         };
         if let (Some(m), Some(v)) = (self.take("adam_m", &shape), self.take("adam_v", &shape)) {
-            let flat = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [size]), &device);
+            let flat = |values: Vec<f32>| lasting(TensorData::new(values, [size]), &device);
             let momentum = AdaptiveMomentumState {
                 time: self.time as usize,
                 moment_1: flat(m),
@@ -267,7 +268,7 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
             };
             self.state.insert(id, AdamWState::new(momentum));
         }
-        let loaded = Tensor::<AB::InnerBackend, D>::from_data(TensorData::new(values, shape), &device);
+        let loaded = lasting::<AB::InnerBackend, D>(TensorData::new(values, shape), &device);
         Param::from_mapped_value(id, Tensor::from_inner(loaded).require_grad(), mapper)
     }
 }

@@ -53,6 +53,8 @@ pub struct GpuConfig {
     pub single_precision: bool,
     /// Bytes for keys and values; 0: what `max_batch` texts of full length need, at most half of what is free.
     pub cache_bytes: usize,
+    /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
+    pub wait_s: u64,
 }
 
 /// One answer to sample.

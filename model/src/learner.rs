@@ -9,6 +9,7 @@ mod batch;
 mod check;
 #[cfg_attr(not(feature = "cuda"), path = "learner/no_device.rs")]
 mod device;
+mod gpu;
 mod host;
 mod lora;
 mod objective;
@@ -22,6 +23,7 @@ use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backen
 use rollout::id::PolicyVersion;
 use serde::{Deserialize, Serialize};
 
+pub use crate::budget::Copies;
 use crate::correction::CorrectionError;
 use crate::correction::clip::Cut;
 use crate::guard::{self, GuardConfig};
@@ -30,7 +32,7 @@ use crate::kernels::Kernels;
 use crate::lora::Lora;
 use crate::loss::{LossConfig, Term};
 use crate::network::Transformer;
-use crate::optim::{OptimConfig, Optimizer, global_norm};
+use crate::optim::{OptimConfig, Optimizer};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
 use check::{check, check_train};
@@ -94,6 +96,14 @@ pub struct GpuCompute {
     pub recompute: bool,
     /// Attention without tensor cores, whatever the shape.
     pub plain_attention: bool,
+    /// Whether bf16 copies of all weights are kept.
+    pub copies: Copies,
+    /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
+    pub wait_s: u64,
+    /// Steps of several passes keep weights and moments to go back to; planned for where this is said.
+    pub keeps_copy: bool,
+    /// GPUs of this host that share the micro-batches, the network's own included; 0 is 1.
+    pub gpus: usize,
 }
 
 /// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.
@@ -149,6 +159,8 @@ pub struct Learner<AB: AutodiffBackend> {
     /// `None`: every weight is trained.
     pub(crate) lora: Option<Lora<AB>>,
     execution: Execution,
+    /// `network` is the base: the GPU executor adds the adapters as it goes.
+    unmerged: bool,
     workers: Vec<host::Worker>,
     device: device::Slot,
 }
@@ -182,6 +194,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             reference: None,
             lora: None,
             execution: Execution::Auto,
+            unmerged: false,
             workers,
             device: device::Slot::new(GpuCompute::default()),
         }
@@ -192,18 +205,6 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.execution = execution;
         self.workers.resize_with(threads.max(1), host::Worker::default);
         self
-    }
-
-    /// How the GPU executor computes, where it is used.
-    pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
-        self.device = device::Slot::new(compute);
-        self
-    }
-
-    /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its
-    /// place. None where neither was needed.
-    pub fn gpu_found(&self) -> Option<Result<bool, &str>> {
-        self.device.found().map(|found| found.map(|ready| ready.compiled()))
     }
 
     /// What is looked at before a step is applied, and what is done about it.
@@ -218,13 +219,17 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         self.device.forget_reference();
     }
 
+    /// The policy; where adapters are trained on the GPU executor, their base (`inference` has them merged).
     pub fn network(&self) -> &Transformer<AB> {
         &self.network
     }
 
-    /// The same weights without autodiff; no element is copied.
+    /// The policy without autodiff; no element is copied, but for adapters that have to be merged.
     pub fn inference(&self) -> Transformer<AB::InnerBackend> {
-        self.network.valid()
+        match &self.lora {
+            Some(lora) if self.unmerged => lora.merged().valid(),
+            _ => self.network.valid(),
+        }
     }
 
     pub fn counters(&self) -> Counters {
@@ -250,7 +255,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let kl = loss.kl_coef != 0.0;
         let mut items: Vec<Item> = samples.iter().map(|s| objective::item(s, loss)).collect();
         if kl {
-            self.refer_to_base();
+            self.refer_to_base()?;
         }
         let reference = if kl { Some(self.reference_scores(&items, loss)?) } else { None };
         let mut first = match objective::needs_a_look(loss) {
@@ -372,9 +377,29 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     }
 
     fn reference_scores(&mut self, items: &[Item], loss: &LossConfig) -> Result<Vec<Scored>, LearnerError> {
-        let host = self.on_host();
-        let Some(weights) = &self.reference else { return Err(LearnerError::NoReference) };
-        if !host && let Some(device) = self.device.get(self.execution, &mut self.network)? {
+        if self.reference.is_none() && self.lora.is_some() {
+            return self.scored_by_base(items, loss);
+        }
+        if !self.on_host() {
+            // Its memory is planned with the reference's.
+            self.on_device()?;
+        }
+        // Out of `self` for the moment: the executor borrows the rest.
+        let Some(weights) = self.reference.take() else { return Err(LearnerError::NoReference) };
+        let scored = self.scored_by(&weights, items, loss);
+        self.reference = Some(weights);
+        scored
+    }
+
+    fn scored_by(
+        &mut self,
+        weights: &HostWeights,
+        items: &[Item],
+        loss: &LossConfig,
+    ) -> Result<Vec<Scored>, LearnerError> {
+        if !self.on_host()
+            && let Some((device, _)) = self.on_device()?
+        {
             return device.reference(weights, items, loss.micro_batch, loss.temperature);
         }
         Ok(host::run(weights, items, loss.micro_batch, loss.temperature, None, &mut self.workers).0)
@@ -385,8 +410,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             let weights = HostWeights::from_network(&self.network);
             return Ok(host::run(&weights, items, micro_batch, temperature, None, &mut self.workers).0);
         }
-        if let Some(device) = self.device.get(self.execution, &mut self.network)? {
-            return Ok(device.run(&self.network, items, micro_batch, temperature, None)?.0);
+        if let Some((device, trained)) = self.on_device()? {
+            return Ok(device.run(trained, items, micro_batch, temperature, None)?.0);
         }
         Ok(autodiff::run(&self.network, items, micro_batch, temperature, None).0)
     }
@@ -414,8 +439,8 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         objective: host::Objective,
     ) -> Result<(Vec<Scored>, GradientsParams), LearnerError> {
         if !self.on_host() {
-            if let Some(device) = self.device.get(self.execution, &mut self.network)? {
-                return device.run(&self.network, items, micro_batch, temperature, Some(objective));
+            if let Some((device, trained)) = self.on_device()? {
+                return device.run(trained, items, micro_batch, temperature, Some(objective));
             }
             let (scored, grads) = autodiff::run(&self.network, items, micro_batch, temperature, Some(objective));
             return Ok((scored, grads.unwrap_or_default()));
@@ -437,16 +462,6 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         Ok((scored, params))
     }
 
-    fn norm(&mut self, grads: &GradientsParams) -> Result<f64, LearnerError> {
-        if self.on_host() {
-            return Ok(global_norm(&self.network, grads));
-        }
-        match self.device.get(self.execution, &mut self.network)? {
-            Some(device) => device.norm(&self.network, grads),
-            None => Ok(global_norm(&self.network, grads)),
-        }
-    }
-
     /// One optimizer update; returns the learning rate used. The norm is that of the gradients, which have been read for it.
     ///
     /// # Panics
@@ -456,20 +471,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         let lr = self.config.lr * self.config.schedule.factor(self.counters.updates) * self.memory.lr_scale;
         let limit = f64::from(clip);
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
-        let device = match self.on_host() || self.lora.is_some() {
-            true => None,
-            false => self.device.get(self.execution, &mut self.network)?,
-        };
-        match device {
-            // Taken out of `self`, so that nobody shares its memory without need.
-            Some(device) => {
-                let hollow = self.network.hollow();
-                let network = std::mem::replace(&mut self.network, hollow);
-                let updated = device.update(&mut self.optimizer, &self.config, lr, network, grads, scale);
-                self.network = updated.unwrap_or_else(|e| panic!("an update on the GPU failed halfway: {e}"));
-            }
-            None => self.apply(lr, grads, scale),
-        }
+        self.apply(lr, grads, scale)?;
         self.counters.updates += 1;
         Ok(lr)
     }

@@ -6,6 +6,8 @@
 //! `learner`, `optim`, `lora`, `stats` and `checkpoint` (training); `host` (the same network on plain slices, which both use on a CPU).
 
 pub mod bpe;
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
+pub mod budget;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;

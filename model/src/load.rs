@@ -9,6 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::{self, Gguf};
 use crate::hf_config;
+use crate::kernels::lasting;
 use crate::network::{Attention, Layer, Linear, Mlp, RmsNorm, Rope, Transformer};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -152,7 +153,7 @@ impl<B: Backend> Source<'_, B> {
 
     fn norm(&self, name: &str, width: usize, config: &ModelConfig) -> Result<RmsNorm<B>, ModelError> {
         let weight = self.tensors.tensor(name, &[width])?;
-        let weight = Tensor::from_data(TensorData::new(weight, [width]), self.device);
+        let weight = lasting(TensorData::new(weight, [width]), self.device);
         Ok(RmsNorm { weight: Param::from_tensor(weight), eps: config.rms_norm_eps })
     }
 
@@ -169,14 +170,14 @@ impl<B: Backend> Source<'_, B> {
                     values.extend(self.tensors.tensor(&format!("{part}.bias"), &[*width])?);
                 }
                 let width = values.len();
-                Some(Param::from_tensor(Tensor::from_data(TensorData::new(values, [width]), self.device)))
+                Some(Param::from_tensor(lasting(TensorData::new(values, [width]), self.device)))
             }
         };
         Ok(Linear { weight: Param::from_tensor(weight), bias })
     }
 
     fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Tensor<B, 2>, ModelError> {
-        Ok(Tensor::from_data(TensorData::new(self.tensors.tensor(name, &shape)?, shape), self.device))
+        Ok(lasting(TensorData::new(self.tensors.tensor(name, &shape)?, shape), self.device))
     }
 
     /// Files hold `[out, in]` each; the result is `[in, sum of outs]`.
@@ -196,6 +197,6 @@ impl<B: Backend> Source<'_, B> {
             }
             column += width;
         }
-        Ok(Tensor::from_data(TensorData::new(values, [input, total]), self.device))
+        Ok(lasting(TensorData::new(values, [input, total]), self.device))
     }
 }

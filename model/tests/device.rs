@@ -5,6 +5,10 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "device/adapters.rs"]
+mod adapters;
+#[path = "device/gpus.rs"]
+mod gpus;
 mod peer;
 mod policy;
 
@@ -14,7 +18,7 @@ use model::config::{Family, ModelConfig, TinyShape};
 use model::device::update::{Moved, Rule, Updates};
 use model::device::{Runtime, Span};
 use model::kernels::Kernels;
-use model::learner::{Execution, GpuCompute, GpuType, Learner, SftSample, TrainSample, weights_digest};
+use model::learner::{Copies, Execution, GpuCompute, GpuType, Learner, SftSample, TrainSample, weights_digest};
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use model::{Cpu, CpuInner, Gpu, Transformer};
@@ -31,7 +35,15 @@ fn gpu() -> Option<Runtime> {
     }
 }
 
-const EXACT: GpuCompute = GpuCompute { element: GpuType::Fp32, recompute: false, plain_attention: false };
+const EXACT: GpuCompute = GpuCompute {
+    element: GpuType::Fp32,
+    recompute: false,
+    plain_attention: false,
+    copies: Copies::Auto,
+    wait_s: 0,
+    keeps_copy: false,
+    gpus: 1,
+};
 const FAST: GpuCompute = GpuCompute { element: GpuType::Bf16, ..EXACT };
 
 fn optim() -> OptimConfig {
@@ -209,15 +221,51 @@ fn gradients_in_bf16_are_near() {
 }
 
 #[test]
-fn a_pass_is_the_same_to_the_bit_again_and_with_recomputed_layers() {
+fn a_pass_is_the_same_to_the_bit_again_with_recomputed_layers_and_with_fresh_copies() {
     if gpu().is_none() {
         return;
     }
     let samples = batch(9);
     let config = large(Family::Qwen3, 64);
     let first = gradient(&mut device(shaken(&config, 3), FAST), &samples);
-    for options in [FAST, GpuCompute { recompute: true, ..FAST }] {
+    let fresh = GpuCompute { copies: Copies::Fresh, ..FAST };
+    for options in [FAST, GpuCompute { recompute: true, ..FAST }, fresh, GpuCompute { recompute: true, ..fresh }] {
         assert_eq!(gradient(&mut device(shaken(&config, 3), options), &samples), first, "{options:?}");
+    }
+    // An untied head has a copy of its own.
+    let config = large(Family::Llama, 64);
+    let first = gradient(&mut device(shaken(&config, 3), FAST), &samples);
+    assert_eq!(gradient(&mut device(shaken(&config, 3), fresh), &samples), first, "untied");
+}
+
+/// What is planned before the first step is what is held after it.
+#[test]
+fn the_planned_memory_is_what_is_held() {
+    if gpu().is_none() {
+        return;
+    }
+    // Wide enough that alignment and tables do not count.
+    let shape = TinyShape { hidden: 512, layers: 4, heads: 8, kv_heads: 4, ff: 1536, vocab: 4096 };
+    let mut config = ModelConfig::tiny_default(shape, 4096, vec![1]);
+    (config.family, config.head_dim) = (Family::Qwen3, 64);
+    // One pass of all the rows that the plan allows.
+    let samples: Vec<TrainSample> = batch(1)
+        .iter()
+        .take(8)
+        .enumerate()
+        .map(|(i, s)| {
+            let answer = tokens(300 + i as u64, 1024);
+            TrainSample { prompt: tokens(i as u64, 1), logprobs: vec![-3.0; answer.len()], tokens: answer, ..s.clone() }
+        })
+        .collect();
+    for (recompute, copies) in [(false, Copies::Kept), (true, Copies::Kept), (true, Copies::Fresh)] {
+        let mut learner = device(shaken(&config, 3), GpuCompute { recompute, copies, ..FAST });
+        learner.train_step(&samples, &loss()).unwrap();
+        let (budget, held) = learner.gpu_memory().unwrap();
+        let own = |what: &str| !["weights", "AdamW's two moments", "gradients", "left free"].contains(&what);
+        let planned: usize = budget.lines.iter().filter(|l| own(l.what)).map(|l| l.bytes).sum();
+        println!("recompute {recompute}, {copies:?}: {held} bytes held, {planned} planned for {} rows", budget.rows);
+        assert!(held <= planned && held as f64 > 0.9 * planned as f64, "{held} of {planned}: {budget}");
     }
 }
 

@@ -18,8 +18,8 @@ use policy::{FAMILIES, full_log_probs, network, tokens};
 use rollout::completion::Finish;
 use rollout::id::PolicyVersion;
 
-const FP32: GpuConfig = GpuConfig { ordinal: 0, single_precision: true, cache_bytes: 0 };
-const BF16: GpuConfig = GpuConfig { ordinal: 0, single_precision: false, cache_bytes: 0 };
+const FP32: GpuConfig = GpuConfig { ordinal: 0, single_precision: true, cache_bytes: 0, wait_s: 0 };
+const BF16: GpuConfig = GpuConfig { ordinal: 0, single_precision: false, cache_bytes: 0, wait_s: 0 };
 /// Natural log, of one token: fp32 against fp32 in other orders of sums.
 const TOLERANCE: f32 = 2e-4;
 /// The same, bf16 factors against fp32 ones.

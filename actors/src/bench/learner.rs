@@ -10,6 +10,7 @@ use model::ModelConfig;
 use model::config::Family;
 use model::kernels::Kernels;
 use model::learner::{Learner, LearnerError, TrainSample};
+use model::lora::{LoraConfig, Target};
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
 use rand::{RngExt, SeedableRng};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// Known shapes, by name.
 pub const SHAPES: [&str; 4] = ["tiny", "smollm2-135m", "qwen3-0.6b", "qwen3-8b"];
 /// Batch layouts, by name.
-pub const LAYOUTS: [&str; 3] = ["4x1024", "2x2048", "ragged"];
+pub const LAYOUTS: [&str; 4] = ["4x1024", "8x1024", "2x2048", "ragged"];
 /// The rollouts of `ragged`: prompts, answers a prompt, tokens of a prompt, and the answers' lengths: log-normal, clipped.
 pub const RAGGED: Ragged =
     Ragged { prompts: 4, group: 8, prompt_tokens: 256, median: 350.0, sigma: 0.8, shortest: 32, longest: 1792 };
@@ -56,6 +57,8 @@ pub struct LearnerBench {
 pub struct LearnerFigures {
     pub shape: String,
     pub parameters: usize,
+    /// The adapters' rank, where only they are trained.
+    pub lora: Option<usize>,
     pub layout: String,
     pub samples: usize,
     /// Prompt and answer, over all samples.
@@ -68,7 +71,7 @@ pub struct LearnerFigures {
     pub step_ms: Vec<f64>,
     pub median_ms: f64,
     pub tokens_per_s: f64,
-    /// By the operations that the samples need, nothing recomputed, padded or shared.
+    /// By the operations that the samples need, nothing recomputed, padded or shared (with adapters: no gradients of whole matrices).
     pub tflops: f64,
     /// Share of `peak_tflops`.
     pub utilisation: Option<f64>,
@@ -128,6 +131,7 @@ pub fn lengths(layout: &str) -> Option<Vec<(usize, usize)>> {
     let even = |count: usize, seq: usize| vec![(1, seq); count];
     match layout {
         "4x1024" => Some(even(4, 1024)),
+        "8x1024" => Some(even(8, 1024)),
         "2x2048" => Some(even(2, 2048)),
         "ragged" => Some(ragged(&RAGGED)),
         _ => None,
@@ -182,37 +186,51 @@ fn samples(config: &ModelConfig, lengths: &[(usize, usize)], group: usize) -> Ve
 }
 
 /// Operations of one update: two a weight and token forward, twice that backward; attention by the pairs that see one another.
-fn operations(config: &ModelConfig, lengths: &[(usize, usize)]) -> f64 {
+///
+/// With adapters a frozen weight takes two backward (its input's gradient; the network's own input has none, which is not taken off),
+/// and an adapter, which is added to its matrix beforehand, four: `x A^T` or `dy B`, and from it the other one's gradient.
+/// Adding them is not counted.
+fn operations(config: &ModelConfig, lengths: &[(usize, usize)], lora: Option<usize>) -> f64 {
     let (d, q) = (config.hidden_size as f64, (config.num_heads * config.head_dim) as f64);
-    let kv = (config.num_kv_heads * config.head_dim) as f64;
-    let layer = d * (q + 2.0 * kv) + q * d + 3.0 * d * config.intermediate_size as f64;
+    let (kv, ff) = ((config.num_kv_heads * config.head_dim) as f64, config.intermediate_size as f64);
+    let layer = d * (q + 2.0 * kv) + q * d + 3.0 * d * ff;
     let (layers, head) = (config.num_layers as f64, d * config.vocab_size as f64);
+    let (a_weight, adapters) = match lora {
+        None => (6.0, 0.0),
+        // Sums of inputs and outputs of the seven matrices.
+        Some(rank) => (4.0, rank as f64 * ((d + q) + 2.0 * (d + kv) + (q + d) + 3.0 * (d + ff))),
+    };
     let one = |(prompt, answer): &(usize, usize)| {
         let rows = (prompt + answer - 1) as f64;
         let pairs = rows * (rows + 1.0) / 2.0;
-        2.0 * (layers * layer * rows + head * *answer as f64) + layers * 4.0 * q * pairs
+        let products = layers * (a_weight * layer + 4.0 * adapters) * rows;
+        products + a_weight * head * *answer as f64 + 3.0 * layers * 4.0 * q * pairs
     };
-    3.0 * lengths.iter().map(one).sum::<f64>()
+    lengths.iter().map(one).sum::<f64>()
 }
 
 /// A learner of a shape, kept for several layouts.
 pub struct Bench<AB: AutodiffBackend> {
     config: ModelConfig,
     shape: String,
+    lora: Option<usize>,
     learner: Learner<AB>,
 }
 
+/// The optimizer of every measurement.
+pub fn optim() -> OptimConfig {
+    OptimConfig { lr: 1e-5, ..OptimConfig::default() }
+}
+
+/// Adapters on every matrix.
+pub fn adapters(rank: usize) -> LoraConfig {
+    LoraConfig { rank, alpha: 2.0 * rank as f64, targets: Target::ALL.to_vec(), rslora: false }
+}
+
 impl<AB: AutodiffBackend + Kernels> Bench<AB> {
-    /// `prepare` chooses how the learner computes.
-    pub fn new(
-        shape: &str,
-        config: ModelConfig,
-        device: &AB::Device,
-        prepare: impl FnOnce(Learner<AB>) -> Learner<AB>,
-    ) -> Self {
-        let network = config.init_cheap::<AB>(1, device);
-        let optim = OptimConfig { lr: 1e-5, ..OptimConfig::default() };
-        Self { config, shape: shape.to_string(), learner: prepare(Learner::new(network, optim)) }
+    /// A learner of a network of the sizes of `config`; `lora`: the rank of its adapters, if it has some.
+    pub fn new(shape: &str, config: ModelConfig, learner: Learner<AB>, lora: Option<usize>) -> Self {
+        Self { config, shape: shape.to_string(), lora, learner }
     }
 
     pub fn learner(&self) -> &Learner<AB> {
@@ -240,10 +258,11 @@ impl<AB: AutodiffBackend + Kernels> Bench<AB> {
         }
         let median_ms = median(&step_ms).unwrap_or(warm_up_s * 1e3);
         let tokens: usize = lengths.iter().map(|l| l.0 + l.1).sum();
-        let tflops = operations(&self.config, &lengths) / median_ms / 1e9;
+        let tflops = operations(&self.config, &lengths, self.lora) / median_ms / 1e9;
         Ok(Some(LearnerFigures {
             shape: self.shape.clone(),
             parameters: self.config.num_parameters(),
+            lora: self.lora,
             layout: wanted.layout.clone(),
             samples: samples.len(),
             tokens,
@@ -295,11 +314,24 @@ mod tests {
         assert!((quantile(0.975) - 1.96).abs() < 1e-3 && (quantile(0.5)).abs() < 1e-3);
     }
 
+    /// By hand, for one token of one layer: 6 or 4 operations a weight, 12 a pair of attention, 4 an adapter's weight.
+    #[test]
+    fn operations_are_counted_by_what_is_trained() {
+        let config = config("tiny", Some(1)).expect("known");
+        let (d, q, kv, ff, vocab) = (192.0, 192.0, 64.0, 512.0, 1024.0);
+        let layer: f64 = d * (q + 2.0 * kv) + q * d + 3.0 * d * ff;
+        let all = operations(&config, &[(1, 1)], None);
+        assert_eq!(all, 6.0 * (layer + d * vocab) + 12.0 * q);
+        let adapters = 8.0 * (2.0 * (d + q) + 2.0 * (d + kv) + 3.0 * (d + ff));
+        assert_eq!(operations(&config, &[(1, 1)], Some(8)), 4.0 * (layer + d * vocab) + 12.0 * q + 4.0 * adapters);
+    }
+
     #[test]
     fn a_tiny_network_is_measured_on_a_processor() {
         let config = config("tiny", Some(1)).expect("known");
-        let mut bench =
-            Bench::<model::Cpu>::new("tiny", config, &Default::default(), |l| l.with_execution(Execution::Host, 1));
+        let network = config.init_cheap::<model::Cpu>(1, &Default::default());
+        let learner = Learner::new(network, optim()).with_execution(Execution::Host, 1);
+        let mut bench = Bench::new("tiny", config, learner, None);
         let wanted = LearnerBench {
             shape: "tiny".into(),
             layers: Some(1),

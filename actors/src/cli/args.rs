@@ -322,6 +322,12 @@ pub struct LearnerBenchArgs {
     /// Keep only the layers' inputs for the backward pass, and compute the rest again (GPU).
     #[arg(long)]
     pub recompute: bool,
+    /// GPUs that share the micro-batches; the peak counts for each.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub gpus: u8,
+    /// Train adapters of this rank on every matrix, and nothing else.
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub lora: Option<u16>,
     /// Timed steps after the first.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,

@@ -15,6 +15,15 @@ use crate::bench::learner::{self, Bench, LearnerBench, LearnerFigures, PeerFigur
 use crate::errors::UserError;
 
 pub fn learner(args: LearnerBenchArgs) -> Done {
+    if args.gpus > 1 && (args.device == DeviceArg::Cpu || args.lora.is_some()) {
+        return Err(Failure::User(
+            UserError::new("several GPUs train every weight of a network on GPUs")
+                .at("--gpus")
+                .found(format!("--gpus {}", args.gpus))
+                .expected("--device cuda, and no --lora")
+                .hint("leave --gpus out"),
+        ));
+    }
     if matches!(args.device, DeviceArg::Cuda) {
         crate::cuda::require("--device")?;
     }
@@ -58,7 +67,8 @@ fn on_gpu(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
         DtypeArg::Bf16 => GpuType::Bf16,
         DtypeArg::Fp32 => GpuType::Fp32,
     };
-    let compute = GpuCompute { element, recompute: args.recompute, ..GpuCompute::default() };
+    let gpus = usize::from(args.gpus);
+    let compute = GpuCompute { element, recompute: args.recompute, gpus, ..GpuCompute::default() };
     let taken = || {
         let (free, total) = Runtime::new(0).and_then(|r| r.memory()).ok()?;
         Some((total - free) as f64 / (1u64 << 30) as f64)
@@ -67,6 +77,10 @@ fn on_gpu(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
     let after = |l: &Learner<model::Gpu>| {
         if let Some(Ok(compiled)) = l.gpu_found() {
             output::say(if compiled { "kernels were compiled" } else { "compiled kernels were on the disk" });
+        }
+        if let Some((budget, held)) = l.gpu_memory() {
+            output::say(format!("planned memory: {budget}"));
+            output::say(format!("the executor's own buffers: {:.2} GB", held as f64 / 1e9));
         }
     };
     measure::<model::Gpu>(args, prepare, after, taken)
@@ -81,7 +95,18 @@ fn measure<AB: AutodiffBackend + Kernels>(
     let unknown = || Failure::Broken(format!("no shape is called {}", args.shape));
     let config = learner::config(&args.shape, args.layers).ok_or_else(unknown)?;
     output::say(format!("{}: {} parameters", args.shape, config.num_parameters()));
-    let mut bench = Bench::<AB>::new(&args.shape, config, &AB::Device::default(), prepare);
+    let device = AB::Device::default();
+    // Weights of a GPU are made there: 33 GB of the host's memory would stand in between for the largest shape.
+    let network = match args.device {
+        DeviceArg::Cpu => config.init_cheap::<AB>(1, &device),
+        DeviceArg::Cuda => config.init_in_place::<AB>(1, &device),
+    };
+    let mut ready = prepare(Learner::new(network, learner::optim()));
+    let rank = args.lora.map(usize::from);
+    if let Some(rank) = rank {
+        ready = ready.with_lora(&learner::adapters(rank), 1).map_err(|e| Failure::Broken(e.to_string()))?;
+    }
+    let mut bench = Bench::<AB>::new(&args.shape, config, ready, rank);
     let mut found = Vec::new();
     for layout in &args.layout {
         let wanted = LearnerBench {
@@ -90,7 +115,7 @@ fn measure<AB: AutodiffBackend + Kernels>(
             layout: layout.clone(),
             steps: args.steps,
             micro_batch: args.micro_batch,
-            peak_tflops: (args.device == DeviceArg::Cuda).then_some(args.peak_tflops),
+            peak_tflops: (args.device == DeviceArg::Cuda).then_some(args.peak_tflops * f64::from(args.gpus)),
         };
         let figures = bench.run(&wanted, &device_gib).map_err(|e| Failure::Broken(e.to_string()))?;
         let figures = figures.ok_or_else(|| Failure::Broken(format!("no layout is called {layout}")))?;
@@ -112,6 +137,8 @@ fn peer(args: &LearnerBenchArgs, ours: &LearnerFigures) -> Result<Option<PeerFig
         "micro_batch": args.peer_micro_batch,
         "device": if args.device == DeviceArg::Cuda { "cuda" } else { "cpu" },
         "dtype": if args.dtype == DtypeArg::Bf16 && args.device == DeviceArg::Cuda { "bfloat16" } else { "float32" },
+        "recompute": args.recompute,
+        "lora": args.lora,
     });
     let mut command = tokio::process::Command::new(python);
     command.arg(&args.peer_script).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -145,8 +172,9 @@ fn peer(args: &LearnerBenchArgs, ours: &LearnerFigures) -> Result<Option<PeerFig
 fn line(f: &LearnerFigures, peer: Option<&PeerFigures>) -> String {
     let memory = f.device_gib.map_or(String::new(), |gib| format!(", {gib:.1} GiB of the device"));
     let share = f.utilisation.map_or(String::new(), |u| format!(" ({:.1} % of the peak)", 100.0 * u));
+    let lora = f.lora.map_or(String::new(), |rank| format!(", adapters of rank {rank}"));
     let mut text = format!(
-        "{} {}: {:.0} tokens/s, {:.1} ms a step, {:.1} TFLOP/s{share}{memory}; first step {:.2} s, done {:.2} s after the process \
+        "{} {}{lora}: {:.0} tokens/s, {:.1} ms a step, {:.1} TFLOP/s{share}{memory}; first step {:.2} s, done {:.2} s after the process \
          began",
         f.shape, f.layout, f.tokens_per_s, f.median_ms, f.tflops, f.warm_up_s, f.first_step_s
     );

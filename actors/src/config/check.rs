@@ -151,6 +151,11 @@ const EFFECTS: &[Effect] = &[
         holds: |c| c.model.device == Device::Cuda && c.generator.kind == GeneratorKind::Burn,
     },
     Effect {
+        keys: &["learner.gpus"],
+        only: "model.device = \"cuda\" and lora.rank = 0",
+        holds: |c| c.model.device == Device::Cuda && c.lora.rank == 0,
+    },
+    Effect {
         keys: &["generator.stop_at_code"],
         only: "generator.kind = \"burn\" (a server has stop rules of its own)",
         holds: |c| c.generator.kind == GeneratorKind::Burn,

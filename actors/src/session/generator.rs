@@ -21,23 +21,26 @@ use crate::sft;
 pub fn homes(config: &Config) -> Vec<Kind> {
     match config.model.device {
         Device::Cpu => vec![Kind::Processor(None)],
-        Device::Cuda => on_gpus(),
+        Device::Cuda => on_gpus(config.learner.gpus),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpus() -> Vec<Kind> {
-    match model::device::uuid(0) {
-        Ok(uuid) => vec![Kind::Cuda(uuid)],
+fn on_gpus(count: usize) -> Vec<Kind> {
+    let name = |ordinal| match model::device::uuid(ordinal) {
+        Ok(uuid) => Some(Kind::Cuda(uuid)),
         Err(e) => {
-            tracing::warn!("which GPU the model is on is not known, so that no other use of it will wait for it: {e}");
-            Vec::new()
+            tracing::warn!(
+                "which GPU {ordinal} is, is not known, so that no other use of it will wait for the model: {e}"
+            );
+            None
         }
-    }
+    };
+    (0..count.max(1)).filter_map(name).collect()
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpus() -> Vec<Kind> {
+fn on_gpus(_count: usize) -> Vec<Kind> {
     Vec::new()
 }
 
@@ -62,6 +65,7 @@ pub fn sampler<B: Backend>(
             gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
                 single_precision: config.learner.gpu_type == GpuType::Fp32,
                 cache_bytes: config.generator.cache_mb << 20,
+                wait_s: config.model.gpu_wait_s,
                 ..GpuConfig::default()
             }),
             stop_at_code: config.generator.stop_at_code,

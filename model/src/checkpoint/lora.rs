@@ -68,7 +68,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             (Trained::All(network), _) => self.network = *network,
             (Trained::Adapters(adapters), Some(lora)) => {
                 lora.adapters = adapters;
-                self.network = lora.merged();
+                self.follow_adapters();
             }
             // Adapters are only loaded into a learner that has some.
             (Trained::Adapters(_), None) => {}

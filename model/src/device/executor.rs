@@ -3,10 +3,12 @@
 //! Types: the residual stream, statistics, log-probs and gradients of parameters are fp32; everything between is in elements
 //! (bf16, or fp32 for parity), with fp32 sums inside every product.
 
+use super::adapters::{AdapterScratch, Merge};
 use super::attention::{Attention, Scene};
 use super::kernels::{Angles, Kernels, QkNorm};
+use super::source::Source;
 use super::update::Updates;
-use super::weights::{LinearAt, WeightsAt};
+use super::weights::LinearAt;
 use super::{Buffer, Element, Factor, Product, Result, Runtime, Span};
 use crate::host::Dims;
 use crate::host::kernels::angles;
@@ -24,11 +26,13 @@ pub struct Options {
     pub recompute: bool,
     /// Attention without tensor cores, whatever the shape.
     pub plain_attention: bool,
+    /// bf16 weights are made of the masters a layer at a time, whenever one is used, and not kept: two bytes a parameter less.
+    pub fresh_weights: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { element: Element::Bf16, recompute: false, plain_attention: false }
+        Self { element: Element::Bf16, recompute: false, plain_attention: false, fresh_weights: false }
     }
 }
 
@@ -114,9 +118,14 @@ pub struct Executor {
     pub(super) options: Options,
     pub(super) kernels: Kernels,
     pub(super) attention: Attention,
-    updates: Updates,
-    copies: Buffer,
-    pub(super) weights: Option<WeightsAt>,
+    pub(super) updates: Updates,
+    pub(super) copies: Buffer,
+    pub(super) fresh: Buffer,
+    pub(super) source: Option<Source>,
+    pub(super) qk_norm: bool,
+    pub(super) merge: Option<Merge>,
+    pub(super) adapter_scratch: AdapterScratch,
+    pub(super) adapter_scale: f32,
     table: RowsTable,
     xs: Vec<Buffer>,
     tapes: Vec<LayerTape>,
@@ -141,7 +150,12 @@ impl Executor {
             attention,
             updates,
             copies: Buffer::default(),
-            weights: None,
+            fresh: Buffer::default(),
+            source: None,
+            qk_norm,
+            merge: None,
+            adapter_scratch: AdapterScratch::default(),
+            adapter_scale: 0.0,
             table: RowsTable::default(),
             xs: Vec::new(),
             tapes: Vec::new(),
@@ -170,43 +184,29 @@ impl Executor {
         self.kernels.compiled || self.attention.compiled
     }
 
-    /// Bytes that one more row of a pass takes, with all that its backward needs (without logits, which come in chunks).
-    pub fn bytes_per_row(&self, layers: usize) -> usize {
-        let (d, e) = (&self.dims, self.kernels.size());
-        let heads = d.heads + d.kv_heads;
-        let tape = 4 * (2 + heads + d.heads + d.hidden) + e * (d.qkv() + d.q() + 2 * d.ff);
-        let tapes = if self.options.recompute { 1 } else { layers };
-        let scratch = e * (6 * d.hidden + d.q() + 2 * d.qkv() + d.ff) + 4 * (d.hidden + d.heads);
-        tapes * tape + (layers + 1) * 4 * d.hidden + scratch
-    }
-
-    /// Takes the weights for the passes that follow: fp32 ones as they are, or bf16 copies of the matrices. The spans must live as
-    /// long as passes use them.
-    pub fn prepare(&mut self, masters: &WeightsAt) -> Result<()> {
-        if self.options.element == F32 {
-            self.weights = Some(masters.clone());
-            return Ok(());
-        }
-        const ALIGN: usize = 256;
-        let mut bytes = 0usize;
-        masters.map::<super::DeviceError>(&mut |span, matrix| {
-            bytes += if matrix { (span.bytes / 2).next_multiple_of(ALIGN) } else { 0 };
-            Ok(span)
-        })?;
-        let all = self.copies.span(&self.rt, "bf16 weights", bytes)?;
-        let (mut used, mut list) = (0usize, Vec::new());
-        let weights = masters.map::<super::DeviceError>(&mut |span, matrix| {
-            if !matrix {
-                return Ok(span);
-            }
-            let copy = all.part(used, span.bytes / 2);
-            used += copy.bytes.next_multiple_of(ALIGN);
-            list.push((span, copy));
-            Ok(copy)
-        })?;
-        self.updates.to_bf16(&self.rt, &list)?;
-        self.weights = Some(weights);
-        Ok(())
+    /// Bytes of the buffers that a pass needs: what `budget` calls activations, logits, copies and partial sums.
+    pub fn held(&self) -> usize {
+        let s = &self.scratch;
+        let scratch = [
+            &s.normed,
+            &s.qk,
+            &s.act,
+            &s.delta,
+            &s.dx,
+            &s.dx_t,
+            &s.d_normed,
+            &s.d_mixed,
+            &s.d_qkv,
+            &s.means,
+            &s.partial,
+        ];
+        let tape = |t: &LayerTape| {
+            let all = [&t.inv_1, &t.raw, &t.inv_qk, &t.lse, &t.mixed, &t.x_mid, &t.inv_2, &t.gate_up];
+            all.iter().map(|b| b.held()).sum::<usize>()
+        };
+        let own = [&self.copies, &self.fresh, &self.inv, &self.hidden];
+        let buffers = scratch.iter().chain(&own).map(|b| b.held()).chain(self.xs.iter().map(Buffer::held));
+        buffers.sum::<usize>() + self.tapes.iter().map(tape).sum::<usize>() + self.head.held()
     }
 
     /// Sends a pass's rows to the device.

@@ -1,21 +1,23 @@
 //! The decoder's forward pass over packed rows, submitted to the stream.
 
 use super::executor::{Executor, RowsAt, TapeAt, qk_norm};
-use super::weights::{LayerAt, WeightsAt};
-use super::{DeviceError, Result, Span};
+use super::weights::LayerAt;
+use super::{Result, Span};
 use crate::packing::Packed;
 
 impl Executor {
     /// Hidden states of the rows, after the final norm, left on the device. With `keep`, also what `backward` needs.
     pub fn forward(&mut self, packed: &Packed, keep: bool) -> Result<()> {
-        let weights = self.ready()?;
+        let layers = self.layers()?;
         let at = self.place_rows(packed)?;
-        let (rows, layers) = (at.count, weights.layers.len());
+        let rows = at.count;
         let first = self.x(0, rows)?;
-        self.kernels.embed(&self.rt, weights.embed, at.tokens, first, rows)?;
+        let embedding = self.embedding()?;
+        self.kernels.embed(&self.rt, embedding, at.tokens, first, rows)?;
         // Where a layer's input is: the sum of `x` and what the layer before wrote to `delta`.
         let (mut x, mut delta) = (first, None);
-        for (index, layer) in weights.layers.iter().enumerate() {
+        for index in 0..layers {
+            let layer = &self.layer(index)?;
             // Without `keep` all layers share the first one's memory: what is read there is read before it is written.
             let tape = self.tape(if keep { index } else { 0 }, rows)?;
             self.enter(layer, &tape, x, delta, rows)?;
@@ -25,12 +27,7 @@ impl Executor {
         let out = self.x(if keep { layers } else { 1 }, rows)?;
         let (inv, hidden) = self.last(rows)?;
         let summed = delta.map(|_| out);
-        self.kernels.add_norm(&self.rt, x, delta, weights.norm, summed, hidden, inv, rows)
-    }
-
-    pub(super) fn ready(&self) -> Result<WeightsAt> {
-        let missing = || DeviceError::Unsupported { what: "a pass before `prepare`".to_string() };
-        self.weights.clone().ok_or_else(missing)
+        self.kernels.add_norm(&self.rt, x, delta, self.final_norm()?, summed, hidden, inv, rows)
     }
 
     /// `tape.x = x + delta`, and its norm to the scratch.

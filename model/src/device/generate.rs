@@ -48,7 +48,10 @@ impl Generator {
     /// `Gpu`: no GPU or library, or not enough memory.
     pub fn new<B: Backend>(network: &Transformer<B>, config: &EngineConfig, gpu: &GpuConfig) -> Result<Self> {
         let element = if gpu.single_precision { Element::F32 { tf32: false } } else { Element::Bf16 };
-        let runtime = Runtime::new(gpu.ordinal)?;
+        let mut runtime = Runtime::new(gpu.ordinal)?;
+        if gpu.wait_s > 0 {
+            runtime = runtime.with_limit(std::time::Duration::from_secs(gpu.wait_s));
+        }
         let shape = Shape::of(network)?;
         let max_seq_len = config.max_seq_len.min(network.rope.positions);
         let rows = config.max_batch.max(1);

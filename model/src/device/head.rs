@@ -1,12 +1,11 @@
 //! The vocabulary: log-probs of targets and their gradient, a chunk of rows at a time. Logits are fp32 and never more than a chunk.
 
+use super::backward::Sink;
 use super::executor::{Executor, F32, send};
-use super::weights::WeightsAt;
+use super::source::HeadAt;
 use super::{Buffer, Factor, Product, Result, Span};
+use crate::budget::CHUNK_BYTES;
 use crate::packing::Sums;
-
-/// Bytes that the logits of a chunk and their gradients may take.
-const CHUNK_BYTES: usize = 1 << 30;
 
 #[derive(Default)]
 pub(super) struct HeadBuffers {
@@ -23,6 +22,27 @@ pub(super) struct HeadBuffers {
     offsets: Buffer,
     list: Buffer,
     keys: Buffer,
+}
+
+impl HeadBuffers {
+    pub fn held(&self) -> usize {
+        let all = [
+            &self.rows,
+            &self.targets,
+            &self.gathered,
+            &self.d_gathered,
+            &self.d_hidden,
+            &self.logits,
+            &self.d_logits,
+            &self.numbers,
+            &self.parts,
+            &self.slopes,
+            &self.offsets,
+            &self.list,
+            &self.keys,
+        ];
+        all.iter().map(|b| b.held()).sum()
+    }
 }
 
 /// A target: the token `id` after row `row`.
@@ -51,10 +71,10 @@ impl Executor {
         &mut self,
         targets: &[Target],
         temperature: f32,
-        grads: Option<&WeightsAt>,
+        grads: Option<Sink>,
         see: &mut dyn FnMut(usize, &[Score]) -> Vec<f32>,
     ) -> Result<Option<Span>> {
-        let weights = self.ready()?;
+        let head = self.head_matrix()?;
         let (n, d, v, e) = (targets.len(), self.dims.hidden, self.dims.vocab, self.kernels.size());
         let rows = self.pass.map_or(0, |p| p.count);
         let (_, hidden) = self.last(rows)?;
@@ -80,7 +100,7 @@ impl Executor {
             let count = chunk.min(n - first);
             let at = gathered.part(first * d * e, count * d * e);
             let ids = ids.part(first * 4, count * 4);
-            self.logits(&weights, at, logits, count)?;
+            self.logits(head, at, logits, count)?;
             self.kernels.score(&self.rt, logits, ids, inv_t, numbers, parts, count)?;
             let found: Vec<f64> = self.rt.download(numbers, count * 3)?;
             let score = |s: &[f64]| Score { logprob: s[0], entropy: s[1], top: s[2] != 0.0 };
@@ -95,7 +115,7 @@ impl Executor {
             any = true;
             let slopes = send(&self.rt, &mut self.head.slopes, &slopes)?;
             self.kernels.score_backward(&self.rt, logits, ids, slopes, parts, inv_t, d_logits, count)?;
-            self.head_backward(&weights, grads, at, d_logits, to, count)?;
+            self.head_backward(head, grads, at, d_logits, to, count)?;
         }
         if !any {
             return Ok(None);
@@ -113,21 +133,18 @@ impl Executor {
     }
 
     /// `[count, hidden]` to fp32 `[count, vocab]`.
-    fn logits(&self, weights: &WeightsAt, hidden: Span, out: Span, count: usize) -> Result<()> {
+    fn logits(&self, head: HeadAt, hidden: Span, out: Span, count: usize) -> Result<()> {
         let (d, v) = (self.dims.hidden, self.dims.vocab);
-        let head = match weights.head {
-            Some(head) => Factor::new(head, v),
-            None => Factor::t(weights.embed, d),
-        };
+        let head = if head.tied { Factor::t(head.at, d) } else { Factor::new(head.at, v) };
         let product = Product::new([count, d, v], self.kernels.element, Factor::new(hidden, d), head, out);
         self.rt.multiply(&Product { result: F32, ..product })
     }
 
-    /// `d_hidden = d_logits W^T`, `dW += hidden^T d_logits`.
+    /// `d_hidden = d_logits W^T`, `dW += hidden^T d_logits` (where all is trained).
     fn head_backward(
         &self,
-        weights: &WeightsAt,
-        grads: &WeightsAt,
+        head: HeadAt,
+        grads: Sink,
         hidden: Span,
         d_logits: Span,
         d_hidden: Span,
@@ -135,18 +152,17 @@ impl Executor {
     ) -> Result<()> {
         let (d, v, element) = (self.dims.hidden, self.dims.vocab, self.kernels.element);
         let dl = Factor::new(d_logits, v);
-        let (back, product) = match (weights.head, grads.head) {
-            (Some(head), Some(grad)) => {
-                let factors = (Factor::t(hidden, d), dl);
-                (Factor::t(head, v), Product::new([d, count, v], element, factors.0, factors.1, grad))
-            }
-            _ => {
-                let factors = (Factor::t(d_logits, v), Factor::new(hidden, d));
-                let product = Product::new([v, count, d], element, factors.0, factors.1, grads.embed);
-                (Factor::new(weights.embed, d), product)
-            }
-        };
-        self.rt.multiply(&Product { result: F32, keep: 1.0, ..product })?;
+        if let Sink::All(grads) = grads {
+            let product = match grads.head {
+                Some(grad) => Product::new([d, count, v], element, Factor::t(hidden, d), dl, grad),
+                None => {
+                    let factors = (Factor::t(d_logits, v), Factor::new(hidden, d));
+                    Product::new([v, count, d], element, factors.0, factors.1, grads.embed)
+                }
+            };
+            self.rt.multiply(&Product { result: F32, keep: 1.0, ..product })?;
+        }
+        let back = if head.tied { Factor::new(head.at, d) } else { Factor::t(head.at, v) };
         self.rt.multiply(&Product::new([count, v, d], element, dl, back, d_hidden))
     }
 

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, result as raw, sys};
 
-use super::{DeviceError, Result, driver};
+use super::{DeviceError, Result, deadline, driver};
 use crate::kernels::plan::{Place, WORKSPACE, blas_error};
 
 /// A range of device memory, not owned: a piece of a [`Buffer`], or of a tensor of burn's.
@@ -31,6 +33,9 @@ impl Span {
         Self { address: self.address + offset as u64, bytes }
     }
 }
+
+/// Bytes of a copy from pageable memory that the driver takes into its own before it returns.
+const STAGED: usize = 64 << 10;
 
 /// Device memory that grows and is kept for the next use. Its content is what the last use left.
 #[derive(Debug, Default)]
@@ -62,6 +67,9 @@ pub struct Runtime {
     handle: blas::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     capability: (i32, i32),
+    limit: Duration,
+    /// A wait was given up: the next ones do not wait again.
+    late: AtomicBool,
     pub(super) plans: super::gemm::Plans,
 }
 
@@ -83,7 +91,15 @@ impl Runtime {
         let capability = context.compute_capability().map_err(driver("ask what the GPU can do"))?;
         // SAFETY: the workspace is written by cuBLASLt before it is read.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) }.map_err(driver("allocate the workspace"))?;
-        Ok(Self { context, stream, handle, workspace, capability, plans: Default::default() })
+        let (limit, late) = (deadline::DEFAULT, AtomicBool::new(false));
+        Ok(Self { context, stream, handle, workspace, capability, limit, late, plans: Default::default() })
+    }
+
+    /// How long any wait may take.
+    pub fn with_limit(self, limit: Duration) -> Self {
+        let mut changed = self;
+        changed.limit = limit;
+        changed
     }
 
     pub fn context(&self) -> &Arc<CudaContext> {
@@ -117,7 +133,7 @@ impl Runtime {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 DeviceError::Memory { what, needed: bytes, free: self.memory().map_or(0, |m| m.0) }
             }
-            code => DeviceError::Driver { action: "allocate memory", code },
+            code => super::failed("allocate memory", code),
         })
     }
 
@@ -139,6 +155,21 @@ impl Runtime {
             .map_err(driver("set memory to zero"))
     }
 
+    /// Copies all of `from` to the start of `to`, on the device.
+    pub fn copy(&self, from: Span, to: Span) -> Result<()> {
+        if to.bytes < from.bytes {
+            return Err(DeviceError::Extent {
+                what: "the destination of a copy",
+                found: to.bytes,
+                expected: from.bytes,
+            });
+        }
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        // SAFETY: `to` is large enough (checked); whoever made the spans vouches for the memory.
+        unsafe { raw::memcpy_dtod_async(to.address, from.address, from.bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy on the GPU"))
+    }
+
     /// Copies host memory to the start of `to`. The host's side has been read when this returns.
     pub fn upload<T: DeviceRepr>(&self, from: &[T], to: Span) -> Result<()> {
         let expected = size_of_val(from);
@@ -147,6 +178,10 @@ impl Runtime {
         }
         if from.is_empty() {
             return Ok(());
+        }
+        // The driver stages small copies at once; for larger ones it may wait for the stream, without a limit.
+        if expected > STAGED {
+            self.wait("the work before a copy to the GPU")?;
         }
         self.context.bind_to_thread().map_err(driver("bind the context"))?;
         // SAFETY: `to` is large enough (checked); pageable host memory is staged before the call returns.
@@ -160,6 +195,8 @@ impl Runtime {
         if from.bytes < expected {
             return Err(DeviceError::Extent { what: "the source of a copy", found: from.bytes, expected });
         }
+        // A copy to pageable memory blocks until its turn has come, without a limit.
+        self.wait("the work before a copy from the GPU")?;
         if len > 0 {
             self.context.bind_to_thread().map_err(driver("bind the context"))?;
             // SAFETY: `from` is large enough (checked); the copy has ended before `out` is looked at.
@@ -172,7 +209,41 @@ impl Runtime {
 
     /// Waits until all that was submitted is done. An error of any of it shows here.
     pub fn synchronize(&self) -> Result<()> {
-        self.stream.synchronize().map_err(driver("wait for the GPU"))
+        self.wait("the work submitted so far")
+    }
+
+    /// As `synchronize`; `what` is named where the deadline passes.
+    pub fn wait(&self, what: &'static str) -> Result<()> {
+        let limit = if self.late.load(Ordering::Relaxed) { Duration::ZERO } else { self.limit };
+        let waited = deadline::wait(&deadline::Wall::default(), what, limit, || self.done());
+        self.late.store(matches!(waited, Err(DeviceError::Late { .. })), Ordering::Relaxed);
+        waited
+    }
+
+    /// As `wait`; `trouble` is asked between the looks and ends the wait with its error.
+    pub fn wait_unless(&self, what: &'static str, trouble: &dyn Fn() -> Result<()>) -> Result<()> {
+        deadline::wait(&deadline::Wall::default(), what, self.limit, || {
+            let done = self.done()?;
+            if !done {
+                trouble()?;
+            }
+            Ok(done)
+        })
+    }
+
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Whether all that was submitted is done.
+    pub fn done(&self) -> Result<bool> {
+        self.context.bind_to_thread().map_err(driver("bind the context"))?;
+        // SAFETY: the stream is this runtime's own and alive.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => Err(super::failed("wait for the GPU", code)),
+        }
     }
 
     /// Where products go, with the context made current.
@@ -186,7 +257,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         // What is running still uses the workspace and the handle. A failure has nobody to tell.
-        let _ = self.stream.synchronize();
+        let _ = self.wait("the work before the end");
         // SAFETY: made by this runtime, destroyed once, nothing uses it any more.
         let _ = unsafe { lt::destroy_handle(self.handle) };
     }
@@ -194,7 +265,7 @@ impl Drop for Runtime {
 
 impl From<cudarc::driver::DriverError> for DeviceError {
     fn from(source: cudarc::driver::DriverError) -> Self {
-        Self::Driver { action: "a call", code: source.0 }
+        super::failed("a call", source.0)
     }
 }
 

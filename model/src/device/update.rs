@@ -24,6 +24,7 @@ unsafe impl DeviceRepr for Piece {}
 
 pub struct Updates {
     to_bf16: Kernel,
+    round_one: Kernel,
     squares: Kernel,
     adamw: Kernel,
     pieces: Buffer,
@@ -62,6 +63,7 @@ impl Updates {
         let program = Program::load(runtime, "update", include_str!("cuda/update.cu"), &[])?;
         Ok(Self {
             to_bf16: program.kernel("to_bf16")?,
+            round_one: program.kernel("round_one")?,
             squares: program.kernel("squares")?,
             adamw: program.kernel("adamw")?,
             pieces: Buffer::default(),
@@ -81,6 +83,14 @@ impl Updates {
         }
         let table = self.table(rt, &pieces)?;
         launch(rt, &self.to_bf16, pieces.len(), &[table.into()])
+    }
+
+    /// A bf16 copy of one fp32 tensor, its length by `from`; no table has to be sent for it.
+    pub fn round(&self, rt: &Runtime, from: Span, to: Span) -> Result<()> {
+        let count = from.bytes / 4;
+        need("a copy of weights", to, count * 2)?;
+        let args = [from.into(), to.into(), Arg::I64(count as i64), PIECE.into()];
+        launch(rt, &self.round_one, count.div_ceil(PIECE), &args)
     }
 
     /// The sum of the squares of all elements (f64 sums, always in the same order). Waits for the result.

@@ -42,7 +42,8 @@ impl WeightsAt {
 }
 
 impl LayerAt {
-    fn map<E>(&self, f: &mut dyn FnMut(Span, bool) -> Result<Span, E>) -> Result<Self, E> {
+    /// As [`WeightsAt::map`].
+    pub fn map<E>(&self, f: &mut dyn FnMut(Span, bool) -> Result<Span, E>) -> Result<Self, E> {
         Ok(Self {
             attention_norm: f(self.attention_norm, false)?,
             qkv: self.qkv.map(f)?,

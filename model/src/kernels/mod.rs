@@ -19,7 +19,7 @@ mod tests;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
 /// A backend with the network's own operations.
 pub trait Kernels: Backend {
@@ -43,6 +43,12 @@ pub trait Kernels: Backend {
 
 /// burn's own product, to the bit.
 impl Kernels for burn::backend::Flex {}
+
+/// A tensor that stays: on a GPU in memory of its own size. burn's pages for others are of a few sizes, up to a quarter of the GPU, of
+/// which much may stay unused.
+pub fn lasting<B: Backend, const D: usize>(data: TensorData, device: &B::Device) -> Tensor<B, D> {
+    B::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, device))
+}
 
 /// `x W`: `[.., in]` and `[in, out]` to `[.., out]`.
 pub fn linear<B: Kernels, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2>) -> Tensor<B, D> {

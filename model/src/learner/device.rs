@@ -6,42 +6,43 @@
 
 mod moving;
 mod parameters;
+mod passes;
+mod peers;
 mod reference;
+mod trained;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Tensor, backend::AutodiffBackend};
+use burn::tensor::{
+    Tensor,
+    backend::{AutodiffBackend, Backend},
+};
 
 use super::batch::{self, Item};
-use super::host::{Objective, lay_out};
-use super::{Execution, GpuCompute, GpuType, LearnerError, Scored, host::Parts};
+use super::gpu::{Beside, Trained};
+use super::host::Objective;
+use super::{Execution, GpuCompute, GpuType, LearnerError, Scored};
+use crate::budget::{Budget, Wanted};
 use crate::device::update::{Moved, Rule};
-use crate::device::weights::WeightsAt;
-use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span, Target};
+use crate::device::{DeviceError, Element, Executor, F32, Options, Result, Runtime, Span};
 use crate::host::{Dims, HostWeights};
 use crate::kernels::Kernels;
 use crate::kernels::memory::{Memory, addresses};
+use crate::lora::Adapters;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
-use crate::packing::Packed;
 use moving::Moving;
-use parameters::{Shape, lay_dense, memories, shapes, tree};
+use parameters::{lay_dense, memories};
+use passes::passes;
+use peers::Peers;
 use reference::Reference;
-
-/// Rows of a pass are filled up to a multiple of this.
-const FILL: usize = 64;
-/// Rows of a pass, at most; about what keeps a GPU busy.
-const MAX_ROWS: usize = 8192;
-/// Share of the free memory that is planned with; the rest is for logits and for what burn's pool leaves unused.
-const SHARE: f64 = 0.8;
-/// What an update takes besides the parameters: gradients, two moments, bf16 copies.
-const BYTES_A_PARAMETER: usize = 4 + 8 + 2;
+use trained::Held;
 
 type Learned<T> = std::result::Result<T, LearnerError>;
 
 /// Where a learner's executor is, made when it is first needed.
 pub struct Slot {
-    options: Options,
+    compute: GpuCompute,
     state: State,
 }
 
@@ -50,42 +51,61 @@ enum State {
     #[default]
     Untried,
     Ready(Box<OnDevice>),
-    /// Why there is none.
+    /// Why there is none; burn's autodiff may take its place.
     Missing(String),
+    /// Why there is no room for it; there is none for burn's autodiff either.
+    Short(String),
 }
 
 impl Slot {
     pub fn new(compute: GpuCompute) -> Self {
-        let element = match compute.element {
-            GpuType::Bf16 => Element::Bf16,
-            GpuType::Fp32 => F32,
-        };
-        let GpuCompute { recompute, plain_attention, .. } = compute;
-        Self { options: Options { element, recompute, plain_attention }, state: State::Untried }
+        Self { compute, state: State::Untried }
     }
 
-    /// The executor, where this learner is to compute on one (the network's rows are laid densely for it). An error where it was
-    /// asked for by name and cannot be had.
+    /// The executor, where this learner is to compute on one (rows of what is trained are laid densely for it). An error where it was
+    /// asked for by name and cannot be had, or where it finds too little memory.
     pub fn get<AB: AutodiffBackend + Kernels>(
         &mut self,
         execution: Execution,
         network: &mut Transformer<AB>,
+        adapters: Option<&mut Adapters<AB>>,
+        beside: Beside,
     ) -> Learned<Option<&mut OnDevice>> {
-        if !matches!(execution, Execution::Auto | Execution::Device) {
-            return Ok(None);
+        if !self.may(execution, network) {
+            return match (&self.state, execution) {
+                (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+                (_, Execution::Device) => Err(not_dense().into()),
+                _ => Ok(None),
+            };
         }
-        lay_dense(network);
+        lay_dense(network, Transformer::hollow);
+        let mut trained = None;
+        if let Some(adapters) = adapters {
+            trained = Some(adapters.num_params());
+            lay_dense(adapters, |_| Adapters { layers: Vec::new() });
+        }
         if matches!(self.state, State::Untried) {
-            self.state = match OnDevice::new(network, self.options) {
+            self.state = match OnDevice::new(network, trained, self.compute, beside) {
                 Ok(ready) => State::Ready(Box::new(ready)),
+                // What was asked for in so many words is not done without.
+                Err(error) if error.is_wish() => State::Short(error.to_string()),
                 Err(error) => State::Missing(error.to_string()),
             };
         }
         match (&mut self.state, execution) {
             (State::Ready(ready), _) => Ok(Some(ready)),
-            (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+            (State::Short(what), _) | (State::Missing(what), Execution::Device) => {
+                Err(LearnerError::Device { what: what.clone() })
+            }
             _ => Ok(None),
         }
+    }
+
+    /// False where this learner computes otherwise for sure.
+    pub fn may<AB: AutodiffBackend + Kernels>(&self, execution: Execution, network: &Transformer<AB>) -> bool {
+        matches!(execution, Execution::Auto | Execution::Device)
+            && !matches!(self.state, State::Missing(_))
+            && AB::memory(&network.embed.val().into_primitive().tensor()).is_some()
     }
 
     /// Another reference network comes.
@@ -100,7 +120,7 @@ impl Slot {
         match &self.state {
             State::Untried => None,
             State::Ready(ready) => Some(Ok(ready)),
-            State::Missing(what) => Some(Err(what)),
+            State::Missing(what) | State::Short(what) => Some(Err(what)),
         }
     }
 }
@@ -114,23 +134,79 @@ impl From<DeviceError> for LearnerError {
 /// The executor of one learner, with the limits of its GPU.
 pub struct OnDevice {
     executor: Executor,
-    max_rows: usize,
+    budget: Budget,
     reference: Option<Reference>,
+    /// The other GPUs, where there are to be some.
+    peers: Option<Peers>,
 }
 
 impl OnDevice {
-    /// For a network that lies on a GPU. An error says why there can be none.
-    pub fn new<AB: AutodiffBackend + Kernels>(network: &Transformer<AB>, options: Options) -> Result<Self> {
+    /// For a network that lies on a GPU, all of it to be trained or that many elements of adapters. An error says why there can be none.
+    pub fn new<AB: AutodiffBackend + Kernels>(
+        network: &Transformer<AB>,
+        adapters: Option<usize>,
+        compute: GpuCompute,
+        beside: Beside,
+    ) -> Result<Self> {
         let dims = Dims::of(network);
         let qk_norm = network.layers.first().is_some_and(|l| l.attention.q_norm.is_some());
         let home = memory(network.embed.val())?.ordinal();
-        let executor = Executor::new(Runtime::new(home)?, dims, qk_norm, options)?;
-        let taken = memories(network)?.iter().map(Memory::elements).sum::<usize>() * BYTES_A_PARAMETER;
-        let free = executor.runtime().memory()?.0 as f64 * SHARE - taken as f64;
-        let rows = free / executor.bytes_per_row(network.layers.len()) as f64;
-        // Negative numbers become 0.
-        let max_rows = (rows as usize).clamp(FILL, MAX_ROWS);
-        Ok(Self { executor, max_rows, reference: None })
+        let open = |ordinal| {
+            let runtime = Runtime::new(ordinal)?;
+            let limit = std::time::Duration::from_secs(compute.wait_s);
+            Ok::<_, DeviceError>(if compute.wait_s > 0 { runtime.with_limit(limit) } else { runtime })
+        };
+        let runtime = open(home)?;
+        let wanted_gpus = compute.gpus.max(1);
+        let visible = usize::try_from(crate::kernels::cuda::available()?).unwrap_or(0);
+        if wanted_gpus > visible {
+            return Err(DeviceError::TooFew { wanted: wanted_gpus, visible });
+        }
+        if wanted_gpus > 1 && adapters.is_some() {
+            return Err(DeviceError::AdaptersOnOne { wanted: wanted_gpus });
+        }
+        let element = match compute.element {
+            GpuType::Bf16 => Element::Bf16,
+            GpuType::Fp32 => F32,
+        };
+        let wanted = Wanted {
+            dims: &dims,
+            layers: network.layers.len(),
+            tied: network.head.is_none(),
+            parameters: memories(network)?.iter().map(Memory::elements).sum(),
+            adapters,
+            element: element.bytes(),
+            stored: 4,
+            recompute: compute.recompute,
+            copies: compute.copies,
+            moments_held: beside.moments_held,
+            reference: beside.reference,
+            keeps_copy: compute.keeps_copy,
+        };
+        let budget = wanted.plan(runtime.memory()?.0)?;
+        let GpuCompute { recompute, plain_attention, .. } = compute;
+        let options = Options { element, recompute, plain_attention, fresh_weights: budget.fresh };
+        let executor = Executor::new(runtime, dims.clone(), qk_norm, options)?;
+        let others: Result<Vec<Executor>> = (0..visible)
+            .filter(|ordinal| *ordinal != home)
+            .take(wanted_gpus - 1)
+            .map(|ordinal| Executor::new(open(ordinal)?, dims.clone(), qk_norm, options))
+            .collect();
+        let peers = match others? {
+            none if none.is_empty() => None,
+            some => Some(Peers::new(executor.runtime(), some)?),
+        };
+        Ok(Self { executor, budget, reference: None, peers })
+    }
+
+    /// What of the GPU's memory is used for what.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Bytes that the executor's own buffers take.
+    pub fn held(&self) -> usize {
+        self.executor.held()
     }
 
     /// Whether kernels had to be compiled.
@@ -138,47 +214,38 @@ impl OnDevice {
         self.executor.compiled()
     }
 
-    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss.
+    /// Scores every answer token of every item; with `objective`, also the gradient of the summed loss by what is trained.
     pub fn run<AB: AutodiffBackend + Kernels>(
         &mut self,
-        network: &Transformer<AB>,
+        trained: Trained<AB>,
         items: &[Item],
         max_items: usize,
         temperature: f32,
         objective: Option<Objective>,
     ) -> Learned<(Vec<Scored>, GradientsParams)> {
-        let device = network.embed.val().device();
         let mut params = GradientsParams::new();
-        let mut grads: Vec<Memory> = Vec::new();
-        if objective.is_some() {
-            for (id, shape) in shapes(network) {
-                // Written before they are read: `clear` and the first `backward`.
-                match shape {
-                    Shape::Matrix(dims) => {
-                        let flat = Tensor::<AB::InnerBackend, 1>::empty([dims[0] * dims[1]], &device);
-                        let tensor = flat.reshape(dims);
-                        grads.push(memory::<AB, 2>(Tensor::from_inner(tensor.clone()))?);
-                        params.register(id, tensor);
-                    }
-                    Shape::Vector(width) => {
-                        let tensor = Tensor::<AB::InnerBackend, 1>::empty([width], &device);
-                        grads.push(memory::<AB, 1>(Tensor::from_inner(tensor.clone()))?);
-                        params.register(id, tensor);
-                    }
-                }
+        let held = Held::new(&trained, objective.is_some(), &mut params)?;
+        wait_for_burn::<AB>(&trained.network().embed.val().device())?;
+        let scored = match (&mut self.peers, objective) {
+            (Some(peers), Some(objective)) => {
+                // Every GPU is to have some: passes of at most its share of the tokens.
+                let tokens: usize = items.iter().map(|i| i.prompt.len() + i.tokens.len()).sum();
+                let rows = self.budget.rows.min(tokens.div_ceil(peers.count()));
+                let batches = batch::plan(items, max_items, rows);
+                peers.run(&mut self.executor, &held, items, &batches, temperature, objective)
             }
-        }
-        let masters = memories(network)?;
-        let both: Vec<Memory> = masters.iter().chain(&grads).cloned().collect();
-        let spans = spans(&both)?;
-        wait_for_burn::<AB>(&device)?;
-        let masters_at = tree(network, &spans[..masters.len()]);
-        let grads_at = objective.is_some().then(|| tree(network, &spans[masters.len()..]));
-        let prepared = self.executor.prepare(&masters_at);
-        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, objective, grads_at.as_ref()));
+            _ => {
+                let batches = batch::plan(items, max_items, self.budget.rows);
+                let prepared = held.prepare(&mut self.executor);
+                let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
+                prepared.and_then(run)
+            }
+        };
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
-        self.executor.runtime().synchronize()?;
-        Ok((scored?, params))
+        let ended = self.executor.runtime().wait("the end of a pass");
+        let scored = scored?;
+        ended?;
+        Ok((scored, params))
     }
 
     /// Scores under the reference network, whose weights are kept on the device after the first time.
@@ -194,84 +261,47 @@ impl OnDevice {
             None => Reference::send(self.executor.runtime(), weights)?,
         };
         let at = self.reference.insert(kept).at.clone();
+        let batches = batch::plan(items, max_items, self.budget.rows);
         let prepared = self.executor.prepare(&at);
-        let scored = prepared.and_then(|()| self.passes(items, max_items, temperature, None, None));
-        self.executor.runtime().synchronize()?;
-        Ok(scored?)
-    }
-
-    fn passes(
-        &mut self,
-        items: &[Item],
-        max_items: usize,
-        temperature: f32,
-        objective: Option<Objective>,
-        grads: Option<&WeightsAt>,
-    ) -> Result<Vec<Scored>> {
-        if let Some(grads) = grads {
-            self.executor.clear(grads, false)?;
-        }
-        let mut scored: Vec<Scored> = items.iter().map(|item| Scored::with_len(item.tokens.len())).collect();
-        let mut begun = false;
-        for batch in batch::plan(items, max_items, self.max_rows) {
-            let objective = objective.filter(|_| batch.backward);
-            let grads = grads.filter(|_| batch.backward);
-            let (rows, targets) = lay_out(items, &batch);
-            let packed = Packed::new(&rows, FILL);
-            self.executor.forward(&packed, grads.is_some())?;
-            let list: Vec<Target> = targets.iter().map(|t| Target { row: t.row, id: t.id }).collect();
-            let d_hidden = self.executor.score(&list, temperature, grads, &mut |first, scores| {
-                let slope = |(target, score): (&super::host::Target, &crate::device::Score)| {
-                    let parts = Parts { logprob: score.logprob, entropy: score.entropy, inv_sum: 1.0, top: score.top };
-                    scored[target.item].set(target.token, &parts);
-                    objective.map_or(0.0, |f| f(target.item, target.token, score.logprob).d_logprob as f32)
-                };
-                targets[first..].iter().zip(scores).map(slope).collect()
-            })?;
-            if let (Some(d_hidden), Some(grads)) = (d_hidden, grads) {
-                self.executor.backward(&packed, d_hidden, grads, begun)?;
-                begun = true;
-            }
-        }
-        if let (Some(grads), false) = (grads, begun) {
-            self.executor.clear(grads, true)?;
-        }
+        let scored = prepared.and_then(|()| passes(&mut self.executor, items, &batches, temperature, None, None));
+        let ended = self.executor.runtime().wait("the end of the reference's pass");
+        let scored = scored?;
+        ended?;
         Ok(scored)
     }
 
     /// The Euclidean norm of all gradients together; NaN or infinite where any of them is.
-    pub fn norm<AB: AutodiffBackend + Kernels>(
+    pub fn norm<AB: AutodiffBackend + Kernels, M: Module<AB>>(
         &mut self,
-        network: &Transformer<AB>,
+        module: &M,
         grads: &GradientsParams,
     ) -> Learned<f64> {
         let mut visit = Gradients { grads, found: Ok(Vec::new()) };
-        network.visit(&mut visit);
+        module.visit(&mut visit);
         let spans = spans(&visit.found?)?;
-        wait_for_burn::<AB>(&network.embed.val().device())?;
+        wait_for_all::<AB, M>(module)?;
         let (rt, updates) = self.executor.updates();
         Ok(updates.squares(rt, &spans)?.sqrt())
     }
 
-    /// One update of AdamW over all parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
-    pub fn update<AB: AutodiffBackend + Kernels>(
+    /// One update of AdamW over a module's parameters, as `Optimizer::step` makes it. Memory that nobody else holds is written in place.
+    pub fn update<AB: AutodiffBackend + Kernels, M: Module<AB>>(
         &mut self,
         optimizer: &mut Optimizer<AB>,
         config: &OptimConfig,
         lr: f64,
-        network: Transformer<AB>,
+        module: M,
         grads: GradientsParams,
         scale: f32,
-    ) -> Result<Transformer<AB>> {
-        let device = network.embed.val().device();
+    ) -> Result<M> {
         let mut moving = Moving { optimizer, grads, list: Vec::new(), held: Vec::new(), failed: None };
-        let network = network.map(&mut moving);
+        let module = module.map(&mut moving);
         let Moving { list, held, failed, .. } = moving;
         if let Some(error) = failed {
             return Err(error);
         }
         let spans = spans(&held)?;
-        wait_for_burn::<AB>(&device)?;
+        wait_for_all::<AB, M>(&module)?;
         let (rt, updates) = self.executor.updates();
         let mut times: Vec<i32> = list.iter().map(|e| e.time).collect();
         times.sort_unstable();
@@ -284,9 +314,9 @@ impl OnDevice {
             updates.adamw(rt, &moved, &Rule { lr, beta1, beta2, eps, weight_decay, time, scale })
         });
         // As in `run`; `held` keeps what was replaced until then.
-        rt.synchronize()?;
+        let ended = rt.wait("an update");
         drop(held);
-        done.map(|()| network)
+        done.and(ended).map(|()| module)
     }
 }
 
@@ -313,9 +343,19 @@ fn memory<AB: AutodiffBackend + Kernels, const D: usize>(tensor: Tensor<AB, D>) 
     AB::memory(&tensor.into_primitive().tensor()).filter(Memory::dense).ok_or_else(not_dense)
 }
 
+/// Memory of burn's in its own size. What is not asked for as lasting comes of pages of four sizes, up to a sixteenth of the GPU, of
+/// which half may stay unused.
+fn empty<AB: AutodiffBackend>(width: usize, device: &AB::Device) -> Tensor<AB::InnerBackend, 1> {
+    AB::InnerBackend::memory_persistent_allocations(device, width, |width| Tensor::empty([width], device))
+}
+
 fn spans(list: &[Memory]) -> Result<Vec<Span>> {
     let found = addresses(list)?;
     Ok(found.into_iter().map(|(address, bytes)| Span { address, bytes }).collect())
+}
+
+fn wait_for_all<AB: AutodiffBackend + Kernels, M: Module<AB>>(module: &M) -> Result<()> {
+    module.devices().iter().try_for_each(wait_for_burn::<AB>)
 }
 
 fn wait_for_burn<AB: AutodiffBackend + Kernels>(device: &AB::Device) -> Result<()> {

@@ -1,12 +1,16 @@
 //! What `device` is in a build without CUDA: there is no GPU executor to be had.
 
+use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::batch::Item;
+use super::gpu::{Beside, Trained};
 use super::host::Objective;
 use super::{Execution, GpuCompute, LearnerError, Scored};
+use crate::budget::Budget;
 use crate::host::HostWeights;
+use crate::lora::Adapters;
 use crate::network::Transformer;
 use crate::optim::{OptimConfig, Optimizer};
 
@@ -32,11 +36,18 @@ impl Slot {
         None
     }
 
+    /// Never.
+    pub fn may<AB: AutodiffBackend>(&self, _execution: Execution, _network: &Transformer<AB>) -> bool {
+        false
+    }
+
     /// An error where the executor was asked for by name.
     pub fn get<AB: AutodiffBackend>(
         &mut self,
         execution: Execution,
         _network: &mut Transformer<AB>,
+        _adapters: Option<&mut Adapters<AB>>,
+        _beside: Beside,
     ) -> Result<Option<&mut OnDevice>> {
         match execution {
             Execution::Device => {
@@ -52,9 +63,17 @@ impl OnDevice {
         match *self {}
     }
 
+    pub fn budget(&self) -> &Budget {
+        match *self {}
+    }
+
+    pub fn held(&self) -> usize {
+        match *self {}
+    }
+
     pub fn run<AB: AutodiffBackend>(
         &mut self,
-        _network: &Transformer<AB>,
+        _trained: Trained<AB>,
         _items: &[Item],
         _max_items: usize,
         _temperature: f32,
@@ -73,19 +92,19 @@ impl OnDevice {
         match *self {}
     }
 
-    pub fn norm<AB: AutodiffBackend>(&mut self, _network: &Transformer<AB>, _grads: &GradientsParams) -> Result<f64> {
+    pub fn norm<AB: AutodiffBackend, M: Module<AB>>(&mut self, _module: &M, _grads: &GradientsParams) -> Result<f64> {
         match *self {}
     }
 
-    pub fn update<AB: AutodiffBackend>(
+    pub fn update<AB: AutodiffBackend, M: Module<AB>>(
         &mut self,
         _optimizer: &mut Optimizer<AB>,
         _config: &OptimConfig,
         _lr: f64,
-        _network: Transformer<AB>,
+        _module: M,
         _grads: GradientsParams,
         _scale: f32,
-    ) -> Result<Transformer<AB>> {
+    ) -> Result<M> {
         match *self {}
     }
 }

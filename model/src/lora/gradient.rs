@@ -23,7 +23,7 @@ pub fn project<B: Kernels>(
 }
 
 /// From a layer's rows, without the matrix's own gradient: `4 n rank (in + out)` operations instead of `2 n in out`, and no
-/// `[in, out]` buffer. Over several batches the results are added. No executor calls it yet.
+/// `[in, out]` buffer. Over several batches the results are added. The GPU executor computes these (`device::adapters`).
 ///
 /// # Shapes
 /// - x: `[n, in]`; d_y: `[n, out]`, the target's own columns; a: `[rank, in]`; b: `[out, rank]`

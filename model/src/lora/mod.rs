@@ -2,13 +2,15 @@
 //!
 //! Executors, engine and publishing see one plain network, the merged one; it is computed anew from `W0` after every update, so
 //! nothing drifts. Only A and B have moments, gradients that count for norm, clipping and guard, and a place in checkpoints. The
-//! executors compute the gradient of the whole matrix, and `gradient::project` takes it to A and B; `gradient::from_rows` does
-//! without it, for an executor that is made for it.
+//! processor's executor and autodiff compute the gradient of the whole matrix, and `gradient::project` takes it to A and B; the GPU's
+//! merges a layer when it is used and does without it, as `gradient::from_rows`.
 
 pub mod adapters;
 pub mod config;
 pub mod gradient;
 pub mod peft;
+
+use std::sync::OnceLock;
 
 use burn::module::{AutodiffModule, Module, Param};
 use burn::optim::GradientsParams;
@@ -29,7 +31,8 @@ pub struct Lora<AB: AutodiffBackend> {
     config: LoraConfig,
     sizes: Sizes,
     base: Transformer<AB>,
-    base_digest: HexDigest,
+    /// Made when it is asked for: it reads every weight.
+    base_digest: OnceLock<HexDigest>,
     pub(crate) adapters: Adapters<AB>,
 }
 
@@ -44,7 +47,7 @@ impl<AB: AutodiffBackend> Lora<AB> {
 
     /// These adapters, which fit `base`.
     pub(crate) fn of(config: LoraConfig, base: Transformer<AB>, adapters: Adapters<AB>) -> Self {
-        let (sizes, base_digest) = (Sizes::of_network(&base), weights_digest(&base.valid()));
+        let (sizes, base_digest) = (Sizes::of_network(&base), OnceLock::new());
         Self { config, sizes, base, base_digest, adapters }
     }
 
@@ -59,7 +62,16 @@ impl<AB: AutodiffBackend> Lora<AB> {
 
     /// `weights_digest` of W0.
     pub fn base_digest(&self) -> &HexDigest {
-        &self.base_digest
+        self.base_digest.get_or_init(|| weights_digest(&self.base.valid()))
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> (&mut Transformer<AB>, &mut Adapters<AB>) {
+        (&mut self.base, &mut self.adapters)
     }
 
     pub fn adapters(&self) -> &Adapters<AB> {

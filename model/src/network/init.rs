@@ -1,12 +1,13 @@
 //! A fresh network from a seed: the same seed gives the same weights on every backend.
 
 use burn::module::Param;
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Distribution, Tensor, TensorData, backend::Backend};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Attention, Layer, Linear, Mlp, RmsNorm, Rope, Transformer};
 use crate::config::ModelConfig;
+use crate::kernels::lasting;
 
 /// Standard deviation of all weights but those that write to the residual stream (GPT-2).
 const STD: f32 = 0.02;
@@ -15,30 +16,48 @@ impl ModelConfig {
     /// Normal weights of standard deviation 0.02; the two matrices of a layer that write to the residual stream get
     /// `0.02 / sqrt(2 * layers)`; norms 1, biases 0.
     pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Transformer<B> {
-        self.build(&mut Normal { rng: ChaCha8Rng::seed_from_u64(seed), spare: None }, device)
+        let mut source = Normal { rng: ChaCha8Rng::seed_from_u64(seed), spare: None };
+        self.build(&mut |shape, std| tensor(&mut source, shape, std, device), device)
     }
 
     /// Uniform weights of the same deviations, a hundred times cheaper to make: for measurements, where only sizes matter.
     pub fn init_cheap<B: Backend>(&self, seed: u64, device: &B::Device) -> Transformer<B> {
-        self.build(&mut Uniform(seed | 1), device)
+        let mut source = Uniform(seed | 1);
+        self.build(&mut |shape, std| tensor(&mut source, shape, std, device), device)
     }
 
-    fn build<B: Backend>(&self, source: &mut dyn Source, device: &B::Device) -> Transformer<B> {
+    /// As `init_cheap`, by the backend's own generator and where the network lies: nothing passes through the host. Other numbers on
+    /// every backend.
+    pub fn init_in_place<B: Backend>(&self, seed: u64, device: &B::Device) -> Transformer<B> {
+        B::seed(device, seed);
+        let make = |(shape, std): ([usize; 2], f32)| {
+            let bound = f64::from(std) * 3f64.sqrt();
+            Tensor::random(shape, Distribution::Uniform(-bound, bound), device)
+        };
+        self.build(&mut |shape, std| B::memory_persistent_allocations(device, (shape, std), make), device)
+    }
+
+    /// `matrix(shape, deviation)` makes each of the weights.
+    fn build<B: Backend>(
+        &self,
+        matrix: &mut dyn FnMut([usize; 2], f32) -> Tensor<B, 2>,
+        device: &B::Device,
+    ) -> Transformer<B> {
         let (d, ff, hd) = (self.hidden_size, self.intermediate_size, self.head_dim);
         let residual = STD / (2.0 * self.num_layers.max(1) as f32).sqrt();
-        let embed = Param::from_tensor(tensor(source, [self.vocab_size, d], STD, device));
+        let embed = Param::from_tensor(matrix([self.vocab_size, d], STD));
         let layers = (0..self.num_layers)
             .map(|_| Layer {
                 attention_norm: RmsNorm::ones(d, self.rms_norm_eps, device),
                 attention: Attention {
                     qkv: linear(
-                        source,
+                        matrix,
                         [d, (self.num_heads + 2 * self.num_kv_heads) * hd],
                         STD,
                         self.qkv_bias(),
                         device,
                     ),
-                    output: linear(source, [self.num_heads * hd, d], residual, self.o_bias(), device),
+                    output: linear(matrix, [self.num_heads * hd, d], residual, self.o_bias(), device),
                     q_norm: self.qk_norm().then(|| RmsNorm::ones(hd, self.rms_norm_eps, device)),
                     k_norm: self.qk_norm().then(|| RmsNorm::ones(hd, self.rms_norm_eps, device)),
                     heads: self.num_heads,
@@ -47,8 +66,8 @@ impl ModelConfig {
                 },
                 mlp_norm: RmsNorm::ones(d, self.rms_norm_eps, device),
                 mlp: Mlp {
-                    gate_up: linear(source, [d, 2 * ff], STD, self.mlp_bias, device),
-                    down: linear(source, [ff, d], residual, self.mlp_bias, device),
+                    gate_up: linear(matrix, [d, 2 * ff], STD, self.mlp_bias, device),
+                    down: linear(matrix, [ff, d], residual, self.mlp_bias, device),
                 },
             })
             .collect();
@@ -56,8 +75,7 @@ impl ModelConfig {
             embed,
             layers,
             norm: RmsNorm::ones(d, self.rms_norm_eps, device),
-            head: (!self.tie_word_embeddings)
-                .then(|| Param::from_tensor(tensor(source, [d, self.vocab_size], STD, device))),
+            head: (!self.tie_word_embeddings).then(|| Param::from_tensor(matrix([d, self.vocab_size], STD))),
             rope: Rope::new(self),
         }
     }
@@ -111,17 +129,17 @@ impl Source for Uniform {
 }
 
 fn tensor<B: Backend>(source: &mut dyn Source, shape: [usize; 2], std: f32, device: &B::Device) -> Tensor<B, 2> {
-    Tensor::from_data(TensorData::new(source.fill(shape[0] * shape[1], std), shape), device)
+    lasting(TensorData::new(source.fill(shape[0] * shape[1], std), shape), device)
 }
 
 fn linear<B: Backend>(
-    source: &mut dyn Source,
+    matrix: &mut dyn FnMut([usize; 2], f32) -> Tensor<B, 2>,
     shape: [usize; 2],
     std: f32,
     bias: bool,
     device: &B::Device,
 ) -> Linear<B> {
-    let weight = Param::from_tensor(tensor(source, shape, std, device));
+    let weight = Param::from_tensor(matrix(shape, std));
     let bias = bias.then(|| Param::from_tensor(Tensor::zeros([shape[1]], device)));
     Linear { weight, bias }
 }
@@ -137,5 +155,22 @@ mod tests {
         let mean = found.iter().sum::<f32>() / n;
         let deviation = (found.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n).sqrt();
         assert!(mean.abs() < 3e-4 && (deviation / 0.02 - 1.0).abs() < 0.01, "{mean} {deviation}");
+    }
+
+    #[test]
+    fn numbers_made_in_place_have_the_deviation_of_their_matrix() {
+        let shape = crate::config::TinyShape { hidden: 64, layers: 2, heads: 4, kv_heads: 2, ff: 96, vocab: 500 };
+        let config = ModelConfig::tiny_default(shape, 64, vec![1]);
+        let network = config.init_in_place::<crate::CpuInner>(3, &Default::default());
+        let deviation = |t: Tensor<crate::CpuInner, 2>| {
+            let values = crate::host::weights::to_vec(t.into_data());
+            let (n, mean) = (values.len() as f32, values.iter().sum::<f32>() / values.len() as f32);
+            assert!(mean.abs() < 2e-3, "{mean}");
+            (values.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n).sqrt()
+        };
+        assert!((deviation(network.embed.val()) / 0.02 - 1.0).abs() < 0.02);
+        // Writes to the residual stream: 0.02 / sqrt(2 * 2 layers).
+        let down = deviation(network.layers[1].mlp.down.weight.val());
+        assert!((down / 0.01 - 1.0).abs() < 0.03, "{down}");
     }
 }

@@ -12,12 +12,9 @@ struct Piece {
     float decay;    // AdamW: 1 - lr * weight decay
 };
 
-// b (bf16) = a (fp32)
-extern "C" __global__ void to_bf16(const Piece *pieces) {
-    Piece p = pieces[blockIdx.x];
-    const float *from = (const float *)p.a;
-    u16 *to = (u16 *)p.b;
-    int whole = p.count / 4 * 4;
+// to (bf16) = from (fp32), by all threads of a block.
+__device__ __forceinline__ void round_run(const float *from, u16 *to, int count) {
+    int whole = count / 4 * 4;
     for (int i = threadIdx.x * 4; i < whole; i += blockDim.x * 4) {
         float4 x = *(const float4 *)(from + i);
         u32 lo, hi;
@@ -25,11 +22,24 @@ extern "C" __global__ void to_bf16(const Piece *pieces) {
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(hi) : "f"(x.w), "f"(x.z));
         *(uint2 *)(to + i) = make_uint2(lo, hi);
     }
-    for (int i = whole + threadIdx.x; i < p.count; i += blockDim.x) {
+    for (int i = whole + threadIdx.x; i < count; i += blockDim.x) {
         u16 y;
         asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(from[i]));
         to[i] = y;
     }
+}
+
+// b (bf16) = a (fp32)
+extern "C" __global__ void to_bf16(const Piece *pieces) {
+    Piece p = pieces[blockIdx.x];
+    round_run((const float *)p.a, (u16 *)p.b, p.count);
+}
+
+// The same for one tensor, without a table; a block takes `piece` elements.
+extern "C" __global__ void round_one(const float *from, u16 *to, long long count, int piece) {
+    long long first = (long long)blockIdx.x * piece;
+    long long left = count - first;
+    round_run(from + first, to + first, left < piece ? (int)left : piece);
 }
 
 // partial[piece] = sum of a^2, in double precision across a block's threads.

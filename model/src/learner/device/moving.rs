@@ -4,7 +4,7 @@ use burn::module::{ModuleMapper, Param, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
 use burn::tensor::{Tensor, backend::AutodiffBackend};
 
-use super::not_dense;
+use super::{empty, not_dense};
 use crate::device::update::Moved;
 use crate::device::{DeviceError, Result, Span};
 use crate::kernels::Kernels;
@@ -61,7 +61,7 @@ impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
         if unique {
             return Ok((tensor, old, old));
         }
-        let fresh = Tensor::empty(tensor.dims(), &tensor.device());
+        let fresh = empty::<AB>(tensor.dims()[0], &tensor.device());
         let (fresh, _, new) = self.hold(fresh)?;
         Ok((fresh, old, new))
     }
@@ -73,7 +73,7 @@ impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
         grad: Tensor<AB::InnerBackend, 1>,
         decays: bool,
     ) -> Result<Tensor<AB::InnerBackend, 1>> {
-        let (size, device) = (flat.dims(), flat.device());
+        let ([size], device) = (flat.dims(), flat.device());
         let (_, _, gradient) = self.hold(grad)?;
         let (flat, weights, new_weights) = self.target(flat)?;
         let old = self.optimizer.state.remove(&id).map(|s| s.momentum);
@@ -85,8 +85,8 @@ impl<AB: AutodiffBackend + Kernels> Moving<'_, AB> {
                 (Some([a, b]), [new_a, new_b], [first, second])
             }
             None => {
-                let (first, _, a) = self.hold(Tensor::empty(size, &device))?;
-                let (second, _, b) = self.hold(Tensor::empty(size, &device))?;
+                let (first, _, a) = self.hold(empty::<AB>(size, &device))?;
+                let (second, _, b) = self.hold(empty::<AB>(size, &device))?;
                 (None, [a, b], [first, second])
             }
         };

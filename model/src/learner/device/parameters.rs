@@ -16,13 +16,14 @@ pub(super) enum Shape {
     Vector(usize),
 }
 
-/// Copies parameters whose rows are padded on a GPU; others, and those of other backends, stay as they are.
-pub(super) fn lay_dense<AB: AutodiffBackend + Kernels>(network: &mut Transformer<AB>) {
+/// Copies parameters whose rows are padded on a GPU; others, and those of other backends, stay as they are. `hollow` makes what
+/// stands in the module's place meanwhile.
+pub(super) fn lay_dense<AB: AutodiffBackend + Kernels, M: Module<AB>>(module: &mut M, hollow: impl FnOnce(&M) -> M) {
     let mut look = Look { padded: false };
-    network.visit(&mut look);
+    module.visit(&mut look);
     if look.padded {
-        let hollow = network.hollow();
-        *network = std::mem::replace(network, hollow).map(&mut Flatten);
+        let empty = hollow(module);
+        *module = std::mem::replace(module, empty).map(&mut Flatten);
     }
 }
 
