@@ -9,12 +9,13 @@ mod policy;
 
 use burn::backend::Flex;
 use burn::module::AutodiffModule;
+use burn::tensor::backend::Backend;
 use model::config::{Family, ModelConfig, TinyShape};
 use model::device::runtime;
 use model::engine::{Engine, EngineConfig, EngineError, Finished, GpuConfig, Request};
 use model::sampling::Sampling;
-use model::{Cpu, Transformer};
-use policy::{FAMILIES, full_log_probs, network, tokens};
+use model::{Cpu, GpuInner, Transformer};
+use policy::{FAMILIES, full_log_probs, network, shaken, tokens};
 use rollout::completion::Finish;
 use rollout::id::PolicyVersion;
 
@@ -45,7 +46,7 @@ fn request(id: u64, prompt: Vec<u32>, sampling: Sampling) -> Request {
     Request { id, prompt, seed: 1000 + id, sampling, max_new_tokens: 30, eos: vec![] }
 }
 
-fn drain(engine: &mut Engine<Flex>) -> Vec<Finished> {
+fn drain<B: Backend>(engine: &mut Engine<B>) -> Vec<Finished> {
     let mut done = Vec::new();
     while !engine.is_idle() {
         done.extend(engine.step().unwrap());
@@ -96,6 +97,41 @@ fn single_precision_draws_the_cpus_tokens_for_every_family() {
             requests.push(request(id, tokens(id / 2, 14 + id as usize / 2), sampling));
         }
         compare(&format!("{family:?}"), &network, &config(8, 200), &requests);
+    }
+}
+
+/// Weights that burn holds on the GPU: copied there, or through the host where burn pads their rows, at the start and in between.
+#[test]
+fn weights_on_the_gpu_are_read_as_they_are_padded_or_not() {
+    if no_gpu() {
+        return;
+    }
+    for hidden in [24, 144, 576, 512] {
+        let shape =
+            TinyShape { hidden, layers: 2, heads: 6, kv_heads: 2, ff: 3 * hidden / 2 + 8, vocab: policy::VOCAB };
+        let mut shape = ModelConfig::tiny_default(shape, 256, vec![1]);
+        shape.head_dim = 16;
+        let network =
+            |seed| -> (Transformer<Flex>, Transformer<GpuInner>) { (shaken(&shape, seed), shaken(&shape, seed)) };
+        let ((first, first_there), (second, second_there)) = (network(5), network(6));
+        let padded = <GpuInner as model::kernels::Kernels>::memory(
+            &first_there.layers[0].mlp.down.weight.val().into_primitive().tensor(),
+        );
+        println!("hidden {hidden}: dense {:?}", padded.map(|m| m.dense()));
+        let mut cpu = Engine::new(&first, config(4, 64));
+        let mut device = Engine::on_gpu(&first_there, config(4, 64), &FP32).unwrap();
+        for round in 0..2 {
+            if round == 1 {
+                cpu.adopt(&second, PolicyVersion(1)).unwrap();
+                device.adopt(&second_there, PolicyVersion(1)).unwrap();
+            }
+            for id in 0..4 {
+                let request = Request { max_new_tokens: 12, ..request(id, tokens(id, 5), Sampling::GREEDY) };
+                cpu.admit(request.clone()).unwrap();
+                device.admit(request).unwrap();
+            }
+            same(&format!("hidden {hidden}, round {round}"), &drain(&mut device), &drain(&mut cpu));
+        }
     }
 }
 

@@ -167,7 +167,7 @@ impl Frozen {
         let note = |memory: Option<Memory>, to: Span, matrix: bool| {
             let bytes = if matrix { self.element.bytes() } else { size_of::<f32>() };
             let mut moves = moves.borrow_mut();
-            match memory.filter(|m| m.ordinal() == ordinal) {
+            match memory.filter(|m| m.ordinal() == ordinal && m.dense()) {
                 Some(memory) if memory.elements() * bytes != to.bytes => {
                     let (found, expected) = (memory.elements() * bytes, to.bytes);
                     return Err(DeviceError::Extent { what: "a parameter of the new weights", found, expected });
