@@ -16,6 +16,7 @@ pub mod executor;
 mod flow;
 pub mod generator;
 pub mod http;
+pub mod inspect;
 pub mod judge;
 pub mod learner;
 pub mod llm_judge;

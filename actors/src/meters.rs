@@ -28,6 +28,8 @@ pub struct Meters {
     recent_correct: usize,
     /// Since the last step closed: answers scored, their summed rewards.
     step: (u64, f64, f64),
+    /// Of these, correct ones that were timed: how many, how many of them faster than their reference, summed speed-ups.
+    timed: (u64, u64, f64),
     /// The executors as they were last, and since the last step closed.
     hint: Hint,
     executors: Executors,
@@ -72,6 +74,11 @@ impl Meters {
         }
     }
 
+    /// A correct answer was timed.
+    pub fn timed(&mut self, speedup: f64) {
+        self.timed = (self.timed.0 + 1, self.timed.1 + u64::from(speedup > 1.0), self.timed.2 + speedup);
+    }
+
     pub fn ended(&mut self, ending: EndingRow, correct: bool) {
         if ending == EndingRow::Evaluated {
             self.eval.1 += 1;
@@ -90,6 +97,11 @@ impl Meters {
         if count > 0 {
             about.insert("scored_reward_plan".into(), json!(plan / count as f64));
             about.insert("scored_reward_code".into(), json!(code / count as f64));
+        }
+        let (timed, faster, speedups) = std::mem::take(&mut self.timed);
+        if timed > 0 && count > 0 {
+            about.insert("scored_fast_1".into(), json!(faster as f64 / count as f64));
+            about.insert("scored_speedup".into(), json!(speedups / timed as f64));
         }
         about.insert("faults".into(), json!(self.faults));
         let seen = std::mem::take(&mut self.executors);

@@ -4,6 +4,7 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+pub(crate) mod arithmetic;
 mod bench;
 mod bench_device;
 mod bench_generator;
@@ -12,7 +13,6 @@ mod bench_verifier;
 mod doctor;
 mod explain;
 mod failure;
-mod filter;
 mod interrupt;
 mod lint;
 mod output;
