@@ -10,6 +10,7 @@ pub mod bench;
 pub mod codec;
 pub mod crew;
 pub mod cuda;
+pub mod dashboard;
 pub mod driver;
 pub mod eval;
 pub mod executor;

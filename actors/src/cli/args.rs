@@ -1,5 +1,6 @@
 //! Commands and flags, as `--help` shows them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
@@ -42,6 +43,12 @@ pub enum Command {
                             level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
                             verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
     Rollouts(RolloutsArgs),
+    /// A run in the browser: live, or after it ended or crashed. Reads only.
+    #[command(after_help = "Examples:\n  troupe dashboard runs/first\n  \
+                            troupe dashboard runs/first --listen 0.0.0.0:7007 --token-file token.txt\n\n\
+                            On the loopback address (the default) no token is needed. Anything else needs one: \
+                            --token-file, or the environment variable TROUPE_DASHBOARD_TOKEN. The connection is not encrypted.")]
+    Dashboard(DashboardArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),
@@ -149,6 +156,21 @@ pub struct RolloutsArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DashboardArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Address and port; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7007")]
+    pub listen: SocketAddr,
+    /// A file with the token that browsers have to give once.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A name, besides localhost and addresses, by which this server may be asked. May be given several times.
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ mod bench_device;
 mod bench_generator;
 mod bench_learner;
 mod bench_verifier;
+mod dashboard;
 mod doctor;
 mod explain;
 mod failure;
@@ -113,6 +114,7 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
+        Command::Dashboard(args) => dashboard::dashboard(args),
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)
