@@ -16,7 +16,8 @@ const TOKENS_MAX: usize = 16_384;
 #[derive(Debug, Serialize)]
 pub struct RolloutPage {
     pub summary: RolloutSummary,
-    pub seed: u64,
+    /// As a text: it has more digits than a number of JavaScript keeps.
+    pub seed: String,
     pub prompt: Option<String>,
     /// The reference of the task.
     pub reference: Option<String>,
@@ -93,7 +94,7 @@ impl Run {
             None => (None, None),
         };
         Ok(Some(RolloutPage {
-            seed: detail.seed,
+            seed: detail.seed.to_string(),
             prompt: detail.prompt.clone(),
             reference: self.tasks().iter().find(|t| t.id == detail.summary.task).map(|t| t.source.clone()),
             plan,

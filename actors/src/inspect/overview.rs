@@ -24,6 +24,8 @@ pub struct Overview {
     /// Milliseconds since the Unix epoch.
     pub started_at: Option<u64>,
     pub now: u64,
+    /// When the store was written last.
+    pub written_at: Option<u64>,
     pub status: Status,
     pub pulse: Pulse,
     /// The gravest first.
@@ -71,6 +73,7 @@ impl Run {
             version: reader.meta("version")?,
             started_at: reader.meta("started_at")?.and_then(|text| text.parse().ok()),
             now,
+            written_at: self.last_write_ms(),
             status: self.status(&reader, &summary, now)?,
             pulse: self.pulse(),
             alarms: alarms(self, &reader, &ledger, now)?,

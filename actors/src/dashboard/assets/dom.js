@@ -77,12 +77,12 @@ export function brief(x) {
 }
 
 const GOOD = new Set(["passed", "trained", "evaluated"]);
-const WAIT = new Set(["sampling", "sampled", "judged", "executed", "scored", "zero_variance", "stale"]);
+const BAD = new Set(["faulted", "unscored", "group_too_small", "learner_failed", "unparsed", "rejected", "compile_error", "crashed", "out_of_memory", "timed_out", "wrong_answer", "implausible"]);
 
 /** A verdict, a state or an ending as a pill. */
 export function badge(word) {
   if (!word) return dash;
-  return h("span", { class: "pill " + (GOOD.has(word) ? "good" : WAIT.has(word) ? "" : "bad") }, word);
+  return h("span", { class: "pill " + (GOOD.has(word) ? "good" : BAD.has(word) ? "bad" : "") }, word);
 }
 
 export function facts(pairs) {

@@ -70,9 +70,9 @@ export function overview() {
           h("h1", {}, found.run_dir.split("/").pop()),
           h("div", { class: "row soft" },
             h("span", { class: "pill " + { running: "good", quiet: "warn", finished: "" }[state] }, found.status.text),
-            "began " + (found.started_at ? new Date(found.started_at).toLocaleString("en-GB") : dash),
-            "last write " + (found.pulse.changed_at ? time(found.pulse.changed_at) : "before this page"),
-            "Troupe " + (found.version || dash))),
+            h("span", {}, "began " + (found.started_at ? new Date(found.started_at).toLocaleString("en-GB") : dash)),
+            h("span", {}, "last write " + time(found.written_at)),
+            h("span", {}, "Troupe " + (found.version || dash)))),
         found.alarms.length
           ? found.alarms.map((a) => h("div", { class: "alarm " + a.level, role: "alert" }, h("b", {}, a.title), h("span", {}, a.detail),
             a.filter && h("a", { href: "#/rollouts?filter=" + encodeURIComponent(a.filter) }, "show them")))
@@ -89,7 +89,8 @@ export function overview() {
       curves.time.forEach((p) => p.update(found.throughput));
       const answered = Object.values(verdicts).reduce((a, b) => a + b, 0);
       fill(side,
-        Object.entries(ledger).map(([phase, endings]) => {
+        ["eval_before", "train", "eval_after"].filter((phase) => ledger[phase]).map((phase) => {
+          const endings = ledger[phase];
           const total = Object.values(endings).reduce((a, b) => a + b, 0);
           return card("Ledger: " + phase + ", " + count(total) + " rollouts", bars(Object.entries(endings), total, new Set(["trained", "evaluated"])));
         }),

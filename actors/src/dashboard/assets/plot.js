@@ -24,9 +24,9 @@ export function plot(title, names, { hint = "", time = false, unit = "" } = {}) 
       height: HEIGHT,
       scales: { x: { time } },
       cursor: { sync: { key: time ? "time" : "steps" }, points: { size: 5 } },
-      axes: [axis, { ...axis, size: 52, values: (_, all) => all.map(brief) }],
+      axes: [time ? { ...axis, values: (_, all) => all.map((s) => new Date(1000 * s).toLocaleTimeString("en-GB")), space: 80 } : axis, { ...axis, size: 52, values: (_, all) => all.map(brief) }],
       series: [
-        { label: time ? "time" : "step" },
+        time ? { label: "time", value: (_, s) => (s ? new Date(1000 * s).toLocaleTimeString("en-GB") : "--") } : { label: "step" },
         ...labels.map((label, n) => ({
           label,
           stroke: COLOURS[n % COLOURS.length],

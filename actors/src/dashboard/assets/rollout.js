@@ -58,7 +58,7 @@ function timing(report) {
 
 function group(found, id, compare) {
   return card("Its group: " + found.group.length + " answers to the same task", h("div", { class: "scroll" }, h("table", {},
-    h("thead", {}, h("tr", {}, ["id", "state", "verdict", "plan", "code", "adv plan", "adv code", "tokens", ""].map((t) => h("th", {}, t)))),
+    h("thead", {}, h("tr", {}, [["id", "num"], ["state"], ["verdict"], ["plan", "num"], ["code", "num"], ["adv plan", "num"], ["adv code", "num"], ["tokens", "num"], [""]].map(([t, kind]) => h("th", { class: kind }, t)))),
     h("tbody", {}, found.group.map((s) => h("tr", { class: s.id === id ? "at" : "" },
       h("td", { class: "num" }, link(s.id)), h("td", {}, badge(s.ending || s.state)), h("td", {}, badge(s.verdict)), h("td", { class: "num" }, real(s.reward_plan, 2)), h("td", { class: "num" }, real(s.reward_code, 2)),
       h("td", { class: "num" }, real(s.adv_plan, 2)), h("td", { class: "num" }, real(s.adv_code, 2)), h("td", { class: "num" }, count(s.n_tokens)),

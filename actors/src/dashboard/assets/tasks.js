@@ -44,7 +44,7 @@ export function task(name) {
       const t = await ask("/api/task/" + encodeURIComponent(name));
       const best = t.best;
       fill(box,
-        h("div", {}, h("h1", {}, shown(t.task)), h("div", { class: "row soft" }, "level " + (t.level ?? dash), t.split || dash, t.tags.join(", "),
+        h("div", {}, h("h1", {}, shown(t.task)), h("div", { class: "row soft" }, ["level " + (t.level ?? dash), t.split || dash, t.tags.join(", ")].map((text) => h("span", {}, text)),
           h("a", { href: "#/rollouts?filter=" + encodeURIComponent("task = '" + t.task + "'") }, "all its rollouts"))),
         h("div", { class: "tiles" },
           [["answers", count(t.answers)], ["solved", t.answers ? share(t.passed / t.answers) : dash], ["before RL", share(rate(t.before))], ["after RL", share(rate(t.after))], ["in flight", count(t.open)]]
@@ -55,7 +55,7 @@ export function task(name) {
           card("Best kernel so far", best ? [facts([
             ["rollout", link(best.rollout)],
             ["chosen as", best.speedup === null ? "the shortest of " + best.of + " that passed lately (nothing was timed)" : "the fastest of " + best.of + " timed lately: " + real(best.speedup, 3) + " times the reference"],
-            ["lines", best.code_lines]]), python(best.code)] : h("p", { class: "soft" }, "None passed yet."))),
+            ["lines", best.code_lines]]), h("p", {}), python(best.code)] : h("p", { class: "soft" }, "None passed yet."))),
         card("Newest rollouts", h("div", { class: "row" }, t.newest.map((id) => link(id)))));
     },
   };

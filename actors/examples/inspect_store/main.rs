@@ -1,7 +1,11 @@
-//! What the viewers' reader takes with a large store: makes one through the store's own writer, then reads, filters and
-//! sorts it. `cargo run --release -p actors --example inspect_bench -- FOLDER 1000000`
+//! Stores for looking at the viewers, made through the store's own writer.
+//!
+//! `inspect_store bench FOLDER [ROLLOUTS]` makes a large one, then reads, filters and sorts it;
+//! `inspect_store live FOLDER SECONDS` makes one of hostile answers and adds a rollout five times a second.
 
-use std::path::{Path, PathBuf};
+mod fixture;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,20 +25,47 @@ type AnyError = Box<dyn std::error::Error>;
 const REPEATS: usize = 7;
 
 fn main() -> Result<(), AnyError> {
-    let mut args = std::env::args().skip(1);
-    let folder = PathBuf::from(args.next().ok_or("usage: inspect_bench FOLDER [ROLLOUTS]")?);
-    let count: u64 = args.next().map_or(Ok(1_000_000), |n| n.parse())?;
-    if !actors::store::path(&folder).exists() {
-        std::fs::create_dir_all(&folder)?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["bench", folder] => bench(Path::new(folder), 1_000_000),
+        ["bench", folder, count] => bench(Path::new(folder), count.parse()?),
+        ["live", folder, seconds] => live(Path::new(folder), Duration::from_secs(seconds.parse()?)),
+        _ => Err("usage: inspect_store bench FOLDER [ROLLOUTS], or inspect_store live FOLDER SECONDS".into()),
+    }
+}
+
+/// Rollouts that begin, are sampled and end, a step in time with a viewer.
+fn live(folder: &Path, time: Duration) -> Result<(), AnyError> {
+    const EVERY: Duration = Duration::from_millis(200);
+    let writer = fixture::begin(folder)?;
+    let handle = writer.handle();
+    let first = fixture::hostile(&handle)?;
+    handle.flush(Duration::from_secs(60))?;
+    println!("ready");
+    let began = Instant::now();
+    for id in (first..).take_while(|_| began.elapsed() < time) {
+        handle.send(fixture::issued(id))?;
+        if id >= first + 5 {
+            handle.send(fixture::finished(id - 5, standins::ANSWER))?;
+        }
+        std::thread::sleep(EVERY);
+    }
+    writer.stop()?;
+    Ok(())
+}
+
+fn bench(folder: &Path, count: u64) -> Result<(), AnyError> {
+    if !actors::store::path(folder).exists() {
+        std::fs::create_dir_all(folder)?;
         let began = Instant::now();
-        fill(&folder, count)?;
+        fill(folder, count)?;
         println!("made a store of {count} rollouts in {:.1} s", began.elapsed().as_secs_f64());
     }
-    let bytes = std::fs::metadata(actors::store::path(&folder))?.len();
+    let bytes = std::fs::metadata(actors::store::path(folder))?.len();
     println!("store: {} MiB", bytes >> 20);
     let before = rss_mib();
     let began = Instant::now();
-    let run = Run::open(&folder)?;
+    let run = Run::open(folder)?;
     run.catch_up()?;
     let rows = run.table().len();
     println!(
