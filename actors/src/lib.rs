@@ -38,6 +38,7 @@ pub mod store;
 pub mod summary;
 pub mod supervise;
 pub mod verdicts;
+pub mod watch;
 pub mod wiring;
 
 // The command line's side.

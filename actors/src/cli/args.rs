@@ -49,6 +49,13 @@ pub enum Command {
                             On the loopback address (the default) no token is needed. Anything else needs one: \
                             --token-file, or the environment variable TROUPE_DASHBOARD_TOKEN. The connection is not encrypted.")]
     Dashboard(DashboardArgs),
+    /// A run in the terminal: overview, rollouts, one rollout. Reads only.
+    #[command(after_help = "Example: troupe watch runs/first")]
+    Watch(WatchArgs),
+    /// A run's data for other programs, as JSON Lines on stdout. Reads only.
+    #[command(after_help = "Examples:\n  troupe export runs/first --format jsonl > rollouts.jsonl\n  \
+                            troupe export runs/first --format jsonl --what steps")]
+    Export(ExportArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),
@@ -171,6 +178,41 @@ pub struct DashboardArgs {
     /// A name, besides localhost and addresses, by which this server may be asked. May be given several times.
     #[arg(long = "host", value_name = "NAME")]
     pub hosts: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON document a line.
+    Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportWhat {
+    /// With prompt, answer, tokens, log-probs, ruling and report, as `troupe rollouts --show ID --json` prints one.
+    Rollouts,
+    /// Optimizer steps: the learner's report and what the batch was made of.
+    Steps,
+    /// Faults of ours.
+    Faults,
+}
+
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+    #[arg(long, value_enum, default_value = "rollouts")]
+    pub what: ExportWhat,
+    /// Of rollouts, only those for which this is true (`troupe rollouts --help` lists the fields).
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,7 @@ mod bench_verifier;
 mod dashboard;
 mod doctor;
 mod explain;
+mod export;
 mod failure;
 mod interrupt;
 mod lint;
@@ -21,9 +22,10 @@ mod pyenv;
 mod rollouts;
 mod run;
 mod sft;
-mod show;
+pub(crate) mod show;
 mod source;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,7 @@ use crate::errors::UserError;
 
 pub use args::Cli;
 use args::Command;
+pub(crate) use verify::printable;
 
 /// What a command that did its work found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,8 @@ fn dispatch(cli: Cli) -> Done {
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
         Command::Dashboard(args) => dashboard::dashboard(args),
+        Command::Watch(args) => watch::watch(args),
+        Command::Export(args) => export::export(args),
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::args::RolloutsArgs;
-use super::{Answer, Done, Failure, output, show};
+use super::{Answer, Done, Failure, output, printable, show};
 use crate::errors::UserError;
 use crate::inspect::Run;
 use crate::inspect::filter::Filter;
@@ -70,7 +70,7 @@ fn row(s: &RolloutSummary) -> String {
         s.phase.as_str(),
         number(s.step),
         number(s.policy_oldest),
-        s.task.0,
+        printable(&s.task.0),
         number(s.n_tokens),
         s.verdict.as_deref().unwrap_or("-"),
         real(s.reward_plan),

@@ -15,7 +15,7 @@ pub fn text(detail: &RolloutDetail, config: Option<&Config>) -> String {
         "rollout {} ({}), task {}, group {}, seed {}, attempt {}",
         s.id,
         s.phase.as_str(),
-        s.task,
+        printable(&s.task.0),
         s.group,
         detail.seed,
         s.attempt

@@ -58,3 +58,44 @@ fn what_cannot_be_served_is_one_clear_error() {
     let address = taken.local_addr().unwrap().to_string();
     fails(&["dashboard", "run", "--listen", &address], &["cannot be used", &address]);
 }
+
+#[test]
+fn an_export_has_one_line_for_each_and_a_line_is_what_show_prints() {
+    let place = place();
+    let lines = |args: &[&str]| -> Vec<serde_json::Value> {
+        let got = place.troupe(&[&["export", "run", "--format", "jsonl"], args].concat());
+        got.succeeds().out.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let all = lines(&[]);
+    assert_eq!(all.len(), fixture::HOSTILE.len());
+    let one = place.troupe(&["rollouts", "run", "--show", "3", "--json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&one.out).unwrap(), all[3]);
+    assert_eq!(lines(&["--filter", "id >= 6"]), all[6..]);
+    assert_eq!(lines(&["--what", "steps"])[7]["batch"]["reward_code"], 0.8);
+    assert_eq!(lines(&["--what", "faults"]).len(), 4);
+    place
+        .troupe(&["export", "run", "--format", "jsonl", "--filter", "verdit = x"])
+        .fails(2, &["did you mean `verdict`"]);
+    place.troupe(&["export", "run"]).fails(2, &["--format"]);
+}
+
+#[test]
+fn a_watcher_without_a_terminal_is_told_what_else_there_is() {
+    let place = place();
+    place.troupe(&["watch", "run"]).fails(2, PARTS).fails(2, &["needs a terminal", "troupe rollouts"]);
+    place.troupe(&["watch", "http://h:1/"]).fails(2, PARTS).fails(2, &["over ssh"]);
+}
+
+#[test]
+fn what_is_printed_of_a_hostile_rollout_moves_no_cursor() {
+    let place = place();
+    for id in 0..fixture::HOSTILE.len() {
+        let got = place.troupe(&["rollouts", "run", "--show", &id.to_string()]);
+        let odd = |c: char| {
+            (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        assert!(!got.succeeds().out.contains(odd), "{id}: {:?}", got.out);
+    }
+    let got = place.troupe(&["rollouts", "run"]);
+    assert!(!got.succeeds().out.contains('\u{1b}'), "{:?}", got.out);
+}
