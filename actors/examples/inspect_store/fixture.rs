@@ -117,13 +117,13 @@ pub fn finished(id: u64, answer: &str) -> Vec<Op> {
         text: answer.to_string(),
         plan_tokens: Some(6),
     };
-    let good = f64::from(u8::from(id % 2 == 0));
+    let good = f64::from(u8::from(id.is_multiple_of(2)));
     let mut patches = vec![
         RowPatch::Sampled { completion: Arc::new(completion), at_ms: now() },
         RowPatch::Judged { ruling: ruling.clone() },
     ];
     if matches!(*ruling, rollout::outcome::Ruling::Admit { .. }) {
-        let mut report = standins::report(id % 2 == 0);
+        let mut report = standins::report(id.is_multiple_of(2));
         report.log_tail = answer.to_string();
         patches.push(RowPatch::Executed { report: Arc::new(report) });
     }

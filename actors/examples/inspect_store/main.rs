@@ -123,11 +123,11 @@ fn fill(folder: &Path, count: u64) -> Result<(), AnyError> {
             tokens: vec![7; tokens],
             logprobs: (0..tokens).map(|i| -0.01 * i as f32).collect(),
             spans: vec![PolicySpan { start: 0, policy: PolicyVersion(step.saturating_sub(1 + n % 3)) }],
-            finish: if n % 20 == 0 { Finish::Length } else { Finish::Stop },
+            finish: if n.is_multiple_of(20) { Finish::Length } else { Finish::Stop },
             text: standins::ANSWER.into(),
             plan_tokens: Some(6),
         };
-        let (rejected, passed) = (n % 10 == 0, n % 3 == 0);
+        let (rejected, passed) = (n.is_multiple_of(10), n.is_multiple_of(3));
         let reward = if passed {
             Reward { plan: 0.5 + (n % 100) as f64 / 50.0, code: 1.0 }
         } else {

@@ -75,7 +75,7 @@ impl Order {
     }
 
     /// Puts the first `wanted` of `rows` in order; what follows them stays unordered.
-    fn sort(&self, table: &Table, rows: &mut Vec<u32>, wanted: usize) {
+    fn sort(&self, table: &Table, rows: &mut [u32], wanted: usize) {
         match self {
             Order::Newest => rows.reverse(),
             Order::By { column: "id", down } => {
@@ -111,7 +111,7 @@ fn number_order(a: f64, b: f64, down: bool) -> Ordering {
     }
 }
 
-fn partly(rows: &mut Vec<u32>, wanted: usize, order: impl Fn(usize, usize) -> Ordering) {
+fn partly(rows: &mut [u32], wanted: usize, order: impl Fn(usize, usize) -> Ordering) {
     // Equal ones: newest first.
     let by = |a: &u32, b: &u32| order(*a as usize, *b as usize).then(b.cmp(a));
     if wanted < rows.len() {

@@ -10,14 +10,16 @@ const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], [
 const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
-// Between two updates of a page by live messages, milliseconds.
+// Between two updates of a page by live messages, milliseconds; longer where an answer took long.
 const PAUSE = 400;
+const REST = 4;
 
 let page = { update: async () => {}, keys: {} };
 let shownAt = "";
 let timer = 0;
 let busy = false;
 let again = false;
+let took = 0;
 
 function route() {
   const hash = location.hash.replace(/^#\/?/, "");
@@ -53,8 +55,10 @@ async function update() {
   }
   busy = true;
   const asked = page;
+  const began = performance.now();
   try {
     await asked.update();
+    took = performance.now() - began;
   } catch (error) {
     if (error.name !== "AbortError" && asked === page) {
       fill(body, h("p", { class: "error" }, error.message), h("button", { onclick: () => { shownAt = ""; go(); } }, "Try again"));
@@ -67,27 +71,39 @@ async function update() {
   }
 }
 
+function pulsed(pulse, last) {
+  const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight";
+  status.textContent = words;
+  status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
+  if (pulse.version === last || last === -1 || timer) return;
+  timer = setTimeout(() => {
+    timer = 0;
+    if (page.live !== false) update();
+  }, Math.max(PAUSE, REST * took));
+}
+
+/** One stream while the page is seen: browsers allow few, and a hidden page needs none. */
 function live() {
-  const source = new EventSource("/api/live");
+  let source = null;
   let last = -1;
-  source.addEventListener("pulse", (event) => {
-    const pulse = JSON.parse(event.data);
-    const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight";
-    status.textContent = words;
-    status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
-    if (pulse.version !== last && last !== -1 && !timer) {
-      timer = setTimeout(() => {
-        timer = 0;
-        if (!document.hidden && page.live !== false) update();
-      }, PAUSE);
-    }
-    last = pulse.version;
+  const connect = () => {
+    source = new EventSource("/api/live");
+    source.addEventListener("pulse", (event) => {
+      const pulse = JSON.parse(event.data);
+      pulsed(pulse, last);
+      last = pulse.version;
+    });
+    source.addEventListener("error", () => {
+      status.textContent = "the dashboard does not answer";
+      status.className = "pill bad";
+    });
+  };
+  document.addEventListener("visibilitychange", () => {
+    source?.close();
+    source = null;
+    if (!document.hidden) connect();
   });
-  source.addEventListener("error", () => {
-    status.textContent = "the dashboard does not answer";
-    status.className = "pill bad";
-  });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) update(); });
+  if (!document.hidden) connect();
 }
 
 function theme(next) {
