@@ -158,3 +158,27 @@ impl Meters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_1_is_a_share_of_all_scored_answers_and_absent_where_nothing_was_timed() {
+        let mut meters = Meters::default();
+        let close = |meters: &mut Meters| {
+            let mut about = Map::new();
+            meters.close_step(&mut about);
+            (about.get("scored_fast_1").cloned(), about.get("scored_speedup").cloned())
+        };
+        meters.scored(Reward { plan: 1.0, code: 1.0 });
+        assert_eq!(close(&mut meters), (None, None));
+        for speedup in [0.5, 1.5, 4.0] {
+            meters.timed(speedup);
+            meters.scored(Reward { plan: speedup, code: 1.0 });
+        }
+        meters.scored(Reward { plan: 0.0, code: 0.0 });
+        assert_eq!(close(&mut meters), (Some(json!(0.5)), Some(json!(2.0))), "two of four are correct and faster");
+        assert_eq!(close(&mut meters), (None, None), "the next step begins at nothing");
+    }
+}

@@ -1,6 +1,6 @@
 // Every page of `troupe dashboard` in Chromium; see README.md beside this file.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -188,6 +188,22 @@ async function own() {
     await page.getByText("log-prob -0.6000").waitFor();
     await page.getByRole("button", { name: "diff" }).first().click();
     await page.locator(".diff .add").first().waitFor();
+  });
+
+  await check("a token: the form, a wrong one, the right one", async () => {
+    const file = join(scratch, "token");
+    writeFileSync(file, "a-token-of-some-length\n");
+    const closed = await start(troupe, "dashboard", folder, "--listen", "127.0.0.1:0", "--token-file", file);
+    const other = await browser.newPage();
+    await other.goto(closed);
+    await other.getByLabel("The token of this dashboard").fill("a-wrong-token-of-some-length");
+    await other.getByRole("button", { name: "Open" }).click();
+    await other.getByText("That is not the token").waitFor();
+    await other.getByLabel("The token of this dashboard").fill("a-token-of-some-length");
+    await other.getByRole("button", { name: "Open" }).click();
+    await other.getByText("Ledger: train").waitFor();
+    assert.ok(!other.url().includes("token"));
+    await other.close();
   });
 
   await check("dark and light", async () => {

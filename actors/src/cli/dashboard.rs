@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::args::DashboardArgs;
+use super::args_view::DashboardArgs;
 use super::rollouts::failure;
 use super::{Done, Failure, output, runtime};
 use crate::dashboard::{Access, Dashboard};

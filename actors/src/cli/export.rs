@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::args::{ExportArgs, ExportFormat, ExportWhat};
+use super::args_view::{ExportArgs, ExportFormat, ExportWhat};
 use super::rollouts::failure;
 use super::{Answer, Done, Failure, output};
 use crate::inspect::Run;

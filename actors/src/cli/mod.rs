@@ -4,6 +4,7 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod args_view;
 pub(crate) mod arithmetic;
 mod bench;
 mod bench_device;

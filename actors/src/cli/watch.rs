@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::args::WatchArgs;
+use super::args_view::WatchArgs;
 use super::rollouts::failure;
 use super::{Answer, Done, Failure};
 use crate::errors::UserError;

@@ -15,7 +15,7 @@ use crate::inspect::query::Query as Wanted;
 use crate::inspect::{InspectError, Run};
 
 /// Longest wait of a question for its turn.
-const TURN: Duration = Duration::from_secs(10);
+pub const TURN: Duration = Duration::from_secs(10);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;
 

@@ -109,7 +109,9 @@ pub async fn own_name_only(State(shared): State<Arc<Shared>>, request: Request, 
     let origin = text("origin").is_none_or(|origin| {
         origin.split_once("://").is_some_and(|(_, authority)| shared.guard.is_own_name(authority))
     });
-    let site = text("sec-fetch-site").is_none_or(|site| site != "cross-site" || request.uri().path() == "/");
+    // A link from elsewhere may lead to the page, and from there to the form; it may not lead into the data.
+    let door = matches!(request.uri().path(), "/" | "/login");
+    let site = text("sec-fetch-site").is_none_or(|site| site != "cross-site" || door);
     let mut response = if asked && target && origin && site {
         next.run(request).await
     } else {
@@ -121,7 +123,8 @@ pub async fn own_name_only(State(shared): State<Arc<Shared>>, request: Request, 
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
+        // Not `no-referrer`: a browser would then call the origin of our own form `null`.
+        (REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ] {

@@ -9,10 +9,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
+use super::api::TURN;
 use crate::inspect::overview::Overview;
 
 pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(_turn) = shared.questions.acquire().await else {
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let run = shared.run.clone();

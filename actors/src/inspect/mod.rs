@@ -74,7 +74,7 @@ impl Run {
     /// Opens a run directory; rollouts are read by [`Run::catch_up`] or [`Run::follow`].
     ///
     /// # Errors
-    /// No store, another format, or a store without a configuration (nothing has begun).
+    /// No store, one that was never begun, another format, damaged tasks.
     pub fn open(dir: &Path) -> Result<Run, StoreError> {
         let reader = Reader::open(dir)?;
         // The bench's and some tests' stores have no tasks and no configuration; everything else of them can be seen.

@@ -90,7 +90,7 @@ async fn every_answer_has_the_headers_and_none_the_secret() {
         let policy = header("content-security-policy");
         assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{path}: {policy}");
         assert_eq!((header("x-content-type-options"), header("x-frame-options")), ("nosniff".into(), "DENY".into()));
-        assert_eq!(header("referrer-policy"), "no-referrer");
+        assert_eq!(header("referrer-policy"), "same-origin");
         // What a model wrote comes as JSON or plain text, which no browser takes for a page.
         let kind = header("content-type");
         let ours = matches!(*path, "/" | "/login");
