@@ -12,7 +12,12 @@ use actors::inspect::query::Query;
 use actors::observe::Silent;
 use actors::orchestrator::RunEnd;
 use actors::stop::StopToken;
-use actors::store::{Op, PhaseTag, Reader, StoreConfig, Writer};
+use actors::store::rows::EndingRow;
+use actors::store::{Op, PhaseTag, Reader, RowPatch, StoreConfig, Writer};
+use rollout::completion::{Completion, Finish};
+use rollout::event::{DropReason, Ending};
+use rollout::id::{Attempt, GroupId, RolloutId, StepId, TaskId};
+use rollout::reward::Reward;
 
 use crate::fixture;
 use crate::rig::Rig;
@@ -180,4 +185,73 @@ fn a_real_run_is_seen_whole() {
     assert_eq!(trained, overview.ledger["train"]["trained"]);
     let crew = run.crew().unwrap();
     assert_eq!((crew.in_flight, crew.stages), (0, BTreeMap::new()));
+}
+
+/// 64 groups of 8 that ended as `how` says: (reward, ending, finish) by rollout.
+fn alarms_of(how: impl Fn(u64) -> (f64, EndingRow, Finish)) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = fixture::begin(dir.path()).unwrap();
+    for id in 0..512 {
+        let (reward, ending, finish) = how(id);
+        let completion = Completion {
+            prompt_tokens: vec![1],
+            tokens: vec![2],
+            logprobs: vec![-0.5],
+            spans: Vec::new(),
+            finish,
+            text: String::new(),
+            plan_tokens: None,
+        };
+        let patches = [
+            RowPatch::Issued {
+                phase: PhaseTag::Train,
+                group: GroupId(id / 8),
+                task: Arc::new(TaskId("t".into())),
+                seed: id,
+                attempt: Attempt(1),
+            },
+            RowPatch::Sampled { completion: Arc::new(completion), at_ms: id },
+            RowPatch::Scored { reward: Reward { plan: reward, code: reward } },
+            RowPatch::Ended { ending, at_ms: id },
+        ];
+        let op = |patch| Op::Row { rollout: RolloutId(id), patch };
+        writer.handle().send(patches.map(op).into()).unwrap();
+    }
+    writer.stop().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    run.catch_up().unwrap();
+    run.overview().unwrap().alarms.into_iter().map(|a| a.title).collect()
+}
+
+#[test]
+fn alarms_come_when_their_limit_is_passed_and_not_before() {
+    let trained = EndingRow::Train(Ending::Trained(StepId(1)));
+    let dropped = |reason| EndingRow::Train(Ending::Dropped(reason));
+    // Every second rollout of each group is right.
+    let mixed = |id: u64| (id % 2) as f64;
+    let none: [&str; 0] = [];
+    assert_eq!(alarms_of(|id| (mixed(id), trained, Finish::Stop)), none);
+
+    let faulted = |every: u64| {
+        alarms_of(|id| {
+            let ending = if id.is_multiple_of(every) { dropped(DropReason::Faulted) } else { trained };
+            (mixed(id), ending, Finish::Stop)
+        })
+    };
+    assert_eq!(faulted(25), none, "4 %");
+    assert_eq!(faulted(16), ["rollouts are lost to faults of ours"], "6 %");
+    let stale = |id: u64| if id.is_multiple_of(10) { dropped(DropReason::Stale) } else { trained };
+    assert_eq!(alarms_of(|id| (mixed(id), stale(id), Finish::Stop)), ["rollouts go stale"]);
+
+    let cut = |every| move |id: u64| if id.is_multiple_of(every) { Finish::Length } else { Finish::Stop };
+    assert_eq!(alarms_of(|id| (mixed(id), trained, cut(4)(id))), none, "exactly a quarter");
+    assert_eq!(alarms_of(|id| (mixed(id), trained, cut(3)(id))), ["answers are cut off at their length limit"]);
+
+    // The first `equal` groups are all right, the others mixed.
+    let groups = |equal: u64| alarms_of(|id| (if id / 8 < equal { 1.0 } else { mixed(id) }, trained, Finish::Stop));
+    assert_eq!(groups(32), none);
+    assert_eq!(groups(33), ["groups without any difference in reward"]);
+    let failed =
+        alarms_of(|id| (mixed(id), if id < 2 { dropped(DropReason::LearnerFailed) } else { trained }, Finish::Stop));
+    assert_eq!(failed, ["steps were lost"]);
 }
