@@ -44,6 +44,7 @@ fn until(holds: impl Fn() -> bool) -> Duration {
     began.elapsed()
 }
 
+/// Planted and seen to fail: a follower that takes new rows only.
 #[test]
 fn a_rollout_is_seen_within_a_second_of_each_change_and_leaves_the_open_ones_when_it_ends() {
     let dir = tempfile::tempdir().unwrap();
