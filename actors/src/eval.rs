@@ -12,7 +12,7 @@ use rollout::seed::{Stream, derive};
 use crate::store::rows::{EndingRow, PhaseTag};
 
 /// Rollout ids of the evaluation phases start here, far from those of training.
-const FIRST_ID: [(PhaseTag, u64); 2] = [(PhaseTag::EvalBefore, 1 << 40), (PhaseTag::EvalAfter, 2 << 40)];
+pub const FIRST_ID: [(PhaseTag, u64); 2] = [(PhaseTag::EvalBefore, 1 << 40), (PhaseTag::EvalAfter, 2 << 40)];
 
 /// Limits of an evaluation.
 #[derive(Clone, Copy, Debug)]

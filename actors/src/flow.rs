@@ -305,6 +305,9 @@ impl Flow {
         let has_delimiter = flight.completion.as_ref().is_some_and(|c| c.plan_tokens.is_some());
         // `Drop` happens in an evaluation only, where the verdict counts and not the reward.
         let reward = score(&report.outcome, has_delimiter, &reward).reward().unwrap_or(Reward { plan: 0.0, code: 0.0 });
+        if let Outcome::Passed { speedup: Some(speedup) } = report.outcome {
+            self.meters.timed(speedup);
+        }
         self.ops.push(Op::Row { rollout: item.rollout, patch: RowPatch::Executed { report } });
         let reward = self.scored(item.rollout, reward);
         self.event(Event::Executed { rollout: item.rollout, attempt: item.attempt, reward });

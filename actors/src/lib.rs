@@ -10,12 +10,14 @@ pub mod bench;
 pub mod codec;
 pub mod crew;
 pub mod cuda;
+pub mod dashboard;
 pub mod driver;
 pub mod eval;
 pub mod executor;
 mod flow;
 pub mod generator;
 pub mod http;
+pub mod inspect;
 pub mod judge;
 pub mod learner;
 pub mod llm_judge;
@@ -36,6 +38,7 @@ pub mod store;
 pub mod summary;
 pub mod supervise;
 pub mod verdicts;
+pub mod watch;
 pub mod wiring;
 
 // The command line's side.

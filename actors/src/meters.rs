@@ -28,6 +28,8 @@ pub struct Meters {
     recent_correct: usize,
     /// Since the last step closed: answers scored, their summed rewards.
     step: (u64, f64, f64),
+    /// Of these, correct ones that were timed: how many, how many of them faster than their reference, summed speed-ups.
+    timed: (u64, u64, f64),
     /// The executors as they were last, and since the last step closed.
     hint: Hint,
     executors: Executors,
@@ -72,6 +74,11 @@ impl Meters {
         }
     }
 
+    /// A correct answer was timed.
+    pub fn timed(&mut self, speedup: f64) {
+        self.timed = (self.timed.0 + 1, self.timed.1 + u64::from(speedup > 1.0), self.timed.2 + speedup);
+    }
+
     pub fn ended(&mut self, ending: EndingRow, correct: bool) {
         if ending == EndingRow::Evaluated {
             self.eval.1 += 1;
@@ -90,6 +97,11 @@ impl Meters {
         if count > 0 {
             about.insert("scored_reward_plan".into(), json!(plan / count as f64));
             about.insert("scored_reward_code".into(), json!(code / count as f64));
+        }
+        let (timed, faster, speedups) = std::mem::take(&mut self.timed);
+        if timed > 0 && count > 0 {
+            about.insert("scored_fast_1".into(), json!(faster as f64 / count as f64));
+            about.insert("scored_speedup".into(), json!(speedups / timed as f64));
         }
         about.insert("faults".into(), json!(self.faults));
         let seen = std::mem::take(&mut self.executors);
@@ -144,5 +156,29 @@ impl Meters {
             faults: self.faults,
             executors: self.hint,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_1_is_a_share_of_all_scored_answers_and_absent_where_nothing_was_timed() {
+        let mut meters = Meters::default();
+        let close = |meters: &mut Meters| {
+            let mut about = Map::new();
+            meters.close_step(&mut about);
+            (about.get("scored_fast_1").cloned(), about.get("scored_speedup").cloned())
+        };
+        meters.scored(Reward { plan: 1.0, code: 1.0 });
+        assert_eq!(close(&mut meters), (None, None));
+        for speedup in [0.5, 1.5, 4.0] {
+            meters.timed(speedup);
+            meters.scored(Reward { plan: speedup, code: 1.0 });
+        }
+        meters.scored(Reward { plan: 0.0, code: 0.0 });
+        assert_eq!(close(&mut meters), (Some(json!(0.5)), Some(json!(2.0))), "two of four are correct and faster");
+        assert_eq!(close(&mut meters), (None, None), "the next step begins at nothing");
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::args_view::{DashboardArgs, ExportArgs, WatchArgs};
+
 /// Trains a language model to write Triton kernels: every answer is parsed, judged, executed and rewarded.
 #[derive(Debug, Parser)]
 #[command(name = "troupe", version, max_term_width = 110, arg_required_else_help = true)]
@@ -42,6 +44,9 @@ pub enum Command {
                             level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
                             verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
     Rollouts(RolloutsArgs),
+    Dashboard(DashboardArgs),
+    Watch(WatchArgs),
+    Export(ExportArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),

@@ -4,7 +4,7 @@ use rollout::outcome::{Finding, Severity};
 use serde::Serialize;
 
 use super::args::LintArgs;
-use super::{Answer, Done, output, source};
+use super::{Answer, Done, output, printable, source};
 use crate::tasks;
 
 /// One file's result, as `--json` prints it.
@@ -72,11 +72,11 @@ pub fn finding_text(finding: &Finding, text: &str) -> String {
         Severity::Reject => "reject",
     };
     let place = if finding.line == 0 { String::new() } else { format!(" line {}", finding.line) };
-    let mut out = format!("  {severity} {}{place}: {}", finding.code, finding.message);
+    let mut out = format!("  {severity} {}{place}: {}", finding.code, printable(&finding.message));
     let excerpt = source::excerpt(text, finding.line);
     if !excerpt.is_empty() {
         out.push('\n');
-        out.push_str(&excerpt);
+        out.push_str(&printable(&excerpt));
     }
     out
 }

@@ -4,15 +4,18 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod args_view;
+pub(crate) mod arithmetic;
 mod bench;
 mod bench_device;
 mod bench_generator;
 mod bench_learner;
 mod bench_verifier;
+mod dashboard;
 mod doctor;
 mod explain;
+mod export;
 mod failure;
-mod filter;
 mod interrupt;
 mod lint;
 mod output;
@@ -20,9 +23,10 @@ mod pyenv;
 mod rollouts;
 mod run;
 mod sft;
-mod show;
+pub(crate) mod show;
 mod source;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,7 @@ use crate::errors::UserError;
 
 pub use args::Cli;
 use args::Command;
+pub(crate) use verify::printable;
 
 /// What a command that did its work found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +118,9 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
+        Command::Dashboard(args) => dashboard::dashboard(args),
+        Command::Watch(args) => watch::watch(args),
+        Command::Export(args) => export::export(args),
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)

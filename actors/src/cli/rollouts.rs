@@ -1,59 +1,48 @@
 //! `troupe rollouts`: query a run's store, while the run goes on or afterwards. Reads only.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use rollout::task::TaskSpec;
-
 use super::args::RolloutsArgs;
-use super::filter::Filter;
-use super::{Answer, Done, Failure, output, show};
-use crate::config::Config;
+use super::{Answer, Done, Failure, output, printable, show};
 use crate::errors::UserError;
+use crate::inspect::Run;
+use crate::inspect::filter::Filter;
+use crate::inspect::query::summary;
+use crate::store::StoreError;
 use crate::store::reader::RolloutSummary;
-use crate::store::{Reader, StoreError, path, schema};
 
 pub fn rollouts(args: RolloutsArgs) -> Done {
     // The filter first: a slip in it is found without a run.
     let filter = args.filter.as_deref().map(Filter::parse).transpose()?;
-    let reader = Reader::open(&args.run_dir).map_err(failure)?;
+    let run = Run::open(&args.run_dir).map_err(failure)?;
     if let Some(id) = args.show {
-        return one(&args, &reader, id);
+        return one(&args, &run, id);
     }
-    let wanted = filter.map(|f| matching(&args.run_dir, &reader, &f)).transpose()?;
-    let (mut shown, mut all) = (0u64, 0u64);
-    let mut failed = None;
+    run.catch_up().map_err(failure)?;
+    let ids = run.matching(filter.as_ref()).map_err(failure)?;
+    let table = run.table();
     if args.json {
         output::line("[")?;
     } else {
         output::line(HEADER)?;
     }
-    reader
-        .each_summary(|summary| {
-            all += 1;
-            if wanted.as_ref().is_some_and(|ids| !ids.contains(&summary.id)) {
-                return true;
-            }
-            let separator = if shown == 0 { "" } else { "," };
-            shown += 1;
-            let printed = if args.json { element(&summary, separator) } else { output::line(row(&summary)) };
-            failed = printed.err();
-            failed.is_none()
-        })
-        .map_err(failure)?;
-    if let Some(failed) = failed {
-        return Err(failed);
+    for (n, summary) in ids.iter().filter_map(|id| summary(&table, table.row(*id)?)).enumerate() {
+        if args.json {
+            element(&summary, if n == 0 { "" } else { "," })?;
+        } else {
+            output::line(row(&summary))?;
+        }
     }
     if args.json {
         output::line("]")?;
     } else {
-        output::say(format!("{shown} of {all} rollouts"));
+        output::say(format!("{} of {} rollouts", ids.len(), table.len()));
     }
     Ok(Answer::Yes)
 }
 
-fn one(args: &RolloutsArgs, reader: &Reader, id: u64) -> Done {
-    let Some(detail) = reader.rollout(id).map_err(failure)? else {
+fn one(args: &RolloutsArgs, run: &Run, id: u64) -> Done {
+    let Some(detail) = run.reader().and_then(|reader| reader.rollout(id)).map_err(failure)? else {
         return Err(Failure::User(
             UserError::new("there is no such rollout in this run")
                 .at(args.run_dir.display())
@@ -65,32 +54,9 @@ fn one(args: &RolloutsArgs, reader: &Reader, id: u64) -> Done {
     if args.json {
         output::pretty_json(&detail)?;
     } else {
-        let config = reader.meta("config").map_err(failure)?;
-        let config = config.and_then(|text| Config::from_resolved(&text, &args.run_dir).ok());
-        output::line(show::text(&detail, config.as_ref()))?;
+        output::line(show::text(&detail, run.config()))?;
     }
     Ok(Answer::Yes)
-}
-
-/// Ids of the rollouts that a filter selects.
-fn matching(run_dir: &Path, reader: &Reader, filter: &Filter) -> Result<BTreeSet<u64>, Failure> {
-    let levels = if filter.needs_levels() { levels(reader).map_err(failure)? } else { Vec::new() };
-    let (condition, values) = filter.sql(&levels);
-    let select = || -> Result<BTreeSet<u64>, StoreError> {
-        let connection = schema::open_reader(&path(run_dir))?;
-        let sql = format!("SELECT id FROM rollouts WHERE phase IS NOT NULL AND {condition}");
-        let mut statement = connection.prepare(&sql)?;
-        let rows = statement.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, i64>(0))?;
-        Ok(rows.map(|id| id.map(|id| id as u64)).collect::<Result<_, _>>()?)
-    };
-    select().map_err(failure)
-}
-
-/// The run's tasks with their levels, as they were when it began: the folder may have changed since.
-fn levels(reader: &Reader) -> Result<Vec<(String, u8)>, StoreError> {
-    let text = reader.meta("tasks")?.ok_or_else(|| StoreError::Incomplete("its tasks".into()))?;
-    let tasks: Vec<TaskSpec> = serde_json::from_str(&text)?;
-    Ok(tasks.into_iter().map(|t| (t.id.0, t.level)).collect())
 }
 
 const HEADER: &str = "        id  phase        step  policy  task                                      tokens  verdict         plan   code  ending";
@@ -104,7 +70,7 @@ fn row(s: &RolloutSummary) -> String {
         s.phase.as_str(),
         number(s.step),
         number(s.policy_oldest),
-        s.task.0,
+        printable(&s.task.0),
         number(s.n_tokens),
         s.verdict.as_deref().unwrap_or("-"),
         real(s.reward_plan),

@@ -2,9 +2,10 @@
 
 use rollout::outcome::Ruling;
 
+use super::arithmetic;
 use super::lint::finding_text;
 use super::verify::{printable, report_lines, verdict_line};
-use crate::config::{Config, PlanFallback, RewardMode};
+use crate::config::Config;
 use crate::store::reader::RolloutDetail;
 
 /// The text; `config` is the run's own, for the reward's arithmetic.
@@ -14,7 +15,7 @@ pub fn text(detail: &RolloutDetail, config: Option<&Config>) -> String {
         "rollout {} ({}), task {}, group {}, seed {}, attempt {}",
         s.id,
         s.phase.as_str(),
-        s.task,
+        printable(&s.task.0),
         s.group,
         detail.seed,
         s.attempt
@@ -30,7 +31,8 @@ pub fn text(detail: &RolloutDetail, config: Option<&Config>) -> String {
         Some(completion) => {
             let spans: Vec<String> =
                 completion.spans.iter().map(|p| format!("policy {} from token {}", p.policy, p.start)).collect();
-            let (plan, code) = split(&completion.text);
+            let (plan, code) = arithmetic::split(&completion.text);
+            let plan = plan.unwrap_or("(no delimiter: the whole answer counts as code)");
             let title = format!(
                 "plan ({} of {} tokens; {}; finish: {:?})",
                 completion.plan_tokens.map_or("none".to_string(), |n| n.to_string()),
@@ -62,7 +64,7 @@ pub fn text(detail: &RolloutDetail, config: Option<&Config>) -> String {
         out.push(format!("-- execution: {}", verdict_line(&report.outcome)));
         out.extend(report_lines(report));
     }
-    out.extend(reward_lines(detail, config));
+    out.extend(arithmetic::reward_lines(detail, config));
     out.join("\n")
 }
 
@@ -70,63 +72,4 @@ fn section(out: &mut Vec<String>, title: &str, body: &str) {
     out.push(String::new());
     out.push(format!("-- {title}"));
     out.push(printable(body.trim_end()));
-}
-
-/// The plan through its delimiter, and what comes after it.
-fn split(answer: &str) -> (&str, &str) {
-    match answer.find(reward::extract::DELIMITER) {
-        Some(at) => answer.split_at(at + reward::extract::DELIMITER.len()),
-        None => ("(no delimiter: the whole answer counts as code)", answer),
-    }
-}
-
-/// How the rewards and advantages came about.
-fn reward_lines(detail: &RolloutDetail, config: Option<&Config>) -> Vec<String> {
-    let Some(reward) = detail.reward() else { return Vec::new() };
-    let mut out = vec![String::new(), "-- reward".to_string()];
-    let verdict = detail.summary.verdict.as_deref().unwrap_or("not known");
-    out.push(format!("  verdict {verdict}"));
-    if let Some(config) = config {
-        let r = &config.reward;
-        out.push(match r.mode {
-            RewardMode::Hrd => "  mode hrd: plan tokens get the speed-up, code tokens the correctness".to_string(),
-            RewardMode::Uniform => format!(
-                "  mode uniform: all tokens get {} * correct + {} * speed-up",
-                r.uniform_beta,
-                1.0 - r.uniform_beta
-            ),
-        });
-        if verdict == "passed" {
-            out.push(match (timed(detail), r.plan_fallback) {
-                (Some(x), _) if r.speed_clip > 0.0 => {
-                    format!("  speed-up {x:.3}, rewarded up to {}", r.speed_clip)
-                }
-                (Some(x), _) => format!("  speed-up {x:.3}, no cap"),
-                (None, PlanFallback::Correctness) => {
-                    "  nothing was timed: the plan reward is the correctness (plan_fallback)".to_string()
-                }
-                (None, PlanFallback::Zero) => {
-                    "  nothing was timed: the plan reward is zero (plan_fallback)".to_string()
-                }
-            });
-        }
-    }
-    out.push(format!("  reward     plan {:.4}   code {:.4}", reward.plan, reward.code));
-    if let Some(advantage) = detail.advantage() {
-        out.push(format!("  advantage  plan {:+.4}   code {:+.4}", advantage.plan, advantage.code));
-        if let Some(config) = config {
-            out.push(format!(
-                "  in the objective the plan tokens' part counts {} times (reward.alpha)",
-                config.reward.alpha
-            ));
-        }
-    }
-    out
-}
-
-fn timed(detail: &RolloutDetail) -> Option<f64> {
-    match &detail.report.as_ref()?.outcome {
-        rollout::outcome::Outcome::Passed { speedup } => *speedup,
-        _ => None,
-    }
 }

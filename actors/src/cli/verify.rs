@@ -357,10 +357,17 @@ pub fn verdict_line(outcome: &Outcome) -> String {
     }
 }
 
-/// Text of a candidate for a terminal: control characters that could move its cursor are made visible.
+/// Text of a candidate for a terminal: what could move its cursor, turn the text around or hide in it is made visible.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            // Marks, embeddings and isolates of writing direction; characters without width; separators.
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => char::REPLACEMENT_CHARACTER,
+            '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
         .collect()
 }
 
@@ -378,6 +385,7 @@ mod tests {
     #[test]
     fn terminal_escapes_of_a_candidate_are_not_passed_on() {
         assert_eq!(printable("a\u{1b}[2Jb\tc\n"), "a\u{fffd}[2Jb\tc\n");
+        assert_eq!(printable("x\u{202e}y\u{200b}\u{2066}z\u{9b}1m é"), "x\u{fffd}y\u{fffd}\u{fffd}z\u{fffd}1m é");
     }
 
     #[test]

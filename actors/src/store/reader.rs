@@ -158,9 +158,12 @@ impl Reader {
 
     /// All optimizer steps, in order.
     pub fn steps(&self) -> Result<Vec<StepRow>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT step, policy, applied, report, batch, at FROM steps ORDER BY step")?;
+        self.steps_where("1 ORDER BY step")
+    }
+
+    fn steps_where(&self, condition: &str) -> Result<Vec<StepRow>, StoreError> {
+        let sql = format!("SELECT step, policy, applied, report, batch, at FROM steps WHERE {condition}");
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query([])?;
         let mut steps = Vec::new();
         while let Some(row) = rows.next()? {
@@ -176,11 +179,70 @@ impl Reader {
         Ok(steps)
     }
 
+    /// The newest optimizer step.
+    pub fn last_step(&self) -> Result<Option<StepRow>, StoreError> {
+        Ok(self.steps_where("1 ORDER BY step DESC LIMIT 1")?.pop())
+    }
+
+    /// When each step was done, in order, milliseconds since the Unix epoch.
+    pub fn step_times(&self) -> Result<Vec<u64>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT at FROM steps ORDER BY step")?;
+        let rows = statement.query_map([], |row| row.get::<_, i64>(0))?;
+        Ok(rows.map(|at| at.map(|at| at as u64)).collect::<Result<_, _>>()?)
+    }
+
+    /// Calls `visit` with every number of every step (step, name, value), in order of steps.
+    pub fn each_metric(&self, mut visit: impl FnMut(u64, &str, f64)) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT step, name, value FROM metrics ORDER BY step")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+            visit(row.get::<_, i64>(0)? as u64, name, row.get(2)?);
+        }
+        Ok(())
+    }
+
+    /// Faults by code.
+    pub fn fault_counts(&self) -> Result<std::collections::BTreeMap<String, u64>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT code, count(*) FROM faults GROUP BY code")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The newest faults, newest first.
+    pub fn newest_faults(&self, count: u32) -> Result<Vec<FaultEntry>, StoreError> {
+        self.faults_where("1 ORDER BY id DESC LIMIT ?1", &[&count])
+    }
+
+    /// Faults of one rollout, oldest first.
+    pub fn faults_of(&self, rollout: u64) -> Result<Vec<FaultEntry>, StoreError> {
+        self.faults_where("rollout = ?1 ORDER BY id", &[&(rollout as i64)])
+    }
+
+    /// The executor's reports of these rollouts, where there are some. Ask for few at once.
+    pub fn reports(&self, ids: &[u64]) -> Result<Vec<(u64, ExecReport)>, StoreError> {
+        let list = serde_json::to_string(ids)?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, report FROM rollouts WHERE id IN (SELECT value FROM json_each(?1)) AND report IS NOT NULL",
+        )?;
+        let mut rows = statement.query([list])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let text = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+            found.push((row.get::<_, i64>(0)? as u64, serde_json::from_str(text)?));
+        }
+        Ok(found)
+    }
+
     /// Faults of ours, oldest first.
     pub fn faults(&self) -> Result<Vec<FaultEntry>, StoreError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT rollout, attempt, code, message, at FROM faults ORDER BY id")?;
-        let rows = statement.query_map([], |row| {
+        self.faults_where("1 ORDER BY id", &[])
+    }
+
+    fn faults_where(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<FaultEntry>, StoreError> {
+        let sql = format!("SELECT rollout, attempt, code, message, at FROM faults WHERE {condition}");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map(values, |row| {
             Ok(FaultEntry {
                 rollout: row.get::<_, Option<i64>>(0)?.map(|v| v as u64),
                 attempt: row.get(1)?,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 
@@ -75,9 +75,19 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Missing(path.parent().unwrap_or(path).to_path_buf()));
     }
     let open = |source| StoreError::Open { path: path.to_path_buf(), source };
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    let count = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
+    };
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(open)?;
+    let tables = match count(&connection) {
+        // Where no file can be made (a copy on a read-only disk) SQLite has no place for what readers share.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && log_is_empty(path) => {
+            connection = open_immutable(path).map_err(open)?;
+            count(&connection).map_err(open)?
+        }
+        found => found.map_err(open)?,
+    };
     if tables == 0 {
         return Err(StoreError::Unbegun(path.parent().unwrap_or(path).to_path_buf()));
     }
@@ -87,9 +97,42 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// True when everything is in the file itself.
+fn log_is_empty(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_os_string();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(true, |m| m.len() == 0)
+}
+
+/// A file that nobody writes: read without locks and without files beside it.
+fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)
+}
+
 fn check_format(path: &Path, found: String) -> Result<(), StoreError> {
     if found == FORMAT.to_string() {
         return Ok(());
     }
     Err(StoreError::Format { path: path.to_path_buf(), found, expected: FORMAT })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_nobody_writes_is_read_whatever_its_folder_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a?b#c%20d.sqlite");
+        drop(open_writer(&path, None).unwrap());
+        assert!(log_is_empty(&path));
+        let before = std::fs::read_dir(dir.path()).unwrap().count();
+        let connection = open_immutable(&path).unwrap();
+        let found: String =
+            connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, FORMAT.to_string());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before, "nothing is made beside it");
+    }
 }

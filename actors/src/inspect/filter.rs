@@ -1,4 +1,5 @@
-//! The filter language of `troupe rollouts`: comparisons joined by and, or, not; text in, parameterised SQL out.
+//! The filter language of all viewers: comparisons joined by and, or, not; text in, out comes either a condition in
+//! parameterised SQL, or an answer from the columns that a viewer holds in memory (`eval`).
 //!
 //! ```text
 //! expr       := and ("or" and)*
@@ -10,9 +11,13 @@
 //! A comparison with a value that is not known (yet) is false, so `not` of it is true; `none` asks for that itself.
 //! No text of the user becomes part of the SQL: fields come from [`FIELDS`], values are bound.
 
+mod eval;
+
 use rusqlite::types::Value;
 
 use crate::errors::{UserError, nearest};
+
+pub use eval::Known;
 
 /// Deepest nesting of parentheses and `not`.
 const MAX_DEPTH: usize = 64;
@@ -96,6 +101,12 @@ const FIELDS: &[Field] = &[
 /// The documented names of all fields.
 pub fn field_names() -> Vec<&'static str> {
     FIELDS.iter().map(|f| f.name).collect()
+}
+
+/// The store's column behind a field, for sorting; `None` for a field that is no single short column.
+pub fn column_of(name: &str) -> Option<&'static str> {
+    let plain = |f: &&Field| f.name == name && !matches!(f.name, "staleness" | "finding" | "answer");
+    FIELDS.iter().find(plain).map(|f| f.sql)
 }
 
 /// A parsed filter.

@@ -1,6 +1,7 @@
 //! Tests of the filter language against a real SQLite table, and of its error texts.
 
 use super::*;
+use crate::inspect::table::{Table, select_list};
 
 /// id, task, verdict, step, policy_oldest, reward_code, ruling
 type Line = (i64, &'static str, Option<&'static str>, Option<i64>, i64, Option<f64>, &'static str);
@@ -16,7 +17,8 @@ fn ids(filter: &str) -> Vec<i64> {
     let db = rusqlite::Connection::open_in_memory().unwrap();
     db.execute_batch(
         "CREATE TABLE rollouts (id, phase, grp, task, step, state, attempt, policy_oldest, policy_newest, finish,
-         n_tokens, plan_tokens, verdict, reward_plan, reward_code, adv_plan, adv_code, ending, ruling, answer)",
+         n_tokens, plan_tokens, verdict, reward_plan, reward_code, adv_plan, adv_code, ending, ruling, answer,
+         sampled_at, ended_at)",
     )
     .unwrap();
     for (id, task, verdict, step, policy, code, ruling) in ROWS {
@@ -28,10 +30,32 @@ fn ids(filter: &str) -> Vec<i64> {
         .unwrap();
     }
     let levels = [("l1_softmax_rows".to_string(), 1), ("l2_gelu".to_string(), 2)];
-    let (sql, values) = Filter::parse(filter).unwrap_or_else(|e| panic!("{e}")).sql(&levels);
+    let filter = Filter::parse(filter).unwrap_or_else(|e| panic!("{e}"));
+    let (sql, values) = filter.sql(&levels);
     let mut statement = db.prepare(&format!("SELECT id FROM rollouts WHERE {sql} ORDER BY id")).unwrap();
     let rows = statement.query_map(rusqlite::params_from_iter(values), |r| r.get(0)).unwrap();
-    rows.map(Result::unwrap).collect()
+    let found: Vec<i64> = rows.map(Result::unwrap).collect();
+    agrees(&db, &filter, &levels, &found);
+    found
+}
+
+/// The columns in memory say the same as the store: exactly so, or as bounds where long texts are asked for.
+fn agrees(db: &rusqlite::Connection, filter: &Filter, levels: &[(String, u8)], found: &[i64]) {
+    let mut table = Table::default();
+    let mut statement = db.prepare(&format!("SELECT {} FROM rollouts ORDER BY id", select_list())).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        table.take(row).unwrap();
+    }
+    let known = filter.known(&table, levels);
+    let of = |holds: &[bool]| -> Vec<i64> {
+        (0..table.len()).filter(|row| holds[*row]).map(|row| table.id(row) as i64).collect()
+    };
+    let (can, must) = (of(&known.can), of(&known.must));
+    if filter.is_quick() {
+        assert_eq!((can.as_slice(), must.as_slice()), (found, found));
+    }
+    assert!(must.iter().all(|id| found.contains(id)) && found.iter().all(|id| can.contains(id)), "{known:?}");
 }
 
 fn error(filter: &str) -> String {
@@ -74,6 +98,19 @@ fn what_is_not_known_is_false_and_none_asks_for_it() {
 fn a_finding_is_found_in_the_ruling_but_not_in_a_candidate_that_spells_one() {
     assert_eq!(ids("finding = k007"), [2]);
     assert_eq!(ids("finding != K007"), [1, 3, 4]);
+}
+
+#[test]
+fn what_memory_cannot_decide_is_asked_of_few_rows() {
+    for (filter, expected) in [
+        ("id <= 2 and finding = K007", &[2][..]),
+        ("not (finding = K007 or id = 4)", &[1, 3]),
+        ("not (not id >= 2 and finding != K007)", &[2, 3, 4]),
+        ("id = 1 or not finding = K007", &[1, 3, 4]),
+        ("not (finding = K007 and id < 2)", &[1, 2, 3, 4]),
+    ] {
+        assert_eq!(ids(filter), expected, "{filter}");
+    }
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! The flags of the viewers and of `troupe export`, as `--help` shows them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// A run in the browser: live, or after it ended or crashed. Reads only.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  troupe dashboard runs/first\n  \
+                        troupe dashboard runs/first --listen 0.0.0.0:7007 --token-file token.txt\n\n\
+                        On the loopback address (the default) no token is needed. Anything else needs one: \
+                        --token-file, or the environment variable TROUPE_DASHBOARD_TOKEN. The connection is not encrypted.")]
+pub struct DashboardArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Address and port; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7007")]
+    pub listen: SocketAddr,
+    /// A file with the token that browsers have to give once.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A name, besides localhost and addresses, by which this server may be asked. May be given several times.
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
+}
+
+/// A run in the terminal: overview, rollouts, one rollout. Reads only.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: troupe watch runs/first")]
+pub struct WatchArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON document a line.
+    Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportWhat {
+    /// With prompt, answer, tokens, log-probs, ruling and report, as `troupe rollouts --show ID --json` prints one.
+    Rollouts,
+    /// Optimizer steps: the learner's report and what the batch was made of.
+    Steps,
+    /// Faults of ours.
+    Faults,
+}
+
+/// A run's data for other programs, as JSON Lines on stdout. Reads only.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  troupe export runs/first --format jsonl > rollouts.jsonl\n  \
+                        troupe export runs/first --format jsonl --what steps")]
+pub struct ExportArgs {
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+    #[arg(long, value_enum, default_value = "rollouts")]
+    pub what: ExportWhat,
+    /// Of rollouts, only those for which this is true (`troupe rollouts --help` lists the fields).
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
+}

@@ -1,0 +1,89 @@
+//! The JSON behind the pages. Questions to the store are asked on threads that may block, few at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Shared, diff};
+use crate::inspect::query::Query as Wanted;
+use crate::inspect::{InspectError, Run};
+
+/// Longest wait of a question for its turn.
+pub const TURN: Duration = Duration::from_secs(10);
+/// Rows of a page where none are asked for.
+const LIMIT: usize = 100;
+
+type Asked = State<Arc<Shared>>;
+
+/// An answer of the reader, its error, or 503 when too many ask.
+async fn ask<T: Serialize + Send + 'static>(
+    shared: Arc<Shared>,
+    question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
+) -> Response {
+    let busy = || error(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once; ask again in a moment");
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else { return busy() };
+    let run = shared.run.clone();
+    match tokio::task::spawn_blocking(move || question(&run)).await {
+        Ok(Ok(Some(answer))) => Json(answer).into_response(),
+        Ok(Ok(None)) => error(StatusCode::NOT_FOUND, "this run has no such thing"),
+        Ok(Err(InspectError::User(e))) => {
+            let parts = json!({
+                "what": e.what, "where": e.place, "found": e.found, "expected": e.expected, "hint": e.hint,
+            });
+            (StatusCode::BAD_REQUEST, Json(json!({ "error": parts }))).into_response()
+        }
+        Ok(Err(InspectError::Store(e))) => error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered"),
+    }
+}
+
+fn error(status: StatusCode, what: &str) -> Response {
+    (status, Json(json!({ "error": { "what": what } }))).into_response()
+}
+
+pub async fn overview(State(shared): Asked) -> Response {
+    ask(shared, |run| Ok(Some(run.overview()?))).await
+}
+
+#[derive(Deserialize)]
+pub struct List {
+    #[serde(default)]
+    filter: String,
+    #[serde(default)]
+    sort: String,
+    #[serde(default)]
+    offset: usize,
+    limit: Option<usize>,
+}
+
+pub async fn rollouts(State(shared): Asked, Query(list): Query<List>) -> Response {
+    let List { filter, sort, offset, limit } = list;
+    let wanted = Wanted { filter, sort, offset, limit: limit.unwrap_or(LIMIT) };
+    ask(shared, move |run| Ok(Some(run.page(&wanted)?))).await
+}
+
+pub async fn rollout(State(shared): Asked, Path(id): Path<u64>) -> Response {
+    ask(shared, move |run| Ok(run.rollout_page(id)?)).await
+}
+
+pub async fn compare(State(shared): Asked, Path((id, other)): Path<(u64, u64)>) -> Response {
+    ask(shared, move |run| Ok(diff::compare(run, id, other)?)).await
+}
+
+pub async fn tasks(State(shared): Asked) -> Response {
+    ask(shared, |run| Ok(Some(run.task_rows()))).await
+}
+
+pub async fn task(State(shared): Asked, Path(name): Path<String>) -> Response {
+    ask(shared, move |run| Ok(run.task(&name)?)).await
+}
+
+pub async fn crew(State(shared): Asked) -> Response {
+    ask(shared, |run| Ok(Some(run.crew()?))).await
+}

@@ -1,0 +1,140 @@
+// The frame: pages by the address' fragment, live messages, keys, dark and light.
+import { fill, h } from "./dom.js";
+import { overview } from "./overview.js";
+import { rollouts } from "./rollouts.js";
+import { rollout } from "./rollout.js";
+import { taskList, task } from "./tasks.js";
+import { executors, actors } from "./crew.js";
+
+const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], ["tasks", "Tasks", taskList], ["executors", "Executors", executors], ["actors", "Actors", actors]];
+const MORE = { rollout, task };
+const body = document.getElementById("page");
+const status = document.getElementById("status");
+// Between two updates of a page by live messages, milliseconds; longer where an answer took long.
+const PAUSE = 400;
+const REST = 4;
+
+let page = { update: async () => {}, keys: {} };
+let shownAt = "";
+let timer = 0;
+let busy = false;
+let again = false;
+let took = 0;
+
+function route() {
+  const hash = location.hash.replace(/^#\/?/, "");
+  const [path, search = ""] = hash.split("?");
+  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  return { name, rest, search: new URLSearchParams(search) };
+}
+
+async function go() {
+  const { name, rest, search } = route();
+  const here = name + "/" + rest.join("/");
+  // The same page with another filter looks after itself.
+  if (here === shownAt && page.moved) return page.moved(search);
+  shownAt = here;
+  const make = PAGES.find(([path]) => path === name)?.[2] || MORE[name];
+  page.close?.();
+  page = make ? make(rest[0], search) : { box: h("p", {}, "There is no such page."), update: async () => {} };
+  page.keys ||= {};
+  fill(body, page.box);
+  const tab = { rollout: "rollouts", task: "tasks" }[name] ?? name;
+  fill(document.getElementById("nav"), PAGES.map(([path, title], n) =>
+    h("a", { href: "#/" + path, class: path === tab ? "here" : "", title: "key " + (n + 1) }, title)));
+  document.title = "Troupe: " + (PAGES.find(([path]) => path === tab)?.[1] || "") + (rest[0] ? " " + rest[0] : "");
+  scrollTo(0, 0);
+  await update();
+}
+
+/** Asks for what the page shows; messages that come meanwhile lead to one more round. */
+async function update() {
+  if (busy) {
+    again = true;
+    return;
+  }
+  busy = true;
+  const asked = page;
+  const began = performance.now();
+  try {
+    await asked.update();
+    took = performance.now() - began;
+  } catch (error) {
+    if (error.name !== "AbortError" && asked === page) {
+      fill(body, h("p", { class: "error" }, error.message), h("button", { onclick: () => { shownAt = ""; go(); } }, "Try again"));
+    }
+  }
+  busy = false;
+  if (again) {
+    again = false;
+    await update();
+  }
+}
+
+function pulsed(pulse, last) {
+  const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight";
+  status.textContent = words;
+  status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
+  if (pulse.version === last || last === -1 || timer) return;
+  timer = setTimeout(() => {
+    timer = 0;
+    if (page.live !== false) update();
+  }, Math.max(PAUSE, REST * took));
+}
+
+/** One stream while the page is seen: browsers allow few, and a hidden page needs none. */
+function live() {
+  let source = null;
+  let last = -1;
+  const connect = () => {
+    source = new EventSource("/api/live");
+    source.addEventListener("pulse", (event) => {
+      const pulse = JSON.parse(event.data);
+      pulsed(pulse, last);
+      last = pulse.version;
+    });
+    source.addEventListener("error", () => {
+      status.textContent = "the dashboard does not answer";
+      status.className = "pill bad";
+    });
+  };
+  document.addEventListener("visibilitychange", () => {
+    source?.close();
+    source = null;
+    if (!document.hidden) connect();
+  });
+  if (!document.hidden) connect();
+}
+
+function theme(next) {
+  const dark = next ?? localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.documentElement.dataset.theme = dark;
+  if (next) {
+    localStorage.setItem("theme", next);
+    update();
+  }
+}
+
+const other = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+const help = () => document.getElementById("keys").showModal();
+
+document.addEventListener("keydown", (event) => {
+  const writing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+  if (event.key === "Escape" && writing) return event.target.blur();
+  if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const number = "12345".indexOf(event.key);
+  if (number >= 0) location.hash = "#/" + PAGES[number][0];
+  else if (event.key === "t") other();
+  else if (event.key === "?") help();
+  else if (event.key === "Escape") history.back();
+  else if (event.key === "/" && document.querySelector("input[type=search]")) document.querySelector("input[type=search]").focus();
+  else if (page.keys[event.key]) page.keys[event.key]();
+  else return;
+  event.preventDefault();
+});
+document.getElementById("theme").addEventListener("click", other);
+document.getElementById("help").addEventListener("click", help);
+addEventListener("hashchange", go);
+theme();
+go();
+live();

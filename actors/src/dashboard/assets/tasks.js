@@ -1,0 +1,62 @@
+// Tasks: how often each is solved, over training and in the evaluations.
+import { ask, badge, card, count, dash, facts, fill, h, link, real, share, shown } from "./dom.js";
+import { python } from "./python.js";
+
+const rate = ([all, good]) => (all ? good / all : null);
+const spark = (parts) => h("span", { class: "spark", title: parts.map(share).join("  ") }, parts.map((x) => h("i", { class: x === null ? "none" : "h" + Math.round(8 * x) })));
+const COLUMNS = [
+  ["task", (t) => t.task, (t) => h("a", { href: "#/task/" + encodeURIComponent(t.task) }, shown(t.task))],
+  ["level", (t) => t.level ?? 0, (t) => t.level ?? dash, "num"],
+  ["split", (t) => t.split || "", (t) => t.split || dash],
+  ["answers", (t) => t.answers, (t) => count(t.answers), "num"],
+  ["solved", (t) => (t.answers ? t.passed / t.answers : -1), (t) => (t.answers ? share(t.passed / t.answers) : dash), "num"],
+  ["over training", (t) => t.over_time.findLast((x) => x !== null) ?? -1, (t) => spark(t.over_time)],
+  ["before", (t) => rate(t.before) ?? -1, (t) => share(rate(t.before)), "num"],
+  ["after", (t) => rate(t.after) ?? -1, (t) => share(rate(t.after)), "num"],
+  ["in flight", (t) => t.open, (t) => count(t.open), "num"],
+];
+
+export function taskList() {
+  let sort = [3, true];
+  let all = [];
+  const input = h("input", { type: "search", placeholder: "a part of the name", "aria-label": "Search tasks", oninput: draw });
+  const head = h("thead", {});
+  const rows = h("tbody", {});
+  const about = h("span", { class: "soft" });
+  function draw() {
+    const found = all.filter((t) => t.task.toLowerCase().includes(input.value.toLowerCase()));
+    const [column, down] = sort;
+    const of = COLUMNS[column][1];
+    found.sort((a, b) => (of(a) < of(b) ? -1 : of(a) > of(b) ? 1 : 0) * (down ? -1 : 1));
+    fill(head, h("tr", {}, COLUMNS.map(([title, , , kind], n) => h("th", { class: kind }, h("button", { onclick: () => { sort = [n, sort[0] === n ? !sort[1] : n > 2]; draw(); } }, title + (n === column ? (down ? " \u2193" : " \u2191") : ""))))));
+    fill(rows, found.slice(0, 1000).map((t) => h("tr", { class: "pick", onclick: () => { location.hash = "#/task/" + encodeURIComponent(t.task); } }, COLUMNS.map(([, , show, kind]) => h("td", { class: kind }, show(t))))));
+    about.textContent = found.length + " of " + all.length + " tasks; over training: share solved in twelve equal parts of training, grey where it was not drawn";
+  }
+  const box = h("div", {}, h("div", { class: "filter" }, input), h("div", { class: "card scroll" }, h("table", {}, head, rows)), about);
+  return { box, async update() { all = await ask("/api/tasks"); draw(); } };
+}
+
+export function task(name) {
+  const box = h("div", { class: "stack" });
+  return {
+    box,
+    async update() {
+      const t = await ask("/api/task/" + encodeURIComponent(name));
+      const best = t.best;
+      fill(box,
+        h("div", {}, h("h1", {}, shown(t.task)), h("div", { class: "row soft" }, ["level " + (t.level ?? dash), t.split || dash, t.tags.join(", ")].map((text) => h("span", {}, text)),
+          h("a", { href: "#/rollouts?filter=" + encodeURIComponent("task = '" + t.task + "'") }, "all its rollouts"))),
+        h("div", { class: "tiles" },
+          [["answers", count(t.answers)], ["solved", t.answers ? share(t.passed / t.answers) : dash], ["before RL", share(rate(t.before))], ["after RL", share(rate(t.after))], ["in flight", count(t.open)]]
+            .map(([label, value]) => h("div", { class: "card tile" }, h("b", {}, value), h("span", { class: "soft" }, label))),
+          h("div", { class: "card tile" }, spark(t.over_time), h("div", { class: "soft" }, "over training"))),
+        h("div", { class: "two" },
+          card("Reference", t.source ? python(t.source) : "not stored"),
+          card("Best kernel so far", best ? [facts([
+            ["rollout", link(best.rollout)],
+            ["chosen as", best.speedup === null ? "the shortest of " + best.of + " that passed lately (nothing was timed)" : "the fastest of " + best.of + " timed lately: " + real(best.speedup, 3) + " times the reference"],
+            ["lines", best.code_lines]]), h("p", {}), python(best.code)] : h("p", { class: "soft" }, "None passed yet."))),
+        card("Newest rollouts", h("div", { class: "row" }, t.newest.map((id) => link(id)))));
+    },
+  };
+}

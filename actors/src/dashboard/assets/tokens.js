@@ -1,0 +1,47 @@
+// What the store holds of every token, laid over the answer.
+import { dash, fill, h, real, shown } from "./dom.js";
+
+const level = (x, max) => Math.min(5, Math.ceil((5 * x) / (max || 1)));
+
+export function tokens(found) {
+  if (!found) return h("p", { class: "soft" }, "Not sampled yet.");
+  const code = (n) => found.plan === null || n >= found.plan;
+  const advantage = (n) => (code(n) ? found.advantage_code : found.advantage_plan);
+  const largest = Math.max(Math.abs(found.advantage_plan ?? 0), Math.abs(found.advantage_code ?? 0));
+  const versions = [...new Set(found.policies)];
+  const modes = {
+    "log-prob": [(n) => { const q = level(-found.logprobs[n], 4); return q ? "q" + q : ""; }, "the redder, the less likely it was when it was sampled (full at -4 nats)"],
+    advantage: [(n) => {
+      const a = advantage(n);
+      return a ? (a > 0 ? "g" : "q") + level(Math.abs(a), largest) : "";
+    }, "green is made likelier, red less likely; plan and code have one advantage each"],
+    class: [(n) => (code(n) ? "v0" : "v1"), "orange is plan, blue is code"],
+    mask: [(n) => (!found.trained || !advantage(n) ? "masked" : ""), "grey did not count: an advantage of zero, or the rollout was not trained on"],
+    policy: [(n) => "v" + (versions.indexOf(found.policies[n]) % 4), "policy versions: " + versions.join(", ")],
+  };
+  const body = h("div", { class: "tokens mono" });
+  const legend = h("span", { class: "soft small" });
+  const about = h("p", { class: "mono small" }, "Point at a token.");
+  const spans = found.text.map((text, n) => {
+    const point = () => fill(about, "token " + n + " (id " + found.ids[n] + ")  log-prob " + real(found.logprobs[n], 4) + "  probability " + real(Math.exp(found.logprobs[n]), 4) +
+      "  " + (code(n) ? "code" : "plan") + "  advantage " + real(advantage(n), 4) + "  policy " + found.policies[n]);
+    return h("span", { onmouseenter: point }, shown(found.readable ? text : text + " "));
+  });
+  const buttons = Object.keys(modes).map((name) => h("button", { onclick: () => choose(name) }, name));
+  function choose(name) {
+    const [of, words] = modes[name];
+    spans.forEach((span, n) => { span.className = of(n); });
+    buttons.forEach((b) => b.classList.toggle("on", b.textContent === name));
+    legend.textContent = words;
+  }
+  fill(body, spans);
+  choose("log-prob");
+  const sum = found.logprobs.reduce((a, b) => a + b, 0);
+  return h("div", {},
+    h("div", { class: "row" }, buttons, legend),
+    body, about,
+    h("p", { class: "soft small" }, found.ids.length + " tokens, mean log-prob " + (found.ids.length ? (sum / found.ids.length).toFixed(4) : dash) + ". ",
+      found.left_out ? found.left_out + " more are not shown. " : "",
+      found.readable ? "" : "The tokenizer is not in the run directory: ids are shown. ",
+      "Entropies and the learner's ratios are stored as means of a step, not by token."));
+}

@@ -1,0 +1,131 @@
+//! Follows a store: what was added and what changed since the last look, in short reads.
+//!
+//! A rollout's row is inserted once and then changes until it has an ending. So new rows are those past the last id of
+//! their phase, and changed rows are among those that had no ending. Every statement reads a bounded number of rows:
+//! a long read would keep SQLite from emptying its log, and so grow the run's files.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use rusqlite::Connection;
+
+use super::table::{Table, select_list};
+use crate::eval::FIRST_ID;
+use crate::store::{StoreError, path, schema};
+
+/// Rows of one statement.
+const CHUNK: usize = 10_000;
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Rollouts that are new or changed.
+    pub rollouts: u64,
+    /// Something was written, rollouts or not.
+    pub any: bool,
+    /// There was more than one look may read.
+    pub more: bool,
+}
+
+/// One phase's ids, and how far they were read.
+struct Range {
+    next: u64,
+    end: u64,
+}
+
+/// Reads one store again and again.
+pub struct Follower {
+    connection: Connection,
+    ranges: [Range; 3],
+    open: BTreeSet<u64>,
+    /// SQLite's number that changes with every commit of another connection.
+    data_version: Option<i64>,
+    source: String,
+    behind: bool,
+}
+
+impl Follower {
+    pub fn open(run_dir: &Path) -> Result<Follower, StoreError> {
+        let connection = schema::open_reader(&path(run_dir))?;
+        let source = format!("SELECT {} FROM rollouts", select_list());
+        let [(_, before), (_, after)] = FIRST_ID;
+        // As they happen: before, training, after.
+        let range = |next: u64, end: u64| Range { next, end };
+        let ranges = [range(before, after), range(0, before), range(after, i64::MAX as u64)];
+        Ok(Follower { connection, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
+    }
+
+    /// Rollouts without an ending that are known.
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Looks once; takes at most one chunk of new rows a phase.
+    pub fn look(&mut self, table: &RwLock<Table>) -> Result<Change, StoreError> {
+        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        if self.data_version == Some(version) && !self.behind {
+            return Ok(Change::default());
+        }
+        let mut change = Change { any: self.data_version != Some(version), ..Change::default() };
+        if change.any {
+            change.rollouts += self.changed(table)?;
+        }
+        change.rollouts += self.added(table, &mut change.more)?;
+        self.behind = change.more;
+        self.data_version = Some(version);
+        Ok(change)
+    }
+
+    /// Rows that had no ending.
+    fn changed(&mut self, table: &RwLock<Table>) -> Result<u64, StoreError> {
+        let open: Vec<u64> = self.open.iter().copied().collect();
+        let mut changed = 0;
+        for ids in open.chunks(CHUNK) {
+            let list = serde_json::to_string(ids)?;
+            let sql = format!("{} WHERE id IN (SELECT value FROM json_each(?1))", self.source);
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([list])?;
+            let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+            while let Some(row) = rows.next()? {
+                changed += u64::from(take(row, &mut table, &mut self.open)?.1);
+            }
+        }
+        Ok(changed)
+    }
+
+    fn added(&mut self, table: &RwLock<Table>, more: &mut bool) -> Result<u64, StoreError> {
+        let sql = format!("{} WHERE id >= ?1 AND id < ?2 AND phase IS NOT NULL ORDER BY id LIMIT {CHUNK}", self.source);
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut added = 0;
+        for range in &mut self.ranges {
+            let mut rows = statement.query([range.next as i64, range.end as i64])?;
+            let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+            let mut count = 0;
+            while let Some(row) = rows.next()? {
+                range.next = take(row, &mut table, &mut self.open)?.0 + 1;
+                count += 1;
+            }
+            added += count as u64;
+            if count == CHUNK {
+                // The rest of this phase comes before what happened after it.
+                *more = true;
+                break;
+            }
+        }
+        Ok(added)
+    }
+}
+
+/// The row's id, and whether it was new or changed.
+fn take(row: &rusqlite::Row<'_>, table: &mut Table, open: &mut BTreeSet<u64>) -> Result<(u64, bool), StoreError> {
+    let id = row.get::<_, i64>(0)? as u64;
+    let changed = table.take(row)?;
+    let ended = table.row(id).and_then(|at| table.word("ending", at)).is_some();
+    if ended {
+        open.remove(&id);
+    } else {
+        open.insert(id);
+    }
+    Ok((id, changed))
+}

@@ -1,0 +1,202 @@
+//! The one reader behind the web page, the terminal view and the exports: a run directory, read only, while the run
+//! goes on, after it ended or crashed, or copied somewhere else.
+//!
+//! A viewer never writes to the run directory and never asks the run for anything; it reads the store in short
+//! statements, which SQLite's log lets it do beside the writer.
+
+pub mod alarms;
+pub mod anatomy;
+pub mod crew;
+pub mod filter;
+pub mod follow;
+pub mod overview;
+pub mod query;
+pub mod table;
+pub mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use rollout::task::TaskSpec;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::errors::UserError;
+use crate::store::{Reader, StoreError};
+use follow::Follower;
+use table::Table;
+
+/// How often a run is looked at.
+const EVERY: Duration = Duration::from_millis(250);
+/// A look that took long is followed by a pause of this many times its duration: a viewer stays a small part of a processor.
+const REST: u32 = 4;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error("{0}")]
+    User(#[from] UserError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// What changes while a run is followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pulse {
+    /// Rises with everything that is new.
+    pub version: u64,
+    pub rollouts: u64,
+    /// Rollouts without an ending.
+    pub open: u64,
+    /// False until everything that was there has been read once.
+    pub loaded: bool,
+    /// When something changed last, milliseconds since the Unix epoch; `None` when nothing has since the viewer began.
+    pub changed_at: Option<u64>,
+    /// Why the store can no longer be read.
+    pub trouble: Option<String>,
+}
+
+/// One run directory.
+pub struct Run {
+    dir: PathBuf,
+    table: RwLock<Table>,
+    tasks: Vec<TaskSpec>,
+    levels: Vec<(String, u8)>,
+    config: Option<Config>,
+    pulse: watch::Sender<Pulse>,
+    tokenizer: OnceLock<Option<model::Tokenizer>>,
+}
+
+impl Run {
+    /// Opens a run directory; rollouts are read by [`Run::catch_up`] or [`Run::follow`].
+    ///
+    /// # Errors
+    /// No store, one that was never begun, another format, damaged tasks.
+    pub fn open(dir: &Path) -> Result<Run, StoreError> {
+        let reader = Reader::open(dir)?;
+        // The bench's and some tests' stores have no tasks and no configuration; everything else of them can be seen.
+        let tasks: Vec<TaskSpec> = match reader.meta("tasks")? {
+            Some(text) => serde_json::from_str(&text)?,
+            None => Vec::new(),
+        };
+        let config = reader.meta("config")?.and_then(|text| Config::from_resolved(&text, dir).ok());
+        Ok(Run {
+            dir: dir.to_path_buf(),
+            table: RwLock::default(),
+            levels: tasks.iter().map(|t| (t.id.0.clone(), t.level)).collect(),
+            tasks,
+            config,
+            pulse: watch::Sender::default(),
+            tokenizer: OnceLock::new(),
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn tasks(&self) -> &[TaskSpec] {
+        &self.tasks
+    }
+
+    pub fn levels(&self) -> &[(String, u8)] {
+        &self.levels
+    }
+
+    /// The run's own configuration; `None` where another version wrote it.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// The short columns of all rollouts read so far.
+    pub fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reader of its own for one question.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::open(&self.dir)
+    }
+
+    /// The tokenizer of the policy, when the run directory has one.
+    pub fn tokenizer(&self) -> Option<&model::Tokenizer> {
+        let load = || {
+            let inside = ["warm-start", crate::run::POLICY_DIR].map(|name| self.dir.join(name));
+            let own = self.config.as_ref().and_then(|c| c.model.folder()).map(Path::to_path_buf);
+            inside.into_iter().chain(own).find_map(|folder| model::Tokenizer::from_dir(&folder).ok())
+        };
+        self.tokenizer.get_or_init(load).as_ref()
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Pulse> {
+        self.pulse.subscribe()
+    }
+
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.borrow().clone()
+    }
+
+    /// Reads everything that is there now.
+    pub fn catch_up(&self) -> Result<(), StoreError> {
+        let mut follower = Follower::open(&self.dir)?;
+        while self.look(&mut follower)? {}
+        Ok(())
+    }
+
+    /// Follows the run on a thread of its own until `stop`; a store that fails is tried again.
+    pub fn follow(self: &Arc<Self>, stop: Arc<AtomicBool>) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let run = self.clone();
+        std::thread::Builder::new().name("follow".into()).spawn(move || {
+            let mut follower = None;
+            while !stop.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let more = match &mut follower {
+                    Some(follower) => run.look(follower),
+                    None => Follower::open(&run.dir).and_then(|new| run.look(follower.insert(new))),
+                };
+                match more {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        follower = None;
+                        run.pulse.send_if_modified(|p| {
+                            let trouble = Some(error.to_string());
+                            let new = p.trouble != trouble;
+                            p.trouble = trouble;
+                            new
+                        });
+                    }
+                }
+                std::thread::sleep(EVERY.max(began.elapsed() * REST));
+            }
+        })
+    }
+
+    /// Looks once; true when there is more to read at once.
+    fn look(&self, follower: &mut Follower) -> Result<bool, StoreError> {
+        let change = follower.look(&self.table)?;
+        let rollouts = self.table().len() as u64;
+        self.pulse.send_if_modified(|p| {
+            let first = !p.loaded && !change.more;
+            let new = change.any || change.rollouts > 0 || first || p.trouble.is_some();
+            if new {
+                // What was there at the start is no news.
+                let changed_at = if p.loaded && change.any { Some(crate::flow::wall_ms()) } else { p.changed_at };
+                *p = Pulse {
+                    version: p.version + 1,
+                    rollouts,
+                    open: follower.open_count() as u64,
+                    loaded: p.loaded || !change.more,
+                    changed_at,
+                    trouble: None,
+                };
+            }
+            new
+        });
+        Ok(change.more)
+    }
+}

@@ -1,0 +1,182 @@
+//! What `troupe watch` shows and what each key does. Pure but for `refresh`, which asks the reader.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::widgets::TableState;
+
+use crate::cli::show;
+use crate::inspect::Run;
+use crate::inspect::overview::Overview;
+use crate::inspect::query::{Page, Query};
+
+/// Rows of a page.
+pub const ROWS: usize = 200;
+/// Lines that PageUp and PageDown move.
+const LEAP: i64 = 20;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    #[default]
+    Overview,
+    Rollouts,
+    Rollout(u64),
+}
+
+/// What a key leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    /// The reader has to be asked.
+    Ask,
+    Leave,
+}
+
+#[derive(Default)]
+pub struct App {
+    pub view: View,
+    pub query: Query,
+    /// The filter while it is being written.
+    pub writing: Option<String>,
+    pub error: Option<String>,
+    pub overview: Option<Overview>,
+    pub page: Option<Page>,
+    /// Of the rollout that is shown: harmless lines.
+    pub lines: Vec<String>,
+    pub scroll: u16,
+    pub table: TableState,
+}
+
+impl App {
+    /// Asks for what the view needs. An error is shown and what was known stays.
+    pub fn refresh(&mut self, run: &Run) {
+        self.query.limit = ROWS;
+        let asked = match self.view {
+            View::Overview => run.overview().map(|o| self.overview = Some(o)).map_err(|e| e.to_string()),
+            View::Rollouts => run.page(&self.query).map(|p| self.page = Some(p)).map_err(|e| e.to_string()),
+            View::Rollout(id) => match run.reader().and_then(|reader| reader.rollout(id)) {
+                Ok(Some(detail)) => {
+                    // Made harmless there: nothing in it can move the cursor or turn the text.
+                    let text = show::text(&detail, run.config());
+                    self.lines = text.lines().map(|line| line.replace('\t', "    ")).collect();
+                    Ok(())
+                }
+                Ok(None) => Err(format!("no rollout {id}")),
+                Err(e) => Err(e.to_string()),
+            },
+        };
+        self.error = asked.err();
+    }
+
+    pub fn key(&mut self, key: KeyEvent) -> After {
+        if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
+            return After::Leave;
+        }
+        if let Some(text) = &mut self.writing {
+            match key.code {
+                KeyCode::Char(c) => text.push(c),
+                KeyCode::Backspace => drop(text.pop()),
+                KeyCode::Esc => self.writing = None,
+                KeyCode::Enter => {
+                    self.query.filter = self.writing.take().unwrap_or_default();
+                    self.query.offset = 0;
+                    self.table.select(None);
+                    return After::Ask;
+                }
+                _ => {}
+            }
+            return After::Nothing;
+        }
+        match (self.view, key.code) {
+            (_, KeyCode::Char('q')) => After::Leave,
+            (_, KeyCode::Char('1')) => self.go(View::Overview),
+            (_, KeyCode::Char('2')) => self.go(View::Rollouts),
+            (View::Overview, KeyCode::Tab | KeyCode::Enter) => self.go(View::Rollouts),
+            (_, KeyCode::Tab) => self.go(View::Overview),
+            (View::Rollout(_), KeyCode::Esc) => self.go(View::Rollouts),
+            (_, KeyCode::Esc) => self.go(View::Overview),
+            (_, KeyCode::Char('/')) => {
+                self.writing = Some(self.query.filter.clone());
+                self.go(View::Rollouts)
+            }
+            (View::Rollouts, KeyCode::Enter) => match self.selected() {
+                Some(id) => self.go(View::Rollout(id)),
+                None => After::Nothing,
+            },
+            (View::Rollouts, KeyCode::Char('n')) => self.turn(ROWS as i64),
+            (View::Rollouts, KeyCode::Char('p')) => self.turn(-(ROWS as i64)),
+            (_, KeyCode::Char('j') | KeyCode::Down) => self.step(1),
+            (_, KeyCode::Char('k') | KeyCode::Up) => self.step(-1),
+            (_, KeyCode::PageDown | KeyCode::Char(' ')) => self.step(LEAP),
+            (_, KeyCode::PageUp) => self.step(-LEAP),
+            _ => After::Nothing,
+        }
+    }
+
+    fn go(&mut self, view: View) -> After {
+        (self.view, self.scroll) = (view, 0);
+        After::Ask
+    }
+
+    fn turn(&mut self, by: i64) -> After {
+        self.query.offset = (self.query.offset as i64 + by).max(0) as usize;
+        self.table.select(Some(0));
+        After::Ask
+    }
+
+    fn step(&mut self, by: i64) -> After {
+        match self.view {
+            View::Rollouts => {
+                let last = self.page.as_ref().map_or(0, |p| p.rollouts.len() as i64 - 1).max(0);
+                let at = self.table.selected().map_or(if by > 0 { -1 } else { 1 }, |at| at as i64);
+                self.table.select(Some((at + by).clamp(0, last) as usize));
+            }
+            View::Rollout(_) => {
+                let last = self.lines.len().saturating_sub(1) as i64;
+                self.scroll = (i64::from(self.scroll) + by).clamp(0, last).min(i64::from(u16::MAX)) as u16;
+            }
+            View::Overview => {}
+        }
+        After::Nothing
+    }
+
+    fn selected(&self) -> Option<u64> {
+        self.page.as_ref()?.rollouts.get(self.table.selected()?).map(|r| r.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn press(app: &mut App, keys: &str) -> After {
+        let mut after = After::Nothing;
+        for c in keys.chars() {
+            let code = match c {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                c => KeyCode::Char(c),
+            };
+            after = app.key(KeyEvent::from(code));
+        }
+        after
+    }
+
+    #[test]
+    fn keys_lead_from_view_to_view_and_a_filter_may_hold_any_letter() {
+        let mut app = App::default();
+        assert_eq!(press(&mut app, "2"), After::Ask);
+        assert_eq!(app.view, View::Rollouts);
+        press(&mut app, "/task ~ q");
+        assert_eq!(app.writing.as_deref(), Some("task ~ q"), "q is a letter here");
+        assert_eq!(press(&mut app, "\n"), After::Ask);
+        assert_eq!((app.query.filter.as_str(), &app.writing), ("task ~ q", &None));
+        assert_eq!(press(&mut app, "\n"), After::Nothing, "no row is selected");
+        press(&mut app, "/x\u{1b}");
+        assert_eq!(app.query.filter, "task ~ q", "Esc gives the filter up");
+        press(&mut app, "\u{1b}");
+        assert_eq!(app.view, View::Overview);
+        assert_eq!(press(&mut app, "q"), After::Leave);
+        let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        app.writing = Some(String::new());
+        assert_eq!(app.key(control), After::Leave, "even while a filter is written");
+    }
+}

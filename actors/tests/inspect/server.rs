@@ -1,0 +1,213 @@
+//! The dashboard's server over HTTP: who is answered, with which headers, and what.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actors::dashboard::{Access, Dashboard};
+use actors::inspect::Run;
+use actors::store::Writer;
+use reqwest::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, SET_COOKIE};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+
+use crate::fixture::{self, HOSTILE, SECRET};
+
+const TOKEN: &str = "a-token-of-some-length";
+const LONG: Duration = Duration::from_secs(30);
+
+struct Server {
+    address: SocketAddr,
+    client: Client,
+    writer: Writer,
+    first: u64,
+    _dir: tempfile::TempDir,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn server(access: Access) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = fixture::begin(dir.path()).unwrap();
+    let first = fixture::hostile(&writer.handle()).unwrap();
+    writer.handle().flush(LONG).unwrap();
+    let run = Arc::new(Run::open(dir.path()).unwrap());
+    let mut watch = run.watch();
+    let dashboard = Dashboard::bind(run, "127.0.0.1:0".parse().unwrap(), access).await.unwrap();
+    let address = dashboard.address().unwrap();
+    let task = tokio::spawn(dashboard.serve());
+    tokio::time::timeout(LONG, watch.wait_for(|p| p.loaded)).await.unwrap().unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client =
+        Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().timeout(LONG).build().unwrap();
+    Server { address, client, writer, first, _dir: dir, task }
+}
+
+impl Server {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.unwrap()
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let response = self.get(path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    }
+}
+
+/// Every kind of answer: pages, files, JSON, errors.
+const PATHS: &[&str] = &[
+    "/",
+    "/login",
+    "/static/app.js",
+    "/api/overview",
+    "/api/rollouts",
+    "/api/rollout/0",
+    "/api/rollout/99999",
+    "/api/rollout/0/diff/1",
+    "/api/rollouts?filter=nonsense",
+    "/api/tasks",
+    "/api/crew",
+    "/metrics",
+    "/nowhere",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_has_the_headers_and_none_the_secret() {
+    let server = server(Access::default()).await;
+    for path in PATHS {
+        let response = server.get(path).await;
+        let header = |name: &str| response.headers().get(name).unwrap().to_str().unwrap().to_string();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!((header("x-content-type-options"), header("x-frame-options")), ("nosniff".into(), "DENY".into()));
+        assert_eq!(header("referrer-policy"), "same-origin");
+        // What a model wrote comes as JSON or plain text, which no browser takes for a page.
+        let kind = header("content-type");
+        let ours = matches!(*path, "/" | "/login");
+        assert_eq!(kind.starts_with("text/html"), ours, "{path}: {kind}");
+        let body = response.text().await.unwrap();
+        assert!(!body.contains(SECRET), "{path} shows the executors' secret");
+        assert!(!ours || !body.contains("hacked"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_another_site_and_another_method_are_turned_away() {
+    let server = server(Access { token: None, hosts: vec!["box.example".into()] }).await;
+    let with = async |name: &str, value: &str| {
+        server.client.get(server.url("/api/overview")).header(name, value).send().await.unwrap().status()
+    };
+    for host in ["evil.example", "evil.example:80", "localhost.evil.example", "10.1.2.3"] {
+        assert_eq!(with(HOST.as_str(), host).await, StatusCode::MISDIRECTED_REQUEST, "{host}");
+    }
+    for host in ["localhost:7007", "127.0.0.1", "[::1]:80", "box.example"] {
+        assert_eq!(with(HOST.as_str(), host).await, StatusCode::OK, "{host}");
+    }
+    assert_eq!(with("origin", "http://evil.example").await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(with("origin", "null").await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(with("sec-fetch-site", "cross-site").await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(with("sec-fetch-site", "same-origin").await, StatusCode::OK);
+    for path in PATHS.iter().filter(|p| p.starts_with("/api")) {
+        for request in [server.client.post(server.url(path)), server.client.delete(server.url(path))] {
+            assert_eq!(request.send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_nothing_is_told_without_it_and_a_cookie_is_as_good() {
+    let server = server(Access { token: Some(TOKEN.into()), hosts: Vec::new() }).await;
+    for path in PATHS.iter().filter(|p| p.starts_with("/api") || **p == "/metrics") {
+        // In an address a token counts for nothing.
+        for path in [path.to_string(), format!("{path}?token={TOKEN}")] {
+            assert_eq!(server.get(&path).await.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+    let home = server.get("/").await;
+    assert_eq!((home.status(), home.headers()[LOCATION].to_str().unwrap()), (StatusCode::SEE_OTHER, "/login"));
+    let bearer =
+        |token: &str| server.client.get(server.url("/api/overview")).header(AUTHORIZATION, format!("Bearer {token}"));
+    assert_eq!(bearer(TOKEN).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(bearer("another").send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+
+    let form = |token: &str| {
+        let form = server.client.post(server.url("/login")).header("content-type", "application/x-www-form-urlencoded");
+        form.body(format!("token={token}"))
+    };
+    let wrong = form("%3Cscript%3E").send().await.unwrap();
+    assert_eq!((wrong.status(), wrong.headers().get(SET_COOKIE)), (StatusCode::UNAUTHORIZED, None));
+    assert!(!wrong.text().await.unwrap().contains("<script>"));
+    let right = form(TOKEN).send().await.unwrap();
+    assert_eq!(right.status(), StatusCode::SEE_OTHER);
+    let cookie = right.headers()[SET_COOKIE].to_str().unwrap().to_string();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    let asked = server.client.get(server.url("/api/overview")).header(COOKIE, pair);
+    assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_data_is_what_the_store_holds_and_errors_say_what_is_wrong() {
+    let server = server(Access::default()).await;
+    let page = server.json("/api/rollouts?filter=id%20%3C%203&sort=id").await;
+    assert_eq!((&page["matching"], &page["all"]), (&Value::from(3), &Value::from(server.first)));
+    let ids: Vec<u64> = page["rollouts"].as_array().unwrap().iter().map(|r| r["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [0, 1, 2]);
+    for (id, text) in HOSTILE.iter().enumerate() {
+        let found = server.json(&format!("/api/rollout/{id}")).await;
+        assert!(found["plan"].as_str().unwrap().contains(text), "to the letter, as text");
+        assert_eq!(found["seed"], (u64::MAX - id as u64).to_string(), "not rounded to a double");
+        assert_eq!(found["tokens"]["policies"][11], 7);
+        assert_eq!(found["tokens"]["policies"][12], 8);
+    }
+    let difference = server.json("/api/rollout/0/diff/1").await;
+    assert!(difference.as_array().unwrap().iter().any(|l| l["tag"] == "+"), "{difference}");
+
+    let response = server.get("/api/rollouts?filter=verdit%20%3D%20passed").await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let error: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(error["error"]["hint"], "did you mean `verdict`?");
+    let response = server.get("/api/rollouts?sort=colour").await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    for path in ["/api/rollout/4711", "/api/task/unknown", "/static/../Cargo.toml", "/static/secret"] {
+        assert_eq!(server.get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    let line = format!("troupe_rollouts{{phase=\"train\",ending=\"trained\"}} {}", server.first);
+    assert!(metrics.lines().any(|l| l == line), "{metrics}");
+    assert!(
+        metrics.contains("troupe_faults_total{code=\"F103\"} 4") && metrics.contains("troupe_batch_reward_code 0.8")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_rollout_is_told_within_a_second() {
+    let server = server(Access::default()).await;
+    let mut stream = server.get("/api/live").await;
+    let mut seen = String::new();
+    let mut next = async |text: &str| {
+        let wait = async {
+            while !seen.contains(text) {
+                seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+            }
+        };
+        tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("no {text}"));
+    };
+    next(&format!("\"rollouts\":{}", server.first)).await;
+    let began = Instant::now();
+    server.writer.handle().send(fixture::issued(server.first)).unwrap();
+    next("\"open\":1").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let page = server.json("/api/rollouts?filter=ending%20%3D%20none").await;
+    assert_eq!(page["rollouts"][0]["id"], server.first);
+}
