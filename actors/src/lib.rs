@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod cluster;
 pub mod codec;
 pub mod crew;
 pub mod cuda;

@@ -91,6 +91,7 @@ pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<Orc
         deadline: capacities.execute_deadline,
         reuse_verdicts: capacities.reuse_verdicts,
         verdicts_max: VERDICTS_MAX,
+        cluster: crew.cluster.clone(),
         out: out.clone(),
     };
     Ok(Pool::spawn_linked(None, Pool, args, out.get_cell()).await?.0)

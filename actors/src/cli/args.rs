@@ -42,6 +42,18 @@ pub enum Command {
                             level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
                             verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
     Rollouts(RolloutsArgs),
+    /// Work for a run of another machine: its executors evaluate the run's candidates until the run is over, or this node is
+    /// drained.
+    #[command(
+        after_help = "Example: troupe join 10.0.0.5:7440 --role executor --workers 8 --set cluster.cookie_file=cookie"
+    )]
+    Join(JoinArgs),
+    /// The nodes that work for a run.
+    #[command(after_help = "Example: troupe nodes --head 10.0.0.5:7440 --set cluster.cookie_file=cookie")]
+    Nodes(NodesArgs),
+    /// Have a node end what it has and leave; nothing is lost.
+    #[command(after_help = "Example: troupe drain worker-3 --head 10.0.0.5:7440 --set cluster.cookie_file=cookie")]
+    Drain(DrainArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),
@@ -82,6 +94,62 @@ pub struct RunArgs {
 pub struct ResumeArgs {
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    Executor,
+}
+
+#[derive(Args, Debug)]
+pub struct JoinArgs {
+    /// The head's `cluster.listen`.
+    #[arg(value_name = "HOST:PORT")]
+    pub head: String,
+    /// What this node does.
+    #[arg(long, value_enum)]
+    pub role: RoleArg,
+    /// Executors; without it, as many as the head's `executor.workers`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
+    /// GPUs of this machine: `none`, `all`, or UUIDs with commas between them. Without it, `gpu.devices` of this machine's run file.
+    #[arg(long, value_name = "GPUS")]
+    pub gpus: Option<String>,
+    /// What the node is called; without it, the machine's name.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// Which head is asked.
+#[derive(Args, Debug)]
+pub struct HeadArgs {
+    /// The head's address; without it, `cluster.listen` of the run file.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub head: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct NodesArgs {
+    #[command(flatten)]
+    pub head: HeadArgs,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    #[command(flatten)]
+    pub head: HeadArgs,
+    /// Seconds to wait until it has left; 0 = do not wait.
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    pub wait_s: u64,
 }
 
 #[derive(Args, Debug)]

@@ -14,7 +14,9 @@ mod explain;
 mod failure;
 mod filter;
 mod interrupt;
+mod join;
 mod lint;
+mod nodes;
 mod output;
 mod pyenv;
 mod rollouts;
@@ -113,6 +115,18 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Lint(args) => lint::lint(args),
         Command::Rollouts(args) => rollouts::rollouts(args),
+        Command::Join(args) => {
+            scope::JOIN.require(&args.config.sets)?;
+            join::join(args)
+        }
+        Command::Nodes(args) => {
+            scope::NODES.require(&args.head.config.sets)?;
+            nodes::nodes(args)
+        }
+        Command::Drain(args) => {
+            scope::DRAIN.require(&args.head.config.sets)?;
+            nodes::drain(args)
+        }
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)

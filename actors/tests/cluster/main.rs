@@ -1,0 +1,10 @@
+//! The cluster as processes: a head in this one, nodes as `troupe join`, candidates whose verdict hangs on their text alone.
+
+#![allow(clippy::unwrap_used)]
+
+mod drills;
+mod lab;
+mod members;
+mod namespaces;
+mod side;
+mod strangers;

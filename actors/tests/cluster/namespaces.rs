@@ -1,0 +1,1 @@
+//! Several hosts as network namespaces of this one.
