@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod bench_cluster;
 mod bench_device;
 mod bench_generator;
 mod bench_learner;

@@ -88,7 +88,10 @@ impl Client {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
             status => {
-                return Err(Refusal { why: format!("the side channel says {status}"), again: status.is_server_error() });
+                return Err(Refusal {
+                    why: format!("the side channel says {status}"),
+                    again: status.is_server_error(),
+                });
             }
         }
         Ok(response.bytes().await.map_err(Refusal::of_network)?.to_vec())

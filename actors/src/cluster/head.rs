@@ -19,7 +19,7 @@ use super::shelf::Shelf;
 use super::wire::{
     self, Beat, BlobRef, Body, Errand, Frame, Header, Hello, NodeKey, NodeRow, ToHead, ToNode, Welcome, WireError,
 };
-use super::{HEADS, Link, group_of};
+use super::{HEADS, Link, group_of, newest};
 use crate::executor::{ExecJob, ExecutedItem};
 use crate::observe::{Observer, Progress};
 use crate::pool::{PoolMsg, RemoteMsg};
@@ -197,9 +197,8 @@ impl HeadState {
             Ok(frame) => frame,
             Err(error) => return self.note(format!("a message to a node is not sent: {error}")),
         };
-        let cell = pg::get_members(&group_of(key)).into_iter().find(|cell| !cell.get_id().is_local());
-        if let Some(cell) = cell {
-            let _ = cell.send_message(frame as Frame);
+        if let Some(cell) = newest(group_of(key)) {
+            let _ = cell.send_message::<Frame>(frame);
         }
     }
 

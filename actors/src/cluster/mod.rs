@@ -15,7 +15,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ractor::ActorRef;
+use ractor::{ActorCell, ActorId, ActorRef, pg};
 
 use crate::pool::PoolMsg;
 
@@ -42,6 +42,15 @@ const HEADS: &str = "troupe.head";
 /// The process group of one node's or operator's gateway.
 fn group_of(key: wire::NodeKey) -> String {
     format!("troupe.node.{key:032x}")
+}
+
+/// The other process's member of a group, over the newest connection: an older one may not have been cleared away yet.
+fn newest(group: String) -> Option<ActorCell> {
+    let newest = |cell: &ActorCell| match cell.get_id() {
+        ActorId::Remote { node_id, .. } => Some(node_id),
+        ActorId::Local(_) => None,
+    };
+    pg::get_members(&group).into_iter().filter(|cell| newest(cell).is_some()).max_by_key(newest)
 }
 
 /// How the head's gateway and the pool find each other: both may die and be replaced.

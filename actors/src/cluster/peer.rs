@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::cookie::Cookie;
 use super::session::{SessionEvent, Watcher, node_name};
 use super::wire::{self, Frame, NodeKey, WireError};
-use super::{HEADS, group_of};
+use super::{HEADS, group_of, newest};
 
 /// TCP, and then the handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -154,7 +154,7 @@ impl Peer {
                 Heard::Session(SessionEvent::Gone { id, .. }) if mine == Some(id) => return Err(DialError::Refused),
                 Heard::Session(SessionEvent::Opened { id, .. }) => mine = Some(id),
                 Heard::Session(SessionEvent::Ready { .. }) => {
-                    let head = pg::get_members(&HEADS.to_string()).into_iter().find(|cell| !cell.get_id().is_local());
+                    let head = newest(HEADS.to_string());
                     let (Some(head), Some(session)) = (head, proved.take()) else {
                         return Err(DialError::Unreachable("whoever is there is no head".into()));
                     };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actors::cluster::kit::{Kit, Work, stand_in};
@@ -77,7 +77,6 @@ pub struct Lab {
     pub head: Option<Head>,
     pub pool: ActorRef<PoolMsg>,
     pub address: String,
-    pub bulk_port: u16,
     pub notes: Receiver<String>,
     pub ended: Receiver<(RolloutId, Attempt, Verdict)>,
     pub runtime: Runtime,
@@ -85,6 +84,15 @@ pub struct Lab {
     beat: Beat,
     epoch: u64,
     note: Sender<String>,
+    _alone: Alone,
+}
+
+/// Process groups are the process's: one head at a time, as outside of tests.
+pub type Alone = MutexGuard<'static, ()>;
+
+pub fn alone() -> Alone {
+    static HEADS: Mutex<()> = Mutex::new(());
+    HEADS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Two ports in a row that nobody has.
@@ -100,6 +108,17 @@ pub fn ports() -> u16 {
 
 pub fn head(address: &str, beat: Beat, takes_ms: u64, epoch: u64, note: Sender<String>) -> Head {
     let task = TaskSpec { id: TaskId("t".into()), level: 1, split: Split::Train, tags: vec![], source: String::new() };
+    head_with(address, beat, takes_ms, epoch, note, vec![task])
+}
+
+pub fn head_with(
+    address: &str,
+    beat: Beat,
+    takes_ms: u64,
+    epoch: u64,
+    note: Sender<String>,
+    tasks: Vec<TaskSpec>,
+) -> Head {
     Head::start(HeadConfig {
         listen: address.into(),
         bulk_port: 0,
@@ -107,7 +126,7 @@ pub fn head(address: &str, beat: Beat, takes_ms: u64, epoch: u64, note: Sender<S
         epoch,
         beat,
         limit: 64 * 1024,
-        kit: Kit { work: Work::StandIn { takes_ms }, tasks: vec![task], deadline_ms: 30_000, executors: 1 },
+        kit: Kit { work: Work::StandIn { takes_ms }, tasks, deadline_ms: 30_000, executors: 1 },
         observer: Arc::new(Notes(note)),
     })
     .unwrap()
@@ -118,6 +137,7 @@ pub fn lab(beat: Beat, takes_ms: u64) -> Lab {
 }
 
 pub fn lab_at(host: &str, beat: Beat, takes_ms: u64) -> Lab {
+    let alone = alone();
     let port = ports();
     let address = format!("{host}:{port}");
     let (note, notes) = channel();
@@ -140,7 +160,7 @@ pub fn lab_at(host: &str, beat: Beat, takes_ms: u64) -> Lab {
         };
         Pool::spawn(None, Pool, args).await.unwrap().0
     });
-    Lab { head: Some(head), pool, address, bulk_port: port + 1, notes, ended, runtime, takes_ms, beat, epoch: 1, note }
+    Lab { head: Some(head), pool, address, notes, ended, runtime, takes_ms, beat, epoch: 1, note, _alone: alone }
 }
 
 /// What the stand-in says of this text, anywhere.

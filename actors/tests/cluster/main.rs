@@ -6,5 +6,7 @@ mod drills;
 mod lab;
 mod members;
 mod namespaces;
+#[path = "../rig/mod.rs"]
+mod rig;
 mod side;
 mod strangers;

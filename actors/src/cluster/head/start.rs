@@ -50,6 +50,8 @@ pub struct Head {
     runtime: Runtime,
     link: Link,
     shelf: Arc<Shelf>,
+    server: ractor::ActorRef<NodeServerMessage>,
+    keeper: tokio::task::JoinHandle<()>,
 }
 
 impl Head {
@@ -95,7 +97,7 @@ impl Head {
             observer: config.observer.clone(),
         };
         let link = args.link.clone();
-        runtime.block_on(async {
+        let (server, keeper) = runtime.block_on(async {
             let side = SocketAddr::new(address.ip(), bulk_port);
             let listener = tokio::net::TcpListener::bind(side).await;
             let listener = listener.map_err(|e| complain("side channel", format!("{side}: {e}")))?;
@@ -114,10 +116,10 @@ impl Head {
             let (server, _) = started.map_err(|e| complain("port", format!("{address}: {e}")))?;
             let gateway = HeadGateway::spawn(None, HeadGateway, args.clone()).await;
             let first = gateway.map_err(|e| complain("gateway", e.to_string()))?;
-            tokio::spawn(keep(first, args, server));
-            Ok(())
+            let keeper = tokio::spawn(keep(first, args, server.clone()));
+            Ok((server, keeper))
         })?;
-        Ok(Head { runtime, link, shelf })
+        Ok(Head { runtime, link, shelf, server, keeper })
     }
 
     /// For the pool.
@@ -150,12 +152,19 @@ impl Head {
 
     /// Ends. `over`: the nodes are told to go; otherwise they wait for the run to be resumed.
     pub fn finish(self, over: bool) {
-        if let Some(gateway) = self.link.gateway() {
-            if over {
+        self.keeper.abort();
+        self.runtime.block_on(async {
+            let gateway = self.link.gateway();
+            if let Some(gateway) = gateway.as_ref().filter(|_| over) {
                 let _ = gateway.cast(HeadMsg::Dismiss);
+                tokio::time::sleep(LAST_WORDS).await;
             }
-            self.runtime.block_on(tokio::time::sleep(LAST_WORDS));
-        }
+            // In order, so that process groups forget them.
+            if let Some(gateway) = gateway {
+                let _ = gateway.stop_and_wait(None, Some(LET_GO)).await;
+            }
+            let _ = self.server.stop_and_wait(None, Some(LET_GO)).await;
+        });
         self.runtime.shutdown_timeout(LET_GO);
     }
 }
