@@ -168,7 +168,8 @@ impl Actor for HeadGateway {
                 state.act(acts);
             }
             HeadMsg::Dismiss => {
-                state.roster.keys().into_iter().for_each(|key| state.say(key, &ToNode::Dismiss { over: true }));
+                let keys = state.roster.forget_all();
+                keys.into_iter().for_each(|key| state.say(key, &ToNode::Dismiss { over: true }));
             }
             HeadMsg::Rows(reply) => {
                 let _ = reply.send(state.roster.rows(now));

@@ -107,10 +107,6 @@ impl Roster {
         self.nodes.is_empty()
     }
 
-    pub fn keys(&self) -> Vec<NodeKey> {
-        self.nodes.keys().copied().collect()
-    }
-
     pub fn name(&self, key: NodeKey) -> Option<&str> {
         self.nodes.get(&key).map(|node| node.name.as_str())
     }
@@ -223,6 +219,11 @@ impl Roster {
         }
         let Some(node) = self.nodes.remove(&key) else { return Vec::new() };
         vec![Act::Note(format!("node {} has left; it evaluated {}", node.name, node.done)), Act::Dismiss { key }]
+    }
+
+    /// The run is over: everybody may go.
+    pub fn forget_all(&mut self) -> Vec<NodeKey> {
+        std::mem::take(&mut self.nodes).into_keys().collect()
     }
 
     /// Its connection ended.

@@ -193,8 +193,12 @@ impl Lab {
     }
 
     pub fn command(&self, name: &str, workers: u32) -> Command {
+        self.command_at(&self.address, name, workers)
+    }
+
+    pub fn command_at(&self, address: &str, name: &str, workers: u32) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
-        command.args(["join", &self.address, "--role", "executor", "--name", name, "--workers", &workers.to_string()]);
+        command.args(["join", address, "--role", "executor", "--name", name, "--workers", &workers.to_string()]);
         command.args(["--set", "cluster.reconnect_s=30", "--set", "cluster.reconnect_pause_ms=500"]);
         command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
