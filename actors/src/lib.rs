@@ -32,6 +32,7 @@ pub mod run;
 pub mod scaling;
 pub mod session;
 pub mod sft;
+pub mod stalls;
 pub mod stop;
 pub mod store;
 pub mod summary;

@@ -307,6 +307,44 @@ mod tests {
         assert!(matches!(open::<ToHead>(&long.0, LIMIT), Err(WireError::TooLarge { .. })));
     }
 
+    /// Noise, and true messages with bytes changed: an error or another message, never a panic, and nothing huge is allocated.
+    #[test]
+    fn no_bytes_hurt() {
+        let mut x = 0x2545_f491_4f6c_dd1du64;
+        let mut next = move || {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x
+        };
+        let errand = Errand {
+            lease: 1,
+            rollout: RolloutId(2),
+            attempt: Attempt(3),
+            task: TaskId("t".into()),
+            candidate: Body::Here(vec![1; 50]),
+        };
+        let frames = [
+            seal(5, 1, &ToNode::Errand(errand), LIMIT).unwrap().0,
+            seal(5, 1, &ToHead::Pong { leases: (0..40).collect() }, LIMIT).unwrap().0,
+        ];
+        let mut read = 0;
+        for n in 0..200_000 {
+            let mut bytes = frames[n % 2].clone();
+            if n % 5 == 0 {
+                bytes = (0..next() % 200).map(|_| next() as u8).collect();
+            }
+            for _ in 0..1 + next() % 4 {
+                if let Some(byte) = bytes.get_mut((next() % 256) as usize) {
+                    *byte = next() as u8;
+                }
+            }
+            read +=
+                usize::from(open::<ToNode>(&bytes, LIMIT).is_ok()) + usize::from(open::<ToHead>(&bytes, LIMIT).is_ok());
+        }
+        assert!(read > 1000, "some are still read: {read}");
+    }
+
     #[test]
     fn a_candidate_comes_back() {
         let candidate = Candidate { source: "x = 1\n".into(), digest: rollout::id::Digest("d".into()) };

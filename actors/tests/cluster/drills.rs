@@ -109,6 +109,33 @@ fn twenty_kills_in_a_row() {
     assert!(noticed[19] < 2000, "{noticed:?}");
 }
 
+/// Twenty freezes in a row, of the same node: each costs what it held, and it comes back each time.
+#[test]
+fn twenty_freezes_in_a_row() {
+    let lab = lab(QUICK, 30);
+    let _steady = lab.join("steady", 1);
+    let victim = lab.join("victim", 2);
+    lab.ready(2);
+    lab.give(0..1500, 1);
+    let (mut noticed, mut back) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let began = Instant::now();
+        victim.signal("STOP");
+        lab.note("node victim is lost");
+        noticed.push(ms(began));
+        let began = Instant::now();
+        victim.signal("CONT");
+        lab.note("node victim joined");
+        back.push(ms(began));
+    }
+    let faults = lab.all_of(0..1500, 0);
+    noticed.sort_unstable();
+    back.sort_unstable();
+    println!("20 freezes (dead after 1000 ms): lost after {noticed:?} ms; back after {back:?} ms; faults {faults:?}");
+    assert!(faults.keys().all(|code| code == "F123") && faults.values().sum::<u64>() <= 40, "{faults:?}");
+    assert!(noticed[0] >= 850 && noticed[19] < 2500, "{noticed:?}");
+}
+
 /// The head goes and comes back with the next epoch: nodes report again by themselves.
 #[test]
 fn nodes_find_a_resumed_head_again() {

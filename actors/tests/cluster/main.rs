@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod drills;
+mod insiders;
 mod lab;
 mod members;
 mod namespaces;
