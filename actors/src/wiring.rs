@@ -21,6 +21,9 @@
 //!                                      thread: optimizer, checkpoints
 //! ```
 //!
+//! With `cluster.listen` executors of other machines are members of the pool as well: it gives them jobs through the head's gateway, one
+//! each, and the gateway's mailbox holds at most as many as there are executors (`cluster`).
+//!
 //! With `generator.kind = "openai"` the generator's thread asks a server instead of an engine: `generator.max_batch` requests
 //! at once, one reload at a time (`openai`).
 //!

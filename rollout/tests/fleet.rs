@@ -33,6 +33,13 @@ enum Due {
     Tick,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Executor {
+    life: u32,
+    holds: Option<(RolloutId, Attempt)>,
+    cut: bool,
+}
+
 struct Fleet {
     machine: Machine,
     now_ms: u64,
@@ -40,8 +47,7 @@ struct Fleet {
     order: u64,
     random: u64,
     waiting: VecDeque<(RolloutId, Attempt)>,
-    /// Per executor: its life, what it holds, whether it is cut off.
-    executors: Vec<(u32, Option<(RolloutId, Attempt)>, bool)>,
+    executors: Vec<Executor>,
     idle: Vec<usize>,
     ended: BTreeMap<RolloutId, String>,
     busy_ms: u64,
@@ -91,10 +97,10 @@ impl Fleet {
         while let (Some(&executor), false) = (self.idle.last(), self.waiting.is_empty()) {
             self.idle.pop();
             let Some((rollout, attempt)) = self.waiting.pop_front() else { return };
-            self.executors[executor].1 = Some((rollout, attempt));
+            self.executors[executor].holds = Some((rollout, attempt));
             let takes = 500 + self.below(1000);
             self.busy_ms += takes;
-            self.at(takes, Due::Executed(executor, self.executors[executor].0, rollout, attempt));
+            self.at(takes, Due::Executed(executor, self.executors[executor].life, rollout, attempt));
         }
     }
 
@@ -109,7 +115,7 @@ impl Fleet {
             }
             Due::Executed(executor, life, rollout, attempt) => {
                 let reward = Reward { plan: rollout.0 as f64, code: (rollout.0 % 2) as f64 };
-                let (now, held, cut) = self.executors[executor];
+                let Executor { life: now, holds, cut } = self.executors[executor];
                 if now == life && cut {
                     // It does not get through; it is tried again when the cut has been noticed.
                     return self.at(NOTICED_MS + 3000, Due::Executed(executor, life, rollout, attempt));
@@ -119,8 +125,8 @@ impl Fleet {
                     // A gateway refuses it by its lease; the machine has to stand it as well.
                     self.zombies += 1;
                     assert_eq!(commands, 0, "an answer of a life that was given up changed something");
-                } else if held == Some((rollout, attempt)) {
-                    self.executors[executor].1 = None;
+                } else if holds == Some((rollout, attempt)) {
+                    self.executors[executor].holds = None;
                     self.idle.push(executor);
                 }
             }
@@ -131,22 +137,22 @@ impl Fleet {
             Due::Adopted(policy) => {
                 self.event(Event::Adopted { policy });
             }
-            Due::Cut(executor) if self.executors[executor].2 => {}
+            Due::Cut(executor) if self.executors[executor].cut => {}
             Due::Cut(executor) => {
                 self.idle.retain(|idle| *idle != executor);
-                self.executors[executor].2 = true;
+                self.executors[executor].cut = true;
                 self.at(NOTICED_MS, Due::Noticed(executor));
             }
             Due::Noticed(executor) => {
-                self.executors[executor].0 += 1;
-                if let Some((rollout, attempt)) = self.executors[executor].1.take() {
+                self.executors[executor].life += 1;
+                if let Some((rollout, attempt)) = self.executors[executor].holds.take() {
                     self.faulted += 1;
                     self.event(Event::Faulted { rollout, attempt, code: "F123".into() });
                 }
                 self.at(REPLACED_MS, Due::Back(executor));
             }
             Due::Back(executor) => {
-                self.executors[executor].2 = false;
+                self.executors[executor].cut = false;
                 self.idle.push(executor);
             }
             Due::Tick => {
@@ -185,7 +191,7 @@ fn a_thousand_executors_and_a_hundred_thousand_rollouts_in_flight() {
         order: 0,
         random: 7,
         waiting: VecDeque::new(),
-        executors: vec![(0, None, false); EXECUTORS],
+        executors: vec![Executor::default(); EXECUTORS],
         idle: (0..EXECUTORS).rev().collect(),
         ended: BTreeMap::new(),
         busy_ms: 0,

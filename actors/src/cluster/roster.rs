@@ -205,7 +205,13 @@ impl Roster {
             return Vec::new();
         }
         let note = Act::Note(format!("node {} is drained: it ends what it has and leaves", node.name));
-        if node.executors == 0 { vec![note] } else { vec![note, Act::Leave { key }] }
+        if node.executors > 0 {
+            return vec![note, Act::Leave { key }];
+        }
+        // Nobody has given it anything.
+        let mut acts = vec![note];
+        acts.extend(self.idle(key));
+        acts
     }
 
     pub fn key_of(&self, name: &str) -> Option<NodeKey> {

@@ -134,6 +134,9 @@ fn a_drained_node_leaves_when_it_is_idle_and_not_before() {
     assert_eq!(roster.rows(0)[0].state, "draining");
     assert_eq!(without_notes(roster.idle(1)), [Act::Dismiss { key: 1 }]);
     assert_eq!(roster.len(), 1);
+    // One that still gets ready need not wait for that.
+    roster.hello(0, 3, hello("c"));
+    assert_eq!(without_notes(roster.drain(3)), [Act::Dismiss { key: 3 }]);
 }
 
 #[test]

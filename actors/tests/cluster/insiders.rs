@@ -114,6 +114,21 @@ fn another_harness_is_refused_with_the_reason() {
     assert!(lab.head().rows().is_empty());
 }
 
+/// One that is not ready yet has nothing to end.
+#[test]
+fn a_node_that_is_drained_before_it_is_ready_is_let_go_at_once() {
+    let lab = lab(QUICK, 10);
+    lab.runtime.block_on(async {
+        let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+        peer.connect(&lab.address).await.unwrap();
+        peer.say(0, &ToHead::Hello(hello(&sandbox::protocol_digest().0)), LIMIT).unwrap();
+        let ToNode::Welcome(welcome) = next(&mut peer, 0, &[]).await else { panic!("no welcome") };
+        peer.say(welcome.epoch, &ToHead::Leaving, LIMIT).unwrap();
+        assert_eq!(next(&mut peer, welcome.epoch, &[]).await, ToNode::Dismiss { over: false });
+    });
+    assert!(lab.head().rows().is_empty());
+}
+
 /// The row of the supervision table: what is out is faulted, a new gateway starts, nodes report again.
 #[test]
 fn a_gateway_that_dies_is_replaced_and_costs_what_was_out() {
