@@ -4,6 +4,7 @@
 //! The built-in default is the documented `cluster.toml` at the root of the checkout, compiled in.
 
 mod check;
+mod cluster;
 mod keys;
 mod layers;
 mod lora;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errors::UserError;
 
+pub use cluster::Cluster;
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Origin, Settings};
 pub use lora::{Lora, adapters};
@@ -43,6 +45,7 @@ pub struct Config {
     pub guard: GuardConfig,
     pub generator: Generator,
     pub executor: Executor,
+    pub cluster: Cluster,
     pub gpu: Gpu,
     pub judge: Judge,
     pub eval: Eval,
@@ -403,6 +406,7 @@ impl Config {
             &mut self.tasks.dir,
             &mut self.sft.examples,
             &mut self.generator.reload_dir,
+            &mut self.cluster.cookie_file,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

@@ -150,4 +150,6 @@ pub struct Crew {
     pub verifier: VerifierFactory,
     /// Asked about what passed; `None` when it is off.
     pub llm_judge: Option<Arc<crate::llm_judge::Setup>>,
+    /// Where executors of other machines join; `None` when nobody can.
+    pub cluster: Option<crate::cluster::Link>,
 }

@@ -53,6 +53,8 @@ pub enum ExecutorMsg {
     TaskEnded(String),
 }
 
+impl ractor::Message for ExecutorMsg {}
+
 pub struct ExecutorArgs {
     pub number: u32,
     pub factory: VerifierFactory,

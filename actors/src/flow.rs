@@ -27,6 +27,7 @@ use crate::observe::{Observer, Progress};
 use crate::orchestrator::{RunEnd, StopReason};
 use crate::outbox::{Outbox, Stage};
 use crate::scaling::Hint;
+use crate::stalls::{Stalls, Worker};
 use crate::store::rows::{Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{LEARNER_FAILED, fault};
@@ -68,6 +69,8 @@ pub struct Flow {
     ops: Vec<Op>,
     outbox: Outbox,
     meters: Meters,
+    stalls: Stalls,
+    began: Instant,
 }
 
 impl Flow {
@@ -102,6 +105,8 @@ impl Flow {
             ops: Vec::new(),
             outbox: Outbox::default(),
             meters: Meters::default(),
+            stalls: Stalls::default(),
+            began: Instant::now(),
         }
     }
 
@@ -335,6 +340,7 @@ impl Flow {
         }
         self.newest = Adoption { weights: item.weights, policy: item.policy };
         self.training = None;
+        self.stalls.answered(self.began.elapsed().as_millis() as u64, Worker::Learner);
         let mut about = std::mem::take(&mut self.about);
         self.meters.close_step(&mut about);
         let row = StepRow {
@@ -379,9 +385,26 @@ impl Flow {
             Driver::Eval(_) => self.observer.on(self.meters.eval(run_phase(self.phase))),
             Driver::Idle => {}
         }
+        self.watch();
+    }
+
+    /// Tells who keeps the run waiting.
+    fn watch(&mut self) {
+        let mut waiting = [0; 4];
+        for worker in self.flights.values().filter_map(|flight| Worker::of(flight.stage)) {
+            waiting[worker as usize] += 1;
+        }
+        waiting[Worker::Learner as usize] = u64::from(self.training.is_some());
+        for text in self.stalls.look(self.began.elapsed().as_millis() as u64, waiting) {
+            tracing::warn!("{text}");
+            self.observer.on(Progress::Note(text));
+        }
     }
 
     fn current(&mut self, rollout: RolloutId, attempt: Attempt, stage: Stage) -> Option<&mut Flight> {
+        if let Some(worker) = Worker::of(stage) {
+            self.stalls.answered(self.began.elapsed().as_millis() as u64, worker);
+        }
         self.flights.get_mut(&rollout).filter(|f| f.attempt == attempt && f.stage == stage)
     }
 

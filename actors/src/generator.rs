@@ -23,6 +23,8 @@ pub enum GeneratorMsg {
     ThreadEnded(String),
 }
 
+impl ractor::Message for GeneratorMsg {}
+
 pub struct Adoption {
     pub weights: Weights,
     pub policy: PolicyVersion,

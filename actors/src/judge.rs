@@ -42,6 +42,8 @@ pub enum JudgeMsg {
     ThreadEnded(String),
 }
 
+impl ractor::Message for JudgeMsg {}
+
 pub struct JudgeArgs {
     pub out: ActorRef<OrchestratorMsg>,
     /// Pieces that fit in the channel. The orchestrator's credits keep it from filling.

@@ -52,6 +52,8 @@ pub enum LearnerMsg {
     ThreadEnded(String),
 }
 
+impl ractor::Message for LearnerMsg {}
+
 pub struct LearnerArgs {
     pub factory: TrainerFactory,
     pub out: ActorRef<OrchestratorMsg>,

@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod cluster;
 pub mod codec;
 pub mod crew;
 pub mod cuda;
@@ -33,6 +34,7 @@ pub mod run;
 pub mod scaling;
 pub mod session;
 pub mod sft;
+pub mod stalls;
 pub mod stop;
 pub mod store;
 pub mod summary;

@@ -41,6 +41,8 @@ pub enum LlmJudgeMsg {
     Answered { key: Digest, result: Result<Opinion, Fault> },
 }
 
+impl ractor::Message for LlmJudgeMsg {}
+
 pub struct LlmJudgeState {
     setup: Arc<Setup>,
     /// Requests at once (`judge.concurrency`); fair, so questions are asked in order.

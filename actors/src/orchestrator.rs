@@ -66,6 +66,8 @@ pub enum OrchestratorMsg {
     Kill(Role),
 }
 
+impl ractor::Message for OrchestratorMsg {}
+
 /// Why a run is asked to stop before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {

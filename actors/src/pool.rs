@@ -2,10 +2,12 @@
 //! asks the LLM judge, where there is one, about what passed; its executor goes on meanwhile. Executors come and go while the
 //! run goes on (`scaling`); one that is to go ends its job first.
 //!
-//! Owns and supervises the executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
+//! In a cluster the executors of other nodes are members too (`remote`): they get jobs through the head's gateway.
+//!
+//! Owns and supervises its own executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
 //! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use reward::rubric::Opinion;
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{ExecReport, Fault};
 
+use crate::cluster::Link;
 use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
 use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
@@ -21,6 +24,12 @@ use crate::orchestrator::OrchestratorMsg;
 use crate::scaling::{Advisor, Load, Scaler, ScalingConfig};
 use crate::supervise::{Deaths, EXECUTOR_LOST, LLM_JUDGE_LOST, Role, Verdict, fault};
 use crate::verdicts::remembered;
+
+mod remote;
+mod slots;
+
+pub use remote::RemoteMsg;
+use slots::{Hands, Slot};
 
 /// How often the number of executors is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -48,6 +57,10 @@ pub enum PoolMsg {
     Tick,
     /// What there is to do and who does it.
     Load(RpcReplyPort<Load>),
+    /// From the head's gateway.
+    Remote(RemoteMsg),
+    /// Which rollouts wait or run here: a node's sign of life.
+    Held(RpcReplyPort<Vec<(RolloutId, Attempt)>>),
     /// For tests: kills executor `number` as a crash would.
     KillExecutor {
         number: u32,
@@ -55,6 +68,8 @@ pub enum PoolMsg {
     /// For tests.
     KillLlmJudge,
 }
+
+impl ractor::Message for PoolMsg {}
 
 pub struct PoolArgs {
     pub factory: VerifierFactory,
@@ -66,19 +81,13 @@ pub struct PoolArgs {
     pub reuse_verdicts: bool,
     /// Verdicts kept for reuse; beyond it new ones are not remembered.
     pub verdicts_max: usize,
+    /// Where nodes may join.
+    pub cluster: Option<Link>,
     pub out: ActorRef<OrchestratorMsg>,
 }
 
 /// A task and the candidate's digest: all that a verdict depends on.
 type Key = (TaskId, Digest);
-
-struct Slot {
-    actor: ActorRef<ExecutorMsg>,
-    job: Option<ExecJob>,
-    deaths: Deaths,
-    /// Gets no more jobs, and goes when it has none.
-    leaving: bool,
-}
 
 /// A job, and since when it waits.
 struct Waiting {
@@ -97,7 +106,9 @@ struct Bench {
 pub struct PoolState {
     args: PoolArgs,
     myself: ActorRef<PoolMsg>,
-    slots: Vec<Slot>,
+    /// By number; own executors first, without a gap.
+    slots: BTreeMap<u32, Slot>,
+    remote: remote::Remotes,
     bench: Option<Bench>,
     waiting: VecDeque<Waiting>,
     scaler: Scaler,
@@ -119,10 +130,12 @@ impl Actor for Pool {
     type Arguments = PoolArgs;
 
     async fn pre_start(&self, myself: ActorRef<PoolMsg>, args: PoolArgs) -> Result<PoolState, ActorProcessingErr> {
-        let mut slots = Vec::new();
+        let mut slots = BTreeMap::new();
         for number in 0..args.workers {
-            let actor = spawn(&args, number, &myself).await?;
-            slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor), leaving: false });
+            slots.insert(number, Slot::of(Hands::own(spawn(&args, number, &myself).await?)));
+        }
+        if let Some(link) = &args.cluster {
+            link.pool_is(&myself);
         }
         myself.send_interval(TICK, || PoolMsg::Tick);
         let scaler = Scaler::new(ScalingConfig::between(args.workers, args.workers_max));
@@ -137,6 +150,7 @@ impl Actor for Pool {
             args,
             myself,
             slots,
+            remote: remote::Remotes::default(),
             bench,
             waiting: VecDeque::new(),
             scaler,
@@ -164,13 +178,19 @@ impl Actor for Pool {
                 let now_ms = state.began.elapsed().as_millis() as u64;
                 let load = state.load();
                 let _ = state.args.out.cast(OrchestratorMsg::Executors(state.advisor.look(now_ms, &load)));
-                if let Some(workers) = state.scaler.look(now_ms, &load) {
-                    tracing::info!(?load, workers, "the number of executors changes");
+                state.look_after_gateway();
+                let own = state.own_load();
+                if let Some(workers) = state.scaler.look(now_ms, &own) {
+                    tracing::info!(?own, workers, "the number of executors changes");
                     state.resize(workers).await?;
                 }
             }
             PoolMsg::Load(reply) => {
                 let _ = reply.send(state.load());
+            }
+            PoolMsg::Remote(message) => state.remote(message),
+            PoolMsg::Held(reply) => {
+                let _ = reply.send(state.held());
             }
             PoolMsg::KillLlmJudge => {
                 if let Some(bench) = &state.bench {
@@ -178,8 +198,8 @@ impl Actor for Pool {
                 }
             }
             PoolMsg::KillExecutor { number } => {
-                if let Some(slot) = state.slots.get(number as usize) {
-                    slot.actor.kill();
+                if let Some(Hands::Own { actor, .. }) = state.slots.get(&number).map(|slot| &slot.hands) {
+                    actor.kill();
                 }
             }
         }
@@ -203,10 +223,10 @@ impl Actor for Pool {
         if state.bench.as_ref().is_some_and(|bench| bench.actor.get_id() == who.get_id()) {
             return state.replace_llm_judge(&reason).await;
         }
-        let found = state.slots.iter().position(|slot| slot.actor.get_id() == who.get_id());
-        let Some(number) = found else { return Ok(()) };
-        let slot = &mut state.slots[number];
-        let verdict = slot.deaths.on_death(Instant::now());
+        let found = state.slots.iter_mut().find(|(_, slot)| slot.hands.is(who.get_id()));
+        let Some((&number, slot)) = found else { return Ok(()) };
+        let Hands::Own { deaths, .. } = &mut slot.hands else { return Ok(()) };
+        let verdict = deaths.on_death(Instant::now());
         if let Some(job) = slot.job.take() {
             let fault = fault(EXECUTOR_LOST, format!("executor {number} died: {reason}"));
             state.fail(job, &fault);
@@ -214,7 +234,10 @@ impl Actor for Pool {
         tracing::warn!(executor = number, %reason, ?verdict, "an executor died");
         match verdict {
             Verdict::Restart { .. } => {
-                state.slots[number].actor = spawn(&state.args, number as u32, &myself).await?;
+                let fresh = spawn(&state.args, number, &myself).await?;
+                if let Some(Hands::Own { actor, .. }) = state.slots.get_mut(&number).map(|slot| &mut slot.hands) {
+                    *actor = fresh;
+                }
                 state.dispatch();
                 state.post();
                 Ok(())
@@ -265,40 +288,8 @@ impl PoolState {
         self.waiting.push_back(Waiting { job, since: Instant::now() });
     }
 
-    /// Adds executors, or lets the last ones leave.
-    async fn resize(&mut self, workers: u32) -> Result<(), ActorProcessingErr> {
-        let workers = workers.max(1) as usize;
-        for (number, slot) in self.slots.iter_mut().enumerate() {
-            slot.leaving = number >= workers;
-        }
-        for number in self.slots.len()..workers {
-            let actor = spawn(&self.args, number as u32, &self.myself).await?;
-            self.slots.push(Slot { actor, job: None, deaths: Deaths::new(Role::Executor), leaving: false });
-        }
-        Ok(())
-    }
-
-    /// Ends executors that are to leave and have nothing to do. Their numbers are the highest, so that others keep theirs.
-    fn dismiss(&mut self) {
-        while self.slots.last().is_some_and(|slot| slot.leaving && slot.job.is_none()) {
-            if let Some(slot) = self.slots.pop() {
-                slot.actor.stop(Some("there is not enough to do".into()));
-            }
-        }
-    }
-
-    fn load(&self) -> Load {
-        let staying = self.slots.iter().filter(|slot| !slot.leaving);
-        Load {
-            executors: staying.clone().count() as u32,
-            busy: staying.filter(|slot| slot.job.is_some()).count() as u32,
-            queued: self.waiting.len() as u32,
-            oldest_ms: self.waiting.iter().map(|w| w.since.elapsed().as_millis() as u64).max().unwrap_or(0),
-        }
-    }
-
     fn done(&mut self, number: u32, item: ExecutedItem) {
-        let Some(slot) = self.slots.get_mut(number as usize) else { return };
+        let Some(slot) = self.slots.get_mut(&number) else { return };
         // A late word of an executor that was replaced: its job was already reported as faulted.
         let current = slot.job.as_ref().is_some_and(|j| (j.rollout, j.attempt) == (item.rollout, item.attempt));
         if !current {
@@ -399,20 +390,6 @@ impl PoolState {
         let (gone, kept): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(|w| unwanted(&w.job));
         self.waiting = kept;
         gone.iter().for_each(|w| self.release_followers(&w.job));
-    }
-
-    fn dispatch(&mut self) {
-        for slot in &mut self.slots {
-            if slot.job.is_none() && !slot.leaving {
-                let Some(next) = self.waiting.pop_front() else { return };
-                if slot.actor.cast(ExecutorMsg::Execute(next.job.clone())).is_ok() {
-                    slot.job = Some(next.job);
-                } else {
-                    // Dead, and its supervision event is on the way.
-                    self.waiting.push_front(next);
-                }
-            }
-        }
     }
 
     fn post(&mut self) {

@@ -1,6 +1,7 @@
 //! One process's part of a run: from a store to the end of the last phase, a stop, or a fault.
 
 mod generator;
+mod head;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,10 +126,15 @@ where
         restored.phases.is_empty(),
     )?;
     let secret = secret(&reader)?;
-    let gpus = policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?;
+    let epoch = head::next_epoch(config, &reader)?;
+    // A head without executors of its own needs no GPU for them.
+    let gpus = match config.executor.workers.max(config.executor.workers_max) {
+        0 => None,
+        _ => policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?,
+    };
     let homes = generator::homes(config);
     let gpus = gpus.map(|gpus| gpus.beside(&tenant, |kind| homes.contains(kind)));
-    let crew = Crew {
+    let mut crew = Crew {
         sampler,
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
         verifier: policy::verifier_factory(
@@ -141,6 +147,7 @@ where
             observer.clone(),
         ),
         llm_judge: llm_judge.clone(),
+        cluster: None,
     };
     if let (Some(judge), Some(counts)) = (&llm_judge, llm_judge_counts(&reader)?) {
         judge.restore(counts);
@@ -157,6 +164,8 @@ where
     };
     let mut last = start.weights.clone();
     if !restored.phases.is_empty() {
+        let head = head::start(config, tasks, secret, epoch, &handle, observer)?;
+        crew.cluster = head.as_ref().map(|head| head.link());
         let (done, ended) = oneshot::channel();
         let args = OrchestratorArgs {
             crew: crew.clone(),
@@ -171,7 +180,11 @@ where
             tick: TICK,
             done,
         };
-        let end = conduct(args, ended, stop)?;
+        let end = conduct(args, ended, stop);
+        if let Some(head) = head {
+            head.finish(matches!(end, Ok(RunEnd::Completed)));
+        }
+        let end = end?;
         if let Some(judge) = &llm_judge {
             let value = serde_json::to_string(&judge.counts()).map_err(StoreError::from)?;
             // How the run ended is the news, also where the store is the reason.

@@ -72,6 +72,10 @@ pub const SERVER_UNAVAILABLE: &str = "F120";
 pub const SERVER_UNUSABLE: &str = "F121";
 /// The generation server did not take new weights over.
 pub const SERVER_RELOAD: &str = "F122";
+/// A node of the cluster was lost with what it evaluated.
+pub const NODE_LOST: &str = "F123";
+/// A living node does not know of a candidate it was given.
+pub const LEASE_LOST: &str = "F124";
 
 macro_rules! pages {
     ($($code:literal),*) => {
@@ -83,7 +87,7 @@ macro_rules! pages {
 pub fn faults() -> &'static [(&'static str, &'static str)] {
     pages!(
         "F101", "F102", "F103", "F104", "F105", "F106", "F107", "F108", "F109", "F110", "F111", "F112", "F113", "F114",
-        "F115", "F116", "F117", "F118", "F119", "F120", "F121", "F122"
+        "F115", "F116", "F117", "F118", "F119", "F120", "F121", "F122", "F123", "F124"
     )
 }
 

@@ -21,6 +21,9 @@
 //!                                      thread: optimizer, checkpoints
 //! ```
 //!
+//! With `cluster.listen` executors of other machines are members of the pool as well: it gives them jobs through the head's gateway, one
+//! each, and the gateway's mailbox holds at most as many as there are executors (`cluster`).
+//!
 //! With `generator.kind = "openai"` the generator's thread asks a server instead of an engine: `generator.max_batch` requests
 //! at once, one reload at a time (`openai`).
 //!
@@ -91,6 +94,7 @@ pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<Orc
         deadline: capacities.execute_deadline,
         reuse_verdicts: capacities.reuse_verdicts,
         verdicts_max: VERDICTS_MAX,
+        cluster: crew.cluster.clone(),
         out: out.clone(),
     };
     Ok(Pool::spawn_linked(None, Pool, args, out.get_cell()).await?.0)

@@ -175,15 +175,46 @@ fn unknown_flags_and_commands_are_errors_of_usage() {
     place.troupe(&["run", "--sett", "a=b"]).fails(2, &["--sett"]);
     place.troupe(&["rum"]).fails(2, &["rum"]);
     place.troupe(&["verify", "one.py"]).fails(2, &["CANDIDATE"]);
-    for later in ["watch", "dashboard", "join", "nodes", "drain", "launch", "serve", "export", "replay"] {
+    for later in ["watch", "dashboard", "launch", "serve", "export", "replay"] {
         place.troupe(&[later]).fails(2, &[later]);
     }
+    place.troupe(&["join", "127.0.0.1:1"]).fails(2, &["--role"]);
+    place.troupe(&["join", "127.0.0.1:1", "--role", "learner"]).fails(2, &["executor"]);
+}
+
+/// What opens a cluster is looked for before anything is made or dialled.
+#[test]
+fn a_cluster_needs_a_cookie_and_an_address() {
+    let place = Place::new();
+    let without = ["--set", "cluster.cookie_env=TROUPE_NO_SUCH_COOKIE"];
+    let of = |args: &[&'static str]| [args, &without[..]].concat();
+    for args in [
+        of(&["run", "--run-dir", "r", "--set", "cluster.listen=127.0.0.1:1"]),
+        of(&["join", "127.0.0.1:1", "--role", "executor"]),
+        of(&["nodes", "--head", "127.0.0.1:1"]),
+    ] {
+        place.troupe(&args).fails(2, PARTS).fails(2, &["TROUPE_NO_SUCH_COOKIE"]);
+    }
+    assert!(!place.path().join("r").exists());
+    place.put("cookie", "0123456789abcdef");
+    let with = ["--set", "cluster.cookie_file=cookie"];
+    place.troupe(&[&["drain", "x"], &with[..]].concat()).fails(2, &["which head?", "cluster.listen"]);
+    let nobody = ["join", "127.0.0.1:1", "--role", "executor", "--set", "cluster.reconnect_s=0"];
+    place.troupe(&[&nobody[..], &with[..]].concat()).fails(2, PARTS).fails(2, &["no head to join"]);
+    let scope = ["join", "127.0.0.1:1", "--role", "executor", "--set", "rollout.credits=9"];
+    place.troupe(&scope).fails(2, &["has no effect on `troupe join`"]);
+    place.troupe(&["run", "--set", "executor.workers=0"]).fails(2, PARTS).fails(2, &["nobody to evaluate"]);
+    place.troupe(&["run", "--set", "cluster.lease_ms=100000"]).fails(2, &["cluster.listen"]);
+    let order = ["run", "--set", "cluster.listen=127.0.0.1:1", "--set", "cluster.dead_ms=100"];
+    place.troupe(&order).fails(2, PARTS).fails(2, &["heartbeat_ms < suspect_ms < dead_ms"]);
 }
 
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    for command in ["run", "resume", "sft", "verify", "lint", "rollouts", "doctor", "explain", "bench"] {
+    for command in
+        ["run", "resume", "sft", "verify", "lint", "rollouts", "join", "nodes", "drain", "doctor", "explain", "bench"]
+    {
         let got = place.troupe(&[command, "--help"]);
         let example = format!("troupe {command}");
         assert!(got.succeeds().out.contains("Example") && got.out.contains(&example), "{}", got.out);

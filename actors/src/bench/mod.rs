@@ -1,5 +1,6 @@
 //! `troupe bench`: figures that anybody can take again.
 
+pub mod cluster;
 pub mod corpus;
 pub mod device;
 pub mod executor;

@@ -137,7 +137,7 @@ impl Observer for Gauge {
 }
 
 /// Resident memory of this process; 0 where `/proc` does not tell.
-fn rss_mib() -> f64 {
+pub fn rss_mib() -> f64 {
     const PAGE_KIB: f64 = 4.0;
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok()).map_or(0.0, |p| p * PAGE_KIB / 1024.0)

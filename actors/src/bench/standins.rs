@@ -61,6 +61,7 @@ pub fn crew(solves: fn(u64) -> bool) -> Crew {
             Box::pin(async move { Ok(Box::new(Coin { executions, solves }) as Box<dyn Verifier>) })
         }),
         llm_judge: None,
+        cluster: None,
     }
 }
 

@@ -4,8 +4,8 @@ use sandbox::hostile::{LIMITS, MixConfig};
 
 use super::args::{BenchArgs, BenchWhat};
 use super::{
-    Answer, Done, Failure, bench_generator, bench_learner, bench_verifier, failure, interrupt, output, pyenv, run,
-    runtime,
+    Answer, Done, Failure, bench_cluster, bench_generator, bench_learner, bench_verifier, failure, interrupt, output,
+    pyenv, run, runtime,
 };
 use crate::bench::orchestrator::{self, OrchestratorBench};
 use crate::config::Config;
@@ -28,6 +28,7 @@ pub fn bench(args: BenchArgs) -> Done {
             }
             Ok(Answer::Yes)
         }
+        BenchWhat::Cluster(args) => bench_cluster::cluster(args),
         BenchWhat::Corpus(args) => bench_verifier::corpus(args),
         BenchWhat::Lint(args) => bench_verifier::lint(args),
         BenchWhat::Executor(args) => bench_verifier::executor(args),

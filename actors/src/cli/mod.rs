@@ -4,9 +4,11 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod args_node;
 mod args_view;
 pub(crate) mod arithmetic;
 mod bench;
+mod bench_cluster;
 mod bench_device;
 mod bench_generator;
 mod bench_learner;
@@ -17,7 +19,9 @@ mod explain;
 mod export;
 mod failure;
 mod interrupt;
+mod join;
 mod lint;
+mod nodes;
 mod output;
 mod pyenv;
 mod rollouts;
@@ -121,6 +125,18 @@ fn dispatch(cli: Cli) -> Done {
         Command::Dashboard(args) => dashboard::dashboard(args),
         Command::Watch(args) => watch::watch(args),
         Command::Export(args) => export::export(args),
+        Command::Join(args) => {
+            scope::JOIN.require(&args.config.sets)?;
+            join::join(args)
+        }
+        Command::Nodes(args) => {
+            scope::NODES.require(&args.head.config.sets)?;
+            nodes::nodes(args)
+        }
+        Command::Drain(args) => {
+            scope::DRAIN.require(&args.head.config.sets)?;
+            nodes::drain(args)
+        }
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)

@@ -30,6 +30,9 @@ pub fn run(args: RunArgs) -> Done {
     // A key that is not there is found before anything is made.
     crate::llm_judge::Setup::new(&config.judge)?;
     crate::openai::secret(&config.generator)?;
+    if config.cluster.is_on() {
+        crate::cluster::Cookie::find(&config.cluster)?;
+    }
     if args.dry_run {
         output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
         return Ok(Answer::Yes);
@@ -180,6 +183,10 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         ),
         false => "off".to_string(),
     };
+    let nodes = match config.cluster.is_on() {
+        true => format!("their executors join at {}", config.cluster.listen),
+        false => "none".to_string(),
+    };
     let trained = match &config.lora {
         lora if lora.rank == 0 => "trains every weight".to_string(),
         lora => format!("trains adapters of rank {} on {}", lora.rank, lora.targets.join(", ")),
@@ -194,6 +201,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
          #   judge          {} threads\n\
          #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
          #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
+         #   other nodes    {nodes}\n\
          #   LLM judge      {llm_judge}\n\
          #   tasks          {} training, {} validation, {} held out\n\
          #   a step         {} groups of {} answers; at most {} rollouts in flight, at most {} versions stale\n\

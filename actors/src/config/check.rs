@@ -4,11 +4,11 @@ mod server;
 
 use rollout::machine::ConfigError;
 
-use super::lora;
 use super::{
     AdvNorm, Config, Device, GeneratorKind, LenNorm, Mismatch, PolicyLoss, Reaction, ReloadKind, RewardMode,
     ServerKind, Settings,
 };
+use super::{cluster, lora};
 use crate::errors::UserError;
 use crate::{http, policy, session};
 
@@ -160,6 +160,18 @@ const EFFECTS: &[Effect] = &[
         only: "generator.kind = \"burn\" (a server has stop rules of its own)",
         holds: |c| c.generator.kind == GeneratorKind::Burn,
     },
+    Effect {
+        keys: &[
+            "cluster.bulk_port",
+            "cluster.heartbeat_ms",
+            "cluster.suspect_ms",
+            "cluster.dead_ms",
+            "cluster.lease_ms",
+            "cluster.max_message_bytes",
+        ],
+        only: "cluster.listen (nobody can join without it)",
+        holds: |c| c.cluster.is_on(),
+    },
     Effect { keys: &["eval.samples", "eval.split"], only: "eval.enabled = true", holds: |c| c.eval.enabled },
     Effect {
         keys: &["reward.adv_norm", "reward.std_estimator", "reward.baseline"],
@@ -190,6 +202,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     deterministic(config, settings)?;
     batch(config, settings)?;
     executors(config, settings)?;
+    cluster::check(config, settings)?;
     deadlines(config, settings)?;
     llm_judge(config, settings)?;
     server::check(config, settings)
@@ -313,6 +326,13 @@ fn batch(config: &Config, settings: &Settings) -> Result<(), UserError> {
 /// A range has its upper end above the lower.
 fn executors(config: &Config, settings: &Settings) -> Result<(), UserError> {
     let e = &config.executor;
+    if e.workers == 0 && !config.cluster.is_on() {
+        return Err(UserError::new("there is nobody to evaluate candidates")
+            .at(place(settings, &["executor.workers", "cluster.listen"]))
+            .found("executor.workers = 0, cluster.listen = \"\"")
+            .expected("executor.workers of at least 1, or cluster.listen, where executors of other machines join")
+            .hint("set executor.workers = 2"));
+    }
     if e.workers_max == 0 || e.workers_max >= e.workers {
         return Ok(());
     }

@@ -13,6 +13,20 @@ pub struct Scope {
 
 pub const VERIFY: Scope = Scope { command: "verify", counts: &["executor", "gpu", "judge", "python"] };
 pub const DOCTOR: Scope = Scope { command: "doctor", counts: &["executor", "gpu", "python", "model"] };
+const COOKIE: [&str; 2] = ["cluster.cookie_file", "cluster.cookie_env"];
+pub const JOIN: Scope = Scope {
+    command: "join",
+    counts: &[
+        COOKIE[0],
+        COOKIE[1],
+        "cluster.reconnect_s",
+        "cluster.reconnect_pause_ms",
+        "python.interpreter",
+        "gpu.devices",
+    ],
+};
+pub const NODES: Scope = Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen"] };
+pub const DRAIN: Scope = Scope { command: "drain", counts: NODES.counts };
 pub const SFT: Scope = Scope {
     command: "sft",
     counts: &[
@@ -62,7 +76,7 @@ mod tests {
 
     #[test]
     fn every_word_of_a_scope_is_a_section_or_a_key() {
-        for scope in [VERIFY, DOCTOR, SFT] {
+        for scope in [VERIFY, DOCTOR, JOIN, NODES, DRAIN, SFT] {
             for count in scope.counts {
                 let known = KEYS.iter().any(|k| k.path == *count || k.section() == *count);
                 assert!(known, "{}: {count}", scope.command);

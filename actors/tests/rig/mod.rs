@@ -223,6 +223,7 @@ impl Rig {
             ),
             verifier: Arc::new(move |_| Box::pin(async move { Ok(Box::new(ByTag { delay }) as Box<dyn Verifier>) })),
             llm_judge: None,
+            cluster: None,
         }
     }
 

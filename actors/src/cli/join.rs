@@ -1,0 +1,59 @@
+//! `troupe join`: this machine's executors work for a run of another one.
+
+use std::sync::Arc;
+
+use super::args_node::JoinArgs;
+use super::{Answer, Done, Failure, failure, output, run, runtime};
+use crate::cluster::Cookie;
+use crate::cluster::kit::Local;
+use crate::cluster::node::{self, NodeArgs, NodeEnd, NodeError};
+use crate::observe::{Observer, Progress};
+
+/// A line for each thing worth one; a node has no screen of its own.
+struct Lines;
+
+impl Observer for Lines {
+    fn on(&self, progress: Progress) {
+        match progress {
+            Progress::Note(text) => output::say(text),
+            Progress::Fault { code, message } => output::say(format!("fault {code}: {message}")),
+            _ => {}
+        }
+    }
+}
+
+pub fn join(args: JoinArgs) -> Done {
+    let config = run::configuration(&args.config)?;
+    let cookie = Cookie::find(&config.cluster)?;
+    let stop = run::signals()?;
+    let node = NodeArgs {
+        head: args.head,
+        cookie,
+        name: args.name.unwrap_or_else(host_name),
+        executors: args.workers,
+        local: Local { config, gpus: args.gpus },
+        observer: Arc::new(Lines),
+        stop,
+    };
+    let here = std::env::temp_dir();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(node::run(node));
+    // Its executors' Python processes end with the threads.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    match ended {
+        Ok(NodeEnd::RunOver) => output::say("the run is over"),
+        Ok(NodeEnd::Drained) => output::say("drained: nothing is left to do here"),
+        Ok(NodeEnd::Stopped) => return Err(Failure::Interrupted),
+        Err(NodeError::User(error)) => return Err(error.into()),
+        Err(NodeError::Run(error)) => return Err(failure::of_run(error, &here)),
+        Err(NodeError::Fault(fault)) => return Err(fault.into()),
+    }
+    Ok(Answer::Yes)
+}
+
+/// What the node is called where nobody says otherwise.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "node".into() } else { name.to_string() }
+}

@@ -1,0 +1,143 @@
+//! The side channel's server: HTTP/1.1, ranges of blobs by digest, and uploads of long reports.
+//!
+//! Every request proves the cookie (`cookie`); nothing is encrypted. One response holds at most `PIECE_MAX` bytes, so that memory is
+//! bounded by connections times pieces, and a client that was cut off goes on where it stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::cookie::Cookie;
+use super::shelf::{Shelf, UPLOAD_MAX};
+
+/// The header of a request's proof.
+pub const PROOF: &str = "x-troupe-proof";
+/// Bytes of one response at most.
+pub const PIECE_MAX: u64 = 4 << 20;
+/// Connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 128;
+/// A connection that has not sent its request's head by then is closed.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// And one that has not ended after this: a client opens another.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+
+struct Shared {
+    shelf: Arc<Shelf>,
+    cookie: Cookie,
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
+    let router =
+        Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared { shelf, cookie }));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the side channel cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let _place = place;
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
+                .max_buf_size(64 << 10)
+                .serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+                Ok(Err(error)) => tracing::warn!(%error, "a connection to the side channel"),
+                Ok(Ok(())) => {}
+                Err(_) => tracing::debug!("a connection to the side channel took too long"),
+            }
+        });
+    }
+}
+
+fn refuse(shared: &Shared, method: &str, digest: &str, headers: &HeaderMap) -> Option<Response> {
+    let proof = headers.get(PROOF).and_then(|proof| proof.to_str().ok()).unwrap_or_default();
+    if shared.cookie.proves(method, &format!("/blob/{digest}"), proof) {
+        return None;
+    }
+    tracing::warn!(method, "a request to the side channel without a proof of the cookie is refused");
+    Some(StatusCode::UNAUTHORIZED.into_response())
+}
+
+async fn piece(State(shared): State<Arc<Shared>>, Path(digest): Path<String>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refuse(&shared, "GET", &digest, &headers) {
+        return refusal;
+    }
+    let Some(bytes) = shared.shelf.bytes(&digest) else { return StatusCode::NOT_FOUND.into_response() };
+    let range = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let Some((start, count)) = range.map_or(Some((0, bytes)), |range| within(range, bytes)) else {
+        let whole = [(CONTENT_RANGE, format!("bytes */{bytes}"))];
+        return (StatusCode::RANGE_NOT_SATISFIABLE, whole).into_response();
+    };
+    let count = count.min(PIECE_MAX) as usize;
+    let shelf = shared.shelf.clone();
+    let read = tokio::task::spawn_blocking(move || shelf.read(&digest, start, count)).await;
+    let Ok(Ok(piece)) = read else {
+        tracing::warn!(?read, "something on the side channel cannot be read");
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    if piece.len() as u64 == bytes {
+        return ([(ACCEPT_RANGES, "bytes")], piece).into_response();
+    }
+    let last = (start + piece.len() as u64).saturating_sub(1);
+    (StatusCode::PARTIAL_CONTENT, [(CONTENT_RANGE, format!("bytes {start}-{last}/{bytes}"))], piece).into_response()
+}
+
+/// `bytes=A-B` or `bytes=A-` as start and count, within a length.
+fn within(range: &str, bytes: u64) -> Option<(u64, u64)> {
+    let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let start: u64 = start.parse().ok()?;
+    let last = bytes.checked_sub(1)?;
+    let end = if end.is_empty() { last } else { end.parse::<u64>().ok()?.min(last) };
+    (start <= end).then(|| (start, end - start + 1))
+}
+
+async fn upload(State(shared): State<Arc<Shared>>, Path(digest): Path<String>, request: Request<Body>) -> Response {
+    if let Some(refusal) = refuse(&shared, "PUT", &digest, request.headers()) {
+        return refusal;
+    }
+    let Ok(bytes) = to_bytes(request.into_body(), UPLOAD_MAX).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    match shared.shelf.upload(&digest, bytes.to_vec()) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within;
+
+    #[test]
+    fn ranges_are_cut_to_the_length_and_nonsense_is_none() {
+        assert_eq!(within("bytes=0-", 10), Some((0, 10)));
+        assert_eq!(within("bytes=4-6", 10), Some((4, 3)));
+        assert_eq!(within("bytes=4-99", 10), Some((4, 6)));
+        for nonsense in ["bytes=10-", "bytes=6-4", "bytes=-4", "4-6", "bytes=a-b", ""] {
+            assert_eq!(within(nonsense, 10), None, "{nonsense}");
+        }
+        assert_eq!(within("bytes=0-", 0), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! The cluster's cookie: where it comes from, and the keys that are made of it.
+//!
+//! Between gateways ractor_cluster proves it by challenge. On the side channel every request carries a keyed BLAKE3 hash of
+//! method and path under a key derived from it: the cookie itself is never sent. Contents are named by digest, so a
+//! request that somebody repeats yields what its first reader has seen. Nothing is encrypted.
+
+use crate::config::Cluster;
+use crate::errors::UserError;
+
+/// A shorter cookie can be guessed from one recorded handshake.
+const LEAST: usize = 16;
+/// A cookie file is one line.
+const MOST: usize = 4096;
+
+/// The shared secret. Never printed.
+#[derive(Clone)]
+pub struct Cookie(String);
+
+impl std::fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cookie(..)")
+    }
+}
+
+impl Cookie {
+    /// From `cluster.cookie_file`, or else from the variable that `cluster.cookie_env` names.
+    ///
+    /// # Errors
+    /// Neither is there, or it is too short.
+    pub fn find(config: &Cluster) -> Result<Cookie, UserError> {
+        let (place, found) = match config.cookie_path() {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| UserError::io("read the cluster's cookie (`cluster.cookie_file`)", path, &e))?;
+                (format!("cluster.cookie_file = {}", path.display()), text)
+            }
+            None => {
+                let place = format!("cluster.cookie_env = {:?}", config.cookie_env);
+                (place, std::env::var(&config.cookie_env).unwrap_or_default())
+            }
+        };
+        Cookie::new(found.trim()).map_err(|found| {
+            UserError::new("the cluster has no cookie that could protect it")
+                .at(place)
+                .found(found)
+                .expected(format!("{LEAST} to {MOST} characters, the same on every node"))
+                .hint("make one: `openssl rand -hex 32 > cookie && chmod 600 cookie`, then --set cluster.cookie_file=cookie")
+        })
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(text: &str) -> Result<Cookie, String> {
+        match text.len() {
+            0 => Err("nothing".into()),
+            n if n < LEAST => Err(format!("{n} characters")),
+            n if n > MOST => Err(format!("{n} characters")),
+            _ => Ok(Cookie(text.to_string())),
+        }
+    }
+
+    /// For ractor_cluster.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// What a request for `path` has to carry in `x-troupe-proof`.
+    pub fn proof(&self, method: &str, path: &str) -> blake3::Hash {
+        let key = blake3::derive_key("troupe 2026-11 side channel requests", self.0.as_bytes());
+        blake3::keyed_hash(&key, format!("{method} {path}").as_bytes())
+    }
+
+    /// Compares in constant time.
+    pub fn proves(&self, method: &str, path: &str, proof: &str) -> bool {
+        blake3::Hash::from_hex(proof).is_ok_and(|proof| proof == self.proof(method, path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COOKIE: &str = "0123456789abcdef";
+
+    #[test]
+    fn a_proof_is_for_one_cookie_one_method_and_one_path() {
+        let (mine, other) = (Cookie::new(COOKIE).unwrap(), Cookie::new("0123456789abcdeF").unwrap());
+        let proof = mine.proof("GET", "/blob/aa").to_hex();
+        assert!(mine.proves("GET", "/blob/aa", &proof));
+        assert!(!other.proves("GET", "/blob/aa", &proof));
+        assert!(!mine.proves("PUT", "/blob/aa", &proof) && !mine.proves("GET", "/blob/ab", &proof));
+        assert!(!mine.proves("GET", "/blob/aa", "") && !mine.proves("GET", "/blob/aa", &proof[1..]));
+        assert!(!format!("{mine:?}").contains(COOKIE));
+    }
+
+    #[test]
+    fn a_short_cookie_is_none() {
+        assert!(Cookie::new("").is_err() && Cookie::new(&COOKIE[1..]).is_err());
+        let config = Cluster { cookie_env: "TROUPE_NO_SUCH_COOKIE".into(), ..Cluster::default() };
+        let e = Cookie::find(&config).unwrap_err();
+        assert!(e.to_string().contains("nothing") && e.to_string().contains("TROUPE_NO_SUCH_COOKIE"), "{e}");
+    }
+}

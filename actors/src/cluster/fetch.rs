@@ -1,0 +1,147 @@
+//! The side channel's client: fetches a blob piece by piece, goes on where it was cut off, and believes only the digest.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use reqwest::header::RANGE;
+use reqwest::{StatusCode, Url};
+
+use super::bulk::{PIECE_MAX, PROOF};
+use super::cookie::Cookie;
+use super::shelf;
+use super::wire::BlobRef;
+use crate::http;
+
+/// Largest blob that is kept in memory, bytes.
+const MEMORY_MAX: u64 = 256 << 20;
+const CONNECT: Duration = Duration::from_secs(5);
+/// One request, its piece included.
+const REQUEST: Duration = Duration::from_secs(30);
+/// Tries in a row without a new byte.
+const TRIES: usize = 6;
+
+/// One side channel.
+pub struct Client {
+    base: Url,
+    http: reqwest::Client,
+    cookie: Cookie,
+}
+
+impl Client {
+    /// # Errors
+    /// In words.
+    pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
+        // An IPv6 address needs its brackets.
+        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
+        let base = Url::parse(&format!("http://{host}:{port}/")).map_err(|e| format!("{host}:{port}: {e}"))?;
+        // Fails when it was done before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // A proxy is for the world outside; nodes are next to each other.
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = http.connect_timeout(CONNECT).build().map_err(|e| http::chain(&e))?;
+        Ok(Client { base, http, cookie })
+    }
+
+    fn request(&self, method: reqwest::Method, digest: &str) -> Result<reqwest::RequestBuilder, String> {
+        let path = format!("/blob/{digest}");
+        let url = self.base.join(&path).map_err(|e| e.to_string())?;
+        let proof = self.cookie.proof(method.as_str(), &path).to_hex().to_string();
+        Ok(self.http.request(method, url).header(PROOF, proof).timeout(REQUEST))
+    }
+
+    /// The whole blob, in memory.
+    ///
+    /// # Errors
+    /// Refused, too long, not reachable any more, or another content than its digest says: in words.
+    pub async fn get(&self, blob: &BlobRef) -> Result<Vec<u8>, String> {
+        if blob.bytes > MEMORY_MAX {
+            return Err(format!("{} bytes, the limit is {MEMORY_MAX}", blob.bytes));
+        }
+        let mut whole: Vec<u8> = Vec::new();
+        let mut pauses = pauses();
+        while (whole.len() as u64) < blob.bytes {
+            let start = whole.len() as u64;
+            match self.piece(&blob.digest, start).await {
+                Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
+                    whole.extend_from_slice(&piece);
+                    pauses = self::pauses();
+                }
+                Ok(piece) => {
+                    return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
+                }
+                Err(Refusal { why, again }) => match pauses.next().filter(|_| again) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(why),
+                },
+            }
+        }
+        match shelf::digest(&whole) {
+            found if found == blob.digest => Ok(whole),
+            found => Err(format!("its BLAKE3 is {found}, expected {}", blob.digest)),
+        }
+    }
+
+    async fn piece(&self, digest: &str, start: u64) -> Result<Vec<u8>, Refusal> {
+        let range = format!("bytes={start}-{}", start + PIECE_MAX - 1);
+        let request = self.request(reqwest::Method::GET, digest).map_err(Refusal::of_nature)?.header(RANGE, range);
+        let response = request.send().await.map_err(Refusal::of_network)?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
+            status => {
+                return Err(Refusal {
+                    why: format!("the side channel says {status}"),
+                    again: status.is_server_error(),
+                });
+            }
+        }
+        Ok(response.bytes().await.map_err(Refusal::of_network)?.to_vec())
+    }
+
+    /// Leaves bytes at the head.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobRef, String> {
+        let blob = BlobRef { digest: shelf::digest(&bytes), bytes: bytes.len() as u64 };
+        let mut pauses = pauses();
+        loop {
+            let request = self.request(reqwest::Method::PUT, &blob.digest)?.body(bytes.clone());
+            let refusal = match request.send().await {
+                Ok(response) if response.status().is_success() => return Ok(blob),
+                Ok(response) => {
+                    let status = response.status();
+                    Refusal { why: format!("the side channel says {status}"), again: status.is_server_error() }
+                }
+                Err(error) => Refusal::of_network(error),
+            };
+            match pauses.next().filter(|_| refusal.again) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(refusal.why),
+            }
+        }
+    }
+}
+
+struct Refusal {
+    why: String,
+    again: bool,
+}
+
+impl Refusal {
+    fn of_nature(why: String) -> Refusal {
+        Refusal { why, again: false }
+    }
+
+    fn of_network(error: reqwest::Error) -> Refusal {
+        Refusal { why: format!("the side channel cannot be reached: {}", http::chain(&error)), again: true }
+    }
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(TRIES)
+        .with_jitter()
+        .build()
+}

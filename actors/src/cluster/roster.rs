@@ -1,0 +1,353 @@
+//! Which nodes there are, who is silent, and which errand is whose: pure, the head's gateway carries out what it says.
+//!
+//! A node is heard by its pongs. Silent for `suspect_ms` it gets no more errands, for `dead_ms` it is lost: what it held is
+//! faulted, and nothing of that life is taken any more. An errand ends once: by its lease's number.
+
+use std::collections::BTreeMap;
+
+use rollout::id::{Attempt, RolloutId};
+use rollout::outcome::Fault;
+
+use super::wire::{Beat, Hello, NodeKey, NodeRow};
+use crate::supervise::{EXECUTOR_DEADLINE, LEASE_LOST, fault};
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    Welcome {
+        key: NodeKey,
+        name: String,
+    },
+    Ping {
+        key: NodeKey,
+    },
+    Dismiss {
+        key: NodeKey,
+    },
+    /// The node's executors join the pool.
+    Attach {
+        key: NodeKey,
+        name: String,
+        executors: u32,
+    },
+    /// They get no more for now, or again.
+    Pause {
+        key: NodeKey,
+        paused: bool,
+    },
+    /// They get no more, and the pool says when they are idle.
+    Leave {
+        key: NodeKey,
+    },
+    /// They are gone; what they hold is faulted.
+    Detach {
+        key: NodeKey,
+        why: String,
+    },
+    /// One errand ended without an answer.
+    Failed {
+        lease: Lease,
+        fault: Fault,
+    },
+    /// End the connection.
+    Close {
+        key: NodeKey,
+    },
+    Note(String),
+}
+
+/// One errand under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The pool's number of the executor.
+    pub number: u32,
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    since_ms: u64,
+    /// When the node last named it.
+    seen_ms: u64,
+}
+
+struct Node {
+    hello: Hello,
+    name: String,
+    executors: u32,
+    suspect: bool,
+    draining: bool,
+    since_ms: u64,
+    heard_ms: u64,
+    pinged_ms: u64,
+    leases: BTreeMap<u64, Lease>,
+    done: u64,
+    lost: u64,
+}
+
+/// All nodes of one head's life.
+pub struct Roster {
+    beat: Beat,
+    /// Milliseconds that one evaluation may take, on the node; the node ends it by itself.
+    evaluation_ms: u64,
+    nodes: BTreeMap<NodeKey, Node>,
+    next_lease: u64,
+    ticked_ms: Option<u64>,
+    /// Answers to errands that were no longer out.
+    pub late: u64,
+}
+
+impl Roster {
+    pub fn new(beat: Beat, evaluation_ms: u64) -> Roster {
+        Roster { beat, evaluation_ms, nodes: BTreeMap::new(), next_lease: 1, ticked_ms: None, late: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub fn name(&self, key: NodeKey) -> Option<&str> {
+        self.nodes.get(&key).map(|node| node.name.as_str())
+    }
+
+    /// A node reports. One that is known has lost its connection and come back: what it held is void.
+    pub fn hello(&mut self, now_ms: u64, key: NodeKey, hello: Hello) -> Vec<Act> {
+        let mut acts = self.lost(key, "came back over a new connection", false);
+        let taken = |name: &str| self.nodes.values().any(|node| node.name == name);
+        let mut name = hello.name.clone();
+        for n in 2.. {
+            if !taken(&name) {
+                break;
+            }
+            name = format!("{}-{n}", hello.name);
+        }
+        let node = Node {
+            name: name.clone(),
+            hello,
+            executors: 0,
+            suspect: false,
+            draining: false,
+            since_ms: now_ms,
+            heard_ms: now_ms,
+            pinged_ms: now_ms,
+            leases: BTreeMap::new(),
+            done: 0,
+            lost: 0,
+        };
+        self.nodes.insert(key, node);
+        acts.push(Act::Welcome { key, name });
+        acts
+    }
+
+    /// Its executors are there.
+    pub fn ready(&mut self, now_ms: u64, key: NodeKey, executors: u32) -> Vec<Act> {
+        let Some(node) = self.nodes.get_mut(&key).filter(|node| node.executors == 0 && executors > 0) else {
+            return Vec::new();
+        };
+        (node.executors, node.heard_ms) = (executors, now_ms);
+        let note = format!("node {} joined with {executors} executors", node.name);
+        let mut acts = vec![Act::Note(note), Act::Attach { key, name: node.name.clone(), executors }];
+        if node.draining {
+            acts.push(Act::Leave { key });
+        }
+        acts
+    }
+
+    /// A sign of life, with all errands that the node holds.
+    pub fn pong(&mut self, now_ms: u64, key: NodeKey, held: &[u64]) -> Vec<Act> {
+        let Some(node) = self.nodes.get_mut(&key) else { return Vec::new() };
+        node.heard_ms = now_ms;
+        for lease in held {
+            if let Some(lease) = node.leases.get_mut(lease) {
+                lease.seen_ms = now_ms;
+            }
+        }
+        if !std::mem::take(&mut node.suspect) {
+            return Vec::new();
+        }
+        vec![Act::Note(format!("node {} is heard again", node.name)), Act::Pause { key, paused: false }]
+    }
+
+    /// The pool has an errand for executor `number`; the lease's number, where the node can take it.
+    pub fn assign(
+        &mut self,
+        now_ms: u64,
+        key: NodeKey,
+        number: u32,
+        rollout: RolloutId,
+        attempt: Attempt,
+    ) -> Option<u64> {
+        let node = self.nodes.get_mut(&key)?;
+        let lease = self.next_lease;
+        self.next_lease += 1;
+        node.leases.insert(lease, Lease { number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
+        Some(lease)
+    }
+
+    /// An answer came: whose it is, unless it is answered, given up, or of another node.
+    pub fn done(&mut self, key: NodeKey, lease: u64) -> Option<Lease> {
+        let found = self.nodes.get_mut(&key).and_then(|node| {
+            let lease = node.leases.remove(&lease)?;
+            node.done += 1;
+            Some(lease)
+        });
+        if found.is_none() {
+            self.late += 1;
+        }
+        found
+    }
+
+    /// By name, for an operator; or a node that wants to go.
+    pub fn drain(&mut self, key: NodeKey) -> Vec<Act> {
+        let Some(node) = self.nodes.get_mut(&key) else { return Vec::new() };
+        if std::mem::replace(&mut node.draining, true) {
+            return Vec::new();
+        }
+        let note = Act::Note(format!("node {} is drained: it ends what it has and leaves", node.name));
+        if node.executors > 0 {
+            return vec![note, Act::Leave { key }];
+        }
+        // Nobody has given it anything.
+        let mut acts = vec![note];
+        acts.extend(self.idle(key));
+        acts
+    }
+
+    pub fn key_of(&self, name: &str) -> Option<NodeKey> {
+        self.nodes.iter().find(|(_, node)| node.name == name).map(|(key, _)| *key)
+    }
+
+    /// The pool says that nothing of this node is under way any more.
+    pub fn idle(&mut self, key: NodeKey) -> Vec<Act> {
+        if !self.nodes.get(&key).is_some_and(|node| node.draining) {
+            return Vec::new();
+        }
+        let Some(node) = self.nodes.remove(&key) else { return Vec::new() };
+        vec![Act::Note(format!("node {} has left; it evaluated {}", node.name, node.done)), Act::Dismiss { key }]
+    }
+
+    /// The run is over: everybody may go.
+    pub fn forget_all(&mut self) -> Vec<NodeKey> {
+        std::mem::take(&mut self.nodes).into_keys().collect()
+    }
+
+    /// Its connection ended.
+    pub fn closed(&mut self, key: NodeKey) -> Vec<Act> {
+        self.lost(key, "its connection ended", false)
+    }
+
+    /// A new pool knows nobody, and what the old one had given out is faulted already.
+    pub fn new_pool(&mut self) -> Vec<Act> {
+        let mut acts = Vec::new();
+        for (key, node) in &mut self.nodes {
+            node.leases.clear();
+            if node.executors > 0 {
+                acts.push(Act::Attach { key: *key, name: node.name.clone(), executors: node.executors });
+                if node.suspect {
+                    acts.push(Act::Pause { key: *key, paused: true });
+                }
+                if node.draining {
+                    acts.push(Act::Leave { key: *key });
+                }
+            }
+        }
+        acts
+    }
+
+    /// Pings what is due, suspects and gives up who is silent, and faults errands that nobody names.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Act> {
+        let Beat { period_ms, suspect_ms, dead_ms, lease_ms } = self.beat;
+        // A head that was stopped itself has heard nobody: that says nothing about them.
+        let slept = self.ticked_ms.is_some_and(|last| now_ms.saturating_sub(last) > suspect_ms / 2);
+        self.ticked_ms = Some(now_ms);
+        let mut acts = Vec::new();
+        if slept {
+            acts.push(Act::Note("the head was asleep; its nodes get their time anew".into()));
+        }
+        let mut dead = Vec::new();
+        for (key, node) in &mut self.nodes {
+            let key = *key;
+            if slept {
+                node.heard_ms = now_ms;
+                node.leases.values_mut().for_each(|lease| lease.seen_ms = now_ms);
+            }
+            let silent = now_ms.saturating_sub(node.heard_ms);
+            if silent >= dead_ms {
+                dead.push((key, silent));
+                continue;
+            }
+            if silent >= suspect_ms && !node.suspect {
+                node.suspect = true;
+                acts.push(Act::Note(format!("node {} is silent for {silent} ms: it gets no more for now", node.name)));
+                acts.push(Act::Pause { key, paused: true });
+            }
+            if now_ms.saturating_sub(node.pinged_ms) >= period_ms {
+                node.pinged_ms = now_ms;
+                acts.push(Act::Ping { key });
+            }
+            let (limit, name, heard_ms) = (self.evaluation_ms + lease_ms, &node.name, node.heard_ms);
+            let expired = |lease: &Lease| {
+                // A node that is silent altogether names nothing; that is another matter.
+                let unnamed = heard_ms.saturating_sub(lease.seen_ms);
+                if unnamed >= lease_ms {
+                    let why = format!("node {name} has not named it for {unnamed} ms, though it is heard");
+                    return Some(fault(LEASE_LOST, why));
+                }
+                let age = now_ms.saturating_sub(lease.since_ms);
+                (age >= limit).then(|| fault(EXECUTOR_DEADLINE, format!("no result from node {name} within {age} ms")))
+            };
+            let gone: Vec<(u64, Fault)> =
+                node.leases.iter().filter_map(|(n, lease)| Some((*n, expired(lease)?))).collect();
+            for (n, fault) in gone {
+                if let Some(lease) = node.leases.remove(&n) {
+                    node.lost += 1;
+                    acts.push(Act::Failed { lease, fault });
+                }
+            }
+        }
+        for (key, silent) in dead {
+            acts.extend(self.lost(key, &format!("silent for {silent} ms"), true));
+        }
+        acts
+    }
+
+    fn lost(&mut self, key: NodeKey, why: &str, close: bool) -> Vec<Act> {
+        let Some(node) = self.nodes.remove(&key) else { return Vec::new() };
+        let (name, held) = (&node.name, node.leases.len());
+        let why = format!("node {name} is lost: {why}");
+        let mut acts = vec![Act::Note(format!("{why}; it held {held} candidates")), Act::Detach { key, why }];
+        if close {
+            acts.push(Act::Close { key });
+        }
+        acts
+    }
+
+    pub fn rows(&self, now_ms: u64) -> Vec<NodeRow> {
+        let row = |node: &Node| NodeRow {
+            name: node.name.clone(),
+            role: node.hello.role,
+            state: match (node.draining, node.suspect, node.executors) {
+                (_, true, _) => "suspect",
+                (true, _, _) => "draining",
+                (_, _, 0) => "joining",
+                _ => "ready",
+            }
+            .into(),
+            executors: node.executors,
+            busy: node.leases.len() as u32,
+            done: node.done,
+            lost: node.lost,
+            silent_ms: now_ms.saturating_sub(node.heard_ms),
+            since_ms: now_ms.saturating_sub(node.since_ms),
+            version: node.hello.version.clone(),
+            pid: node.hello.pid,
+            gpus: node.hello.gpus.clone(),
+        };
+        self.nodes.values().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "roster_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! The roster under silence, sleep, second lives and forged answers.
+
+use super::*;
+use crate::cluster::wire::Role;
+
+const BEAT: Beat = Beat { period_ms: 1000, suspect_ms: 3000, dead_ms: 5000, lease_ms: 2000 };
+
+fn hello(name: &str) -> Hello {
+    Hello {
+        role: Role::Executor,
+        name: name.into(),
+        version: "0".into(),
+        harness: "h".into(),
+        pid: 1,
+        gpus: "none".into(),
+    }
+}
+
+/// Two nodes with two executors each, ready at 0.
+fn two() -> Roster {
+    let mut roster = Roster::new(BEAT, 60_000);
+    for (key, name) in [(1, "a"), (2, "b")] {
+        assert_eq!(roster.hello(0, key, hello(name)), [Act::Welcome { key, name: name.into() }]);
+        let acts = roster.ready(0, key, 2);
+        assert_eq!(acts[1..], [Act::Attach { key, name: name.into(), executors: 2 }]);
+    }
+    roster
+}
+
+fn without_notes(acts: Vec<Act>) -> Vec<Act> {
+    acts.into_iter().filter(|act| !matches!(act, Act::Note(_))).collect()
+}
+
+/// Ticks as the shell does; `alive` are heard at each.
+fn until(roster: &mut Roster, from_ms: u64, to_ms: u64, alive: &[(NodeKey, &[u64])]) -> Vec<(u64, Act)> {
+    let mut all = Vec::new();
+    for now in (from_ms..=to_ms).step_by(100) {
+        for (key, held) in alive {
+            all.extend(without_notes(roster.pong(now, *key, held)).into_iter().map(|act| (now, act)));
+        }
+        let acts = without_notes(roster.tick(now)).into_iter();
+        all.extend(acts.filter(|act| !matches!(act, Act::Ping { .. })).map(|act| (now, act)));
+    }
+    all
+}
+
+#[test]
+fn a_silent_node_is_suspected_then_given_up_and_costs_only_its_own_leases() {
+    let mut roster = two();
+    let mine = roster.assign(0, 1, 10, RolloutId(1), Attempt(1)).unwrap();
+    let other = roster.assign(0, 2, 20, RolloutId(2), Attempt(1)).unwrap();
+    let told = until(&mut roster, 100, 9000, &[(2, &[other])]);
+    let why = "node a is lost: silent for 5000 ms".to_string();
+    // Planted: silence is counted from the last ping instead of the last pong. Seen: nobody is ever given up.
+    assert_eq!(
+        told,
+        [
+            (3000, Act::Pause { key: 1, paused: true }),
+            (5000, Act::Detach { key: 1, why }),
+            (5000, Act::Close { key: 1 }),
+        ]
+    );
+    assert_eq!((roster.done(1, mine), roster.late), (None, 1), "nothing of that life is taken");
+    assert_eq!(roster.done(2, other).unwrap().rollout, RolloutId(2));
+}
+
+#[test]
+fn a_suspect_that_answers_gets_work_again() {
+    let mut roster = two();
+    until(&mut roster, 100, 3500, &[(2, &[])]);
+    assert_eq!(roster.rows(3500)[0].state, "suspect");
+    assert_eq!(without_notes(roster.pong(3600, 1, &[])), [Act::Pause { key: 1, paused: false }]);
+    assert_eq!(until(&mut roster, 3600, 8000, &[(1, &[]), (2, &[])]), []);
+}
+
+#[test]
+fn an_answer_counts_once_and_only_from_who_was_asked() {
+    let mut roster = two();
+    let lease = roster.assign(0, 1, 10, RolloutId(1), Attempt(3)).unwrap();
+    assert_eq!(roster.done(2, lease), None, "forged by another node");
+    let found = roster.done(1, lease).unwrap();
+    assert_eq!((found.number, found.rollout, found.attempt), (10, RolloutId(1), Attempt(3)));
+    assert_eq!(roster.done(1, lease), None, "a duplicate");
+    assert_eq!(roster.late, 2);
+}
+
+#[test]
+fn a_lease_that_a_living_node_does_not_name_is_lost_alone() {
+    let mut roster = two();
+    let kept = roster.assign(0, 1, 10, RolloutId(1), Attempt(1)).unwrap();
+    let lost = roster.assign(0, 1, 11, RolloutId(2), Attempt(1)).unwrap();
+    let told = until(&mut roster, 100, 2500, &[(1, &[kept]), (2, &[])]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(matches!(&told[0], (2000, Act::Failed { lease, .. }) if lease.rollout == RolloutId(2)), "{told:?}");
+    assert_eq!(roster.done(1, lost), None);
+    assert!(roster.done(1, kept).is_some());
+}
+
+#[test]
+fn a_named_lease_has_an_end_too() {
+    let mut roster = two();
+    let lease = roster.assign(0, 1, 10, RolloutId(1), Attempt(1)).unwrap();
+    let told = until(&mut roster, 100, 62_500, &[(1, &[lease]), (2, &[])]);
+    assert!(matches!(&told[..], [(62_000, Act::Failed { fault, .. })] if fault.code == EXECUTOR_DEADLINE), "{told:?}");
+}
+
+/// Planted: no look at the distance of ticks. Seen: both nodes are given up at once.
+#[test]
+fn a_head_that_was_stopped_gives_its_nodes_their_time_anew() {
+    let mut roster = two();
+    let lease = roster.assign(0, 1, 10, RolloutId(1), Attempt(1)).unwrap();
+    until(&mut roster, 100, 1000, &[(1, &[lease]), (2, &[])]);
+    assert_eq!(until(&mut roster, 31_000, 32_900, &[]), [], "half a minute later");
+    assert_eq!(roster.rows(32_900).len(), 2);
+    assert!(roster.done(1, lease).is_some());
+}
+
+#[test]
+fn a_second_life_of_a_connection_voids_the_first() {
+    let mut roster = two();
+    let old = roster.assign(0, 1, 10, RolloutId(1), Attempt(1)).unwrap();
+    let acts = without_notes(roster.hello(50, 1, hello("a")));
+    assert!(matches!(&acts[..], [Act::Detach { key: 1, .. }, Act::Welcome { key: 1, .. }]), "{acts:?}");
+    assert_eq!(roster.done(1, old), None);
+    assert_eq!(roster.rows(50)[0].state, "joining");
+}
+
+#[test]
+fn a_drained_node_leaves_when_it_is_idle_and_not_before() {
+    let mut roster = two();
+    assert_eq!(roster.idle(1), [], "nobody asked it to go");
+    assert_eq!(without_notes(roster.drain(1)), [Act::Leave { key: 1 }]);
+    assert_eq!(roster.drain(1), [], "once is enough");
+    assert_eq!(roster.rows(0)[0].state, "draining");
+    assert_eq!(without_notes(roster.idle(1)), [Act::Dismiss { key: 1 }]);
+    assert_eq!(roster.len(), 1);
+    // One that still gets ready need not wait for that.
+    roster.hello(0, 3, hello("c"));
+    assert_eq!(without_notes(roster.drain(3)), [Act::Dismiss { key: 3 }]);
+}
+
+#[test]
+fn a_new_pool_hears_of_all_who_are_ready_and_old_leases_are_void() {
+    let mut roster = two();
+    roster.hello(0, 3, hello("a"));
+    assert_eq!(roster.name(3), Some("a-2"), "names are unique");
+    let old = roster.assign(0, 2, 20, RolloutId(2), Attempt(1)).unwrap();
+    roster.drain(2);
+    assert_eq!(
+        roster.new_pool(),
+        [
+            Act::Attach { key: 1, name: "a".into(), executors: 2 },
+            Act::Attach { key: 2, name: "b".into(), executors: 2 },
+            Act::Leave { key: 2 },
+        ]
+    );
+    assert_eq!(roster.done(2, old), None);
+}

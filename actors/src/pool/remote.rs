@@ -1,0 +1,106 @@
+//! The pool's side of other nodes: their executors become members when the head's gateway says so, and what they held is
+//! faulted when it says that they are gone.
+
+use ractor::{ActorRef, ActorStatus};
+
+use super::PoolState;
+use super::slots::{Hands, Slot};
+use crate::cluster::head::HeadMsg;
+use crate::cluster::wire::NodeKey;
+use crate::executor::{ExecJob, ExecutedItem};
+use crate::supervise::{NODE_LOST, fault};
+
+/// The first number of a remote executor: far above `executor.workers_max`.
+const FIRST: u32 = 1 << 16;
+
+/// From the head's gateway.
+#[derive(Debug)]
+pub enum RemoteMsg {
+    /// A node's executors are there.
+    Attach { gateway: ActorRef<HeadMsg>, key: NodeKey, name: String, executors: u32 },
+    /// No more jobs for the node for now, or again.
+    Pause { key: NodeKey, paused: bool },
+    /// No more jobs; tell the gateway when it has ended all it has.
+    Leave { key: NodeKey },
+    /// The node is gone.
+    Detach { key: NodeKey, why: String },
+    /// From executor `number` of a node.
+    Done { number: u32, item: ExecutedItem },
+}
+
+/// Whom to send jobs through.
+#[derive(Default)]
+pub(super) struct Remotes {
+    gateway: Option<ActorRef<HeadMsg>>,
+    next: u32,
+    /// Told to leave, and not yet reported as idle.
+    leaving: Vec<NodeKey>,
+}
+
+impl Remotes {
+    /// False where nobody is there to take it.
+    pub(super) fn send(&self, key: NodeKey, number: u32, job: ExecJob) -> bool {
+        let Some(gateway) = &self.gateway else { return false };
+        gateway.cast(HeadMsg::Execute { key, number, job }).is_ok()
+    }
+}
+
+impl PoolState {
+    pub(super) fn remote(&mut self, message: RemoteMsg) {
+        match message {
+            RemoteMsg::Attach { gateway, key, name, executors } => {
+                tracing::info!(node = name, executors, "a node's executors join the pool");
+                self.remote.gateway = Some(gateway);
+                for _ in 0..executors {
+                    let number = FIRST + self.remote.next;
+                    self.remote.next = (self.remote.next + 1) % (u32::MAX - FIRST);
+                    self.slots.insert(number, Slot::of(Hands::Remote(key)));
+                }
+            }
+            RemoteMsg::Pause { key, paused } => {
+                self.slots.values_mut().filter(|slot| slot.hands.of(key)).for_each(|slot| slot.paused = paused);
+            }
+            RemoteMsg::Leave { key } => {
+                self.slots.values_mut().filter(|slot| slot.hands.of(key)).for_each(|slot| slot.leaving = true);
+                self.remote.leaving.push(key);
+            }
+            RemoteMsg::Detach { key, why } => self.detach(|slot| slot.hands.of(key), &why),
+            RemoteMsg::Done { number, item } => self.done(number, item),
+        }
+    }
+
+    fn detach(&mut self, gone: impl Fn(&Slot) -> bool, why: &str) {
+        let numbers: Vec<u32> = self.slots.iter().filter(|(_, slot)| gone(slot)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            if let Some(job) = self.slots.remove(&number).and_then(|slot| slot.job) {
+                self.fail(job, &fault(NODE_LOST, why));
+            }
+        }
+    }
+
+    /// Members of nodes that leave go when their node has nothing under way; then the gateway may let it go.
+    pub(super) fn release_idle_nodes(&mut self) {
+        let slots = &mut self.slots;
+        let gateway = &self.remote.gateway;
+        self.remote.leaving.retain(|key| {
+            if slots.values().any(|slot| slot.hands.of(*key) && slot.job.is_some()) {
+                return true;
+            }
+            slots.retain(|_, slot| !slot.hands.of(*key));
+            if let Some(gateway) = gateway {
+                let _ = gateway.cast(HeadMsg::Idle { key: *key });
+            }
+            false
+        });
+    }
+
+    /// A gateway that died took every node's errands with it; the next one has its nodes report again.
+    pub(super) fn look_after_gateway(&mut self) {
+        let dead = |gateway: &ActorRef<HeadMsg>| gateway.get_status() >= ActorStatus::Stopping;
+        if self.remote.gateway.as_ref().is_some_and(dead) {
+            self.remote.gateway = None;
+            self.remote.leaving.clear();
+            self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
+        }
+    }
+}

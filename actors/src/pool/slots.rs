@@ -1,0 +1,133 @@
+//! The pool's members: its own executors, which come and go with the load, and those of other nodes.
+
+use std::time::Instant;
+
+use ractor::{ActorId, ActorProcessingErr, ActorRef};
+use rollout::id::{Attempt, RolloutId};
+
+use super::{PoolState, spawn};
+use crate::cluster::wire::NodeKey;
+use crate::executor::{ExecJob, ExecutorMsg};
+use crate::scaling::Load;
+use crate::supervise::{Deaths, Role};
+
+/// Who evaluates.
+pub(super) enum Hands {
+    /// An actor of this process.
+    Own { actor: ActorRef<ExecutorMsg>, deaths: Deaths },
+    /// One of a node's executors.
+    Remote(NodeKey),
+}
+
+impl Hands {
+    pub(super) fn own(actor: ActorRef<ExecutorMsg>) -> Hands {
+        Hands::Own { actor, deaths: Deaths::new(Role::Executor) }
+    }
+
+    pub(super) fn is(&self, id: ActorId) -> bool {
+        matches!(self, Hands::Own { actor, .. } if actor.get_id() == id)
+    }
+
+    pub(super) fn of(&self, node: NodeKey) -> bool {
+        matches!(self, Hands::Remote(key) if *key == node)
+    }
+}
+
+/// One member.
+pub(super) struct Slot {
+    pub(super) hands: Hands,
+    pub(super) job: Option<ExecJob>,
+    /// Gets no more jobs, and goes when it has none.
+    pub(super) leaving: bool,
+    /// Gets no more jobs for now.
+    pub(super) paused: bool,
+}
+
+impl Slot {
+    pub(super) fn of(hands: Hands) -> Slot {
+        Slot { hands, job: None, leaving: false, paused: false }
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self.hands, Hands::Own { .. })
+    }
+}
+
+impl PoolState {
+    /// Adds executors of our own, or lets the last ones leave.
+    pub(super) async fn resize(&mut self, workers: u32) -> Result<(), ActorProcessingErr> {
+        let least = u32::from(self.args.cluster.is_none());
+        let workers = workers.max(least);
+        let mut own = 0;
+        for (number, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.is_own()) {
+            slot.leaving = *number >= workers;
+            own += 1;
+        }
+        for number in own..workers {
+            let actor = spawn(&self.args, number, &self.myself).await?;
+            self.slots.insert(number, Slot::of(Hands::own(actor)));
+        }
+        Ok(())
+    }
+
+    /// Ends executors that are to leave and have nothing to do. Their numbers are the highest, so that others keep theirs.
+    pub(super) fn dismiss(&mut self) {
+        loop {
+            let last = self.slots.iter().rfind(|(_, slot)| slot.is_own());
+            let Some((&number, _)) = last.filter(|(_, slot)| slot.leaving && slot.job.is_none()) else { break };
+            if let Some(Slot { hands: Hands::Own { actor, .. }, .. }) = self.slots.remove(&number) {
+                actor.stop(Some("there is not enough to do".into()));
+            }
+        }
+        self.release_idle_nodes();
+    }
+
+    /// Gives each idle member the oldest waiting job.
+    pub(super) fn dispatch(&mut self) {
+        for (number, slot) in &mut self.slots {
+            if slot.job.is_some() || slot.leaving || slot.paused {
+                continue;
+            }
+            let Some(next) = self.waiting.pop_front() else { return };
+            let sent = match &slot.hands {
+                Hands::Own { actor, .. } => actor.cast(ExecutorMsg::Execute(next.job.clone())).is_ok(),
+                Hands::Remote(key) => self.remote.send(*key, *number, next.job.clone()),
+            };
+            if sent {
+                slot.job = Some(next.job);
+            } else {
+                // Dead, and its supervision event (or the gateway's) is on the way.
+                self.waiting.push_front(next);
+            }
+        }
+    }
+
+    /// Everybody who takes candidates.
+    pub(super) fn load(&self) -> Load {
+        self.load_of(|_| true)
+    }
+
+    /// Without other nodes: what growing and shrinking here is about.
+    pub(super) fn own_load(&self) -> Load {
+        self.load_of(Slot::is_own)
+    }
+
+    fn load_of(&self, counts: fn(&Slot) -> bool) -> Load {
+        let staying = self.slots.values().filter(|slot| !slot.leaving && !slot.paused && counts(slot));
+        Load {
+            executors: staying.clone().count() as u32,
+            busy: staying.filter(|slot| slot.job.is_some()).count() as u32,
+            queued: self.waiting.len() as u32,
+            oldest_ms: self.waiting.iter().map(|w| age_ms(w.since)).max().unwrap_or(0),
+        }
+    }
+
+    pub(super) fn held(&self) -> Vec<(RolloutId, Attempt)> {
+        let running = self.slots.values().filter_map(|slot| slot.job.as_ref());
+        running.chain(self.waiting.iter().map(|w| &w.job)).map(|job| (job.rollout, job.attempt)).collect()
+    }
+}
+
+fn age_ms(since: Instant) -> u64 {
+    since.elapsed().as_millis() as u64
+}

@@ -1,0 +1,215 @@
+//! What goes wrong with nodes and heads, and what it costs: only leases.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::lab::{BEAT, Node, QUICK, lab, wait_for};
+
+fn ms(since: Instant) -> u128 {
+    since.elapsed().as_millis()
+}
+
+/// SIGKILL: seen when the connection breaks.
+#[test]
+fn a_killed_node_costs_its_leases_and_nothing_else() {
+    let lab = lab(BEAT, 150);
+    let mut victim = lab.join("victim", 2);
+    let _other = lab.join("other", 2);
+    lab.ready(2);
+    lab.give(0..40, 1);
+    wait_for("both work", || (lab.load().busy == 4).then_some(()));
+    let began = Instant::now();
+    victim.0.kill().unwrap();
+    lab.note("node victim is lost");
+    let noticed = ms(began);
+    let faults = lab.all_of(0..40, 0);
+    println!("SIGKILL noticed after {noticed} ms; faults {faults:?}");
+    assert!(noticed < 1000, "{noticed} ms");
+    assert!(faults.len() == 1 && (1..=2).contains(&faults["F123"]), "only what it held: {faults:?}");
+    // And another one takes its place.
+    let began = Instant::now();
+    let _next = lab.join("next", 2);
+    lab.ready(2);
+    println!("replaced after {} ms", ms(began));
+}
+
+/// SIGSTOP: as a machine that freezes, or a cable that is pulled. TCP says nothing; the heartbeat does.
+#[test]
+fn a_frozen_node_is_noticed_within_five_seconds_and_comes_back() {
+    let lab = lab(BEAT, 100);
+    let victim = lab.join("victim", 2);
+    let _other = lab.join("other", 2);
+    lab.ready(2);
+    lab.give(0..30, 1);
+    wait_for("both work", || (lab.load().busy == 4).then_some(()));
+    let began = Instant::now();
+    victim.signal("STOP");
+    lab.note("node victim is silent");
+    let suspected = ms(began);
+    lab.note("node victim is lost");
+    let lost = ms(began);
+    let faults = lab.all_of(0..30, 0);
+    println!("SIGSTOP: suspected after {suspected} ms, lost after {lost} ms; faults {faults:?}");
+    assert!(suspected <= 3300 && lost <= 5300, "suspected {suspected} ms, lost {lost} ms");
+    assert!((1..=2).contains(&faults["F123"]), "{faults:?}");
+    let began = Instant::now();
+    victim.signal("CONT");
+    lab.note("node victim joined with 2 executors");
+    println!("back at work {} ms after SIGCONT", ms(began));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    lab.give(100..104, 1);
+    assert_eq!(lab.all_of(100..104, 0).len(), 0);
+}
+
+/// A node that slept through its death has answers in hand: they change nothing.
+#[test]
+fn a_zombie_answers_nothing() {
+    let lab = lab(QUICK, 400);
+    let victim = lab.join("victim", 1);
+    lab.ready(1);
+    lab.give(0..1, 1);
+    wait_for("it works", || (lab.load().busy == 1).then_some(()));
+    victim.signal("STOP");
+    lab.note("node victim is lost");
+    let (rollout, _, verdict) = lab.ended.recv().unwrap();
+    assert_eq!((rollout.0, verdict.unwrap_err().code.as_str()), (0, "F123"));
+    victim.signal("CONT");
+    lab.note("node victim joined");
+    // The old errand ends there within 400 ms; nothing may come of it.
+    assert!(lab.ended.recv_timeout(Duration::from_millis(1500)).is_err(), "a dead lease was answered");
+    lab.give(0..1, 2);
+    assert_eq!(lab.all_of(0..1, 0).len(), 0);
+}
+
+/// Twenty kills in a row while work goes on: nothing is lost, nothing is answered twice, nothing hangs.
+#[test]
+fn twenty_kills_in_a_row() {
+    let lab = lab(QUICK, 20);
+    let _steady = lab.join("steady", 1);
+    lab.ready(1);
+    let (mut noticed, mut back) = (Vec::new(), Vec::new());
+    lab.give(0..400, 1);
+    for n in 0..20 {
+        let began = Instant::now();
+        let mut victim = lab.join("victim", 3);
+        lab.note("node victim joined");
+        back.push(ms(began));
+        std::thread::sleep(Duration::from_millis(17 * n));
+        let began = Instant::now();
+        victim.0.kill().unwrap();
+        lab.note("node victim is lost");
+        noticed.push(ms(began));
+    }
+    let faults = lab.all_of(0..400, 0);
+    noticed.sort_unstable();
+    back.sort_unstable();
+    println!("20 kills: noticed within {noticed:?} ms; joined within {back:?} ms; faults {faults:?}");
+    assert!(faults.keys().all(|code| code == "F123") && faults.values().sum::<u64>() <= 60, "{faults:?}");
+    assert!(noticed[19] < 2000, "{noticed:?}");
+}
+
+/// Twenty freezes in a row, of the same node: each costs what it held, and it comes back each time.
+#[test]
+fn twenty_freezes_in_a_row() {
+    let lab = lab(QUICK, 30);
+    let _steady = lab.join("steady", 1);
+    let victim = lab.join("victim", 2);
+    lab.ready(2);
+    lab.give(0..1500, 1);
+    let (mut noticed, mut back) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let began = Instant::now();
+        victim.signal("STOP");
+        lab.note("node victim is lost");
+        noticed.push(ms(began));
+        let began = Instant::now();
+        victim.signal("CONT");
+        lab.note("node victim joined");
+        back.push(ms(began));
+    }
+    let faults = lab.all_of(0..1500, 0);
+    noticed.sort_unstable();
+    back.sort_unstable();
+    println!("20 freezes (dead after 1000 ms): lost after {noticed:?} ms; back after {back:?} ms; faults {faults:?}");
+    assert!(faults.keys().all(|code| code == "F123") && faults.values().sum::<u64>() <= 40, "{faults:?}");
+    assert!(noticed[0] >= 850 && noticed[19] < 2500, "{noticed:?}");
+}
+
+/// The head goes and comes back with the next epoch: nodes report again by themselves.
+#[test]
+fn nodes_find_a_resumed_head_again() {
+    let mut lab = lab(QUICK, 50);
+    let node = lab.join("one", 2);
+    lab.ready(1);
+    let began = Instant::now();
+    lab.restart_head();
+    lab.ready(1);
+    println!("the node is back {} ms after the head went", ms(began));
+    lab.give(0..10, 1);
+    assert_eq!(lab.all_of(0..10, 0).len(), 0);
+    lab.head.take().unwrap().finish(true);
+    let (code, said) = node.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.matches("joined").count() == 2, "{said}");
+}
+
+/// What `tc netem` would do to a connection, for kernels without it: every byte comes later, and one piece in twenty as late as a lost
+/// packet that is sent again.
+fn relay(to: String, delay: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let (near, far) = (near.unwrap(), TcpStream::connect(&to).unwrap());
+            near.set_nodelay(true).unwrap();
+            far.set_nodelay(true).unwrap();
+            pipe(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
+            pipe(far, near, delay);
+        }
+    });
+    address
+}
+
+fn pipe(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (send, receive) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut piece = vec![0; 16 << 10];
+        while let Ok(n @ 1..) = from.read(&mut piece) {
+            if send.send((Instant::now() + delay, piece[..n].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (n, (when, piece)) in receive.iter().enumerate() {
+            let again = if n % 20 == 19 { 2 * delay } else { Duration::ZERO };
+            std::thread::sleep((when + again).saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+/// 200 ms each way, and one piece in twenty 600 ms: slower, and nothing else.
+#[test]
+fn a_slow_and_lossy_network_costs_time_only() {
+    let lab = lab(BEAT, 200);
+    let through = relay(lab.address.clone(), Duration::from_millis(200));
+    let began = Instant::now();
+    let _far = Node::start(lab.command_at(&through, "far", 4));
+    lab.ready(1);
+    let joined = ms(began);
+    let began = Instant::now();
+    lab.give(0..60, 1);
+    let faults = lab.all_of(0..60, 0);
+    let took = ms(began);
+    println!(
+        "200 ms away: joined after {joined} ms; 60 candidates of 200 ms on 4 executors in {took} ms; faults {faults:?}"
+    );
+    assert!(faults.is_empty(), "{faults:?}");
+    let rows = lab.head().rows();
+    assert_eq!((rows.len(), rows[0].lost, rows[0].done), (1, 0, 60));
+}

@@ -1,0 +1,150 @@
+//! Nodes with the cookie that do not do as they should, and a gateway that dies.
+
+use std::time::Duration;
+
+use actors::bench::standins;
+use actors::cluster::Cookie;
+use actors::cluster::fetch::Client;
+use actors::cluster::peer::{Heard, Peer};
+use actors::cluster::wire::{self, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+
+use crate::lab::{COOKIE, Lab, PATIENCE, QUICK, lab, wait_for};
+
+const LIMIT: usize = 65_536;
+
+fn hello(harness: &str) -> Hello {
+    Hello {
+        role: Role::Executor,
+        name: "odd".into(),
+        version: "0".into(),
+        harness: harness.into(),
+        pid: 1,
+        gpus: "none".into(),
+    }
+}
+
+/// The next thing the head says that is no ping; pings are answered with these leases.
+async fn next(peer: &mut Peer, epoch: u64, leases: &[u64]) -> ToNode {
+    let hear = async {
+        loop {
+            if let Some(Heard::Frame(bytes)) = peer.hear().await {
+                match wire::open::<ToNode>(&bytes, LIMIT).unwrap().1 {
+                    ToNode::Ping => peer.say(epoch, &ToHead::Pong { leases: leases.to_vec() }, LIMIT).unwrap(),
+                    said => return said,
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, hear).await.expect("the head says something")
+}
+
+/// A node by hand, welcomed and ready with one executor.
+async fn odd(lab: &Lab) -> (Peer, Welcome) {
+    let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+    peer.connect(&lab.address).await.unwrap();
+    peer.say(0, &ToHead::Hello(hello(&sandbox::protocol_digest().0)), LIMIT).unwrap();
+    let ToNode::Welcome(welcome) = next(&mut peer, 0, &[]).await else { panic!("no welcome") };
+    peer.say(welcome.epoch, &ToHead::Ready { executors: 1 }, LIMIT).unwrap();
+    (peer, welcome)
+}
+
+async fn errand(peer: &mut Peer, welcome: &Welcome) -> Errand {
+    match next(peer, welcome.epoch, &[]).await {
+        ToNode::Errand(errand) => errand,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It lives, and knows nothing of the candidate. Planted: `pong` refreshes every lease of the node. Seen: no fault comes.
+#[test]
+fn a_node_that_forgets_its_errand_costs_that_errand() {
+    let lab = lab(QUICK, 10);
+    lab.runtime.block_on(async {
+        let (mut peer, welcome) = odd(&lab).await;
+        lab.give(0..1, 1);
+        let errand = errand(&mut peer, &welcome).await;
+        assert_eq!(errand.rollout.0, 0);
+        // Pongs without it, until the head gives it up and gives the next.
+        lab.give(1..2, 1);
+        let next = self::errand(&mut peer, &welcome).await;
+        assert_eq!(next.rollout.0, 1);
+        let report = serde_json::to_vec(&standins::report(true)).unwrap();
+        peer.say(welcome.epoch, &ToHead::Done { lease: next.lease, report: Ok(Body::Here(report)) }, LIMIT).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    });
+    let (rollout, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((rollout.0, verdict.unwrap_err().code.as_str()), (0, "F124"));
+    let (rollout, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((rollout.0, verdict), (1, Ok(true)));
+}
+
+/// Reports that are too long for a message, that are nowhere, and that are none.
+#[test]
+fn a_long_report_comes_over_the_side_channel_and_a_bad_one_is_a_fault() {
+    let lab = lab(QUICK, 10);
+    lab.runtime.block_on(async {
+        let (mut peer, welcome) = odd(&lab).await;
+        let client = Client::new("127.0.0.1", welcome.bulk_port, Cookie::new(COOKIE).unwrap()).unwrap();
+        let mut report = standins::report(true);
+        report.log_tail = "x".repeat(300_000);
+        let good = client.put(serde_json::to_vec(&report).unwrap()).await.unwrap();
+        let nowhere = wire::BlobRef { digest: actors::cluster::shelf::digest(b"?"), bytes: 1 };
+        for (n, report) in [Body::Blob(good), Body::Blob(nowhere), Body::Here(b"{}".to_vec())].into_iter().enumerate() {
+            lab.give(n as u64..n as u64 + 1, 1);
+            let lease = errand(&mut peer, &welcome).await.lease;
+            peer.say(welcome.epoch, &ToHead::Done { lease, report: Ok(report) }, LIMIT).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    });
+    let mut ended: Vec<_> = lab.ended.try_iter().map(|(n, _, v)| (n.0, v.map_err(|fault| fault.code))).collect();
+    ended.sort();
+    assert_eq!(ended, [(0, Ok(true)), (1, Err("F124".into())), (2, Err("F124".into()))]);
+}
+
+#[test]
+fn another_harness_is_refused_with_the_reason() {
+    let lab = lab(QUICK, 10);
+    let said = lab.runtime.block_on(async {
+        let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+        peer.connect(&lab.address).await.unwrap();
+        peer.say(0, &ToHead::Hello(hello("another")), LIMIT).unwrap();
+        next(&mut peer, 0, &[]).await
+    });
+    assert!(matches!(&said, ToNode::Refused { reason } if reason.contains("harness")), "{said:?}");
+    assert!(lab.head().rows().is_empty());
+}
+
+/// One that is not ready yet has nothing to end.
+#[test]
+fn a_node_that_is_drained_before_it_is_ready_is_let_go_at_once() {
+    let lab = lab(QUICK, 10);
+    lab.runtime.block_on(async {
+        let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+        peer.connect(&lab.address).await.unwrap();
+        peer.say(0, &ToHead::Hello(hello(&sandbox::protocol_digest().0)), LIMIT).unwrap();
+        let ToNode::Welcome(welcome) = next(&mut peer, 0, &[]).await else { panic!("no welcome") };
+        peer.say(welcome.epoch, &ToHead::Leaving, LIMIT).unwrap();
+        assert_eq!(next(&mut peer, welcome.epoch, &[]).await, ToNode::Dismiss { over: false });
+    });
+    assert!(lab.head().rows().is_empty());
+}
+
+/// The row of the supervision table: what is out is faulted, a new gateway starts, nodes report again.
+#[test]
+fn a_gateway_that_dies_is_replaced_and_costs_what_was_out() {
+    let lab = lab(QUICK, 3000);
+    let _nodes = [lab.join("one", 1), lab.join("two", 1)];
+    lab.ready(2);
+    lab.give(0..2, 1);
+    wait_for("both work", || (lab.load().busy == 2).then_some(()));
+    lab.head().link().gateway().unwrap().kill();
+    for _ in 0..2 {
+        let (_, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
+        let fault = verdict.unwrap_err();
+        assert!(fault.code == "F123" && fault.message.contains("gateway"), "{fault}");
+    }
+    lab.ready(2);
+    wait_for("both are in the pool again", || (lab.load().executors == 2).then_some(()));
+    lab.give(10..12, 1);
+    assert_eq!(lab.all_of(10..12, 0).len(), 0);
+}

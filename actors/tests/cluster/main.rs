@@ -1,0 +1,13 @@
+//! The cluster as processes: a head in this one, nodes as `troupe join`, candidates whose verdict hangs on their text alone.
+
+#![allow(clippy::unwrap_used)]
+
+mod drills;
+mod insiders;
+mod lab;
+mod members;
+mod namespaces;
+#[path = "../rig/mod.rs"]
+mod rig;
+mod side;
+mod strangers;

@@ -1,0 +1,203 @@
+//! Several hosts as network namespaces of this one: a bridge here, where the head listens, and a namespace for each node.
+//!
+//! Needs the superuser and `ip`; skipped with the reason where there are none. Delay and loss need `tc netem`, which not every kernel
+//! has; the drills do with a relay that delays (`drills`).
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use actors::cluster::kit::stand_in;
+use actors::crew::Crew;
+use actors::orchestrator::RunEnd;
+use actors::stop::StopToken;
+use actors::store::rows::PhaseTag;
+
+use crate::lab::{self, BEAT, COOKIE, Lab, Node, QUICK, wait_for};
+use crate::rig::{Rig, Watch};
+
+/// A bridge and namespaces on it; gone when it is dropped. `subnet` keeps tests apart.
+struct Net {
+    subnet: u8,
+    hosts: u8,
+}
+
+fn ip(args: &str) -> Result<(), String> {
+    let out = Command::new("ip").args(args.split_whitespace()).output().map_err(|e| format!("ip: {e}"))?;
+    if out.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {args}: {}", String::from_utf8_lossy(&out.stderr).trim()))
+    }
+}
+
+impl Net {
+    /// `None`, with the reason on stderr, where this machine does not allow it.
+    fn new(subnet: u8, hosts: u8) -> Option<Net> {
+        let net = Net { subnet, hosts };
+        net.clear();
+        match net.build() {
+            Ok(()) => Some(net),
+            Err(reason) => {
+                eprintln!("skipped: no network namespaces here ({reason})");
+                None
+            }
+        }
+    }
+
+    fn build(&self) -> Result<(), String> {
+        let Net { subnet: s, hosts } = *self;
+        ip(&format!("link add trb{s} type bridge"))?;
+        ip(&format!("addr add 10.199.{s}.1/24 dev trb{s}"))?;
+        ip(&format!("link set trb{s} up"))?;
+        for h in 2..2 + hosts {
+            ip(&format!("netns add trn{s}x{h}"))?;
+            ip(&format!("link add trv{s}x{h} type veth peer name eth0 netns trn{s}x{h}"))?;
+            ip(&format!("link set trv{s}x{h} master trb{s} up"))?;
+            ip(&format!("-n trn{s}x{h} addr add 10.199.{s}.{h}/24 dev eth0"))?;
+            ip(&format!("-n trn{s}x{h} link set eth0 up"))?;
+            ip(&format!("-n trn{s}x{h} link set lo up"))?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) {
+        for h in 2..2 + self.hosts {
+            let _ = ip(&format!("netns del trn{}x{h}", self.subnet));
+            let _ = ip(&format!("link del trv{}x{h}", self.subnet));
+        }
+        let _ = ip(&format!("link del trb{}", self.subnet));
+    }
+
+    fn head(&self) -> String {
+        format!("10.199.{}.1", self.subnet)
+    }
+
+    /// A node in its namespace.
+    fn join(&self, h: u8, address: &str, workers: u32) -> Node {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("trn{}x{h}", self.subnet), env!("CARGO_BIN_EXE_troupe")]);
+        command.args(["join", address, "--role", "executor", "--name", &format!("host-{h}")]);
+        command.args(["--workers", &workers.to_string(), "--set", "cluster.reconnect_pause_ms=500"]);
+        command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE);
+        command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        Node::start(command)
+    }
+
+    /// Pulls a host's cable, or plugs it in.
+    fn cable(&self, h: u8, plugged: bool) {
+        let state = if plugged { "up" } else { "down" };
+        ip(&format!("link set trv{}x{h} {state}", self.subnet)).unwrap();
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// What must not depend on where candidates are evaluated.
+#[derive(Debug, PartialEq)]
+struct Ledger {
+    endings: std::collections::BTreeMap<String, u64>,
+    steps: usize,
+    evaluated: Vec<(u64, rollout::id::TaskId, bool)>,
+    policy: String,
+    faults: usize,
+}
+
+fn ledger(rig: &Rig) -> Ledger {
+    let reader = rig.reader();
+    let mut evaluated = reader.evaluated(PhaseTag::EvalBefore).unwrap();
+    evaluated.extend(reader.evaluated(PhaseTag::EvalAfter).unwrap());
+    evaluated.sort();
+    Ledger {
+        endings: reader.endings(PhaseTag::Train).unwrap(),
+        steps: reader.steps().unwrap().len(),
+        evaluated,
+        policy: rig.checkpoints().newest().unwrap().unwrap().digest.0,
+        faults: reader.faults().unwrap().len(),
+    }
+}
+
+fn run(dir: &Path, change: impl FnOnce(&Rig, &mut Crew) -> u32) -> Ledger {
+    let mut rig = Rig::new(dir);
+    rig.eval_samples = 2;
+    let mut crew = Crew { verifier: stand_in(Duration::from_millis(5)), ..rig.crew() };
+    let executors = change(&rig, &mut crew);
+    let end = rig.play(crew, Arc::new(Watch(|_| {})), &StopToken::default(), |args| {
+        (args.capacities.executors, args.capacities.executors_max) = (executors, executors);
+        args.capacities.reuse_verdicts = false;
+    });
+    assert_eq!(end, RunEnd::Completed);
+    ledger(&rig)
+}
+
+/// The whole actor graph with a real (tiny) policy, trained and evaluated: on one machine, then with all executors on two hosts.
+/// Synchronous, so that even the weights have to be the same to the bit.
+#[test]
+fn a_run_over_several_hosts_ends_as_on_one_machine() {
+    let _alone = lab::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    std::fs::create_dir_all(&here).unwrap();
+    std::fs::create_dir_all(&there).unwrap();
+    let alone = run(&here, |_, _| 2);
+    assert!(alone.endings["trained"] > 0 && alone.faults == 0, "{alone:?}");
+    let Some(net) = Net::new(11, 2) else { return };
+    let mut hosts = Vec::new();
+    let (note, notes) = channel();
+    let mut head = None;
+    let over = run(&there, |rig, crew| {
+        let address = format!("{}:{}", net.head(), lab::ports());
+        let tasks = rig.entries().iter().map(|entry| (*entry.spec).clone()).collect();
+        let started = lab::head_with(&address, QUICK, 5, 1, note, tasks);
+        crew.cluster = Some(started.link());
+        hosts = (2..4).map(|h| net.join(h, &address, 2)).collect();
+        head = Some(started);
+        0
+    });
+    let head = head.unwrap();
+    let done: Vec<(String, u64)> = head.rows().into_iter().map(|row| (row.name, row.done)).collect();
+    println!("evaluated by {done:?}; {over:?}");
+    head.finish(true);
+    assert_eq!(over, alone);
+    assert!(done.len() == 2 && done.iter().all(|(_, n)| *n > 0), "both hosts took part: {done:?}");
+    assert!(notes.try_iter().all(|note| !note.contains("lost")));
+    for host in hosts {
+        assert_eq!(host.end().0, Some(0));
+    }
+}
+
+/// A cable is pulled for 30 s: no reset, no word.
+#[test]
+fn a_partition_is_noticed_and_healed() {
+    let Some(net) = Net::new(12, 2) else { return };
+    let lab: Lab = lab::lab_at(&net.head(), BEAT, 100);
+    let _hosts: Vec<Node> = (2..4).map(|h| net.join(h, &lab.address, 2)).collect();
+    lab.ready(2);
+    lab.give(0..40, 1);
+    wait_for("both work", || (lab.load().busy == 4).then_some(()));
+    let began = Instant::now();
+    net.cable(2, false);
+    lab.note("node host-2 is silent");
+    let suspected = began.elapsed().as_millis();
+    lab.note("node host-2 is lost");
+    let lost = began.elapsed().as_millis();
+    let faults = lab.all_of(0..40, 0);
+    assert!((1..=2).contains(&faults["F123"]) && faults.len() == 1, "{faults:?}");
+    std::thread::sleep(Duration::from_secs(30).saturating_sub(began.elapsed()));
+    let began = Instant::now();
+    net.cable(2, true);
+    lab.note("node host-2 joined with 2 executors");
+    let back = began.elapsed().as_millis();
+    println!(
+        "cable pulled: suspected after {suspected} ms, lost after {lost} ms; back {back} ms after it was plugged in"
+    );
+    assert!(suspected <= 3300 && lost <= 5300 && back <= 10_000);
+    lab.give(100..110, 1);
+    assert_eq!(lab.all_of(100..110, 0).len(), 0);
+}
