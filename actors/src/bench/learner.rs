@@ -53,7 +53,7 @@ pub struct LearnerBench {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnerFigures {
     pub shape: String,
     pub parameters: usize,

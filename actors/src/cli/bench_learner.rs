@@ -1,5 +1,6 @@
 //! `troupe bench learner`.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -27,22 +28,10 @@ pub fn learner(args: LearnerBenchArgs) -> Done {
     if matches!(args.device, DeviceArg::Cuda) {
         crate::cuda::require("--device")?;
     }
-    let found = match args.device {
-        DeviceArg::Cpu => {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            measure::<model::Cpu>(&args, |l| l.with_execution(Execution::Host, threads), |_| (), || None)?
-        }
-        #[cfg(feature = "cuda")]
-        DeviceArg::Cuda => on_gpu(&args)?,
-        #[cfg(not(feature = "cuda"))]
-        DeviceArg::Cuda => {
-            return Err(Failure::User(
-                UserError::new("this build has no CUDA")
-                    .at("--device cuda")
-                    .expected("a build with the feature `cuda`, or --device cpu")
-                    .hint("build with `cargo build --release --features cuda`"),
-            ));
-        }
+    let found = match (args.device, &args.peer_python) {
+        // What this process has taken of a GPU would be the peer's.
+        (DeviceArg::Cuda, Some(_)) => apart()?,
+        _ => measured(&args)?,
     };
     let mut all = Vec::new();
     for ours in found {
@@ -57,6 +46,66 @@ pub fn learner(args: LearnerBenchArgs) -> Done {
         output::pretty_json(&Value::from(all))?;
     }
     Ok(Answer::Yes)
+}
+
+fn measured(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
+    match args.device {
+        DeviceArg::Cpu => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            measure::<model::Cpu>(args, |l| l.with_execution(Execution::Host, threads), |_| (), || None)
+        }
+        #[cfg(feature = "cuda")]
+        DeviceArg::Cuda => on_gpu(args),
+        #[cfg(not(feature = "cuda"))]
+        DeviceArg::Cuda => Err(Failure::User(
+            UserError::new("this build has no CUDA")
+                .at("--device cuda")
+                .expected("a build with the feature `cuda`, or --device cpu")
+                .hint("build with `cargo build --release --features cuda`"),
+        )),
+    }
+}
+
+/// The same command without a peer, in a process that has ended before the peer begins.
+fn apart() -> Result<Vec<LearnerFigures>, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Layout {
+        ours: LearnerFigures,
+    }
+    let this = std::env::current_exe().map_err(|e| UserError::io("find", "this program", &e))?;
+    let mut command = tokio::process::Command::new(&this);
+    command.args(without_peer(std::env::args_os().skip(1))).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.kill_on_drop(true);
+    runtime()?.block_on(async {
+        tokio::select! {
+            done = command.spawn().map_err(|e| UserError::io("start", &this, &e))?.wait_with_output() => {
+                let out = done.map_err(|e| UserError::io("wait for", &this, &e))?;
+                if !out.status.success() {
+                    let status = out.status;
+                    return Err(Failure::Broken(format!("our half ended with {status}; what it said is above")));
+                }
+                let found: Vec<Layout> = serde_json::from_slice(&out.stdout)
+                    .map_err(|e| Failure::Broken(format!("our half's answer cannot be read: {e}")))?;
+                Ok(found.into_iter().map(|layout| layout.ours).collect())
+            }
+            () = interrupt::first() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+/// `arguments` without `--peer-python` and with `--json`.
+fn without_peer(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const PEER: &str = "--peer-python";
+    let (mut kept, mut is_value) = (Vec::new(), false);
+    for argument in arguments {
+        let text = argument.to_string_lossy();
+        let (value, peer) = (std::mem::replace(&mut is_value, text == PEER), text.starts_with(PEER));
+        if !value && !peer && text != "--json" {
+            kept.push(argument);
+        }
+    }
+    kept.push("--json".into());
+    kept
 }
 
 #[cfg(feature = "cuda")]
@@ -190,4 +239,17 @@ fn line(f: &LearnerFigures, peer: Option<&PeerFigures>) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_half_is_the_same_command_without_the_peer() {
+        let half = |line: &str| without_peer(line.split(' ').map(OsString::from));
+        let expected: Vec<OsString> = ["bench", "learner", "--steps", "3", "--json"].map(OsString::from).into();
+        assert_eq!(half("bench learner --peer-python py --steps 3"), expected);
+        assert_eq!(half("bench learner --steps 3 --json --peer-python=py"), expected);
+    }
 }

@@ -68,6 +68,10 @@ pub struct Lease {
     seen_ms: u64,
 }
 
+/// A silent node gets its time anew so often in a row, where the head was asleep: one that is starved would else never give up one
+/// that is frozen.
+const FORGIVEN: u8 = 2;
+
 struct Node {
     hello: Hello,
     name: String,
@@ -76,6 +80,8 @@ struct Node {
     draining: bool,
     since_ms: u64,
     heard_ms: u64,
+    /// How often it was given its time anew since it was last heard.
+    forgiven: u8,
     pinged_ms: u64,
     leases: BTreeMap<u64, Lease>,
     done: u64,
@@ -130,6 +136,7 @@ impl Roster {
             draining: false,
             since_ms: now_ms,
             heard_ms: now_ms,
+            forgiven: 0,
             pinged_ms: now_ms,
             leases: BTreeMap::new(),
             done: 0,
@@ -157,7 +164,7 @@ impl Roster {
     /// A sign of life, with all errands that the node holds.
     pub fn pong(&mut self, now_ms: u64, key: NodeKey, held: &[u64]) -> Vec<Act> {
         let Some(node) = self.nodes.get_mut(&key) else { return Vec::new() };
-        node.heard_ms = now_ms;
+        (node.heard_ms, node.forgiven) = (now_ms, 0);
         for lease in held {
             if let Some(lease) = node.leases.get_mut(lease) {
                 lease.seen_ms = now_ms;
@@ -268,7 +275,8 @@ impl Roster {
         let mut dead = Vec::new();
         for (key, node) in &mut self.nodes {
             let key = *key;
-            if slept {
+            if slept && node.forgiven < FORGIVEN {
+                node.forgiven += 1;
                 node.heard_ms = now_ms;
                 node.leases.values_mut().for_each(|lease| lease.seen_ms = now_ms);
             }

@@ -115,6 +115,23 @@ fn a_head_that_was_stopped_gives_its_nodes_their_time_anew() {
     assert!(roster.done(1, lease).is_some());
 }
 
+/// A head that is late at every look (2 s between two) hears one of its nodes and not the other.
+#[test]
+fn a_head_that_is_starved_still_gives_up_who_is_silent() {
+    let mut roster = two();
+    let mut lost = None;
+    for now in (2000..60_000).step_by(2000) {
+        roster.pong(now, 2, &[]);
+        if roster.tick(now).iter().any(|act| matches!(act, Act::Detach { key: 1, .. })) {
+            lost = Some(now);
+            break;
+        }
+    }
+    // Heard at 0, its time anew at 2000 and 4000, five seconds of silence from there.
+    assert_eq!(lost, Some(10_000));
+    assert_eq!(roster.rows(10_000).len(), 1, "the other one is there");
+}
+
 #[test]
 fn a_second_life_of_a_connection_voids_the_first() {
     let mut roster = two();
