@@ -72,7 +72,8 @@ fn apart() -> Result<Vec<LearnerFigures>, Failure> {
     struct Layout {
         ours: LearnerFigures,
     }
-    let this = std::env::current_exe().map_err(|e| UserError::io("find", "this program", &e))?;
+    let this = std::env::current_exe()
+        .map_err(|e| UserError::io("find the program that is", std::path::Path::new("/proc/self/exe"), &e))?;
     let mut command = tokio::process::Command::new(&this);
     command.args(without_peer(std::env::args_os().skip(1))).stdin(Stdio::null()).stdout(Stdio::piped());
     command.kill_on_drop(true);

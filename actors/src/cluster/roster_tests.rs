@@ -127,9 +127,9 @@ fn a_head_that_is_starved_still_gives_up_who_is_silent() {
             break;
         }
     }
-    // Heard at 0, its time anew at 2000 and 4000, five seconds of silence from there.
-    assert_eq!(lost, Some(10_000));
-    assert_eq!(roster.rows(10_000).len(), 1, "the other one is there");
+    // Heard at 0, its time anew at 4000 and 6000 (the first look has no look before it), five seconds of silence from there.
+    assert_eq!(lost, Some(12_000));
+    assert_eq!(roster.rows(12_000).len(), 1, "the other one is there");
 }
 
 #[test]
