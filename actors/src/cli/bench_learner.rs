@@ -30,7 +30,7 @@ pub fn learner(args: LearnerBenchArgs) -> Done {
     }
     let found = match (args.device, &args.peer_python) {
         // What this process has taken of a GPU would be the peer's.
-        (DeviceArg::Cuda, Some(_)) => apart()?,
+        (DeviceArg::Cuda, Some(_)) => apart(&args)?,
         _ => measured(&args)?,
     };
     let mut all = Vec::new();
@@ -67,7 +67,7 @@ fn measured(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
 }
 
 /// The same command without a peer, in a process that has ended before the peer begins.
-fn apart() -> Result<Vec<LearnerFigures>, Failure> {
+fn apart(args: &LearnerBenchArgs) -> Result<Vec<LearnerFigures>, Failure> {
     #[derive(serde::Deserialize)]
     struct Layout {
         ours: LearnerFigures,
@@ -77,8 +77,13 @@ fn apart() -> Result<Vec<LearnerFigures>, Failure> {
     let mut command = tokio::process::Command::new(&this);
     command.args(without_peer(std::env::args_os().skip(1))).stdin(Stdio::null()).stdout(Stdio::piped());
     command.kill_on_drop(true);
+    // As long as the peer has for as many layouts.
+    let limit_s = args.deadline_s.saturating_mul(args.layout.len() as u64);
     runtime()?.block_on(async {
         tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(limit_s)) => {
+                Err(Failure::Broken(format!("our half did not end in {limit_s} s (--deadline-s for each layout)")))
+            }
             done = command.spawn().map_err(|e| UserError::io("start", &this, &e))?.wait_with_output() => {
                 let out = done.map_err(|e| UserError::io("wait for", &this, &e))?;
                 if !out.status.success() {

@@ -342,6 +342,8 @@ impl HeadState {
     }
 
     fn done(&mut self, key: NodeKey, lease: u64, report: Result<Body, Fault>) {
+        // First of all: a node may only end what it holds.
+        let Some(found) = self.roster.done(key, lease) else { return };
         if let Some(digest) = self.lent.remove(&lease) {
             self.args.shelf.remove(&digest);
         }
@@ -354,7 +356,6 @@ impl HeadState {
                 .ok_or_else(|| fault(LEASE_LOST, "the report is not on the side channel")),
             Err(fault) => Err(fault),
         };
-        let Some(found) = self.roster.done(key, lease) else { return };
         let result = bytes.and_then(|bytes| {
             serde_json::from_slice::<ExecReport>(&bytes)
                 .map_err(|e| fault(LEASE_LOST, format!("the report cannot be read: {e}")))
