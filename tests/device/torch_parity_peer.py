@@ -1,10 +1,10 @@
-"""What transformers computes of one batch, for `model/tests/peer`: log-probs, loss and every gradient, in fp64, fp32 and bf16.
+"""What transformers computes of some batches, for `model/tests/peer`: log-probs, loss and every gradient, in fp64, bf16 and, of the first, fp32.
 
     python tests/device/torch_parity_peer.py OUT [NAME=FOLDER ...]
 
 Writes OUT/<name>/ for random Qwen2 and Qwen3 networks (config.json, model.safetensors) and for each folder of a published model
-(a note of where it is), each with `reference.safetensors`. Random networks get random tokens, a published one gets those and
-this text. On a GPU where there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
+(a note of where it is), each with `reference-<n>.safetensors`, one a batch. Random networks get random tokens, a published one gets
+those and the text of this folder's programs. On a GPU where there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
 """
 
 import json
@@ -17,6 +17,8 @@ import transformers
 from safetensors.torch import save_file
 
 ROWS, LENGTH, PROMPT = 4, 300, 32
+# Errors in bf16 are rounding's: of one batch, PyTorch's can be small by luck. They are taken over this many.
+BATCHES = 8
 SIZES = dict(
     vocab_size=4096, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
     num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=1, bos_token_id=0,
@@ -85,19 +87,19 @@ def main():
     for name, folder in cases.items():
         vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
         torch.manual_seed(3)
-        tokens = torch.randint(2, vocab, (ROWS, LENGTH))
+        tokens = torch.randint(2, vocab, (BATCHES, ROWS, LENGTH))
         if name.endswith("-text"):
-            text = transformers.AutoTokenizer.from_pretrained(folder)(pathlib.Path(__file__).read_text())["input_ids"]
-            tokens = torch.tensor(text[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
-        tokens = tokens.to(device)
-        found = {}
-        for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            kind = {torch.float64: "fp64.", torch.float32: "fp32.", torch.bfloat16: "bf16."}[dtype]
-            found |= {kind + key: value for key, value in compute(folder, dtype, device, tokens).items()}
-        found["tokens"] = tokens.to(torch.float32).cpu().contiguous()
-        found["prompt"] = torch.tensor([float(PROMPT)])
-        save_file(found, out / name / "reference.safetensors")
-        print(f"{name}: loss {found['fp32.loss'].item():.6f} on {device}, torch {torch.__version__}, transformers {transformers.__version__}")
+            programs = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+            text = transformers.AutoTokenizer.from_pretrained(folder)("".join(p.read_text() for p in programs))["input_ids"]
+            tokens = torch.tensor(text[: tokens.numel()]).reshape(tokens.shape)
+        for n, batch in enumerate(tokens):
+            found = {}
+            for kind, dtype in (("fp64", torch.float64), ("bf16", torch.bfloat16), ("fp32", torch.float32))[: 2 if n else 3]:
+                found |= {f"{kind}.{key}": value for key, value in compute(folder, dtype, device, batch.to(device)).items()}
+            found["tokens"] = batch.to(torch.float32).contiguous()
+            found["prompt"] = torch.tensor([float(PROMPT)])
+            save_file(found, out / name / f"reference-{n}.safetensors")
+        print(f"{name}: loss {found['fp64.loss'].item():.6f} on {device}, torch {torch.__version__}, transformers {transformers.__version__}")
 
 
 main()

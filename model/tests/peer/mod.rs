@@ -1,5 +1,5 @@
 //! The learner against transformers on the same weights: log-probs, loss and every gradient, in single precision and, on a GPU, in
-//! bf16 beside PyTorch's own bf16. The references are made beforehand, for they need torch and transformers:
+//! bf16 beside PyTorch's own bf16, there over several batches. The references are made beforehand, for they need torch and transformers:
 //!
 //!     python tests/device/torch_parity_peer.py OUT [smollm2-135m=FOLDER]
 //!     TROUPE_PARITY=OUT cargo test --release -p model --test learner transformers -- --nocapture
@@ -24,10 +24,15 @@ const BESIDE: f64 = 1.2;
 /// How much larger than PyTorch's own error in bf16 ours may be.
 const HALF: f64 = 2.0;
 
-/// One model's reference.
+/// One model, and the files of what transformers computes of each batch.
 pub struct Case {
     pub name: String,
     pub folder: PathBuf,
+    pub references: Vec<PathBuf>,
+}
+
+/// One batch's reference.
+pub struct Batch {
     pub values: BTreeMap<String, Vec<f32>>,
     pub samples: Vec<SftSample>,
 }
@@ -45,7 +50,23 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn case(folder: &Path) -> Case {
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let reference = |n| folder.join(format!("reference-{n}.safetensors"));
+    let references: Vec<_> = (0..).map(reference).take_while(|path| path.exists()).collect();
+    assert!(!references.is_empty(), "{} holds no reference", folder.display());
+    let elsewhere = std::fs::read_to_string(folder.join("folder.txt")).ok().map(|text| PathBuf::from(text.trim()));
+    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+    Case { name, folder: elsewhere.unwrap_or_else(|| folder.to_path_buf()), references }
+}
+
+impl Case {
+    /// The batches, one in memory at a time.
+    pub fn batches(&self) -> impl Iterator<Item = Batch> {
+        self.references.iter().map(|path| batch(path))
+    }
+}
+
+fn batch(path: &Path) -> Batch {
+    let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let numbers = |data: &[u8]| data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let width = file.tensor("tokens").unwrap().shape()[1];
@@ -57,9 +78,7 @@ fn case(folder: &Path) -> Case {
         SftSample { prompt: row[..prompt].to_vec(), tokens: row[prompt..].to_vec() }
     };
     let samples = values["tokens"].chunks(width).map(row).collect();
-    let elsewhere = std::fs::read_to_string(folder.join("folder.txt")).ok().map(|text| PathBuf::from(text.trim()));
-    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-    Case { name, folder: elsewhere.unwrap_or_else(|| folder.to_path_buf()), values, samples }
+    Batch { values, samples }
 }
 
 /// What a learner found: the same names as the reference's, without the precision.
@@ -68,6 +87,7 @@ type Found = BTreeMap<String, Vec<f32>>;
 /// One batch through a learner that `make` makes of the case's weights.
 pub fn found<AB: AutodiffBackend + Kernels>(
     case: &Case,
+    batch: &Batch,
     make: impl FnOnce(Transformer<AB>, OptimConfig) -> Learner<AB>,
 ) -> Found {
     let (config, network) = model::load_weights::<AB>(&case.folder, &Default::default()).unwrap();
@@ -75,8 +95,8 @@ pub fn found<AB: AutodiffBackend + Kernels>(
     let optim = OptimConfig { beta1: 0.9, grad_clip: 0.0, ..OptimConfig::default() };
     let mut learner = make(network, optim);
     let mut found = Found::new();
-    found.insert("logprobs".into(), learner.score(&case.samples, 1.0).unwrap().concat());
-    let report = learner.sft_step(&case.samples, case.samples.len()).unwrap();
+    found.insert("logprobs".into(), learner.score(&batch.samples, 1.0).unwrap().concat());
+    let report = learner.sft_step(&batch.samples, batch.samples.len()).unwrap();
     assert!(report.applied);
     found.insert("loss".into(), vec![report.loss as f32]);
     let gradients = learner.inference().map(&mut Moments::of(&learner));
@@ -122,26 +142,33 @@ impl<B: Backend> ModuleMapper<B> for Moments {
     }
 }
 
+/// `|a - b|^2` and `|b|^2`.
+fn squares(a: &[f32], b: &[f32]) -> (f64, f64) {
+    assert_eq!(a.len(), b.len());
+    let sum = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>();
+    (sum(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y))), sum(&mut b.iter().map(|y| f64::from(*y))))
+}
+
 /// `|a - b| / |b|`, Euclidean.
 fn error(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y))) / norm(&mut b.iter().map(|y| f64::from(*y)))
+    let (gap, size) = squares(a, b);
+    (gap / size).sqrt()
 }
 
 /// The names of what is compared.
-fn names(case: &Case) -> impl Iterator<Item = &str> {
-    case.values.keys().filter_map(|name| name.strip_prefix("fp32."))
+fn names(batch: &Batch) -> impl Iterator<Item = &str> {
+    batch.values.keys().filter_map(|name| name.strip_prefix("fp64."))
 }
 
 /// In single precision everything is within 1e-5 of transformers in double precision on the same weights; where transformers' own
-/// single precision is further off (gradients of a published model's norms, up to 1e-3), no further than about that.
-pub fn assert_single(case: &Case, found: &Found) {
-    assert_eq!(names(case).count(), found.len(), "{}: as many tensors", case.name);
-    let of = |kind: &str, name: &str| &case.values[&format!("{kind}.{name}")];
+/// single precision is further off (gradients of a published model's norms, up to 1e-3), no further than about that. What misses this, if anything does.
+#[must_use]
+pub fn single(case: &Case, batch: &Batch, found: &Found) -> Option<String> {
+    assert_eq!(names(batch).count(), found.len(), "{}: as many tensors", case.name);
+    let of = |kind: &str, name: &str| &batch.values[&format!("{kind}.{name}")];
     let gaps = |name: &str| (error(&found[name], of("fp64", name)), error(of("fp32", name), of("fp64", name)));
     let largest = |take: fn((f64, f64)) -> f64| {
-        let all = names(case).filter(|name| name.starts_with("grad.")).map(|name| (take(gaps(name)), name));
+        let all = names(batch).filter(|name| name.starts_with("grad.")).map(|name| (take(gaps(name)), name));
         all.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
     };
     let (ours, theirs) = (largest(|g| g.0), largest(|g| g.1));
@@ -159,30 +186,48 @@ pub fn assert_single(case: &Case, found: &Found) {
         theirs.0,
         theirs.1
     );
-    for name in names(case) {
-        let (ours, theirs) = gaps(name);
-        let limit = SINGLE.max(BESIDE * theirs);
-        assert!(ours < limit, "{}: {name} is off by {ours:e}, transformers' own fp32 by {theirs:e}", case.name);
-    }
+    let miss =
+        names(batch).map(|name| (name, gaps(name))).find(|(_, (ours, theirs))| *ours >= SINGLE.max(BESIDE * theirs));
+    miss.map(|(name, (ours, theirs))| {
+        format!("{} fp32: {name} is off by {ours:e}, transformers' own fp32 by {theirs:e}", case.name)
+    })
 }
 
-/// In bf16 nothing is further from transformers in double precision than twice as far as PyTorch's bf16 is.
-pub fn assert_half(case: &Case, found: &Found) {
-    let of = |kind: &str, name: &str| &case.values[&format!("{kind}.{name}")];
-    let mut all: Vec<(f64, &str, f64, f64)> = names(case)
-        .map(|name| {
-            let ours = error(&found[name], of("fp64", name));
-            // One number can be right by luck: the loss is held to the error of the log-probs that it is the mean of.
-            let like = if name == "loss" { "logprobs" } else { name };
-            let theirs = error(of("bf16", like), of("fp64", like));
-            (ours / theirs, name, ours, theirs)
+/// In bf16 nothing is further from transformers in double precision than twice as far as PyTorch's bf16 is, both over all batches.
+/// Of one batch alone that would hold ours against PyTorch's luck: a norm's weight has few numbers, whose errors go together. What misses this, if anything does.
+#[must_use]
+pub fn half(case: &Case, mut find: impl FnMut(&Batch) -> Found) -> Option<String> {
+    // By name: squares of our error, of PyTorch's, of the value.
+    let mut sums = BTreeMap::<String, (f64, f64, f64)>::new();
+    for batch in case.batches() {
+        let found = find(&batch);
+        let of = |kind: &str, name: &str| &batch.values[&format!("{kind}.{name}")];
+        for name in names(&batch) {
+            let sum = sums.entry(name.to_string()).or_default();
+            let (ours, size) = squares(&found[name], of("fp64", name));
+            *sum = (sum.0 + ours, sum.1 + squares(of("bf16", name), of("fp64", name)).0, sum.2 + size);
+        }
+    }
+    // The loss, one number a batch, is held to the error of the log-probs that it is the mean of.
+    let logprobs = sums["logprobs"];
+    let mut all: Vec<(f64, &str, f64, f64)> = sums
+        .iter()
+        .map(|(name, &(ours, theirs, size))| {
+            let like = if name == "loss" { logprobs } else { (ours, theirs, size) };
+            let (ours, theirs) = ((ours / size).sqrt(), (like.1 / like.2).sqrt());
+            (ours / theirs, name.as_str(), ours, theirs)
         })
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (median, (worst, name, ours, theirs)) = (all[all.len() / 2].0, all[all.len() - 1]);
+    let median = all[all.len() / 2].0;
     println!(
-        "{} bf16: our error over PyTorch's own is {median:.2} in the median, at most {worst:.2} ({name}: {ours:.1e} and {theirs:.1e})",
-        case.name
+        "{} bf16, {} batches: our error over PyTorch's own is {median:.2} in the median; the largest:",
+        case.name,
+        case.references.len()
     );
-    assert!(worst <= HALF, "{}: {name} is {worst:.2} times as far off as PyTorch's bf16", case.name);
+    for (ratio, name, ours, theirs) in all.iter().rev().take(4) {
+        println!("  {ratio:.2} ({name}: {ours:.1e} and {theirs:.1e})");
+    }
+    let (worst, name, ..) = all[all.len() - 1];
+    (worst > HALF).then(|| format!("{} bf16: {name} is {worst:.2} times as far off as PyTorch's", case.name))
 }
