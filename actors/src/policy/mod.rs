@@ -1,6 +1,7 @@
 //! The real crew: burn's engine and learner, and the sandbox, behind the traits of `crew`.
 
 mod checkpoint;
+pub mod cpu;
 mod folder;
 mod gpus;
 mod sampler;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 #[path = "../../../sandbox/tests/python/mod.rs"]
-mod environment;
+pub mod environment;
 
 /// Longest life of a command: far above what any takes on a busy machine, far below what CI waits.
 const LIMIT: Duration = Duration::from_secs(300);

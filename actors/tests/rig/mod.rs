@@ -14,7 +14,7 @@ use actors::eval::EvalLimits;
 use actors::generator::Adoption;
 use actors::observe::{Observer, Progress};
 use actors::orchestrator::{OrchestratorArgs, OrchestratorMsg, RunEnd};
-use actors::policy::{Checkpoints, SamplerSettings, TrainerSettings, sampler_factory, trainer_factory};
+use actors::policy::{Checkpoints, SamplerSettings, TrainerSettings, cpu};
 use actors::resume::{Plan, restore};
 use actors::session::conduct_known;
 use actors::stop::StopToken;
@@ -46,9 +46,8 @@ pub fn tiny_policy(dir: &Path) -> PathBuf {
     let tokenizer = model::train_bpe(&corpus, 300).unwrap();
     let shape = TinyShape { hidden: 16, layers: 1, heads: 2, kv_heads: 1, ff: 32, vocab: tokenizer.vocab_size() };
     let config = ModelConfig::tiny_default(shape, 256, tokenizer.eos_token_ids().to_vec());
-    let network = config.init::<model::CpuInner>(SEED, &Default::default());
     let folder = dir.join("tiny");
-    model::save_hf(&folder, &config, &network, &tokenizer).unwrap();
+    cpu::make(&folder, &config, &tokenizer, SEED).unwrap();
     folder
 }
 
@@ -197,7 +196,7 @@ impl Rig {
     pub fn crew(&self) -> Crew {
         let delay = self.execute_delay;
         Crew {
-            sampler: tagged(sampler_factory::<model::CpuInner>(SamplerSettings {
+            sampler: tagged(cpu::sampler(SamplerSettings {
                 engine: EngineConfig { max_batch: 16, max_seq_len: 128, threads: 1 },
                 gpu: None,
                 stop_at_code: false,
@@ -206,21 +205,18 @@ impl Rig {
                 tokenizer: tokenizer(&self.policy),
                 tenant: Default::default(),
             })),
-            trainer: trainer_factory::<model::Cpu>(
-                TrainerSettings {
-                    start: self.policy.clone(),
-                    optim: self.optim.clone(),
-                    loss: self.loss.clone(),
-                    guard: self.guard,
-                    lora: self.lora.clone(),
-                    seed: SEED,
-                    checkpoints: self.checkpoints(),
-                    threads: 1,
-                    gpu: Default::default(),
-                    tenant: Default::default(),
-                },
-                Default::default(),
-            ),
+            trainer: cpu::trainer(TrainerSettings {
+                start: self.policy.clone(),
+                optim: self.optim.clone(),
+                loss: self.loss.clone(),
+                guard: self.guard,
+                lora: self.lora.clone(),
+                seed: SEED,
+                checkpoints: self.checkpoints(),
+                threads: 1,
+                gpu: Default::default(),
+                tenant: Default::default(),
+            }),
             verifier: Arc::new(move |_| Box::pin(async move { Ok(Box::new(ByTag { delay }) as Box<dyn Verifier>) })),
             llm_judge: None,
             cluster: None,
@@ -281,10 +277,7 @@ impl Rig {
         let _ = writer.handle().send(restored.repairs);
         let start = match (crew.trainer)().unwrap().newest() {
             Some(item) => Adoption { weights: item.weights, policy: item.policy },
-            None => {
-                let network = model::load_weights::<model::CpuInner>(&self.policy, &Default::default()).unwrap().1;
-                Adoption { weights: actors::policy::weights(network), policy: PolicyVersion(0) }
-            }
+            None => Adoption { weights: cpu::load(&self.policy).unwrap(), policy: PolicyVersion(0) },
         };
         if restored.phases.is_empty() {
             return RunEnd::Completed;
@@ -319,10 +312,11 @@ impl Rig {
     }
 }
 
-/// This test binary again, for its ignored test `child`; it is told its folder in the variable.
-pub fn child_process(variable: &str, dir: &Path) -> std::process::Child {
+/// This test binary again, for the ignored test `child` of a module (`module_path!()`); it is told its folder in the variable.
+pub fn child_process(module: &str, variable: &str, dir: &Path) -> std::process::Child {
+    let (_, module) = module.split_once("::").expect("a module of the test's program");
     std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .args(["--exact", &format!("{module}::child"), "--ignored", "--nocapture"])
         .env(variable, dir)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())

@@ -1,7 +1,5 @@
 //! Bad input: each slip is one clear error that names place, found, expected and a hint, with exit code 2.
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
+use crate::cli_common;
 
 use cli_common::{PARTS, Place, TASK};
 

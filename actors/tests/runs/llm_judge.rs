@@ -1,9 +1,7 @@
 //! The LLM judge against an endpoint that plays: what is sent, what an answer may do, and that whatever goes wrong is a
 //! fault within its deadline.
 
-#![allow(clippy::unwrap_used)]
-
-mod endpoint;
+use crate::endpoint;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,5 @@
 //! The real verifier behind the executors of a run: what it tells the user about this machine's isolation.
-#![allow(clippy::unwrap_used)]
-
-#[path = "../../sandbox/tests/python/mod.rs"]
-mod environment;
+use crate::cli_common::environment;
 
 use std::sync::{Arc, Mutex};
 

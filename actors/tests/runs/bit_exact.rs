@@ -4,9 +4,7 @@
 //! Synchronous (`staleness_max` = 0), with the tiny real policy, real checkpoints, groups without variance dropped, a curriculum
 //! that follows the results, the guard's memory, and several passes a step.
 
-#![allow(clippy::unwrap_used)]
-
-mod rig;
+use crate::rig;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -130,7 +128,7 @@ fn play(dir: &Path, kills: usize) -> usize {
     let mut killed = 0;
     while killed < kills {
         let reached = steps(dir);
-        let mut child = rig::child_process(DIR, dir);
+        let mut child = rig::child_process(module_path!(), DIR, dir);
         // Until it has gone on, then a little: in the middle of whatever comes next.
         while steps(dir) == reached && !dir.join("done").exists() {
             assert!(Instant::now() < deadline, "after {killed} kills step {reached} does not end");
@@ -144,7 +142,7 @@ fn play(dir: &Path, kills: usize) -> usize {
         }
         killed += 1;
     }
-    let output = rig::child_process(DIR, dir).wait_with_output().unwrap();
+    let output = rig::child_process(module_path!(), DIR, dir).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     killed
 }

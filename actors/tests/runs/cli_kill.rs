@@ -1,8 +1,6 @@
 //! SIGKILL of the real binary, again and again; `troupe resume` continues each time and comes to the end. The tiny run
 //! takes seconds. Needs Python, see `cli_common::python`.
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
+use crate::cli_common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

@@ -1,8 +1,6 @@
 //! `troupe run` and `troupe resume` through the binary, with the real policy (tiny), verifier and learner: a whole
 //! run, Ctrl-C in the middle, a full disk, a damaged model. Needs Python, see `cli_common::python`.
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
+use crate::cli_common;
 
 use std::collections::BTreeSet;
 use std::path::Path;

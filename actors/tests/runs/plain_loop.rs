@@ -1,9 +1,7 @@
 //! With `rollout.staleness_max = 0` the actors compute what a plain synchronous loop computes: same draws, same
 //! answers, same losses and gradient norms, bit for bit, step for step.
 
-#![allow(clippy::unwrap_used)]
-
-mod rig;
+use crate::rig;
 
 use std::sync::{Arc, Mutex};
 

@@ -1,12 +1,9 @@
 //! Runs whose generator is a server that really samples: its log-probs are the learner's, spans over reloads are what the
 //! server itself has on record, and whatever it does wrong is masked, never scored.
 
-#![allow(clippy::unwrap_used)]
-
-mod endpoint;
-mod lab;
-mod rig;
-mod server;
+use crate::lab;
+use crate::rig;
+use crate::server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -15,7 +12,7 @@ use std::time::Duration;
 use actors::observe::Progress;
 use actors::openai::{ServerSettings, Setup, Tuning, sampler_factory};
 use actors::orchestrator::RunEnd;
-use actors::policy::folder_writer;
+use actors::policy::cpu;
 use actors::stop::StopToken;
 use actors::store::reader::RolloutDetail;
 use lab::{Lab, Mishap};
@@ -43,15 +40,15 @@ fn play(form: Form, pace: Duration, mishap: Mishap, set: impl FnOnce(&mut Rig)) 
     let section = lab.server.section(form.server());
     let tuning = Tuning { backoff: Duration::from_millis(5), ..Tuning::default() };
     let setup = Setup::with(&section, None, Duration::from_secs(60), &rig.run_dir, tuning).unwrap();
-    let loaded = model::load_hf::<model::CpuInner>(&rig.policy, &Default::default()).unwrap();
+    let config = model::load_config(&rig.policy).unwrap();
     let tokenizer = rig::tokenizer(&rig.policy);
     let settings = ServerSettings {
         sampling: rig.sampling(),
         max_new_tokens: MAX_NEW_TOKENS,
         tokenizer: tokenizer.clone(),
-        vocab: loaded.config.vocab_size,
+        vocab: config.vocab_size,
     };
-    let writer = folder_writer::<model::CpuInner>(loaded.config, tokenizer);
+    let writer = cpu::writer(config, tokenizer);
     let mut crew = rig.crew();
     crew.sampler = rig::tagged(sampler_factory(setup, settings, writer));
     let told = Arc::new(Mutex::new(Vec::new()));

@@ -4,9 +4,7 @@
 //! The run is a child process of this test binary (the ignored test below), with a tiny real policy, real checkpoints
 //! and all three phases.
 
-#![allow(clippy::unwrap_used)]
-
-mod rig;
+use crate::rig;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -103,7 +101,7 @@ fn killed_at_random_moments_it_goes_on() {
         let lives = furthest.lives;
         assert!(Instant::now() < deadline, "{kills} kills, {progressed} of a run gone on, {lives} lives, and not done");
         let _ = std::fs::remove_file(&begun);
-        let mut child = rig::child_process(DIR, dir.path());
+        let mut child = rig::child_process(module_path!(), DIR, dir.path());
         if kills < KILLS || progressed < PROGRESSED || lives < LIVES {
             // One in six at any moment of the start, the others at any moment of the work: a busy machine starts slowly.
             let at_work = kills % 6 != 5;

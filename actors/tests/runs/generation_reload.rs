@@ -1,12 +1,9 @@
 //! New weights on a generation server: the control requests in their order, spans over a reload, and that a server which does
 //! not take them over never goes on unnoticed.
 
-#![allow(clippy::unwrap_used)]
-
-mod desk;
-mod endpoint;
-mod rig;
-mod server;
+use crate::desk;
+use crate::endpoint;
+use crate::server;
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

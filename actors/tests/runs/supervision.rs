@@ -1,9 +1,7 @@
 //! The supervision table (`docs/supervision.md`), row by row: each actor is killed in the middle of a run, once, and
 //! the run goes on to its end within a deadline; an actor that keeps dying ends the run with one clear fault.
 
-#![allow(clippy::unwrap_used)]
-
-mod rig;
+use crate::rig;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;

@@ -1,7 +1,5 @@
 //! The pool of executors alone: it grows, shrinks, and nothing that waits or runs is lost by that.
 
-#![allow(clippy::unwrap_used)]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

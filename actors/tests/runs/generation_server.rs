@@ -1,12 +1,9 @@
 //! The generator on a server that plays vLLM and SGLang: what is sent, what an answer must be, and that whatever goes
 //! wrong is a fault within its deadline.
 
-#![allow(clippy::unwrap_used)]
-
-mod desk;
-mod endpoint;
-mod rig;
-mod server;
+use crate::desk;
+use crate::endpoint;
+use crate::server;
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,9 @@
 //! Runs with an LLM judge: one that is away masks, one that objects rejects, one without objections changes nothing, one
 //! that dies is replaced; and `troupe verify --judge`.
 
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
-mod endpoint;
-mod rig;
+use crate::cli_common;
+use crate::endpoint;
+use crate::rig;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,11 +1,9 @@
 //! `troupe run` with a generation server, through the binary: a whole run whose answers and weights go over HTTP, and what is said
 //! about a server that is not there. Needs Python, see `cli_common::python`.
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
-mod endpoint;
-mod lab;
-mod server;
+use crate::cli_common;
+use crate::endpoint;
+use crate::lab;
+use crate::server;
 
 use std::time::Duration;
 

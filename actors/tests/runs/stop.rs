@@ -1,8 +1,6 @@
 //! Ways a run ends early: Ctrl-C, a time limit, a full disk. Nothing is lost, and the next process goes on.
 
-#![allow(clippy::unwrap_used)]
-
-mod rig;
+use crate::rig;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,6 @@
 //! `troupe verify`, `lint`, `explain` and `doctor`: documents, exit codes, readable text. Executing a candidate needs an
 //! interpreter with torch and triton: `TROUPE_PYTHON`, else Troupe's own environment in its cache folder.
-#![allow(clippy::unwrap_used)]
-
-mod cli_common;
+use crate::cli_common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
