@@ -31,7 +31,8 @@ fn a_stop_in_the_middle_lets_go_and_a_resume_completes() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::new(dir.path());
     rig.machine.staleness_max = 1;
-    rig.machine.steps = 8;
+    // Many more than pass until the wish is seen, on a loaded machine too.
+    rig.machine.steps = 60;
     rig.execute_delay = Duration::from_millis(5);
     let stop = StopToken::default();
     let asked = stop.clone();
@@ -46,7 +47,7 @@ fn a_stop_in_the_middle_lets_go_and_a_resume_completes() {
     assert_eq!(endings.get("in_flight"), None, "all let go: {endings:?}");
     assert!(endings.get("stopped").is_some_and(|n| *n > 0), "{endings:?}");
     let steps = reader.steps().unwrap().len() as u64;
-    assert!((2..8).contains(&steps), "{steps}");
+    assert!((2..60).contains(&steps), "{steps}");
     assert_eq!(reader.meta("done.train").unwrap(), None);
     assert_eq!(rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |_| {}), RunEnd::Completed);
     complete(&rig);
