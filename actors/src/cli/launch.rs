@@ -49,17 +49,14 @@ impl Wish {
             let config = stored(&dir, &args.config.sets, mode)?.with_absolute_paths(&here);
             return Ok(Wish { config, run_dir: Some(dir), resumed: true });
         }
-        let ssh_tunnel = || -> Result<bool, UserError> {
-            // Asked before the configuration can be whole: without an address it is an error.
-            Ok(Config::load_here(&args.config.files, &args.config.sets)?.launch.ssh_tunnel)
+        let listen = |tunnel: bool| match mode {
+            Mode::Local => free_address(),
+            Mode::Ssh if tunnel => free_address(),
+            // An error: only the user knows which address the hosts reach.
+            Mode::Ssh => Ok(String::new()),
+            Mode::Slurm | Mode::K8s => Ok(EVERYWHERE.into()),
         };
-        let listen = match mode {
-            Mode::Local => free_address()?,
-            Mode::Ssh if ssh_tunnel().unwrap_or(false) => free_address()?,
-            Mode::Ssh => String::new(),
-            Mode::Slurm | Mode::K8s => EVERYWHERE.into(),
-        };
-        let config = Config::launched(&args.config.files, &args.config.sets, mode, &listen)?.with_absolute_paths(&here);
+        let config = Config::launched(&args.config.files, &args.config.sets, mode, listen)?.with_absolute_paths(&here);
         run::require_all(&config)?;
         Ok(Wish { config, run_dir: args.run_dir.as_ref().map(|dir| here.join(dir)), resumed: false })
     }
@@ -221,7 +218,7 @@ fn grow(count: u32, run_dir: &Path, dry_run: bool) -> Done {
 
 /// Paths of the run file are the pods', so that nothing of this machine is looked at.
 fn manifests(args: K8sArgs) -> Done {
-    let config = Config::launched(&args.config.files, &args.config.sets, Mode::K8s, EVERYWHERE)?;
+    let config = Config::launched(&args.config.files, &args.config.sets, Mode::K8s, |_| Ok(EVERYWHERE.into()))?;
     let site = site(PathBuf::from(plan::POD_RUN), false)?;
     let plan = Plan::new(Mode::K8s, &config, &site)?;
     if args.dry_run {

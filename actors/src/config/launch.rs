@@ -124,11 +124,16 @@ const OF_NODES: &[(&str, &str, fn(&Launch) -> u32)] = &[
 
 impl Config {
     /// As [`Config::load_here`], for `troupe launch`: a key of `[launch]` that this way of launching does not know is an error, and
-    /// `listen` stands in where `cluster.listen` is empty.
+    /// `listen`, which is told whether nodes come through a tunnel, stands in where `cluster.listen` is empty.
     ///
     /// # Errors
     /// A slip of the user's; keys without effect.
-    pub fn launched(files: &[PathBuf], sets: &[String], mode: Mode, listen: &str) -> Result<Config, UserError> {
+    pub fn launched(
+        files: &[PathBuf],
+        sets: &[String],
+        mode: Mode,
+        listen: impl FnOnce(bool) -> Result<String, UserError>,
+    ) -> Result<Config, UserError> {
         let mut settings = Settings::builtin()?;
         let here = [PathBuf::from("cluster.toml")];
         let files = if files.is_empty() && here[0].is_file() { &here } else { files };
@@ -138,7 +143,8 @@ impl Config {
         for set in sets {
             settings.add_set(set)?;
         }
-        if settings.text("cluster.listen") == Some("") && !listen.is_empty() {
+        if settings.text("cluster.listen") == Some("") {
+            let listen = listen(settings.flag("launch.ssh_tunnel"))?;
             settings.add_set(&format!("cluster.listen={listen}"))?;
         }
         settings.launch(mode)
@@ -318,7 +324,7 @@ mod tests {
         // Not the checkout's own file.
         let file = empty.path().join("none.toml");
         std::fs::write(&file, "").unwrap();
-        Config::launched(&[file], &sets, mode, "127.0.0.1:7440")
+        Config::launched(&[file], &sets, mode, |_| Ok("127.0.0.1:7440".into()))
     }
 
     /// A value other than the default, of the right kind.

@@ -83,6 +83,11 @@ impl Settings {
         self.values.get(path).and_then(|(value, _)| value.as_str())
     }
 
+    /// True for a flag that is set.
+    pub fn flag(&self, path: &str) -> bool {
+        self.values.get(path).and_then(|(value, _)| value.as_bool()).unwrap_or(false)
+    }
+
     /// Lays a run file over the present settings.
     pub fn add_file(&mut self, file: &std::path::Path) -> Result<(), UserError> {
         let text = std::fs::read_to_string(file).map_err(|e| UserError::io("read the run file", file, &e))?;
