@@ -108,6 +108,10 @@ fn quoted(text: &str) -> Result<String, UserError> {
     if text == ADDRESS_VARIABLE || text.contains("-$SLURM_ARRAY_JOB_ID-") {
         return Ok(format!("\"{text}\""));
     }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return Ok(text.to_string());
+    }
     shlex::try_quote(text).map(|q| q.into_owned()).map_err(|e| {
         UserError::new("this cannot stand in a job's script").at(text).found(e).expected("a text without NUL")
     })

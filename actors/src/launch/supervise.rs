@@ -26,6 +26,8 @@ use crate::errors::UserError;
 
 /// For a process that was asked twice to end.
 const LAST_CALL: Duration = Duration::from_secs(5);
+/// Signals so close to each other are one wish: `timeout`, for one, sends its to the process and to its group.
+const ONE_WISH: Duration = Duration::from_millis(500);
 /// More than the processes' own patience with their work.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -114,20 +116,18 @@ impl Launched {
                     self.say(format!("stopping: the head has {} s for its checkpoint (once more to end at once)", self.config.launch.stop_s));
                     return self.stop(head, asked).await;
                 }
-                Some(kept) = keepers.join_next() => match kept {
-                    Ok((Role::Executor, Kept::GivenUp)) => {
-                        working -= 1;
-                        if working == 0 && self.config.executor.workers == 0 {
-                            self.say("no node is left to evaluate candidates, and the head has no executors: stopping".into());
-                            return match self.stop(head, asked).await {
-                                Outcome::Head(130) => Outcome::NoNodes,
-                                other => other,
-                            };
-                        }
-                    }
+                Some(kept) = keepers.join_next() => {
                     // One that rests has been drained: that was somebody's will, and others may join.
-                    _ => {}
-                },
+                    let Ok((Role::Executor, kept)) = kept else { continue };
+                    working -= 1;
+                    if kept == Kept::GivenUp && working == 0 && self.config.executor.workers == 0 {
+                        self.say("no node is left to evaluate candidates, and the head has no executors: stopping".into());
+                        return match self.stop(head, asked).await {
+                            Outcome::Head(130) => Outcome::NoNodes,
+                            other => other,
+                        };
+                    }
+                }
             }
         }
     }
@@ -245,6 +245,7 @@ struct Asked {
     interrupt: Signals,
     terminate: Signals,
     times: u32,
+    last: Option<Instant>,
 }
 
 impl Asked {
@@ -253,10 +254,16 @@ impl Asked {
     }
 
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+            if self.last.is_none_or(|last| last.elapsed() > ONE_WISH) {
+                self.last = Some(Instant::now());
+                self.times += 1;
+                return;
+            }
         }
-        self.times += 1;
     }
 }

@@ -49,7 +49,7 @@ impl Lab {
         let Ok(head) = std::fs::read_to_string(self.place.path().join("r/launch/head.address")) else {
             return Vec::new();
         };
-        let args = ["nodes", "--json", "--head", head.trim(), "--set", "cluster.cookie_file=r/launch/cookie"];
+        let args = ["nodes", "--json", "--head", head.trim(), "-c", "r/launch/cluster.toml"];
         let got = got(self.command(&args));
         serde_json::from_str(&got.out).unwrap_or_default()
     }
@@ -91,7 +91,9 @@ fn free_port() -> u16 {
 #[test]
 fn a_run_in_slurm_grows_and_ends() {
     let _alone = field::alone();
-    let Some(lab) = lab("[run]\nsteps = 30\n[launch]\nexecutors = 1\nworkers = 1\nslurm_time = \"30\"") else { return };
+    let Some(lab) = lab("[run]\nsteps = 120\n[launch]\nexecutors = 1\nworkers = 1\nslurm_time = \"30\"") else {
+        return;
+    };
     let listen = format!("cluster.listen=0.0.0.0:{}", free_port());
     let got = lab.troupe(&["launch", "slurm", "--run-dir", "r", "--set", &listen]);
     assert_eq!(got.succeeds().out.lines().count(), 2, "{}", got.out);
@@ -104,10 +106,10 @@ fn a_run_in_slurm_grows_and_ends() {
     println!("{}", lab.queue());
     lab.over();
     print!("{}", lab.logs());
-    assert_eq!(summary(&lab.place, "r").unwrap(), (30, false), "{}", lab.logs());
+    assert_eq!(summary(&lab.place, "r").unwrap(), (120, false), "{}", lab.logs());
     let count = passed(&lab.place, "r");
     println!("{count} answers passed, all on executors that Slurm started");
-    assert!(count >= 120, "{count}");
+    assert!(count >= 480, "{count}");
     // The head is gone: there is nothing to grow.
     let late = lab.troupe(&["launch", "slurm", "--grow", "1", "--run-dir", "r"]);
     late.fails(2, &["no job of Slurm's any more", "--resume"]);
