@@ -62,6 +62,7 @@ pub enum Command {
     #[command(after_help = "Example: troupe drain worker-3 --head 10.0.0.5:7440 --set cluster.cookie_file=cookie")]
     Drain(DrainArgs),
     /// Start a run over several processes or machines: the head, and the nodes that `[launch]` of the run file asks for.
+    #[command(after_help = "Example: troupe launch local --set launch.executors=2 --dry-run")]
     Launch(LaunchArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
