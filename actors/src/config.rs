@@ -6,6 +6,7 @@
 mod check;
 mod cluster;
 mod keys;
+pub mod launch;
 mod layers;
 mod lora;
 pub mod scope;
@@ -18,6 +19,7 @@ use crate::errors::UserError;
 
 pub use cluster::Cluster;
 pub use keys::{KEYS, Key, Kind};
+pub use launch::Launch;
 pub use layers::{Origin, Settings};
 pub use lora::{Lora, adapters};
 pub use model::correction::{Mismatch, PolicyLoss};
@@ -46,6 +48,7 @@ pub struct Config {
     pub generator: Generator,
     pub executor: Executor,
     pub cluster: Cluster,
+    pub launch: Launch,
     pub gpu: Gpu,
     pub judge: Judge,
     pub eval: Eval,
@@ -366,8 +369,7 @@ impl Config {
     pub fn load(files: &[PathBuf], sets: &[String]) -> Result<Config, UserError> {
         let mut settings = Settings::builtin()?;
         for file in files {
-            let text = std::fs::read_to_string(file).map_err(|e| UserError::io("read the run file", file, &e))?;
-            settings.add_text(&text, |line| Origin::File { path: file.clone(), line })?;
+            settings.add_file(file)?;
         }
         for set in sets {
             settings.add_set(set)?;
@@ -407,6 +409,7 @@ impl Config {
             &mut self.sft.examples,
             &mut self.generator.reload_dir,
             &mut self.cluster.cookie_file,
+            &mut self.launch.ssh_config,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

@@ -20,6 +20,7 @@ pub mod generator;
 pub mod http;
 pub mod inspect;
 pub mod judge;
+pub mod launch;
 pub mod learner;
 pub mod llm_judge;
 mod meters;

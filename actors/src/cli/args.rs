@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::args_launch::LaunchArgs;
 use super::args_node::{DrainArgs, JoinArgs, NodesArgs};
 use super::args_view::{DashboardArgs, ExportArgs, WatchArgs};
 
@@ -60,6 +61,9 @@ pub enum Command {
     /// Have a node end what it has and leave; nothing is lost.
     #[command(after_help = "Example: troupe drain worker-3 --head 10.0.0.5:7440 --set cluster.cookie_file=cookie")]
     Drain(DrainArgs),
+    /// Start a run over several processes or machines: the head, and the nodes that `[launch]` of the run file asks for.
+    #[command(after_help = "Example: troupe launch local --set launch.executors=2 --dry-run")]
+    Launch(LaunchArgs),
     /// What is missing on this machine.
     #[command(after_help = "Example: troupe doctor")]
     Doctor(DoctorArgs),
@@ -94,12 +98,18 @@ pub struct RunArgs {
     /// Print the resolved configuration and the placement, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Stop in order when stdin ends, as with Ctrl-C: what `troupe launch` gives its head.
+    #[arg(long, hide = true)]
+    pub tied: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct ResumeArgs {
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
+    /// As with `troupe run`.
+    #[arg(long, hide = true)]
+    pub tied: bool,
 }
 
 #[derive(Args, Debug)]

@@ -26,6 +26,9 @@ pub struct JoinArgs {
     /// What the node is called; without it, the machine's name.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// The cookie is the first line of stdin, and the node leaves when stdin ends: what `troupe launch` gives its nodes.
+    #[arg(long, hide = true)]
+    pub tied: bool,
     #[command(flatten)]
     pub config: ConfigArgs,
 }

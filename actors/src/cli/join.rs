@@ -1,13 +1,19 @@
 //! `troupe join`: this machine's executors work for a run of another one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args_node::JoinArgs;
 use super::{Answer, Done, Failure, failure, output, run, runtime};
 use crate::cluster::Cookie;
 use crate::cluster::kit::Local;
 use crate::cluster::node::{self, NodeArgs, NodeEnd, NodeError};
+use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
+use crate::stop::StopToken;
+
+/// A tied node that has been asked to leave ends what it has within this.
+const LAST_WORK: Duration = Duration::from_secs(900);
 
 /// A line for each thing worth one; a node has no screen of its own.
 struct Lines;
@@ -24,8 +30,8 @@ impl Observer for Lines {
 
 pub fn join(args: JoinArgs) -> Done {
     let config = run::configuration(&args.config)?;
-    let cookie = Cookie::find(&config.cluster)?;
     let stop = run::signals()?;
+    let cookie = if args.tied { tied(&stop)? } else { Cookie::find(&config.cluster)? };
     let node = NodeArgs {
         head: args.head,
         cookie,
@@ -49,6 +55,24 @@ pub fn join(args: JoinArgs) -> Done {
         Err(NodeError::Fault(fault)) => return Err(fault.into()),
     }
     Ok(Answer::Yes)
+}
+
+/// The cookie from stdin; the node leaves when stdin ends, and does not outlive it by more than a while.
+fn tied(stop: &StopToken) -> Result<Cookie, Failure> {
+    let complain = |found: String| {
+        UserError::new("no cookie came in").at("stdin").found(found).expected("the cookie in the first line (--tied)")
+    };
+    let line = stop.on_stdin_end(true).map_err(|e| complain(e.to_string()))?.unwrap_or_default();
+    let cookie = Cookie::new(&line).map_err(complain)?;
+    let asked = stop.clone();
+    std::thread::spawn(move || {
+        while !asked.asked() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        std::thread::sleep(LAST_WORK);
+        std::process::exit(130);
+    });
+    Ok(cookie)
 }
 
 /// What the node is called where nobody says otherwise.

@@ -4,6 +4,7 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod args_launch;
 mod args_node;
 mod args_view;
 pub(crate) mod arithmetic;
@@ -20,6 +21,7 @@ mod export;
 mod failure;
 mod interrupt;
 mod join;
+mod launch;
 mod lint;
 mod nodes;
 mod output;
@@ -41,6 +43,8 @@ use crate::errors::UserError;
 
 pub use args::Cli;
 use args::Command;
+#[cfg(test)]
+pub(crate) use launch::knows_generators;
 pub(crate) use verify::printable;
 
 /// What a command that did its work found.
@@ -63,6 +67,9 @@ enum Failure {
     Broken(String),
     #[error("interrupted")]
     Interrupted,
+    /// A process of ours ended with this code and has said why.
+    #[error("exit code {0}")]
+    Told(u8),
     /// Whoever read our output went away: nothing is wrong.
     #[error("output closed")]
     Closed,
@@ -76,6 +83,7 @@ impl Failure {
             Failure::User(_) => 2,
             Failure::Fault { .. } | Failure::Broken(_) => 3,
             Failure::Interrupted => 130,
+            Failure::Told(code) => *code,
             Failure::Closed => 0,
         }
     }
@@ -110,7 +118,10 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Done {
     match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => {
+            scope::RUN.require(&args.config.sets)?;
+            run::run(args)
+        }
         Command::Resume(args) => run::resume(args),
         Command::Sft(args) => {
             scope::SFT.require(&args.config.sets)?;
@@ -137,6 +148,7 @@ fn dispatch(cli: Cli) -> Done {
             scope::DRAIN.require(&args.head.config.sets)?;
             nodes::drain(args)
         }
+        Command::Launch(args) => launch::launch(args),
         Command::Doctor(args) => {
             scope::DOCTOR.require(&args.config.sets)?;
             doctor::doctor(args)

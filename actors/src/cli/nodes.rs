@@ -24,8 +24,7 @@ fn head(args: &HeadArgs) -> Result<(String, Cookie), Failure> {
             .into());
     }
     // Whoever listens everywhere listens here.
-    let listen = config.cluster.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-    Ok((listen, cookie))
+    Ok((config.cluster.here(), cookie))
 }
 
 pub fn nodes(args: NodesArgs) -> Done {

@@ -41,7 +41,7 @@ pub fn complain(failure: &Failure) {
         }
         Failure::Broken(text) => say(format!("error: {text}")),
         Failure::Interrupted => say("interrupted"),
-        Failure::Closed => {}
+        Failure::Told(_) | Failure::Closed => {}
     }
 }
 

@@ -22,14 +22,7 @@ const MAX_RUNS: u32 = 100_000;
 
 pub fn run(args: RunArgs) -> Done {
     let config = configuration(&args.config)?;
-    let tasks = load_tasks(config.tasks.folder())?;
-    require_training_tasks(&tasks, config.tasks.folder())?;
-    require_model(&config)?;
-    require_fitting_adapters(&config)?;
-    require_evaluated_tasks(&config, &tasks)?;
-    // A key that is not there is found before anything is made.
-    crate::llm_judge::Setup::new(&config.judge)?;
-    crate::openai::secret(&config.generator)?;
+    let tasks = require_all(&config)?;
     if config.cluster.is_on() {
         crate::cluster::Cookie::find(&config.cluster)?;
     }
@@ -46,7 +39,7 @@ pub fn run(args: RunArgs) -> Done {
         require_isolation(&python, &config.executor.require_isolation)
             .map_err(|e| failure::of_run(e, &config.run.dir))?;
     }
-    let stop = signals()?;
+    let stop = stopping(args.tied)?;
     let run_dir = match args.run_dir {
         Some(dir) => current_dir()?.join(dir),
         None => new_run_dir(&config.run.dir)?,
@@ -56,8 +49,29 @@ pub fn run(args: RunArgs) -> Done {
 }
 
 pub fn resume(args: ResumeArgs) -> Done {
-    let stop = signals()?;
+    let stop = stopping(args.tied)?;
     finish(&args.run_dir, |observer| crate::run::resume(&args.run_dir, observer, stop))
+}
+
+/// What a run needs, looked for before anything is made. Returns the tasks.
+pub fn require_all(config: &Config) -> Result<Vec<TaskSpec>, Failure> {
+    let tasks = load_tasks(config.tasks.folder())?;
+    require_training_tasks(&tasks, config.tasks.folder())?;
+    require_model(config)?;
+    require_fitting_adapters(config)?;
+    require_evaluated_tasks(config, &tasks)?;
+    crate::llm_judge::Setup::new(&config.judge)?;
+    crate::openai::secret(&config.generator)?;
+    Ok(tasks)
+}
+
+/// Asked to stop by signals; a run that is tied also by the end of stdin.
+fn stopping(tied: bool) -> Result<StopToken, Failure> {
+    let stop = signals()?;
+    if tied {
+        stop.on_stdin_end(false).map_err(|e| Failure::Broken(format!("stdin cannot be listened to: {e}")))?;
+    }
+    Ok(stop)
 }
 
 /// The configuration of this command, its paths absolute.
@@ -116,12 +130,12 @@ fn require_evaluated_tasks(config: &Config, tasks: &[TaskSpec]) -> Result<(), Us
         .hint("add some, choose another eval.split, or set eval.enabled = false"))
 }
 
-fn current_dir() -> Result<PathBuf, UserError> {
+pub fn current_dir() -> Result<PathBuf, UserError> {
     std::env::current_dir().map_err(|e| UserError::io("find the current folder", Path::new("."), &e))
 }
 
 /// Makes the first `<parent>/<number>` that is not there yet.
-fn new_run_dir(parent: &Path) -> Result<PathBuf, UserError> {
+pub fn new_run_dir(parent: &Path) -> Result<PathBuf, UserError> {
     std::fs::create_dir_all(parent).map_err(|e| UserError::io("make the folder of runs (`run.dir`)", parent, &e))?;
     for number in 1..MAX_RUNS {
         let dir = parent.join(format!("{number:03}"));

@@ -53,6 +53,30 @@ impl Cluster {
         !self.listen.is_empty()
     }
 
+    /// Host and port of `listen`.
+    pub fn endpoint(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.listen.rsplit_once(':')?;
+        Some((host, port.parse().ok()?))
+    }
+
+    /// True for an address that stands for every interface, which nobody can be told to join at.
+    pub fn listens_everywhere(&self) -> bool {
+        matches!(self.endpoint(), Some(("0.0.0.0" | "[::]", _)))
+    }
+
+    /// `listen` as this machine itself reaches it.
+    pub fn here(&self) -> String {
+        self.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    }
+
+    /// The port of the side channel.
+    pub fn side_port(&self) -> u16 {
+        match (self.bulk_port, self.endpoint()) {
+            (0, Some((_, port))) => port.saturating_add(1),
+            (port, _) => port,
+        }
+    }
+
     /// The user's cookie file, if one is set.
     pub fn cookie_path(&self) -> Option<&Path> {
         super::set_path(&self.cookie_file)

@@ -14,6 +14,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of these words, each at most once.
     Words(&'static [&'static str]),
+    /// A list of texts, none empty, each at most once.
+    Texts,
     /// A whole number.
     Whole {
         min: i64,
@@ -212,6 +214,38 @@ pub const KEYS: &[Key] = &[
     key("cluster.max_message_bytes", whole(4096, 65_536)),
     key("cluster.reconnect_s", whole(0, COUNT)),
     key("cluster.reconnect_pause_ms", whole(10, 600_000)),
+    key("launch.executors", whole(0, 10_000)),
+    key("launch.workers", whole(0, 1024)),
+    key("launch.generators", whole(0, 10_000)),
+    key("launch.executor_gpus", whole(0, 64)),
+    key("launch.generator_gpus", whole(0, 64)),
+    key("launch.head_gpus", whole(0, 64)),
+    key("launch.stop_s", whole(1, 86_400)),
+    key("launch.restarts", whole(0, 1000)),
+    key("launch.binary", Kind::Text),
+    key("launch.advertise", Kind::Text),
+    key("launch.hosts", Kind::Texts),
+    key("launch.ssh_config", Kind::Text),
+    key("launch.ssh_tunnel", Kind::Flag),
+    key("launch.ssh_workdir", Kind::Text),
+    key("launch.ssh_python", Kind::Text),
+    key("launch.head_cpus", whole(0, 4096)),
+    key("launch.executor_cpus", whole(0, 4096)),
+    key("launch.generator_cpus", whole(0, 4096)),
+    key("launch.head_mem_mb", whole(0, 64_000_000)),
+    key("launch.executor_mem_mb", whole(0, 64_000_000)),
+    key("launch.generator_mem_mb", whole(0, 64_000_000)),
+    key("launch.slurm_partition", Kind::Text),
+    key("launch.slurm_account", Kind::Text),
+    key("launch.slurm_time", Kind::Text),
+    key("launch.slurm_args", Kind::Texts),
+    key("launch.k8s_name", Kind::FullText),
+    key("launch.k8s_namespace", Kind::FullText),
+    key("launch.k8s_image", Kind::Text),
+    key("launch.k8s_secret", Kind::FullText),
+    key("launch.k8s_storage_class", Kind::Text),
+    key("launch.k8s_storage_gb", whole(1, 1_000_000)),
+    key("launch.k8s_seccomp", Kind::Text),
     key("gpu.devices", Kind::FullText),
     key("gpu.checks", whole(0, 64)),
     key("gpu.box_mb", whole(64, 1_000_000)),
@@ -256,6 +290,7 @@ impl Kind {
             Kind::FullText => "text in quotes, not empty".into(),
             Kind::Choice(all) => format!("one of {}", quoted(all)),
             Kind::Words(all) => format!("a list in brackets, each once, of {}", quoted(all)),
+            Kind::Texts => "a list in brackets of texts in quotes, none empty, each once".into(),
             Kind::Whole { min, max: MAX } => format!("a whole number, at least {min}"),
             Kind::Whole { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Real { min, max, above, below } => {
@@ -279,6 +314,10 @@ impl Kind {
             (Kind::Words(all), toml::Value::Array(list)) => {
                 let known = |v: &toml::Value| v.as_str().is_some_and(|word| all.contains(&word));
                 list.iter().enumerate().all(|(n, v)| known(v) && !list[..n].contains(v))
+            }
+            (Kind::Texts, toml::Value::Array(list)) => {
+                let full = |v: &toml::Value| v.as_str().is_some_and(|text| !text.is_empty());
+                list.iter().enumerate().all(|(n, v)| full(v) && !list[..n].contains(v))
             }
             (Kind::Whole { min, max }, toml::Value::Integer(n)) => (min..=max).contains(&n),
             (Kind::Real { .. }, toml::Value::Integer(n)) => self.in_bounds(*n as f64),

@@ -78,6 +78,22 @@ impl Settings {
         self.values.get(path).map(|(_, o)| o)
     }
 
+    /// The value of a key that holds text.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.values.get(path).and_then(|(value, _)| value.as_str())
+    }
+
+    /// True for a flag that is set.
+    pub fn flag(&self, path: &str) -> bool {
+        self.values.get(path).and_then(|(value, _)| value.as_bool()).unwrap_or(false)
+    }
+
+    /// Lays a run file over the present settings.
+    pub fn add_file(&mut self, file: &std::path::Path) -> Result<(), UserError> {
+        let text = std::fs::read_to_string(file).map_err(|e| UserError::io("read the run file", file, &e))?;
+        self.add_text(&text, |line| Origin::File { path: file.to_path_buf(), line })
+    }
+
     /// Lays a TOML document over the present settings; `origin` turns a line into an origin.
     pub fn add_text(&mut self, text: &str, origin: impl Fn(usize) -> Origin) -> Result<(), UserError> {
         let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();

@@ -27,6 +27,31 @@ pub const JOIN: Scope = Scope {
 };
 pub const NODES: Scope = Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen"] };
 pub const DRAIN: Scope = Scope { command: "drain", counts: NODES.counts };
+/// `troupe run`: all but what only `troupe launch` looks at.
+pub const RUN: Scope = Scope {
+    command: "run",
+    counts: &[
+        "run",
+        "model",
+        "tasks",
+        "sft",
+        "sampling",
+        "rollout",
+        "reward",
+        "learner",
+        "lora",
+        "guard",
+        "generator",
+        "executor",
+        "cluster",
+        "gpu",
+        "judge",
+        "eval",
+        "python",
+    ],
+};
+pub const RELAUNCH: Scope = Scope { command: "launch .. --resume", counts: &["launch"] };
+
 pub const SFT: Scope = Scope {
     command: "sft",
     counts: &[
@@ -75,8 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_run_takes_every_section_but_that_of_launching() {
+        let others: Vec<&str> = super::super::keys::sections().into_iter().filter(|s| *s != "launch").collect();
+        assert_eq!(RUN.counts, others);
+    }
+
+    #[test]
     fn every_word_of_a_scope_is_a_section_or_a_key() {
-        for scope in [VERIFY, DOCTOR, JOIN, NODES, DRAIN, SFT] {
+        for scope in [VERIFY, DOCTOR, JOIN, NODES, DRAIN, SFT, RUN, RELAUNCH] {
             for count in scope.counts {
                 let known = KEYS.iter().any(|k| k.path == *count || k.section() == *count);
                 assert!(known, "{}: {count}", scope.command);

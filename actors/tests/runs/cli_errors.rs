@@ -210,9 +210,10 @@ fn a_cluster_needs_a_cookie_and_an_address() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    for command in
-        ["run", "resume", "sft", "verify", "lint", "rollouts", "join", "nodes", "drain", "doctor", "explain", "bench"]
-    {
+    for command in [
+        "run", "resume", "sft", "verify", "lint", "rollouts", "join", "nodes", "drain", "launch", "doctor", "explain",
+        "bench",
+    ] {
         let got = place.troupe(&[command, "--help"]);
         let example = format!("troupe {command}");
         assert!(got.succeeds().out.contains("Example") && got.out.contains(&example), "{}", got.out);
