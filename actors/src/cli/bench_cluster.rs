@@ -1,10 +1,13 @@
 //! `troupe bench cluster`: the executors' stage on many processes.
 
-use super::args::ClusterBenchArgs;
-use super::{Answer, Done, Failure, output, run};
+use super::args_cluster::ClusterBenchArgs;
+use super::{Answer, Done, Failure, bench_cluster_peer, output, run};
 use crate::bench::cluster::{self, ClusterBench, ClusterFigures};
 
 pub fn cluster(args: ClusterBenchArgs) -> Done {
+    if let Some(python) = &args.peer_python {
+        return bench_cluster_peer::versus(&args, python);
+    }
     let stop = run::signals()?;
     if !args.json {
         output::line(format!(
