@@ -11,10 +11,15 @@ use crate::errors::UserError;
 use crate::observe::Silent;
 use crate::stop::StopToken;
 
+mod attack;
+pub mod drill;
 pub mod memory;
 pub mod peer;
+pub mod relay;
+pub mod scene;
 pub mod stage;
 pub mod versus;
+pub mod whole;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterBench {
@@ -61,8 +66,7 @@ pub fn run(bench: ClusterBench, stop: &StopToken) -> Result<ClusterFigures, User
             .hint("try fewer --nodes")
     };
     let executors = bench.nodes * bench.workers;
-    let config =
-        StageConfig { port: bench.port, takes_ms: bench.takes_ms, nodes: bench.nodes, workers: bench.workers };
+    let config = StageConfig { port: bench.port, takes_ms: bench.takes_ms, nodes: bench.nodes, workers: bench.workers };
     let stage = Stage::start(config, Arc::new(Silent), stop)?;
     let candidates = bench.each * u64::from(executors);
     let (began, cpu) = (Instant::now(), cpu_s());

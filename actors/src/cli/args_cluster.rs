@@ -40,6 +40,11 @@ pub struct ClusterBenchArgs {
     /// With --drills: only these, with commas between them.
     #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "drills")]
     pub only: Vec<String>,
+    /// For the drills: this process is their head, in this folder.
+    #[arg(long, value_name = "DIR", hide = true, requires = "listen")]
+    pub head_in: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub listen: Option<String>,
     /// How often each: a drill, or a side of the comparison.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeats: u32,

@@ -34,7 +34,16 @@ pub fn versus(args: &ClusterBenchArgs, python: &Path) -> Done {
         if !args.json {
             output::line(format!(
                 "{nodes} nodes of {} executors, candidates of {} ms, {} in flight\n{:<18} {:>5} {:>11} {:>9} {:>9} {:>9} {:>10}  versions",
-                args.workers, args.takes_ms, load.in_flight, "side", "round", "rollouts/s", "p50 ms", "p99 ms", "PSS MiB", "processes"
+                args.workers,
+                args.takes_ms,
+                load.in_flight,
+                "side",
+                "round",
+                "rollouts/s",
+                "p50 ms",
+                "p99 ms",
+                "PSS MiB",
+                "processes"
             ))?;
         }
         for round in 0..args.repeats {

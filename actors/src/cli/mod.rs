@@ -10,6 +10,7 @@ mod args_view;
 pub(crate) mod arithmetic;
 mod bench;
 mod bench_cluster;
+mod bench_cluster_drills;
 mod bench_cluster_peer;
 mod bench_device;
 mod bench_generator;

@@ -143,8 +143,7 @@ impl Stage {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| broken(&config, "no threads", e.to_string()))?;
         let (to, ended) = channel();
-        let pool =
-            runtime.block_on(start_pool(&head, to)).map_err(|e| broken(&config, "no pool", e.to_string()))?;
+        let pool = runtime.block_on(start_pool(&head, to)).map_err(|e| broken(&config, "no pool", e.to_string()))?;
         let (nodes, joined_ms, first_joined_ms) = (Nodes::default(), 0, 0);
         let mut stage =
             Stage { head, pool, ended, nodes, joined_ms, first_joined_ms, address, config, cookie, runtime };
