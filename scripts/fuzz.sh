@@ -20,32 +20,35 @@ echo "$(cargo +nightly --version), $(cargo fuzz --version), commit $(git rev-par
 # answers. A seed of `lint_with_task` is a candidate, a line of #, and a task.
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
-mkdir -p "$seeds/extract" "$seeds/lint" "$seeds/lint_with_task"
-mkdir -p "$seeds/tasks"
-folders=(reward/tests/fixtures)
-for folder in tests/exploits ${TROUPE_FUZZ_SEEDS:-}; do
-    [ ! -d "$folder" ] || folders+=("$folder")
-done
-find tasks "${folders[@]}" -path '*tasks*' -name '*.py' -exec cp -t "$seeds/tasks" {} +
+mkdir -p "$seeds/extract" "$seeds/lint" "$seeds/lint_with_task" "$seeds/tasks"
 count=0
-answer() { printf 'Plan.\n</think>\n```python\n'; cat "$1"; printf '\n```\n'; }
-while IFS= read -r file; do
-    count=$((count + 1))
-    cp "$file" "$seeds/lint/$count.py"
-    answer "$file" > "$seeds/extract/$count.md"
-    task=$(sed -n '1,6s/^# task: *//p' "$file" | head -n 1)
-    [ -f "$seeds/tasks/$task.py" ] || task=l1_amax_all_5x24
-    { cat "$file"; printf '\n####\n'; cat "$seeds/tasks/$task.py"; } > "$seeds/lint_with_task/$count.py"
-done < <(find "${folders[@]}" -name '*.py' -size -16k | sort -u)
-for file in tasks/examples/*0.md; do
-    count=$((count + 1))
-    [ $((count % 10)) -eq 0 ] || continue
-    cp "$file" "$seeds/extract/$count.md"
-    name=$(basename "$file" .md)
-    task="$seeds/tasks/${name%__*}.py"
-    { sed '1,/^```python/d;/^```$/d' "$file"; printf '\n####\n'; [ ! -f "$task" ] || cat "$task"; } \
-        > "$seeds/lint_with_task/$count.py"
-done
+programs() {
+    folders=(reward/tests/fixtures)
+    for folder in tests/exploits ${TROUPE_FUZZ_SEEDS:-}; do
+        [ ! -d "$folder" ] || folders+=("$folder")
+    done
+    find tasks "${folders[@]}" -path '*tasks*' -name '*.py' -exec cp -t "$seeds/tasks" {} +
+    answer() { printf 'Plan.\n</think>\n```python\n'; cat "$1"; printf '\n```\n'; }
+    while IFS= read -r file; do
+        count=$((count + 1))
+        cp "$file" "$seeds/lint/$count.py"
+        answer "$file" > "$seeds/extract/$count.md"
+        task=$(sed -n '1,6s/^# task: *//p' "$file" | head -n 1)
+        [ -f "$seeds/tasks/$task.py" ] || task=l1_amax_all_5x24
+        { cat "$file"; printf '\n####\n'; cat "$seeds/tasks/$task.py"; } > "$seeds/lint_with_task/$count.py"
+    done < <(find "${folders[@]}" -name '*.py' -size -16k | sort -u)
+    for file in tasks/examples/*0.md; do
+        count=$((count + 1))
+        [ $((count % 10)) -eq 0 ] || continue
+        cp "$file" "$seeds/extract/$count.md"
+        name=$(basename "$file" .md)
+        task="$seeds/tasks/${name%__*}.py"
+        { sed '1,/^```python/d;/^```$/d' "$file"; printf '\n####\n'; [ ! -f "$task" ] || cat "$task"; } \
+            > "$seeds/lint_with_task/$count.py"
+    done
+}
+# A target of the cluster needs none of them.
+case "${targets[*]}" in *extract* | *lint*) programs ;; esac
 
 # Messages of the cluster: a header (magic, protocol, sender, epoch), the codec's version, then each kind once. A version that has moved on
 # makes them seeds of refusals.

@@ -23,11 +23,13 @@ pub fn drills(args: &ClusterBenchArgs) -> Done {
     if let Some(other) = args.only.iter().find(|name| !ALL.iter().any(|(known, _)| known == name)) {
         return Err(UserError::new("no such drill").at("--only").found(other).expected(names()).into());
     }
+    let program =
+        std::env::current_exe().map_err(|e| UserError::new("this program cannot be found").found(e.to_string()))?;
     let mut good = true;
     for (name, what) in ALL.into_iter().filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|o| o == name))
     {
         let mut hits: Vec<Hit> = Vec::new();
-        let ended = drill::run(what, args.repeats, args.port, &stop, |n, hit| {
+        let ended = drill::run(what, &program, args.repeats, args.port, &stop, |n, hit| {
             output::say(format!("{name} {n}: {}", line(hit)));
             hits.push(hit.clone());
         });

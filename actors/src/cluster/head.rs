@@ -37,6 +37,8 @@ const TICK: Duration = Duration::from_millis(50);
 const NOTE_EVERY: Duration = Duration::from_secs(10);
 /// Rows in one answer to an operator.
 const PAGE: usize = 100;
+/// Bytes of one thing that a node says of itself.
+const WORD: usize = 1024;
 
 #[derive(Debug)]
 pub enum HeadMsg {
@@ -212,7 +214,8 @@ impl HeadState {
         let acts = match said {
             ToHead::Hello(hello) => match self.unfit(&hello) {
                 Some(reason) => {
-                    self.note(format!("node {} is refused: {reason}", hello.name));
+                    let name: String = hello.name.chars().take(100).collect();
+                    self.note(format!("node {name} is refused: {reason}"));
                     return self.say(key, &ToNode::Refused { reason });
                 }
                 None => self.roster.hello(now, key, hello),
@@ -233,8 +236,12 @@ impl HeadState {
         self.act(acts);
     }
 
-    /// Whoever evaluates by another harness does not belong in this run.
+    /// Whoever evaluates by another harness does not belong in this run; nor does one whose name would fill an answer to an operator.
     fn unfit(&self, hello: &Hello) -> Option<String> {
+        let words = [&hello.name, &hello.version, &hello.gpus];
+        if let Some(long) = words.iter().find(|word| word.len() > WORD) {
+            return Some(format!("its name, version or list of GPUs has {} bytes, the limit is {WORD}", long.len()));
+        }
         let ours = sandbox::protocol_digest().0;
         (hello.harness != ours).then(|| {
             format!(
@@ -295,7 +302,15 @@ impl HeadState {
 
     fn list(&self, key: NodeKey, from: usize) {
         let rows = self.roster.rows(self.now_ms());
-        let page: Vec<NodeRow> = rows.iter().skip(from).take(PAGE).cloned().collect();
+        // Half of a message, so that there is always room for the next row.
+        let mut room = self.args.limit / 2;
+        let fits = |row: &&NodeRow| {
+            let bytes = 128 + row.name.len() + row.version.len() + row.gpus.len();
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        };
+        let page: Vec<NodeRow> = rows.iter().skip(from).take(PAGE).take_while(fits).cloned().collect();
         let last = from + page.len() >= rows.len();
         self.say(key, &ToNode::Nodes { rows: page, last });
     }

@@ -60,7 +60,7 @@ impl Drop for Lent {
 mod tests {
     use super::*;
 
-    /// Planted: `sweep` does nothing (as it was: only an answer took a candidate back). Seen: the first assertion on `lost`.
+    /// Planted: `sweep` does nothing (as it was: only an answer took a candidate back). Seen: the lost node's is still there.
     #[test]
     fn what_nobody_needs_any_more_is_taken_back_and_what_another_needs_stays() {
         let shelf = Arc::new(Shelf::default());

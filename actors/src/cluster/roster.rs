@@ -72,6 +72,9 @@ pub struct Lease {
 /// that is frozen.
 const FORGIVEN: u8 = 2;
 
+/// Executors of one node at most, as `troupe join --workers` has it.
+const EXECUTORS: u32 = 1024;
+
 struct Node {
     hello: Hello,
     name: String,
@@ -147,8 +150,9 @@ impl Roster {
         acts
     }
 
-    /// Its executors are there.
+    /// Its executors are there: as many as a node may have, whatever it says.
     pub fn ready(&mut self, now_ms: u64, key: NodeKey, executors: u32) -> Vec<Act> {
+        let executors = executors.min(EXECUTORS);
         let Some(node) = self.nodes.get_mut(&key).filter(|node| node.executors == 0 && executors > 0) else {
             return Vec::new();
         };

@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,7 @@ impl Tally {
 ///
 /// # Errors
 /// An answer that no stranger should get.
-pub fn run(listen: &str, cookie: &str, lasts: Duration) -> Result<String, String> {
+pub fn run(program: &Path, listen: &str, cookie: &str, lasts: Duration) -> Result<String, String> {
     let (host, port) = listen.rsplit_once(':').ok_or("no port")?;
     let side = format!("{host}:{}", port.parse::<u16>().map_err(|e| e.to_string())? + 1);
     let tally = Arc::<Tally>::default();
@@ -43,6 +44,7 @@ pub fn run(listen: &str, cookie: &str, lasts: Duration) -> Result<String, String
     let mut threads = Vec::new();
     for attacker in 0..6u64 {
         let (tally, listen, side, insider) = (tally.clone(), listen.to_string(), side.clone(), insider.clone());
+        let program = program.to_path_buf();
         threads.push(std::thread::spawn(move || {
             let mut n = attacker;
             while !tally.over.load(Ordering::Relaxed) {
@@ -50,7 +52,7 @@ pub fn run(listen: &str, cookie: &str, lasts: Duration) -> Result<String, String
                     0 | 1 => gateway(&listen, n, &tally),
                     2 | 3 => requests(&side, n, &tally),
                     4 => with_the_cookie(&side, n, &insider, &tally),
-                    _ => other_cookie(&listen, &tally),
+                    _ => other_cookie(&program, &listen, &tally),
                 }
                 n += 1;
                 std::thread::sleep(PAUSE);
@@ -181,10 +183,9 @@ fn judge(answer: &[u8], request: &str, refusals: &[&str], tally: &Tally) {
 }
 
 /// An operator with another cookie, as the program does it.
-fn other_cookie(listen: &str, tally: &Tally) {
-    let Ok(exe) = std::env::current_exe() else { return };
+fn other_cookie(program: &Path, listen: &str, tally: &Tally) {
     tally.connections.fetch_add(1, Ordering::Relaxed);
-    let mut command = Command::new(exe);
+    let mut command = Command::new(program);
     command.args(["nodes", "--head", listen]).env("TROUPE_COOKIE", "another cookie of good length");
     command.current_dir(std::env::temp_dir()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.status().map(|status| status.code()) {

@@ -1,7 +1,7 @@
 //! `troupe bench cluster --drills`: a whole run is hit again and again, and goes on. Of each hit: when it was noticed, how long after its
 //! return the victim was at work again, and when the run's rate was back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -103,9 +103,10 @@ impl Drop for Undo {
 }
 
 /// A place for the drill, or why there is none here.
-fn place(drill: Drill, dir: &std::path::Path, port: u16) -> Result<(Place, Undo), Verdict> {
+fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, Undo), Verdict> {
     let skip = Verdict::Skipped;
-    let mut place = Place { dir: dir.join("run"), listen: format!("127.0.0.1:{port}"), ..Place::default() };
+    let program = program.to_path_buf();
+    let mut place = Place { program, dir: dir.join("run"), listen: format!("127.0.0.1:{port}"), ..Place::default() };
     let mut undo = Undo(Vec::new());
     std::fs::create_dir_all(&place.dir).map_err(|e| Verdict::Failed(e.to_string()))?;
     match drill {
@@ -139,7 +140,7 @@ fn place(drill: Drill, dir: &std::path::Path, port: u16) -> Result<(Place, Undo)
             undo.0.push(format!("umount -l {at}"));
         }
         Drill::Clock => {
-            if !std::path::Path::new(FAKETIME).exists() {
+            if !Path::new(FAKETIME).exists() {
                 return Err(Verdict::Skipped(format!("no {FAKETIME} (Debian's libfaketime)")));
             }
             let clock = dir.join("clock");
@@ -164,13 +165,14 @@ fn place(drill: Drill, dir: &std::path::Path, port: u16) -> Result<(Place, Undo)
 /// Skipped, or failed, in words.
 pub fn run(
     drill: Drill,
+    program: &Path,
     repeats: u32,
     port: u16,
     stop: &StopToken,
     mut told: impl FnMut(u32, &Hit),
 ) -> Result<super::whole::Books, Verdict> {
     let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
-    let (place, undo) = place(drill, dir.path(), port)?;
+    let (place, undo) = place(drill, program, dir.path(), port)?;
     let mut scene = Scene::start(place, 2)?;
     for n in 0..repeats {
         if stop.asked() {
@@ -196,7 +198,7 @@ pub fn run(
     Ok(books)
 }
 
-fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &std::path::Path) -> Result<Hit, String> {
+fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, String> {
     let began = Instant::now();
     let rate_before = scene.rate(began - BASE + Duration::from_millis(500), began);
     if rate_before < 1.0 {
@@ -273,7 +275,7 @@ fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &std::path::Path) -> Result
             began
         }
         Drill::Attack => {
-            let found = attack::run(&scene.place.listen, &scene.cookie, Duration::from_secs(8))?;
+            let found = attack::run(&scene.place.program, &scene.place.listen, &scene.cookie, Duration::from_secs(8))?;
             if n == 0 {
                 eprintln!("{found}");
             }

@@ -108,6 +108,8 @@ impl Drop for Process {
 /// Where head and nodes run.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
+    /// Troupe's program: heads and nodes are processes of it.
+    pub program: PathBuf,
     /// The run directory.
     pub dir: PathBuf,
     /// `HOST:PORT`.
@@ -164,7 +166,7 @@ impl Scene {
     /// # Errors
     /// It cannot be started.
     pub fn join(&self, n: usize, through: Option<&str>) -> Result<Process, String> {
-        let exe = std::env::current_exe().map_err(|e| e.to_string())?;
+        let exe = &self.place.program;
         let mut command = match self.place.inside.get(n) {
             Some(inside) => {
                 let mut command = Command::new(&inside[0]);
@@ -305,7 +307,7 @@ fn trained(dir: &Path) -> Option<u64> {
 }
 
 fn start_head(place: &Place, cookie: &str) -> Result<Process, String> {
-    let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    let mut command = Command::new(&place.program);
     command.args(["bench", "cluster", "--head-in"]).arg(&place.dir).args(["--listen", &place.listen]);
     command.env("TROUPE_COOKIE", cookie).envs(place.environment.iter().cloned());
     Process::start(command)
