@@ -8,6 +8,12 @@ use rollout::outcome::Severity;
 use rollout::task::{Split, TaskSpec};
 use rustix::time::{ClockId, clock_gettime};
 
+pub mod cluster;
+#[path = "../../actors/src/codec.rs"]
+pub mod codec;
+#[path = "../../actors/src/supervise.rs"]
+pub mod supervise;
+
 /// Time allowed for any text: the step budget of the interpreter, used up, in an instrumented build.
 const BASE: Duration = Duration::from_millis(1000);
 /// Time allowed for each KiB on top: parsing and walking. A quadratic walk does not keep to it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::args_cluster::ClusterBenchArgs;
 use super::args_launch::LaunchArgs;
 use super::args_node::{DrainArgs, JoinArgs, NodesArgs};
 use super::args_view::{DashboardArgs, ExportArgs, WatchArgs};
@@ -215,7 +216,9 @@ pub enum BenchWhat {
     },
     /// Executors as processes of their own with stand-in candidates: how the executors' stage scales, and what the head carries.
     #[command(after_help = "Examples:\n  troupe bench cluster --nodes 1,2,4,8,16,32\n  \
-                            troupe bench cluster --nodes 4 --workers 16 --takes-ms 0 --each 300")]
+                            troupe bench cluster --nodes 4 --workers 16 --takes-ms 0 --each 300\n  \
+                            troupe bench cluster --nodes 4 --workers 16 --takes-ms 0 --peer-python ray/bin/python\n  \
+                            troupe bench cluster --drills")]
     Cluster(ClusterBenchArgs),
     /// Every hack and every honest kernel of the corpus through the verifier: the table of what stopped what. The answer
     /// is no when a hack passes, an honest kernel does not, or another layer stops a hack than the corpus names.
@@ -310,28 +313,6 @@ pub struct CorpusArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
     /// One JSON document on stdout, every candidate with its reason.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct ClusterBenchArgs {
-    /// Nodes, each a `troupe join` of its own; several numbers with commas between them.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub nodes: Vec<u32>,
-    /// Executors of each node.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: u32,
-    /// Milliseconds of one candidate; nothing is computed.
-    #[arg(long, default_value_t = 1000)]
-    pub takes_ms: u64,
-    /// Candidates for each executor.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    pub each: u64,
-    /// The head's port on the loopback; the next one is its side channel's.
-    #[arg(long, default_value_t = 17_440)]
-    pub port: u16,
-    /// JSON Lines on stdout.
     #[arg(long)]
     pub json: bool,
 }

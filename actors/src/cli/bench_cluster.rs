@@ -1,10 +1,19 @@
 //! `troupe bench cluster`: the executors' stage on many processes.
 
-use super::args::ClusterBenchArgs;
-use super::{Answer, Done, Failure, output, run};
+use super::args_cluster::ClusterBenchArgs;
+use super::{Answer, Done, Failure, bench_cluster_drills, bench_cluster_peer, output, run};
 use crate::bench::cluster::{self, ClusterBench, ClusterFigures};
 
 pub fn cluster(args: ClusterBenchArgs) -> Done {
+    if let (Some(dir), Some(listen)) = (&args.head_in, &args.listen) {
+        return bench_cluster_drills::head(dir, listen);
+    }
+    if args.drills {
+        return bench_cluster_drills::drills(&args);
+    }
+    if let Some(python) = &args.peer_python {
+        return bench_cluster_peer::versus(&args, python);
+    }
     let stop = run::signals()?;
     if !args.json {
         output::line(format!(

@@ -4,12 +4,15 @@
 //! configuration, 3 a fault of ours, 130 interrupted.
 
 mod args;
+mod args_cluster;
 mod args_launch;
 mod args_node;
 mod args_view;
 pub(crate) mod arithmetic;
 mod bench;
 mod bench_cluster;
+mod bench_cluster_drills;
+mod bench_cluster_peer;
 mod bench_device;
 mod bench_generator;
 mod bench_learner;

@@ -6,27 +6,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE};
+use axum::http::header::{ACCEPT_RANGES, CONNECTION, CONTENT_RANGE, RANGE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::cookie::Cookie;
+use super::guests::{Guests, Proved};
 use super::shelf::{Shelf, UPLOAD_MAX};
 
 /// The header of a request's proof.
 pub const PROOF: &str = "x-troupe-proof";
 /// Bytes of one response at most.
 pub const PIECE_MAX: u64 = 4 << 20;
-/// Connections at once; more wait in the listener's queue.
-const CONNECTIONS: usize = 128;
 /// A connection that has not sent its request's head by then is closed.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// And one that has not ended after this: a client opens another.
@@ -37,14 +35,16 @@ struct Shared {
     cookie: Cookie,
 }
 
+/// What a connection can ask for.
+pub fn router(shelf: Arc<Shelf>, cookie: Cookie) -> Router {
+    Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared { shelf, cookie }))
+}
+
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
-    let router =
-        Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared { shelf, cookie }));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
+    let router = router(shelf, cookie);
+    let mut guests = Guests::default();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -53,35 +53,48 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
                 continue;
             }
         };
-        while connections.try_join_next().is_some() {}
-        let service = TowerToHyperService::new(router.clone());
-        connections.spawn(async move {
-            let _place = place;
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_LIMIT)
-                .max_buf_size(64 << 10)
-                .serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
-                Ok(Err(error)) => tracing::warn!(%error, "a connection to the side channel"),
-                Ok(Ok(())) => {}
-                Err(_) => tracing::debug!("a connection to the side channel took too long"),
-            }
-        });
+        guests.make_room().await;
+        let proved = Proved::default();
+        guests.admit(proved.clone(), converse(TokioIo::new(stream), router.clone(), proved));
     }
 }
 
-fn refuse(shared: &Shared, method: &str, digest: &str, headers: &HeaderMap) -> Option<Response> {
+/// One connection, until it ends or has had its time.
+pub async fn converse<S>(stream: S, router: Router, proved: Proved)
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router.layer(Extension(proved)));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(64 << 10)
+        .serve_connection(stream, service);
+    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the side channel"),
+        Ok(Ok(())) => {}
+        Err(_) => tracing::debug!("a connection to the side channel took too long"),
+    }
+}
+
+fn refuse(shared: &Shared, proved: &Proved, method: &str, digest: &str, headers: &HeaderMap) -> Option<Response> {
     let proof = headers.get(PROOF).and_then(|proof| proof.to_str().ok()).unwrap_or_default();
     if shared.cookie.proves(method, &format!("/blob/{digest}"), proof) {
+        proved.now();
         return None;
     }
-    tracing::warn!(method, "a request to the side channel without a proof of the cookie is refused");
-    Some(StatusCode::UNAUTHORIZED.into_response())
+    tracing::debug!(method, "a request to the side channel without a proof of the cookie is refused");
+    // What follows on this connection is not read.
+    Some((StatusCode::UNAUTHORIZED, [(CONNECTION, "close")]).into_response())
 }
 
-async fn piece(State(shared): State<Arc<Shared>>, Path(digest): Path<String>, headers: HeaderMap) -> Response {
-    if let Some(refusal) = refuse(&shared, "GET", &digest, &headers) {
+async fn piece(
+    State(shared): State<Arc<Shared>>,
+    Extension(proved): Extension<Proved>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(refusal) = refuse(&shared, &proved, "GET", &digest, &headers) {
         return refusal;
     }
     let Some(bytes) = shared.shelf.bytes(&digest) else { return StatusCode::NOT_FOUND.into_response() };
@@ -113,8 +126,13 @@ fn within(range: &str, bytes: u64) -> Option<(u64, u64)> {
     (start <= end).then(|| (start, end - start + 1))
 }
 
-async fn upload(State(shared): State<Arc<Shared>>, Path(digest): Path<String>, request: Request<Body>) -> Response {
-    if let Some(refusal) = refuse(&shared, "PUT", &digest, request.headers()) {
+async fn upload(
+    State(shared): State<Arc<Shared>>,
+    Extension(proved): Extension<Proved>,
+    Path(digest): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    if let Some(refusal) = refuse(&shared, &proved, "PUT", &digest, request.headers()) {
         return refusal;
     }
     let Ok(bytes) = to_bytes(request.into_body(), UPLOAD_MAX).await else {

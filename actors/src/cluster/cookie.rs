@@ -4,13 +4,10 @@
 //! method and path under a key derived from it: the cookie itself is never sent. Contents are named by digest, so a
 //! request that somebody repeats yields what its first reader has seen. Nothing is encrypted.
 
-use crate::config::Cluster;
-use crate::errors::UserError;
-
 /// A shorter cookie can be guessed from one recorded handshake.
-const LEAST: usize = 16;
+pub const LEAST: usize = 16;
 /// A cookie file is one line.
-const MOST: usize = 4096;
+pub const MOST: usize = 4096;
 
 /// The shared secret. Never printed.
 #[derive(Clone)]
@@ -23,31 +20,6 @@ impl std::fmt::Debug for Cookie {
 }
 
 impl Cookie {
-    /// From `cluster.cookie_file`, or else from the variable that `cluster.cookie_env` names.
-    ///
-    /// # Errors
-    /// Neither is there, or it is too short.
-    pub fn find(config: &Cluster) -> Result<Cookie, UserError> {
-        let (place, found) = match config.cookie_path() {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| UserError::io("read the cluster's cookie (`cluster.cookie_file`)", path, &e))?;
-                (format!("cluster.cookie_file = {}", path.display()), text)
-            }
-            None => {
-                let place = format!("cluster.cookie_env = {:?}", config.cookie_env);
-                (place, std::env::var(&config.cookie_env).unwrap_or_default())
-            }
-        };
-        Cookie::new(found.trim()).map_err(|found| {
-            UserError::new("the cluster has no cookie that could protect it")
-                .at(place)
-                .found(found)
-                .expected(format!("{LEAST} to {MOST} characters, the same on every node"))
-                .hint("make one: `openssl rand -hex 32 > cookie && chmod 600 cookie`, then --set cluster.cookie_file=cookie")
-        })
-    }
-
     /// # Errors
     /// What is wrong with it.
     pub fn new(text: &str) -> Result<Cookie, String> {
@@ -96,8 +68,5 @@ mod tests {
     #[test]
     fn a_short_cookie_is_none() {
         assert!(Cookie::new("").is_err() && Cookie::new(&COOKIE[1..]).is_err());
-        let config = Cluster { cookie_env: "TROUPE_NO_SUCH_COOKIE".into(), ..Cluster::default() };
-        let e = Cookie::find(&config).unwrap_err();
-        assert!(e.to_string().contains("nothing") && e.to_string().contains("TROUPE_NO_SUCH_COOKIE"), "{e}");
     }
 }

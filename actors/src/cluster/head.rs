@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::message::{BoxedDowncastErr, SerializedMessage};
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, Message, RpcReplyPort, pg};
+use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort, pg};
 use ractor_cluster::NodeSessionMessage;
 use rollout::outcome::{ExecReport, Fault};
 
+use super::lent::Lent;
 use super::roster::{Act, Lease, Roster};
 use super::session::SessionEvent;
 use super::shelf::Shelf;
+use super::strangers::Strangers;
 use super::wire::{
     self, Beat, BlobRef, Body, Errand, Frame, Header, Hello, NodeKey, NodeRow, ToHead, ToNode, Welcome, WireError,
 };
@@ -30,15 +32,13 @@ mod start;
 pub use start::{Head, HeadConfig};
 
 /// How often the roster is looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// A connection that has not proved the cookie by then is ended.
-const STRANGER: Duration = Duration::from_secs(5);
-/// And the oldest of more than so many at once.
-const STRANGERS: usize = 64;
+const TICK: Duration = Duration::from_millis(50);
 /// Notes about refused connections, seconds between them.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
 /// Rows in one answer to an operator.
 const PAGE: usize = 100;
+/// Bytes of one thing that a node says of itself.
+const WORD: usize = 1024;
 
 #[derive(Debug)]
 pub enum HeadMsg {
@@ -109,9 +109,9 @@ pub struct HeadState {
     pool: Option<ActorRef<PoolMsg>>,
     /// Connections by the process at their other end.
     sessions: HashMap<NodeKey, ActorRef<NodeSessionMessage>>,
-    strangers: HashMap<ActorId, (Instant, ActorRef<NodeSessionMessage>)>,
-    /// Candidates that lie on the shelf, by lease.
-    lent: HashMap<u64, String>,
+    strangers: Strangers,
+    /// Candidates that lie on the shelf.
+    lent: Lent,
     refusals: Refusals,
     noted: Option<Instant>,
     began: Instant,
@@ -130,12 +130,12 @@ impl Actor for HeadGateway {
         let pool = args.link.gateway_is(&myself);
         Ok(HeadState {
             roster: Roster::new(args.beat, args.evaluation_ms),
+            lent: Lent::new(args.shelf.clone()),
             args,
             myself,
             pool,
             sessions: HashMap::new(),
-            strangers: HashMap::new(),
-            lent: HashMap::new(),
+            strangers: Strangers::default(),
             refusals: Refusals::default(),
             noted: None,
             began: Instant::now(),
@@ -155,7 +155,9 @@ impl Actor for HeadGateway {
             HeadMsg::Tick => {
                 let acts = state.roster.tick(now);
                 state.act(acts);
-                state.watch_strangers();
+                let roster = &state.roster;
+                state.lent.sweep(|key, lease| roster.holds(key, lease));
+                state.strangers.end_late();
             }
             HeadMsg::Pool(pool) => {
                 state.pool = Some(pool);
@@ -212,7 +214,8 @@ impl HeadState {
         let acts = match said {
             ToHead::Hello(hello) => match self.unfit(&hello) {
                 Some(reason) => {
-                    self.note(format!("node {} is refused: {reason}", hello.name));
+                    let name: String = hello.name.chars().take(100).collect();
+                    self.note(format!("node {name} is refused: {reason}"));
                     return self.say(key, &ToNode::Refused { reason });
                 }
                 None => self.roster.hello(now, key, hello),
@@ -233,8 +236,12 @@ impl HeadState {
         self.act(acts);
     }
 
-    /// Whoever evaluates by another harness does not belong in this run.
+    /// Whoever evaluates by another harness does not belong in this run; nor does one whose name would fill an answer to an operator.
     fn unfit(&self, hello: &Hello) -> Option<String> {
+        let words = [&hello.name, &hello.version, &hello.gpus];
+        if let Some(long) = words.iter().find(|word| word.len() > WORD) {
+            return Some(format!("its name, version or list of GPUs has {} bytes, the limit is {WORD}", long.len()));
+        }
         let ours = sandbox::protocol_digest().0;
         (hello.harness != ours).then(|| {
             format!(
@@ -270,18 +277,16 @@ impl HeadState {
 
     fn session(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Opened { id, session, .. } => {
-                self.strangers.insert(id, (Instant::now(), session));
-            }
+            SessionEvent::Opened { id, session, from } => self.strangers.opened(id, session, &from),
             SessionEvent::Authenticated { id, session, key } => {
-                self.strangers.remove(&id);
+                self.strangers.remove(id);
                 if let Some(key) = key {
                     self.sessions.insert(key, session);
                 }
             }
             SessionEvent::Ready { .. } => {}
             SessionEvent::Gone { id, key, from } => {
-                if self.strangers.remove(&id).is_some() {
+                if self.strangers.remove(id) {
                     self.refusals.strangers += 1;
                     return self.note_rarely(format!("a connection from {from} did not prove the cookie and is ended"));
                 }
@@ -295,20 +300,17 @@ impl HeadState {
         }
     }
 
-    /// ractor_cluster waits for ever for a proof; we do not.
-    fn watch_strangers(&mut self) {
-        let crowd = self.strangers.len() > STRANGERS;
-        let oldest = self.strangers.iter().min_by_key(|(_, (since, _))| *since).map(|(id, _)| *id);
-        for (id, (since, session)) in &self.strangers {
-            if since.elapsed() >= STRANGER || (crowd && Some(*id) == oldest) {
-                session.stop(Some("no proof of the cookie in time".into()));
-            }
-        }
-    }
-
     fn list(&self, key: NodeKey, from: usize) {
         let rows = self.roster.rows(self.now_ms());
-        let page: Vec<NodeRow> = rows.iter().skip(from).take(PAGE).cloned().collect();
+        // Half of a message, so that there is always room for the next row.
+        let mut room = self.args.limit / 2;
+        let fits = |row: &&NodeRow| {
+            let bytes = 128 + row.name.len() + row.version.len() + row.gpus.len();
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        };
+        let page: Vec<NodeRow> = rows.iter().skip(from).take(PAGE).take_while(fits).cloned().collect();
         let last = from + page.len() >= rows.len();
         self.say(key, &ToNode::Nodes { rows: page, last });
     }
@@ -325,9 +327,7 @@ impl HeadState {
             Err(error) => return self.failed(key, lease, fault(LEASE_LOST, error)),
         };
         let candidate = if bytes.len() > self.args.limit / 2 {
-            let blob = self.args.shelf.put(bytes);
-            self.lent.insert(lease, blob.digest.clone());
-            Body::Blob(blob)
+            Body::Blob(self.lent.lend(key, lease, bytes))
         } else {
             Body::Here(bytes)
         };
@@ -343,10 +343,14 @@ impl HeadState {
 
     fn done(&mut self, key: NodeKey, lease: u64, report: Result<Body, Fault>) {
         // First of all: a node may only end what it holds.
-        let Some(found) = self.roster.done(key, lease) else { return };
-        if let Some(digest) = self.lent.remove(&lease) {
-            self.args.shelf.remove(&digest);
-        }
+        let Some(found) = self.roster.done(key, lease) else {
+            // A report that nobody waits for takes no room.
+            if let Ok(Body::Blob(blob)) = report {
+                self.args.shelf.take(&blob.digest);
+            }
+            return;
+        };
+        self.lent.back(key, lease);
         let bytes = match report {
             Ok(Body::Here(bytes)) => Ok(bytes),
             Ok(Body::Blob(blob)) => self

@@ -21,15 +21,19 @@ use crate::pool::PoolMsg;
 
 pub mod bulk;
 pub mod cookie;
+mod cookie_source;
 pub mod fetch;
+pub mod guests;
 pub mod head;
 pub mod kit;
+mod lent;
 pub mod node;
 pub mod operator;
 pub mod peer;
 pub mod roster;
 pub mod session;
 pub mod shelf;
+mod strangers;
 pub mod wire;
 
 pub use cookie::Cookie;

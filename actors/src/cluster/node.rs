@@ -282,7 +282,8 @@ impl Node {
                 },
                 Some(event) = self.inside.1.recv() => self.happened(event, welcome).await?,
                 _ = ticks.tick() => {
-                    if heard_at.elapsed() >= dead {
+                    // Within that time: the next look would be after it.
+                    if heard_at.elapsed() + TICK > dead {
                         return Ok(Parting::Lost(format!("the head is silent for {} ms", welcome.beat.dead_ms)));
                     }
                     if self.args.stop.asked() && !leaving {

@@ -72,6 +72,9 @@ pub struct Lease {
 /// that is frozen.
 const FORGIVEN: u8 = 2;
 
+/// Executors of one node at most, as `troupe join --workers` has it.
+const EXECUTORS: u32 = 1024;
+
 struct Node {
     hello: Hello,
     name: String,
@@ -147,8 +150,9 @@ impl Roster {
         acts
     }
 
-    /// Its executors are there.
+    /// Its executors are there: as many as a node may have, whatever it says.
     pub fn ready(&mut self, now_ms: u64, key: NodeKey, executors: u32) -> Vec<Act> {
+        let executors = executors.min(EXECUTORS);
         let Some(node) = self.nodes.get_mut(&key).filter(|node| node.executors == 0 && executors > 0) else {
             return Vec::new();
         };
@@ -190,6 +194,11 @@ impl Roster {
         self.next_lease += 1;
         node.leases.insert(lease, Lease { number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
         Some(lease)
+    }
+
+    /// Whether an errand is out.
+    pub fn holds(&self, key: NodeKey, lease: u64) -> bool {
+        self.nodes.get(&key).is_some_and(|node| node.leases.contains_key(&lease))
     }
 
     /// An answer came: whose it is, unless it is answered, given up, or of another node.
@@ -266,7 +275,11 @@ impl Roster {
     pub fn tick(&mut self, now_ms: u64) -> Vec<Act> {
         let Beat { period_ms, suspect_ms, dead_ms, lease_ms } = self.beat;
         // A head that was stopped itself has heard nobody: that says nothing about them.
-        let slept = self.ticked_ms.is_some_and(|last| now_ms.saturating_sub(last) > suspect_ms / 2);
+        let since_last = self.ticked_ms.map_or(0, |last| now_ms.saturating_sub(last));
+        let slept = since_last > suspect_ms / 2;
+        // "Within `dead_ms`" holds where what would be over it two looks later is over it now. Looks that come late, on a loaded
+        // machine, do not make us hastier than a tenth of a heartbeat.
+        let ahead = (2 * since_last).min(period_ms / 10);
         self.ticked_ms = Some(now_ms);
         let mut acts = Vec::new();
         if slept {
@@ -281,17 +294,19 @@ impl Roster {
                 node.leases.values_mut().for_each(|lease| lease.seen_ms = now_ms);
             }
             let silent = now_ms.saturating_sub(node.heard_ms);
-            if silent >= dead_ms {
+            if silent + ahead > dead_ms {
                 dead.push((key, silent));
                 continue;
             }
-            if silent >= suspect_ms && !node.suspect {
+            if silent + ahead > suspect_ms && !node.suspect {
                 node.suspect = true;
                 acts.push(Act::Note(format!("node {} is silent for {silent} ms: it gets no more for now", node.name)));
                 acts.push(Act::Pause { key, paused: true });
             }
-            if now_ms.saturating_sub(node.pinged_ms) >= period_ms {
-                node.pinged_ms = now_ms;
+            let due = now_ms.saturating_sub(node.pinged_ms);
+            if due >= period_ms {
+                // In step: a look that is a little late does not make the period longer.
+                node.pinged_ms = if due < 2 * period_ms { node.pinged_ms + period_ms } else { now_ms };
                 acts.push(Act::Ping { key });
             }
             let (limit, name, heard_ms) = (self.evaluation_ms + lease_ms, &node.name, node.heard_ms);

@@ -173,3 +173,29 @@ fn a_new_pool_hears_of_all_who_are_ready_and_old_leases_are_void() {
     );
     assert_eq!(roster.done(2, old), None);
 }
+
+/// Planted: no limit (as it was). Seen: the pool is told of four billion executors.
+#[test]
+fn a_node_has_no_more_executors_than_a_node_may_have() {
+    let mut roster = Roster::new(BEAT, 60_000);
+    roster.hello(0, 1, hello("a"));
+    let acts = without_notes(roster.ready(0, 1, u32::MAX));
+    assert_eq!(acts, [Act::Attach { key: 1, name: "a".into(), executors: 1024 }]);
+}
+
+/// The shell looks every 50 ms, and sometimes late. Planted: given up when `dead_ms` are over (as it was). Seen: after 5017 ms.
+#[test]
+fn silence_is_never_longer_than_dead_ms_when_the_head_is_awake() {
+    for late in 0..50 {
+        let mut roster = two();
+        let (mut now, mut lost) = (0, None);
+        while lost.is_none() && now < 9000 {
+            now += 50 + u64::from(now % 7 == 0) * late;
+            roster.pong(now, 2, &[]);
+            let gone = roster.tick(now).into_iter().any(|act| matches!(act, Act::Detach { key: 1, .. }));
+            lost = gone.then_some(now);
+        }
+        let lost = lost.expect("a silent node is given up");
+        assert!((4850..=5000).contains(&lost), "after {lost} ms, {late} ms late");
+    }
+}

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::wire::BlobRef;
 
@@ -13,6 +14,8 @@ use super::wire::BlobRef;
 pub const UPLOAD_MAX: usize = 16 << 20;
 /// Bytes of all pieces that nobody has taken yet.
 const UPLOADS_MAX: usize = 256 << 20;
+/// What nobody has taken by then is of a node that was lost before it could say so: it makes room.
+const UPLOAD_KEPT: Duration = Duration::from_secs(120);
 
 enum Blob {
     Memory(Vec<u8>),
@@ -22,7 +25,7 @@ enum Blob {
 #[derive(Default)]
 struct Content {
     blobs: HashMap<String, Blob>,
-    uploads: HashMap<String, Vec<u8>>,
+    uploads: HashMap<String, (Instant, Vec<u8>)>,
     uploaded: usize,
 }
 
@@ -43,6 +46,13 @@ pub fn digest_of(path: &Path) -> io::Result<BlobRef> {
     let mut hasher = blake3::Hasher::new();
     let bytes = hasher.update_reader(File::open(path)?)?.count();
     Ok(BlobRef { digest: hasher.finalize().to_hex().to_string(), bytes })
+}
+
+impl Content {
+    fn forget_uploads(&mut self, kept: Duration) {
+        self.uploads.retain(|_, (since, _)| since.elapsed() < kept);
+        self.uploaded = self.uploads.values().map(|(_, bytes)| bytes.len()).sum();
+    }
 }
 
 impl Shelf {
@@ -111,21 +121,23 @@ impl Shelf {
             return Err("the content is not what its digest says".into());
         }
         let mut content = self.content();
-        if content.uploads.contains_key(named) {
+        content.forget_uploads(UPLOAD_KEPT);
+        if let Some((since, _)) = content.uploads.get_mut(named) {
+            *since = Instant::now();
             return Ok(());
         }
         if content.uploaded + bytes.len() > UPLOADS_MAX {
             return Err(format!("more than {UPLOADS_MAX} bytes that nobody has taken yet"));
         }
         content.uploaded += bytes.len();
-        content.uploads.insert(named.to_string(), bytes);
+        content.uploads.insert(named.to_string(), (Instant::now(), bytes));
         Ok(())
     }
 
     /// A node's piece, once.
     pub fn take(&self, named: &str) -> Option<Vec<u8>> {
         let mut content = self.content();
-        let bytes = content.uploads.remove(named)?;
+        let (_, bytes) = content.uploads.remove(named)?;
         content.uploaded -= bytes.len();
         Some(bytes)
     }
@@ -164,5 +176,20 @@ mod tests {
         assert_eq!(shelf.take(&digest(b"x")).as_deref(), Some(&b"x"[..]));
         assert_eq!(shelf.take(&digest(b"x")), None);
         assert_eq!(shelf.content().uploaded, 0);
+    }
+
+    /// Planted: nothing is ever forgotten (as it was). Seen: the node's next report finds no room.
+    #[test]
+    fn reports_that_nobody_takes_make_room_for_others() {
+        let shelf = Shelf::default();
+        for n in 0..UPLOADS_MAX / UPLOAD_MAX {
+            let orphan = vec![n as u8; UPLOAD_MAX];
+            shelf.upload(&digest(&orphan), orphan).unwrap();
+        }
+        let next = b"the next".to_vec();
+        assert!(shelf.upload(&digest(&next), next.clone()).is_err(), "bounded");
+        shelf.content().forget_uploads(Duration::ZERO);
+        shelf.upload(&digest(&next), next.clone()).unwrap();
+        assert_eq!(shelf.take(&digest(&next)), Some(next));
     }
 }

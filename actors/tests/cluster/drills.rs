@@ -1,8 +1,8 @@
 //! What goes wrong with nodes and heads, and what it costs: only leases.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
+
+use actors::bench::cluster::relay;
 
 use crate::lab::{BEAT, Node, QUICK, lab, wait_for};
 
@@ -152,50 +152,11 @@ fn nodes_find_a_resumed_head_again() {
     assert!(said.matches("joined").count() == 2, "{said}");
 }
 
-/// What `tc netem` would do to a connection, for kernels without it: every byte comes later, and one piece in twenty as late as a lost
-/// packet that is sent again.
-fn relay(to: String, delay: Duration) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for near in listener.incoming() {
-            let (near, far) = (near.unwrap(), TcpStream::connect(&to).unwrap());
-            near.set_nodelay(true).unwrap();
-            far.set_nodelay(true).unwrap();
-            pipe(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
-            pipe(far, near, delay);
-        }
-    });
-    address
-}
-
-fn pipe(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
-    let (send, receive) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
-    std::thread::spawn(move || {
-        let mut piece = vec![0; 16 << 10];
-        while let Ok(n @ 1..) = from.read(&mut piece) {
-            if send.send((Instant::now() + delay, piece[..n].to_vec())).is_err() {
-                return;
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        for (n, (when, piece)) in receive.iter().enumerate() {
-            let again = if n % 20 == 19 { 2 * delay } else { Duration::ZERO };
-            std::thread::sleep((when + again).saturating_duration_since(Instant::now()));
-            if to.write_all(&piece).is_err() {
-                return;
-            }
-        }
-        let _ = to.shutdown(std::net::Shutdown::Both);
-    });
-}
-
 /// 200 ms each way, and one piece in twenty 600 ms: slower, and nothing else.
 #[test]
 fn a_slow_and_lossy_network_costs_time_only() {
     let lab = lab(BEAT, 200);
-    let through = relay(lab.address.clone(), Duration::from_millis(200));
+    let through = relay::start(lab.address.clone(), Duration::from_millis(200)).unwrap();
     let began = Instant::now();
     let _far = Node::start(lab.command_at(&through, "far", 4));
     lab.ready(1);

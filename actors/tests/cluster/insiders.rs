@@ -3,10 +3,11 @@
 use actors::bench::standins;
 use actors::cluster::Cookie;
 use actors::cluster::fetch::Client;
+use actors::cluster::operator::Operator;
 use actors::cluster::peer::{Heard, Peer};
-use actors::cluster::wire::{self, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+use actors::cluster::wire::{self, Beat, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
 
-use crate::lab::{COOKIE, Lab, PATIENCE, QUICK, lab, wait_for};
+use crate::lab::{BEAT, COOKIE, Lab, PATIENCE, QUICK, lab, wait_for};
 
 const LIMIT: usize = 65_536;
 
@@ -112,6 +113,34 @@ fn another_harness_is_refused_with_the_reason() {
     });
     assert!(matches!(&said, ToNode::Refused { reason } if reason.contains("harness")), "{said:?}");
     assert!(lab.head().rows().is_empty());
+}
+
+/// Planted: no limit (as it was). Seen: the head's answers to `troupe nodes` are too long for a message, for everybody.
+#[test]
+fn a_name_that_fills_messages_is_refused_and_operators_are_answered() {
+    // They answer no pings: time enough for all of them on a loaded machine.
+    let lab = lab(Beat { suspect_ms: 50_000, dead_ms: 60_000, ..BEAT }, 10);
+    let nodes = lab.runtime.block_on(async {
+        let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+        peer.connect(&lab.address).await.unwrap();
+        let long = Hello { name: "n".repeat(40_000), ..hello(&sandbox::protocol_digest().0) };
+        peer.say(0, &ToHead::Hello(long), LIMIT).unwrap();
+        let said = next(&mut peer, 0, &[]).await;
+        assert!(matches!(&said, ToNode::Refused { reason } if reason.contains("the limit is 1024")), "{said:?}");
+        // As long as allowed, and more of them than fit into one answer.
+        let mut peers = Vec::new();
+        for _ in 0..40 {
+            let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+            peer.connect(&lab.address).await.unwrap();
+            let hello = Hello { gpus: "g".repeat(1024), ..hello(&sandbox::protocol_digest().0) };
+            peer.say(0, &ToHead::Hello(hello), LIMIT).unwrap();
+            assert!(matches!(next(&mut peer, 0, &[]).await, ToNode::Welcome(_)));
+            peers.push(peer);
+        }
+        let mut operator = Operator::dial(&lab.address, &Cookie::new(COOKIE).unwrap()).await.unwrap();
+        operator.nodes().await.unwrap().len()
+    });
+    assert_eq!(nodes, 40);
 }
 
 /// One that is not ready yet has nothing to end.

@@ -11,3 +11,4 @@ mod namespaces;
 mod rig;
 mod side;
 mod strangers;
+mod whole;

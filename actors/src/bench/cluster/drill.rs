@@ -1,0 +1,325 @@
+//! `troupe bench cluster --drills`: a whole run is hit again and again, and goes on. Of each hit: when it was noticed, how long after its
+//! return the victim was at work again, and when the run's rate was back.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::scene::{Place, Scene};
+use super::{attack, relay};
+use crate::stop::StopToken;
+
+/// What is done to the run. A node of another role than executor goes here with its own victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drill {
+    /// SIGKILL of an executors' node; another takes its name.
+    KillNode,
+    /// SIGSTOP of it, until it is given up, then SIGCONT.
+    FreezeNode,
+    /// SIGKILL of the head; the same run again in its folder.
+    KillHead,
+    /// SIGSTOP of the head until its nodes give it up, then SIGCONT.
+    FreezeHead,
+    /// A node's cable is out for 30 s.
+    Partition,
+    /// A node that is 200 ms away, every twentieth piece of data 600 ms.
+    Slow,
+    /// No room in the run directory until the head has ended.
+    DiskFull,
+    /// The wall clock jumps, on head and nodes.
+    Clock,
+    /// Strangers on both ports.
+    Attack,
+}
+
+pub const ALL: [(&str, Drill); 9] = [
+    ("kill-node", Drill::KillNode),
+    ("freeze-node", Drill::FreezeNode),
+    ("kill-head", Drill::KillHead),
+    ("freeze-head", Drill::FreezeHead),
+    ("partition", Drill::Partition),
+    ("slow", Drill::Slow),
+    ("disk-full", Drill::DiskFull),
+    ("clock", Drill::Clock),
+    ("attack", Drill::Attack),
+];
+
+/// One hit.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Hit {
+    pub suspected_ms: Option<u64>,
+    pub noticed_ms: Option<u64>,
+    /// From the victim's return until it is at work.
+    pub recovered_ms: Option<u64>,
+    /// From its return until the end of the first second with four fifths of the rate before.
+    pub rate_back_ms: u64,
+    pub rate_before: f64,
+    /// Rollouts trained in each second from the hit on.
+    pub curve: Vec<u32>,
+}
+
+/// What is not a figure: the machine does not allow this drill, or the run did not stand it.
+pub enum Verdict {
+    Skipped(String),
+    Failed(String),
+}
+
+impl From<String> for Verdict {
+    fn from(why: String) -> Verdict {
+        Verdict::Failed(why)
+    }
+}
+
+const BASE: Duration = Duration::from_secs(4);
+const CABLE_OUT: Duration = Duration::from_secs(30);
+/// Room of the run directory that gets full.
+const DISK: &str = "size=384m";
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+fn ms(from: Instant, to: Instant) -> Option<u64> {
+    Some(to.saturating_duration_since(from).as_millis() as u64)
+}
+
+fn command(line: &str) -> Result<(), String> {
+    let mut words = line.split_whitespace();
+    let output =
+        Command::new(words.next().unwrap_or_default()).args(words).output().map_err(|e| format!("{line}: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    output.status.success().then_some(()).ok_or_else(|| format!("{line}: {}", said.trim()))
+}
+
+/// Undoes what a drill changed on this machine.
+struct Undo(Vec<String>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for line in &self.0 {
+            let _ = command(line);
+        }
+    }
+}
+
+/// A place for the drill, or why there is none here.
+fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, Undo), Verdict> {
+    let skip = Verdict::Skipped;
+    let program = program.to_path_buf();
+    let mut place = Place { program, dir: dir.join("run"), listen: format!("127.0.0.1:{port}"), ..Place::default() };
+    let mut undo = Undo(Vec::new());
+    std::fs::create_dir_all(&place.dir).map_err(|e| Verdict::Failed(e.to_string()))?;
+    match drill {
+        Drill::Partition => {
+            undo.0.push("ip link del trdb".into());
+            undo.0.extend((0..2).map(|n| format!("ip netns del trd{n}")));
+            for line in &undo.0 {
+                let _ = command(line);
+            }
+            command("ip link add trdb type bridge").map_err(skip)?;
+            command("ip addr add 10.198.1.1/24 dev trdb").map_err(skip)?;
+            command("ip link set trdb up").map_err(skip)?;
+            for n in 0..2 {
+                for line in [
+                    format!("ip netns add trd{n}"),
+                    format!("ip link add trdv{n} type veth peer name eth0 netns trd{n}"),
+                    format!("ip link set trdv{n} master trdb up"),
+                    format!("ip -n trd{n} addr add 10.198.1.{}/24 dev eth0", n + 2),
+                    format!("ip -n trd{n} link set eth0 up"),
+                    format!("ip -n trd{n} link set lo up"),
+                ] {
+                    command(&line).map_err(skip)?;
+                }
+                place.inside.push(["ip", "netns", "exec", &format!("trd{n}")].map(String::from).to_vec());
+            }
+            place.listen = format!("10.198.1.1:{port}");
+        }
+        Drill::DiskFull => {
+            let at = place.dir.display();
+            command(&format!("mount -t tmpfs -o {DISK} tmpfs {at}")).map_err(skip)?;
+            undo.0.push(format!("umount -l {at}"));
+        }
+        Drill::Clock => {
+            if !Path::new(FAKETIME).exists() {
+                return Err(Verdict::Skipped(format!("no {FAKETIME} (Debian's libfaketime)")));
+            }
+            let clock = dir.join("clock");
+            std::fs::write(&clock, "+0").map_err(|e| Verdict::Failed(e.to_string()))?;
+            let of = |name: &str, value: String| (name.to_string(), value);
+            place.environment = vec![
+                of("LD_PRELOAD", FAKETIME.into()),
+                of("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+                of("FAKETIME_CACHE_DURATION", "1".into()),
+                of("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+                of("DONT_FAKE_MONOTONIC", "1".into()),
+            ];
+        }
+        _ => {}
+    }
+    Ok((place, undo))
+}
+
+/// All hits of one drill on one run, and the run's books at its end.
+///
+/// # Errors
+/// Skipped, or failed, in words.
+pub fn run(
+    drill: Drill,
+    program: &Path,
+    repeats: u32,
+    port: u16,
+    stop: &StopToken,
+    mut told: impl FnMut(u32, &Hit),
+) -> Result<super::whole::Books, Verdict> {
+    let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
+    let (place, undo) = place(drill, program, dir.path(), port)?;
+    let mut scene = Scene::start(place, 2)?;
+    for n in 0..repeats {
+        if stop.asked() {
+            return Err(Verdict::Failed("asked to stop".into()));
+        }
+        std::thread::sleep(BASE);
+        told(n, &hit(drill, n, &mut scene, dir.path())?);
+    }
+    let mut books = scene.finish()?;
+    let allowed: &[&str] = match drill {
+        Drill::KillNode | Drill::FreezeNode | Drill::FreezeHead | Drill::Partition => &["F123"],
+        // A resumed head issues what was in flight again: no fault. What nodes answer to it in time counts.
+        Drill::KillHead => &["F123"],
+        Drill::DiskFull => &["F105", "F106", "F123"],
+        Drill::Slow | Drill::Clock | Drill::Attack => &[],
+    };
+    let odd: Vec<String> = books.faults.keys().filter(|code| !allowed.contains(&code.as_str())).cloned().collect();
+    if !odd.is_empty() {
+        books.wrong.push(format!("faults that this drill has no reason for: {odd:?}"));
+    }
+    // The mount is busy as long as the scene's processes live.
+    drop(undo);
+    Ok(books)
+}
+
+fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, String> {
+    let began = Instant::now();
+    let rate_before = scene.rate(began - BASE + Duration::from_millis(500), began);
+    if rate_before < 1.0 {
+        return Err(format!("no work before hit {n}"));
+    }
+    let mut hit = Hit { rate_before, ..Hit::default() };
+    let (lost, silent) = ("node node-0 is lost", "node node-0 is silent");
+    // When the victim, or what it needs, was there again.
+    let returned = match drill {
+        Drill::KillNode => {
+            scene.nodes[0].signal("KILL")?;
+            hit.noticed_ms = ms(began, scene.heard(began, lost, 1)?);
+            let returned = Instant::now();
+            scene.nodes[0] = scene.join(0, None)?;
+            hit.recovered_ms = ms(returned, scene.heard(returned, "node node-0 joined", 1)?);
+            returned
+        }
+        Drill::FreezeNode | Drill::Partition => {
+            let cable = |state: &str| command(&format!("ip link set trdv0 {state}"));
+            if drill == Drill::Partition {
+                cable("down")?
+            } else {
+                scene.nodes[0].signal("STOP")?
+            }
+            hit.suspected_ms = ms(began, scene.heard(began, silent, 1)?);
+            hit.noticed_ms = ms(began, scene.heard(began, lost, 1)?);
+            if drill == Drill::Partition {
+                std::thread::sleep(CABLE_OUT.saturating_sub(began.elapsed()));
+            }
+            let returned = Instant::now();
+            if drill == Drill::Partition {
+                cable("up")?
+            } else {
+                scene.nodes[0].signal("CONT")?
+            }
+            hit.recovered_ms = ms(returned, scene.heard(returned, "node node-0 joined", 1)?);
+            returned
+        }
+        Drill::KillHead => {
+            scene.head.signal("KILL")?;
+            scene.head.ended()?;
+            hit.noticed_ms = ms(began, scene.nodes_say(began, "looking for the head")?);
+            let returned = Instant::now();
+            scene.head_again()?;
+            hit.recovered_ms = ms(returned, scene.heard(returned, "joined with", 2)?);
+            returned
+        }
+        Drill::FreezeHead => {
+            scene.head.signal("STOP")?;
+            hit.noticed_ms = ms(began, scene.nodes_say(began, "looking for the head")?);
+            let returned = Instant::now();
+            scene.head.signal("CONT")?;
+            hit.recovered_ms = ms(returned, scene.heard(returned, "joined with", 2)?);
+            returned
+        }
+        Drill::Slow => {
+            let through = relay::start(scene.place.listen.clone(), Duration::from_millis(200))?;
+            let far = scene.join(7, Some(&through))?;
+            hit.recovered_ms = ms(began, scene.heard(began, "node node-7 joined", 1)?);
+            std::thread::sleep(Duration::from_secs(8));
+            far.signal("INT")?;
+            scene.heard(began, "node node-7 has left", 1)?;
+            if scene.has_said(began, "is lost") || scene.has_said(began, "is silent") {
+                return Err("a node that is only slow was given up".into());
+            }
+            began
+        }
+        Drill::DiskFull => disk_full(scene, &mut hit, began)?,
+        Drill::Clock => {
+            let jump = ["+3600", "-86400", "+31536000", "-10", "+0"][n as usize % 5];
+            std::fs::write(dir.join("clock"), jump).map_err(|e| e.to_string())?;
+            std::thread::sleep(Duration::from_secs(7));
+            unmoved(scene, began)?;
+            began
+        }
+        Drill::Attack => {
+            let found = attack::run(&scene.place.program, &scene.place.listen, &scene.cookie, Duration::from_secs(8))?;
+            if n == 0 {
+                eprintln!("{found}");
+            }
+            unmoved(scene, began)?;
+            began
+        }
+    };
+    hit.rate_back_ms = scene.back(returned, rate_before)?.as_millis() as u64;
+    hit.curve = scene.curve(began, began.elapsed().as_secs().min(60) as u32);
+    Ok(hit)
+}
+
+/// Nobody was suspected or lost, and no head slept.
+fn unmoved(scene: &Scene, since: Instant) -> Result<(), String> {
+    match ["is lost", "is silent", "asleep", "fault "].into_iter().find(|text| scene.has_said(since, text)) {
+        Some(text) => Err(format!("the head says `{text}`")),
+        None => Ok(()),
+    }
+}
+
+/// Fills the run directory until the head has ended, makes room, and starts it again.
+fn disk_full(scene: &mut Scene, hit: &mut Hit, began: Instant) -> Result<Instant, String> {
+    let filler: PathBuf = scene.place.dir.join("filler");
+    let mut file = std::fs::File::create(&filler).map_err(|e| e.to_string())?;
+    let block = vec![7u8; 1 << 16];
+    // To the last byte, again and again: a checkpoint that goes makes room for a moment.
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut code = None;
+    while code.is_none() && Instant::now() < until {
+        for size in [block.len(), 4096, 1] {
+            while std::io::Write::write_all(&mut file, &block[..size]).is_ok() {}
+        }
+        code = scene.head.poll()?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(file);
+    let told = scene.has_said(began, "F105") || scene.has_said(began, "F106") || scene.has_said(began, "full");
+    if code != Some(3) || !told {
+        return Err(format!("the head of a full disk ended with {code:?} and said {}", scene.head.last()));
+    }
+    hit.noticed_ms = ms(began, Instant::now());
+    std::fs::remove_file(&filler).map_err(|e| e.to_string())?;
+    let returned = Instant::now();
+    scene.head_again()?;
+    hit.recovered_ms = ms(returned, scene.heard(returned, "joined with", 2)?);
+    Ok(returned)
+}
