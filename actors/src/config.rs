@@ -207,6 +207,8 @@ pub struct Learner {
 #[serde(deny_unknown_fields)]
 pub struct Generator {
     pub kind: GeneratorKind,
+    /// False: only generators of other machines sample.
+    pub here: bool,
     /// Sequences, or requests to the server, at once.
     pub max_batch: usize,
     pub server: ServerKind,
@@ -407,6 +409,7 @@ impl Config {
             &mut self.sft.examples,
             &mut self.generator.reload_dir,
             &mut self.cluster.cookie_file,
+            &mut self.cluster.weights_dir,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

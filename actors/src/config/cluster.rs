@@ -27,6 +27,10 @@ pub struct Cluster {
     pub max_message_bytes: usize,
     pub reconnect_s: u64,
     pub reconnect_pause_ms: u64,
+    /// Empty: over the side channel. See [`Cluster::weights_path`].
+    pub weights_dir: PathBuf,
+    /// `HOST:PORT`; empty: this node offers nothing to others.
+    pub peer_listen: String,
 }
 
 /// The built-in default, for tests and for parts that have no run file.
@@ -44,6 +48,8 @@ impl Default for Cluster {
             max_message_bytes: 64 * 1024,
             reconnect_s: 600,
             reconnect_pause_ms: 5000,
+            weights_dir: PathBuf::new(),
+            peer_listen: String::new(),
         }
     }
 }
@@ -56,6 +62,11 @@ impl Cluster {
     /// The user's cookie file, if one is set.
     pub fn cookie_path(&self) -> Option<&Path> {
         super::set_path(&self.cookie_file)
+    }
+
+    /// The folder that head and generators share, if one is set.
+    pub fn weights_path(&self) -> Option<&Path> {
+        super::set_path(&self.weights_dir)
     }
 
     pub fn beat(&self) -> Beat {

@@ -21,6 +21,8 @@ pub const JOIN: Scope = Scope {
         COOKIE[1],
         "cluster.reconnect_s",
         "cluster.reconnect_pause_ms",
+        "cluster.weights_dir",
+        "cluster.peer_listen",
         "python.interpreter",
         "gpu.devices",
     ],

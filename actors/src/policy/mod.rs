@@ -3,6 +3,7 @@
 mod checkpoint;
 mod folder;
 mod gpus;
+mod publish;
 mod sampler;
 mod trainer;
 mod verifier;
@@ -15,6 +16,7 @@ use model::Transformer;
 pub use checkpoint::{Checkpoints, Manifest, write_atomically};
 pub use folder::folder_writer;
 pub use gpus::{Gpus, device_config, device_limits};
+pub use publish::{Adapted, BurnWorkshop, WEIGHTS, Workshop, publisher, tokenizer};
 pub use sampler::{SamplerSettings, sampler_factory};
 pub use trainer::{TrainerSettings, adapter_base, newest_learner, trainer_factory};
 pub use verifier::{isolation_note, require_isolation, verifier_factory};

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actors::cluster::head::Generating;
 use actors::cluster::kit::{Kit, Work, stand_in};
 use actors::cluster::wire::{Beat, NodeRow};
 use actors::cluster::{Cookie, Head, HeadConfig};
@@ -119,7 +121,20 @@ pub fn head_with(
     note: Sender<String>,
     tasks: Vec<TaskSpec>,
 ) -> Head {
-    Head::start(HeadConfig {
+    head_that(address, beat, takes_ms, epoch, note, tasks, None)
+}
+
+/// With generators, where they may join.
+pub fn head_that(
+    address: &str,
+    beat: Beat,
+    takes_ms: u64,
+    epoch: u64,
+    note: Sender<String>,
+    tasks: Vec<TaskSpec>,
+    generating: Option<(Generating, &Path)>,
+) -> Head {
+    let config = HeadConfig {
         listen: address.into(),
         bulk_port: 0,
         cookie: Cookie::new(COOKIE).unwrap(),
@@ -128,8 +143,8 @@ pub fn head_with(
         limit: 64 * 1024,
         kit: Kit { work: Work::StandIn { takes_ms }, tasks, deadline_ms: 30_000, executors: 1 },
         observer: Arc::new(Notes(note)),
-    })
-    .unwrap()
+    };
+    Head::start_with(config, generating).unwrap()
 }
 
 pub fn lab(beat: Beat, takes_ms: u64) -> Lab {

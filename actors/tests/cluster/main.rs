@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod drills;
+mod generators;
 mod insiders;
 mod lab;
+mod ledger;
 mod members;
 mod namespaces;
 #[path = "../rig/mod.rs"]
