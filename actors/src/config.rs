@@ -410,6 +410,9 @@ impl Config {
             &mut self.generator.reload_dir,
             &mut self.cluster.cookie_file,
             &mut self.cluster.weights_dir,
+            &mut self.cluster.tls_cert,
+            &mut self.cluster.tls_key,
+            &mut self.cluster.tls_ca,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

@@ -165,7 +165,8 @@ where
     let mut last = start.weights.clone();
     if !restored.phases.is_empty() {
         let policy = (&loaded.config, &*tokenizer);
-        let generating = head::generating::<AB::InnerBackend>(config, run_dir, (epoch, &secret), policy, &entries, &trainer);
+        let generating =
+            head::generating::<AB::InnerBackend>(config, run_dir, (epoch, &secret), policy, &entries, &trainer);
         let head = head::start(config, tasks, secret, epoch, &handle, observer, generating)?;
         crew.cluster = head.as_ref().map(|head| head.link());
         let (done, ended) = oneshot::channel();
@@ -196,6 +197,7 @@ where
         }
         // Every executor is gone; what they left is of no use.
         let _ = std::fs::remove_dir_all(run_dir.join("scratch"));
+        let _ = std::fs::remove_dir_all(run_dir.join(head::WEIGHTS_DIR));
         match end {
             RunEnd::Completed => {}
             RunEnd::Stopped => return Ok(true),

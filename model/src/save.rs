@@ -36,11 +36,7 @@ pub fn save_hf<B: Backend>(
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn save_weights<B: Backend>(
-    path: &Path,
-    config: &ModelConfig,
-    network: &Transformer<B>,
-) -> Result<(), ModelError> {
+pub fn save_weights<B: Backend>(path: &Path, config: &ModelConfig, network: &Transformer<B>) -> Result<(), ModelError> {
     weights::write_each(path, tensors(config, network))
 }
 

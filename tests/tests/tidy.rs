@@ -129,6 +129,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "reqwest",
             "rusqlite",
             "rustls",
+            "tokio-rustls",
             "serde",
             "serde_json",
             "sha2",

@@ -6,8 +6,8 @@ use super::args_node::{JoinArgs, RoleArg};
 use super::{Answer, Done, Failure, failure, output, run, runtime};
 use crate::cluster::Cookie;
 use crate::cluster::kit::Local;
-use crate::cluster::wire::Role;
 use crate::cluster::node::{self, NodeArgs, NodeEnd, NodeError};
+use crate::cluster::wire::Role;
 use crate::observe::{Observer, Progress};
 
 /// A line for each thing worth one; a node has no screen of its own.

@@ -1,6 +1,6 @@
 //! The side channel's server: HTTP/1.1, ranges of blobs by digest, and uploads of long reports.
 //!
-//! Every request proves the cookie (`cookie`); nothing is encrypted. One response holds at most `PIECE_MAX` bytes, so that memory is
+//! Every request proves the cookie (`cookie`), encrypted or not (`tls`). One response holds at most `PIECE_MAX` bytes, so that memory is
 //! bounded by connections times pieces, and a client that was cut off goes on where it stopped.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -39,6 +40,7 @@ struct Shared {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
+    let acceptor = cookie.tls().and_then(|tls| tls.acceptor()).cloned();
     let router =
         Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared { shelf, cookie }));
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -54,20 +56,29 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
             }
         };
         while connections.try_join_next().is_some() {}
-        let service = TowerToHyperService::new(router.clone());
+        let (router, acceptor) = (router.clone(), acceptor.clone());
         connections.spawn(async move {
             let _place = place;
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_LIMIT)
-                .max_buf_size(64 << 10)
-                .serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
-                Ok(Err(error)) => tracing::warn!(%error, "a connection to the side channel"),
-                Ok(Ok(())) => {}
-                Err(_) => tracing::debug!("a connection to the side channel took too long"),
+            let Some(acceptor) = acceptor else { return connection(stream, router).await };
+            match tokio::time::timeout(HEAD_LIMIT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, router).await,
+                Ok(Err(error)) => tracing::warn!(%error, "a connection to the side channel is no TLS"),
+                Err(_) => tracing::warn!("a connection to the side channel has no handshake in time"),
             }
         });
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Err(error)) => tracing::warn!(%error, "a connection to the side channel"),
+        Ok(Ok(())) => {}
+        Err(_) => tracing::debug!("a connection to the side channel took too long"),
     }
 }
 

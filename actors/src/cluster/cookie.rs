@@ -2,8 +2,9 @@
 //!
 //! Between gateways ractor_cluster proves it by challenge. On the side channel every request carries a keyed BLAKE3 hash of
 //! method and path under a key derived from it: the cookie itself is never sent. Contents are named by digest, so a
-//! request that somebody repeats yields what its first reader has seen. Nothing is encrypted.
+//! request that somebody repeats yields what its first reader has seen. Encryption is another matter (`tls`).
 
+use super::tls::Tls;
 use crate::config::Cluster;
 use crate::errors::UserError;
 
@@ -12,9 +13,12 @@ const LEAST: usize = 16;
 /// A cookie file is one line.
 const MOST: usize = 4096;
 
-/// The shared secret. Never printed.
+/// The shared secret, and where it is set the TLS that goes with it: all that a process needs to be let in. Never printed.
 #[derive(Clone)]
-pub struct Cookie(String);
+pub struct Cookie {
+    text: String,
+    tls: Option<Tls>,
+}
 
 impl std::fmt::Debug for Cookie {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -39,13 +43,14 @@ impl Cookie {
                 (place, std::env::var(&config.cookie_env).unwrap_or_default())
             }
         };
-        Cookie::new(found.trim()).map_err(|found| {
+        let cookie = Cookie::new(found.trim()).map_err(|found| {
             UserError::new("the cluster has no cookie that could protect it")
                 .at(place)
                 .found(found)
                 .expected(format!("{LEAST} to {MOST} characters, the same on every node"))
                 .hint("make one: `openssl rand -hex 32 > cookie && chmod 600 cookie`, then --set cluster.cookie_file=cookie")
-        })
+        })?;
+        Ok(Cookie { tls: Tls::find(config)?, ..cookie })
     }
 
     /// # Errors
@@ -55,18 +60,23 @@ impl Cookie {
             0 => Err("nothing".into()),
             n if n < LEAST => Err(format!("{n} characters")),
             n if n > MOST => Err(format!("{n} characters")),
-            _ => Ok(Cookie(text.to_string())),
+            _ => Ok(Cookie { text: text.to_string(), tls: None }),
         }
     }
 
     /// For ractor_cluster.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// `None`: nothing is encrypted.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// What a request for `path` has to carry in `x-troupe-proof`.
     pub fn proof(&self, method: &str, path: &str) -> blake3::Hash {
-        let key = blake3::derive_key("troupe 2026-11 side channel requests", self.0.as_bytes());
+        let key = blake3::derive_key("troupe 2026-11 side channel requests", self.text.as_bytes());
         blake3::keyed_hash(&key, format!("{method} {path}").as_bytes())
     }
 

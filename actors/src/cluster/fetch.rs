@@ -36,11 +36,20 @@ impl Client {
     pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
         // An IPv6 address needs its brackets.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
-        let base = Url::parse(&format!("http://{host}:{port}/")).map_err(|e| format!("{host}:{port}: {e}"))?;
+        let authority = cookie.tls().and_then(|tls| tls.authority());
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let base = Url::parse(&format!("{scheme}://{host}:{port}/")).map_err(|e| format!("{host}:{port}: {e}"))?;
         // Fails when it was done before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A proxy is for the world outside; nodes are next to each other.
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = match authority {
+            Some(pem) => {
+                let believed = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| http::chain(&e))?;
+                http.tls_certs_only(believed).https_only(true)
+            }
+            None => http,
+        };
         let http = http.connect_timeout(CONNECT).build().map_err(|e| http::chain(&e))?;
         Ok(Client { base, http, cookie })
     }

@@ -53,6 +53,8 @@ pub enum HeadMsg {
     /// From the wire.
     Frame(Vec<u8>),
     Session(SessionEvent),
+    /// A connection that was no TLS where nothing else is let in.
+    NoTls(String),
     Tick,
     /// A pool has started.
     Pool(ActorRef<PoolMsg>),
@@ -186,6 +188,10 @@ impl Actor for HeadGateway {
         match message {
             HeadMsg::Frame(bytes) => state.frame(&bytes),
             HeadMsg::Session(event) => state.session(event),
+            HeadMsg::NoTls(why) => {
+                state.refusals.strangers += 1;
+                state.note_rarely(why);
+            }
             HeadMsg::Tick => {
                 let acts = state.roster.tick(now);
                 state.act(acts);

@@ -1,4 +1,4 @@
-//! The cluster: executors of other machines join a run, and leave it, while it goes on (docs/cluster.md).
+//! The cluster: executors and generators of other machines join a run, and leave it, while it goes on (docs/cluster.md).
 //!
 //! ```text
 //!   head: troupe run                                              node: troupe join HOST:PORT --role executor
@@ -11,7 +11,8 @@
 //! Reading order: `wire` (what is said), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
 //! evaluates with), `shelf`, `bulk` and `fetch` (the side channel), `peer` (a connection to a head), `operator`.
 //! A node's executors are members of the head's pool (`pool::remote`), so that queue, verdict reuse, leases, attempts and faults
-//! are the same as for executors of its own. One gateway a process is remotable; everything else is local.
+//! are the same as for executors of its own. A node's generator is one of the head's fleet (`crate::fleet`): the same picture with `fleet` for
+//! pool, `recipe` for kit, and `weights` on the side channel. One gateway a process is remotable; everything else is local.
 
 use ractor::{ActorCell, ActorId, pg};
 
@@ -28,6 +29,7 @@ pub mod recipe;
 pub mod roster;
 pub mod session;
 pub mod shelf;
+pub mod tls;
 pub mod weights;
 pub mod wire;
 

@@ -96,11 +96,7 @@ trait Duty: Send {
 
     /// # Errors
     /// The node cannot go on.
-    fn happened(
-        &mut self,
-        event: Self::Event,
-        line: &Line<'_>,
-    ) -> impl Future<Output = Result<(), NodeError>> + Send;
+    fn happened(&mut self, event: Self::Event, line: &Line<'_>) -> impl Future<Output = Result<(), NodeError>> + Send;
 
     /// By the head: a ping, or work.
     fn told(&mut self, said: ToNode, line: &Line<'_>);

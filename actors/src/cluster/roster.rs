@@ -219,8 +219,7 @@ impl Roster {
         let lease = self.next_lease;
         self.next_lease += 1;
         let role = node.hello.role;
-        node.leases
-            .insert(lease, Lease { key, role, number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
+        node.leases.insert(lease, Lease { key, role, number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
         Some(lease)
     }
 

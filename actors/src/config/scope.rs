@@ -23,11 +23,15 @@ pub const JOIN: Scope = Scope {
         "cluster.reconnect_pause_ms",
         "cluster.weights_dir",
         "cluster.peer_listen",
+        "cluster.tls_cert",
+        "cluster.tls_key",
+        "cluster.tls_ca",
         "python.interpreter",
         "gpu.devices",
     ],
 };
-pub const NODES: Scope = Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen"] };
+pub const NODES: Scope =
+    Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen", "cluster.tls_ca"] };
 pub const DRAIN: Scope = Scope { command: "drain", counts: NODES.counts };
 pub const SFT: Scope = Scope {
     command: "sft",

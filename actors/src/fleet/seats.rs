@@ -41,8 +41,7 @@ pub struct Seats {
 
 impl Seats {
     pub fn sit(&mut self, who: Who, places: usize) {
-        let seat =
-            Seat { places: places.max(1), version: None, jobs: HashMap::new(), paused: false, leaving: false };
+        let seat = Seat { places: places.max(1), version: None, jobs: HashMap::new(), paused: false, leaving: false };
         self.seats.insert(who, seat);
     }
 

@@ -37,7 +37,8 @@ pub struct Adapted {
 pub fn publisher<B: Backend>(config: ModelConfig, adapted: Option<Adapted>) -> Publisher {
     Arc::new(move |weights, policy, folder| match &adapted {
         None => {
-            let network = network::<B>(weights).ok_or_else(|| fault(CHECKPOINT, "the weights are of another backend"))?;
+            let network =
+                network::<B>(weights).ok_or_else(|| fault(CHECKPOINT, "the weights are of another backend"))?;
             let path = folder.join(WEIGHTS);
             model::save_weights(&path, &config, &network).map_err(|e| fault(CHECKPOINT, e))?;
             Ok(Written { shape: Shape::Whole, files: vec![path], base: Vec::new() })
@@ -106,8 +107,7 @@ where
     fn load(&mut self, shape: Shape, base: &Path, version: &Path) -> Result<Weights, Fault> {
         let unreadable = |e: model::ModelError| fault(CHECKPOINT, e);
         if shape == Shape::Whole {
-            let (_, network) =
-                model::load_weights::<AB::InnerBackend>(version, &self.device).map_err(unreadable)?;
+            let (_, network) = model::load_weights::<AB::InnerBackend>(version, &self.device).map_err(unreadable)?;
             return Ok(weights(network));
         }
         let network = match &self.base {

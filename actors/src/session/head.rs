@@ -26,7 +26,7 @@ const EPOCH: &str = "cluster_epoch";
 /// Milliseconds that generators of other machines have for a new version where there is none here, before it is announced again.
 pub const ADOPT_MS: u64 = 600_000;
 /// Versions for generators of other machines, in the run directory.
-const WEIGHTS_DIR: &str = "published";
+pub const WEIGHTS_DIR: &str = "published";
 const FLUSH: Duration = Duration::from_secs(60);
 
 /// One more than the last process of this run had; 0 where nobody can join.

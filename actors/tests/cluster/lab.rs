@@ -109,8 +109,11 @@ pub fn ports() -> u16 {
 }
 
 pub fn head(address: &str, beat: Beat, takes_ms: u64, epoch: u64, note: Sender<String>) -> Head {
-    let task = TaskSpec { id: TaskId("t".into()), level: 1, split: Split::Train, tags: vec![], source: String::new() };
-    head_with(address, beat, takes_ms, epoch, note, vec![task])
+    head_with(address, beat, takes_ms, epoch, note, vec![task()])
+}
+
+fn task() -> TaskSpec {
+    TaskSpec { id: TaskId("t".into()), level: 1, split: Split::Train, tags: vec![], source: String::new() }
 }
 
 pub fn head_with(
@@ -134,7 +137,18 @@ pub fn head_that(
     tasks: Vec<TaskSpec>,
     generating: Option<(Generating, &Path)>,
 ) -> Head {
-    let config = HeadConfig {
+    Head::start_with(head_config(address, beat, takes_ms, epoch, note, tasks), generating).unwrap()
+}
+
+pub fn head_config(
+    address: &str,
+    beat: Beat,
+    takes_ms: u64,
+    epoch: u64,
+    note: Sender<String>,
+    tasks: Vec<TaskSpec>,
+) -> HeadConfig {
+    HeadConfig {
         listen: address.into(),
         bulk_port: 0,
         cookie: Cookie::new(COOKIE).unwrap(),
@@ -143,8 +157,7 @@ pub fn head_that(
         limit: 64 * 1024,
         kit: Kit { work: Work::StandIn { takes_ms }, tasks, deadline_ms: 30_000, executors: 1 },
         observer: Arc::new(Notes(note)),
-    };
-    Head::start_with(config, generating).unwrap()
+    }
 }
 
 pub fn lab(beat: Beat, takes_ms: u64) -> Lab {
@@ -152,11 +165,16 @@ pub fn lab(beat: Beat, takes_ms: u64) -> Lab {
 }
 
 pub fn lab_at(host: &str, beat: Beat, takes_ms: u64) -> Lab {
+    lab_with(host, beat, takes_ms, Cookie::new(COOKIE).unwrap())
+}
+
+pub fn lab_with(host: &str, beat: Beat, takes_ms: u64, cookie: Cookie) -> Lab {
     let alone = alone();
     let port = ports();
     let address = format!("{host}:{port}");
     let (note, notes) = channel();
-    let head = head(&address, beat, takes_ms, 1, note.clone());
+    let config = head_config(&address, beat, takes_ms, 1, note.clone(), vec![task()]);
+    let head = Head::start(HeadConfig { cookie, ..config }).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (to, ended) = channel();
     let link = head.link();

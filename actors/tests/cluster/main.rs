@@ -13,3 +13,4 @@ mod namespaces;
 mod rig;
 mod side;
 mod strangers;
+mod tls;

@@ -108,17 +108,21 @@ fn a_run_over_four_hosts_ends_as_on_one_machine() {
     let mut hosts = Vec::new();
     let (note, notes) = channel();
     let mut head = None;
-    let over = ledger::run(&dir.path().join("there"), |_| {}, |rig, crew| {
-        let address = format!("{}:{}", net.head(), lab::ports());
-        let tasks = rig.entries().iter().map(|entry| (*entry.spec).clone()).collect();
-        let generating = Some((ledger::generating(rig, 0), rig.policy.as_path()));
-        let started = lab::head_that(&address, BEAT, 5, 1, note, tasks, generating);
-        crew.cluster = Some(started.link());
-        hosts = (2..4).map(|h| net.join(h, &address, 2)).collect();
-        hosts.push(net.enter(4, &address, "generator", 16));
-        head = Some(started);
-        0
-    });
+    let over = ledger::run(
+        &dir.path().join("there"),
+        |_| {},
+        |rig, crew| {
+            let address = format!("{}:{}", net.head(), lab::ports());
+            let tasks = rig.entries().iter().map(|entry| (*entry.spec).clone()).collect();
+            let generating = Some((ledger::generating(rig, 0), rig.policy.as_path()));
+            let started = lab::head_that(&address, BEAT, 5, 1, note, tasks, generating);
+            crew.cluster = Some(started.link());
+            hosts = (2..4).map(|h| net.join(h, &address, 2)).collect();
+            hosts.push(net.enter(4, &address, "generator", 16));
+            head = Some(started);
+            0
+        },
+    );
     let head = head.unwrap();
     let done: Vec<(String, u64)> = head.rows().into_iter().map(|row| (row.name, row.done)).collect();
     println!("done by {done:?}; {over:?}");

@@ -1,6 +1,6 @@
 //! A head's parts in their own threads: gateway, ractor_cluster's server, side channel. They live as long as the `Head`.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::cluster::peer::FRAME_SLACK;
 use crate::cluster::recipe::Recipe;
 use crate::cluster::session::{Watcher, node_name};
 use crate::cluster::shelf::Shelf;
+use crate::cluster::tls;
 use crate::cluster::weights::small_files;
 use crate::cluster::wire::{Beat, NodeRow};
 use crate::errors::UserError;
@@ -117,18 +118,35 @@ impl Head {
             let listener = tokio::net::TcpListener::bind(side).await;
             let listener = listener.map_err(|e| complain("side channel", format!("{side}: {e}")))?;
             tokio::spawn(bulk::serve(listener, shelf.clone(), config.cookie.clone()));
+            let acceptor = config.cookie.tls().and_then(|tls| tls.acceptor()).cloned();
+            let (bind, port) = match &acceptor {
+                None => (address.ip(), address.port()),
+                // Ours is the port that is known; ractor_cluster's own is on the loopback and nobody is told of it.
+                Some(_) => (IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            };
             let server = NodeServer::new(
-                address.port(),
+                port,
                 config.cookie.text().to_string(),
                 node_name(0),
                 "head".into(),
                 None,
                 Some(NodeConnectionMode::Isolated),
             )
-            .with_listen_addr(address.ip())
+            .with_listen_addr(bind)
             .with_max_inbound_frame_size(config.limit as u64 + FRAME_SLACK);
             let started = NodeServer::spawn(None, server, ()).await;
             let (server, _) = started.map_err(|e| complain("port", format!("{address}: {e}")))?;
+            if let Some(acceptor) = acceptor {
+                let listener = tokio::net::TcpListener::bind(address).await;
+                let listener = listener.map_err(|e| complain("port", format!("{address}: {e}")))?;
+                let link = args.link.clone();
+                let refused = move |from, why| {
+                    if let Some(gateway) = link.gateway() {
+                        let _ = gateway.cast(HeadMsg::NoTls(format!("a connection from {from}: {why}")));
+                    }
+                };
+                tokio::spawn(tls::welcome(listener, acceptor, server.clone(), refused));
+            }
             let gateway = HeadGateway::spawn(None, HeadGateway, args.clone()).await;
             let first = gateway.map_err(|e| complain("gateway", e.to_string()))?;
             let keeper = tokio::spawn(keep(first, args, server.clone()));

@@ -1,9 +1,10 @@
 //! A generator node's copies of policy versions: fetched from the shared folder, from nodes that hold them, or from the head; checked; and
 //! offered to other nodes where this one listens for them.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rollout::id::PolicyVersion;
 
@@ -28,7 +29,11 @@ pub(super) struct Larder {
     /// Our own side channel.
     serves: Option<String>,
     versions: Vec<Stored>,
+    /// Base files that were checked: they are the same in every version.
+    checked: Checked,
 }
+
+type Checked = Arc<Mutex<HashSet<String>>>;
 
 /// A version on disk.
 pub(super) struct Stored {
@@ -44,6 +49,7 @@ pub(super) struct Fetch {
     shared: Option<PathBuf>,
     shelf: Option<Arc<Shelf>>,
     cookie: Cookie,
+    checked: Checked,
 }
 
 impl Larder {
@@ -68,7 +74,7 @@ impl Larder {
                     .hint("name one address, not 0.0.0.0; or leave it empty, and other nodes fetch from the head")
             })?),
         };
-        Ok(Larder { folder, shared, cookie, shelf, serves, versions: Vec::new() })
+        Ok(Larder { folder, shared, cookie, shelf, serves, versions: Vec::new(), checked: Checked::default() })
     }
 
     pub(super) fn serves(&self) -> Option<String> {
@@ -87,6 +93,7 @@ impl Larder {
             shared: self.shared.clone(),
             shelf: self.serves.as_ref().map(|_| self.shelf.clone()),
             cookie: self.cookie.clone(),
+            checked: self.checked.clone(),
         }
     }
 
@@ -108,6 +115,7 @@ impl Larder {
         for old in self.versions.drain(..) {
             old.manifest.files.iter().for_each(|file| self.shelf.remove(&file.blob.digest));
         }
+        self.checked = Checked::default();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -141,8 +149,10 @@ impl Fetch {
             }
             _ => None,
         };
-        for file in &manifest.base {
+        let known = |digest: &str| self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
+        for file in manifest.base.iter().filter(|file| !known(&file.blob.digest)) {
             self.file(file, &self.base, None, &peers, head).await?;
+            self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(file.blob.digest.clone());
         }
         for file in &manifest.files {
             self.file(file, &folder, shared.as_deref(), &peers, head).await?;
@@ -195,6 +205,10 @@ impl Fetch {
                 None => false,
             };
             if !copied {
+                if shared.is_some() {
+                    // What was copied is not what it should be, or not whole.
+                    let _ = std::fs::remove_file(&part);
+                }
                 self.over_the_side_channel(file, &part, peers, head).await?;
             }
             std::fs::rename(&part, &whole).map_err(told)?;
@@ -234,3 +248,7 @@ async fn checked(path: &Path, file: &FileRef) -> bool {
     let (path, file) = (path.to_path_buf(), file.clone());
     tokio::task::spawn_blocking(move || is_there(&path, &file)).await.unwrap_or(false)
 }
+
+#[cfg(test)]
+#[path = "larder_tests.rs"]
+mod tests;

@@ -215,14 +215,13 @@ impl Sampling {
         }
         self.fetching = true;
         let (digest, offer, workshop) = (digest.clone(), offer.clone(), plan.workshop.clone());
-        let (out, fetch, client, base) = (self.inside.0.clone(), self.larder.fetch(), line.client(), self.larder.base());
+        let (out, fetch, client, base) =
+            (self.inside.0.clone(), self.larder.fetch(), line.client(), self.larder.base());
         tokio::spawn(async move {
             let loaded = async {
                 let stored = fetch.version(&offer, &client?).await?;
                 let (shape, folder) = (stored.manifest.shape, stored.folder.clone());
-                let load = move || {
-                    workshop.lock().unwrap_or_else(PoisonError::into_inner).load(shape, &base, &folder)
-                };
+                let load = move || workshop.lock().unwrap_or_else(PoisonError::into_inner).load(shape, &base, &folder);
                 let weights = tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?;
                 Ok((weights.map_err(|fault| fault.to_string())?, stored))
             };
@@ -325,7 +324,8 @@ impl Sampling {
         let Some(lease) = self.given.get(&key).map(|given| given.lease) else { return };
         // The head has the prompt.
         let answer = Completion { prompt_tokens: Vec::new(), ..(*item.completion).clone() };
-        let written = codec::encode(&answer).map_err(|e| fault(LEASE_LOST, format!("the answer cannot be written: {e}")));
+        let written =
+            codec::encode(&answer).map_err(|e| fault(LEASE_LOST, format!("the answer cannot be written: {e}")));
         let bytes = match written {
             Ok(bytes) if bytes.len() > line.welcome.limit as usize / 2 => bytes,
             written => return self.end(key, written.map(Body::Here), line),
