@@ -210,6 +210,8 @@ pub struct Learner {
 #[serde(deny_unknown_fields)]
 pub struct Generator {
     pub kind: GeneratorKind,
+    /// False: only generators of other machines sample.
+    pub here: bool,
     /// Sequences, or requests to the server, at once.
     pub max_batch: usize,
     pub server: ServerKind,
@@ -410,6 +412,10 @@ impl Config {
             &mut self.generator.reload_dir,
             &mut self.cluster.cookie_file,
             &mut self.launch.ssh_config,
+            &mut self.cluster.weights_dir,
+            &mut self.cluster.tls_cert,
+            &mut self.cluster.tls_key,
+            &mut self.cluster.tls_ca,
             &mut self.python.interpreter,
         ] {
             if !path.as_os_str().is_empty() {

@@ -39,6 +39,9 @@ pub struct SampleJob {
     pub attempt: Attempt,
     pub task: Arc<TaskEntry>,
     pub seed: u64,
+    /// No token of it may be sampled under an older version. A generator that is given its orders in order need not look; whoever
+    /// chooses among several does.
+    pub least: PolicyVersion,
 }
 
 /// One answer, sampled.

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use reward::score::{Scored, score};
 use rollout::completion::Completion;
 use rollout::event::{Command, Event, Judgement, TrainGroup};
-use rollout::id::{Attempt, RolloutId, StepId, TaskId};
+use rollout::id::{Attempt, PolicyVersion, RolloutId, StepId, TaskId};
 use rollout::outcome::{Fault, Outcome, Ruling};
 use rollout::reward::Reward;
 
@@ -55,6 +55,8 @@ pub struct Flow {
     clock: (Instant, u64),
     flights: HashMap<RolloutId, Flight>,
     newest: Adoption,
+    /// The version that generators said they have; RL's rollouts may begin under it.
+    adopted: PolicyVersion,
     /// The step that waits for its barrier.
     undurable: Option<Box<TrainJob>>,
     /// The step the learner has, and what its batch is made of.
@@ -94,6 +96,7 @@ impl Flow {
             phase: PhaseTag::EvalBefore,
             clock: (Instant::now(), 0),
             flights: HashMap::new(),
+            adopted: start.policy,
             newest: start,
             undurable: None,
             training: None,
@@ -167,6 +170,11 @@ impl Flow {
     /// Hands one event to the driver and collects what follows.
     pub fn event(&mut self, event: Event) {
         let now_ms = self.now_ms();
+        if let Event::Adopted { policy } = event
+            && policy <= self.newest.policy
+        {
+            self.adopted = self.adopted.max(policy);
+        }
         let (record, decisions) = self.driver.on(now_ms, event);
         if let Some(record) = record {
             self.ops.push(Op::Journal(record));
@@ -197,7 +205,9 @@ impl Flow {
                     correct: false,
                 };
                 self.flights.insert(rollout, flight);
-                self.outbox.samples.push(SampleJob { rollout, attempt, task, seed });
+                // An evaluation is of the newest version, whatever is sampled elsewhere.
+                let least = if self.driver.is_rl() { self.adopted } else { self.newest.policy };
+                self.outbox.samples.push(SampleJob { rollout, attempt, task, seed, least });
             }
             Command::Judge { rollout, attempt } => {
                 let Some(flight) = self.flights.get_mut(&rollout) else { return };

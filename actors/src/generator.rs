@@ -2,16 +2,20 @@
 //!
 //! The thread takes orders from a bounded channel between tokens, so new answers join, cancelled ones leave and new
 //! weights are adopted while others are in the middle of their text. Killed by: a panic or fault of the thread.
+//!
+//! The same actor works in a head and on a node (`cluster::node`); only where its answers go differs.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use rollout::id::{PolicyVersion, RolloutId};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use rollout::id::{Attempt, PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
 
-use crate::crew::{News, SampleJob, Sampler, SamplerFactory, Taken, Weights};
+use crate::crew::{News, SampleJob, SampledItem, Sampler, SamplerFactory, Taken, Weights};
+use crate::fleet::FleetMsg;
 use crate::orchestrator::OrchestratorMsg;
 
 #[derive(Debug)]
@@ -19,11 +23,41 @@ pub enum GeneratorMsg {
     Sample(Vec<SampleJob>),
     Cancel(Vec<RolloutId>),
     Adopt(Adoption),
+    /// Which answers are under way: the thread itself says so, between two tokens.
+    Held(RpcReplyPort<Vec<(RolloutId, Attempt)>>),
     /// From the thread: it ended by itself.
     ThreadEnded(String),
+    /// Where generators of other machines may join: from the head's gateway, or from the generator here.
+    Fleet(FleetMsg),
 }
 
 impl ractor::Message for GeneratorMsg {}
+
+/// What a generator has to say.
+#[derive(Debug)]
+pub enum Drawn {
+    Sampled(Vec<SampledItem>),
+    /// This one cannot be sampled.
+    Refused {
+        rollout: RolloutId,
+        attempt: Attempt,
+        fault: Fault,
+    },
+    Adopted(PolicyVersion),
+}
+
+impl From<Drawn> for OrchestratorMsg {
+    fn from(drawn: Drawn) -> OrchestratorMsg {
+        match drawn {
+            Drawn::Sampled(items) => OrchestratorMsg::Sampled(items),
+            Drawn::Refused { rollout, attempt, fault } => OrchestratorMsg::Refused { rollout, attempt, fault },
+            Drawn::Adopted(policy) => OrchestratorMsg::Adopted { policy },
+        }
+    }
+}
+
+/// Where it says it. Called on the generator's thread; it never blocks.
+pub type DrawnTo = Box<dyn Fn(Drawn) + Send>;
 
 pub struct Adoption {
     pub weights: Weights,
@@ -40,7 +74,7 @@ pub struct GeneratorArgs {
     pub factory: SamplerFactory,
     /// What to sample from until the first `Adopt`.
     pub start: Adoption,
-    pub out: ActorRef<OrchestratorMsg>,
+    pub out: DrawnTo,
     /// Orders that fit in the channel. The orchestrator's credits keep it from filling.
     pub orders: usize,
 }
@@ -49,6 +83,7 @@ enum Order {
     Sample(Vec<SampleJob>),
     Cancel(Vec<RolloutId>),
     Adopt(Adoption),
+    Held(RpcReplyPort<Vec<(RolloutId, Attempt)>>),
 }
 
 pub struct GeneratorState {
@@ -90,6 +125,9 @@ impl Actor for Generator {
             GeneratorMsg::Sample(jobs) => Order::Sample(jobs),
             GeneratorMsg::Cancel(rollouts) => Order::Cancel(rollouts),
             GeneratorMsg::Adopt(adoption) => Order::Adopt(adoption),
+            GeneratorMsg::Held(reply) => Order::Held(reply),
+            // A generator by itself has no others.
+            GeneratorMsg::Fleet(_) => return Ok(()),
             GeneratorMsg::ThreadEnded(reason) => return Err(reason.into()),
         };
         // Full means that the credits were not kept: an error of ours, not backpressure.
@@ -98,61 +136,88 @@ impl Actor for Generator {
 }
 
 /// The thread: returns when the actor is gone.
-fn work(
-    factory: &SamplerFactory,
-    start: Adoption,
-    orders: &Receiver<Order>,
-    out: &ActorRef<OrchestratorMsg>,
-) -> Result<(), Fault> {
-    let mut sampler = factory(start.weights, start.policy)?;
+fn work(factory: &SamplerFactory, start: Adoption, orders: &Receiver<Order>, out: &DrawnTo) -> Result<(), Fault> {
+    let mut desk = Desk { sampler: factory(start.weights, start.policy)?, under_way: BTreeMap::new(), out };
     loop {
-        if !sampler.busy() {
+        if !desk.sampler.busy() {
             match orders.recv_timeout(Duration::from_secs(1)) {
-                Ok(order) => obey(sampler.as_mut(), order, out)?,
+                Ok(order) => desk.obey(order)?,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
         loop {
             match orders.try_recv() {
-                Ok(order) => obey(sampler.as_mut(), order, out)?,
+                Ok(order) => desk.obey(order)?,
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
-        if sampler.busy() {
-            let items = sampler.step()?;
-            if !items.is_empty() {
-                let _ = out.cast(OrchestratorMsg::Sampled(items));
-            }
-            for news in sampler.news() {
-                let _ = out.cast(match news {
-                    News::Adopted(policy) => OrchestratorMsg::Adopted { policy },
-                    News::Refused { rollout, attempt, fault } => OrchestratorMsg::Refused { rollout, attempt, fault },
-                });
-            }
+        if desk.sampler.busy() {
+            desk.step()?;
         }
     }
 }
 
-fn obey(sampler: &mut dyn Sampler, order: Order, out: &ActorRef<OrchestratorMsg>) -> Result<(), Fault> {
-    match order {
-        Order::Sample(jobs) => {
-            for job in jobs {
-                let (rollout, attempt) = (job.rollout, job.attempt);
-                if let Err(fault) = sampler.admit(job) {
-                    let _ = out.cast(OrchestratorMsg::Refused { rollout, attempt, fault });
+/// What the thread works with.
+struct Desk<'a> {
+    sampler: Box<dyn Sampler>,
+    /// Admitted, and not ended.
+    under_way: BTreeMap<RolloutId, Attempt>,
+    out: &'a DrawnTo,
+}
+
+impl Desk<'_> {
+    fn step(&mut self) -> Result<(), Fault> {
+        let items = self.sampler.step()?;
+        for item in &items {
+            self.under_way.remove(&item.rollout);
+        }
+        if !items.is_empty() {
+            (self.out)(Drawn::Sampled(items));
+        }
+        for news in self.sampler.news() {
+            (self.out)(match news {
+                News::Adopted(policy) => Drawn::Adopted(policy),
+                News::Refused { rollout, attempt, fault } => {
+                    self.under_way.remove(&rollout);
+                    Drawn::Refused { rollout, attempt, fault }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), Fault> {
+        match order {
+            Order::Sample(jobs) => {
+                for job in jobs {
+                    let (rollout, attempt) = (job.rollout, job.attempt);
+                    match self.sampler.admit(job) {
+                        Ok(()) => drop(self.under_way.insert(rollout, attempt)),
+                        Err(fault) => (self.out)(Drawn::Refused { rollout, attempt, fault }),
+                    }
                 }
             }
-        }
-        Order::Cancel(rollouts) => rollouts.into_iter().for_each(|rollout| sampler.cancel(rollout)),
-        Order::Adopt(Adoption { weights, policy }) => {
-            if sampler.adopt(weights, policy)? == Taken::Now {
-                let _ = out.cast(OrchestratorMsg::Adopted { policy });
+            Order::Cancel(rollouts) => {
+                for rollout in rollouts {
+                    self.under_way.remove(&rollout);
+                    self.sampler.cancel(rollout);
+                }
+            }
+            Order::Adopt(Adoption { weights, policy }) => {
+                if self.sampler.adopt(weights, policy)? == Taken::Now {
+                    (self.out)(Drawn::Adopted(policy));
+                }
+            }
+            Order::Held(reply) => {
+                let held = self.under_way.iter().map(|(rollout, attempt)| (*rollout, *attempt));
+                // Whoever asked may have given up.
+                let _ = reply.send(held.collect());
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The text of a panic, as far as it has one.

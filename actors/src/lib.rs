@@ -15,6 +15,7 @@ pub mod dashboard;
 pub mod driver;
 pub mod eval;
 pub mod executor;
+pub mod fleet;
 mod flow;
 pub mod generator;
 pub mod http;

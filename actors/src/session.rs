@@ -164,7 +164,10 @@ where
     };
     let mut last = start.weights.clone();
     if !restored.phases.is_empty() {
-        let head = head::start(config, tasks, secret, epoch, &handle, observer)?;
+        let policy = (&loaded.config, &*tokenizer);
+        let generating =
+            head::generating::<AB::InnerBackend>(config, run_dir, (epoch, &secret), policy, &entries, &trainer);
+        let head = head::start(config, tasks, secret, epoch, &handle, observer, generating)?;
         crew.cluster = head.as_ref().map(|head| head.link());
         let (done, ended) = oneshot::channel();
         let args = OrchestratorArgs {
@@ -194,6 +197,7 @@ where
         }
         // Every executor is gone; what they left is of no use.
         let _ = std::fs::remove_dir_all(run_dir.join("scratch"));
+        let _ = std::fs::remove_dir_all(run_dir.join(head::WEIGHTS_DIR));
         match end {
             RunEnd::Completed => {}
             RunEnd::Stopped => return Ok(true),
@@ -391,7 +395,9 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,
         adopt_deadline_ms: match config.generator.kind {
-            GeneratorKind::Burn => MachineConfig::default().adopt_deadline_ms,
+            GeneratorKind::Burn if config.generator.here => MachineConfig::default().adopt_deadline_ms,
+            // Other machines have to fetch it first.
+            GeneratorKind::Burn => head::ADOPT_MS,
             // One reload may wait for another.
             GeneratorKind::Openai => 2 * config.generator.reload_timeout_s * 1000,
         },

@@ -22,7 +22,8 @@
 //! ```
 //!
 //! With `cluster.listen` executors of other machines are members of the pool as well: it gives them jobs through the head's gateway, one
-//! each, and the gateway's mailbox holds at most as many as there are executors (`cluster`).
+//! each, and the gateway's mailbox holds at most as many as there are executors (`cluster`). Where generators may join, a `fleet` stands in
+//! the generator's place, with the generator below it: what nobody has room for waits there, bounded by the credits.
 //!
 //! With `generator.kind = "openai"` the generator's thread asks a server instead of an engine: `generator.max_batch` requests
 //! at once, one reload at a time (`openai`).
@@ -36,7 +37,8 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::crew::Crew;
-use crate::generator::{Adoption, Generator, GeneratorArgs, GeneratorMsg};
+use crate::fleet::{Fleet, FleetArgs};
+use crate::generator::{Adoption, Drawn, Generator, GeneratorArgs, GeneratorMsg};
 use crate::judge::{Judge, JudgeArgs, JudgeMsg};
 use crate::learner::{Learner, LearnerArgs, LearnerMsg, Pen};
 use crate::orchestrator::OrchestratorMsg;
@@ -76,7 +78,14 @@ pub async fn spawn_generator(
     start: Adoption,
     out: &ActorRef<OrchestratorMsg>,
 ) -> Spawned<GeneratorMsg> {
-    let args = GeneratorArgs { factory: crew.sampler.clone(), start, out: out.clone(), orders: capacities.orders() };
+    let orders = capacities.orders();
+    if let Some((link, places)) = crew.cluster.as_ref().and_then(|link| Some((link.clone(), link.places_here()?))) {
+        let args = FleetArgs { factory: crew.sampler.clone(), places, start, orders, link, out: out.clone() };
+        return Ok(Fleet::spawn_linked(None, Fleet, args, out.get_cell()).await?.0);
+    }
+    let to = out.clone();
+    let said = Box::new(move |drawn: Drawn| drop(to.cast(drawn.into())));
+    let args = GeneratorArgs { factory: crew.sampler.clone(), start, out: said, orders };
     Ok(Generator::spawn_linked(None, Generator, args, out.get_cell()).await?.0)
 }
 

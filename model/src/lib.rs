@@ -42,7 +42,7 @@ pub use error::ModelError;
 pub use gguf::find as find_gguf;
 pub use load::{Loaded, load_config, load_hf, load_weights};
 pub use network::{KvCache, Transformer};
-pub use save::save_hf;
+pub use save::{save_hf, save_weights};
 pub use tokenizer::Tokenizer;
 
 /// The CPU backend for inference. Single precision.

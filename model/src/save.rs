@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::hf_config;
 use crate::network::{Linear, Transformer};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Named};
+use crate::weights::{self, Lazy};
 
 /// Writes config, weights (f32) and tokenizer into a temporary folder beside `dir`, then renames it. A folder that is
 /// already there is replaced.
@@ -22,7 +22,7 @@ pub fn save_hf<B: Backend>(
     tokenizer: &Tokenizer,
 ) -> Result<(), ModelError> {
     let staging = Staging::new(dir)?;
-    weights::write(&staging.path.join("model.safetensors"), named_tensors(config, network))?;
+    save_weights(&staging.path.join("model.safetensors"), config, network)?;
     write_json(&staging.path.join("config.json"), &hf_config::write(config))?;
     let generation = json!({"eos_token_id": config.eos_token_ids, "bos_token_id": config.bos_token_id,
         "pad_token_id": config.pad_token_id, "do_sample": true});
@@ -31,8 +31,17 @@ pub fn save_hf<B: Backend>(
     staging.finish(dir)
 }
 
+/// Writes the weights alone, as the file `path` (f32): all that changes from one version of a policy to the next. One tensor at a time
+/// is in memory, besides the network.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save_weights<B: Backend>(path: &Path, config: &ModelConfig, network: &Transformer<B>) -> Result<(), ModelError> {
+    weights::write_each(path, tensors(config, network))
+}
+
 /// Every tensor under its Hugging Face name, in that library's layout.
-pub fn named_tensors<B: Backend>(config: &ModelConfig, network: &Transformer<B>) -> Vec<Named> {
+fn tensors<'a, B: Backend>(config: &ModelConfig, network: &'a Transformer<B>) -> Vec<Lazy<'a>> {
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let ff = config.intermediate_size;
     let mut out =
@@ -54,34 +63,35 @@ pub fn named_tensors<B: Backend>(config: &ModelConfig, network: &Transformer<B>)
         }
     }
     if let Some(head) = &network.head {
-        let (shape, values) = read(&head.val().transpose());
-        out.push(Named { name: "lm_head.weight".into(), shape, values });
+        let [input, output] = head.val().dims();
+        let read = move || values(&head.val().transpose());
+        out.push(Lazy { name: "lm_head.weight".into(), shape: vec![output, input], read: Box::new(read) });
     }
     out
 }
 
-fn read<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> (Vec<usize>, Vec<f32>) {
-    let data = tensor.to_data();
-    (data.shape.to_vec(), data.iter::<f32>().collect())
+fn values<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32> {
+    tensor.to_data().iter::<f32>().collect()
 }
 
-fn plain<B: Backend, const D: usize>(name: &str, param: &Param<Tensor<B, D>>) -> Named {
-    let (shape, values) = read(&param.val());
-    Named { name: name.to_string(), shape, values }
+fn plain<'a, B: Backend, const D: usize>(name: &str, param: &'a Param<Tensor<B, D>>) -> Lazy<'a> {
+    let shape = param.val().dims().to_vec();
+    Lazy { name: name.to_string(), shape, read: Box::new(move || values(&param.val())) }
 }
 
 /// The projections that lie side by side in one linear layer, one by one, `[out, in]` each.
-fn split<B: Backend>(out: &mut Vec<Named>, prefix: &str, parts: &[(&str, usize)], linear: &Linear<B>) {
-    let (shape, rows) = read(&linear.weight.val().transpose());
-    let input = shape[1];
-    let bias = linear.bias.as_ref().map(|bias| read(&bias.val()).1);
+fn split<'a, B: Backend>(out: &mut Vec<Lazy<'a>>, prefix: &str, parts: &[(&str, usize)], linear: &'a Linear<B>) {
+    let [input, _] = linear.weight.val().dims();
     let mut start = 0;
     for &(part, width) in parts {
-        let values = rows[start * input..(start + width) * input].to_vec();
-        out.push(Named { name: format!("{prefix}.{part}.weight"), shape: vec![width, input], values });
-        if let Some(bias) = &bias {
-            let values = bias[start..start + width].to_vec();
-            out.push(Named { name: format!("{prefix}.{part}.bias"), shape: vec![width], values });
+        let columns = start..start + width;
+        let range = columns.clone();
+        let read = move || values(&linear.weight.val().slice([0..input, range.clone()]).transpose());
+        let name = format!("{prefix}.{part}.weight");
+        out.push(Lazy { name, shape: vec![width, input], read: Box::new(read) });
+        if let Some(bias) = &linear.bias {
+            let read = move || values(&bias.val().slice([columns.clone()]));
+            out.push(Lazy { name: format!("{prefix}.{part}.bias"), shape: vec![width], read: Box::new(read) });
         }
         start += width;
     }

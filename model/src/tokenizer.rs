@@ -117,7 +117,8 @@ impl Tokenizer {
         &self.eos_token_ids
     }
 
-    pub(crate) fn set_eos_token_ids(&mut self, ids: Vec<u32>) {
+    /// The tokens that end an answer, in place of those that its files name.
+    pub fn set_eos_token_ids(&mut self, ids: Vec<u32>) {
         self.eos_token_ids = ids;
     }
 

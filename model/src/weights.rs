@@ -2,13 +2,14 @@
 //!
 //! Only headers are held; a tensor's bytes are read when it is asked for.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, TensorInfo, TensorView, View};
 use serde_json::Value;
 
 use crate::error::{ModelError, read_json};
@@ -250,6 +251,42 @@ pub struct Named {
     pub name: String,
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
+}
+
+/// A tensor that is read when its turn in the file comes, so that one at a time is in memory.
+pub struct Lazy<'a> {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// As many values as the shape says.
+    pub read: Box<dyn Fn() -> Vec<f32> + 'a>,
+}
+
+impl View for &Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned((self.read)().into_iter().flat_map(f32::to_le_bytes).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
+/// Writes one safetensors file (f32), a tensor at a time.
+pub fn write_each(path: &Path, tensors: Vec<Lazy<'_>>) -> Result<(), ModelError> {
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| ModelError::BadSafetensors {
+        path: path.to_path_buf(),
+        reason: format!("cannot write: {error}"),
+    })
 }
 
 /// Writes one safetensors file (f32).

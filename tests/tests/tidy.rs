@@ -130,6 +130,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "rusqlite",
             "rustix",
             "rustls",
+            "tokio-rustls",
             "serde",
             "serde_json",
             "sha2",

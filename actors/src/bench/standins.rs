@@ -33,6 +33,21 @@ class ModelNew(torch.nn.Module):
 
 const TOKENS: usize = 24;
 
+/// A valid answer that names the digest of its tokens: no two different answers share a text.
+pub fn text_of(tokens: &[u32]) -> String {
+    ANSWER.replace("import torch, triton", &format!("import torch, triton\nTAG = {}", tag(tokens)))
+}
+
+/// The digest.
+pub fn tag(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, t| (h ^ u64::from(*t)).wrapping_mul(0x0100_0000_01b3)) >> 16
+}
+
+/// The plan's share of such an answer.
+pub fn plan_tokens(tokens: &[u32]) -> Option<u32> {
+    Some((tokens.len() / 3) as u32)
+}
+
 /// Tasks that nobody computes.
 pub fn tasks(count: usize, split: Split) -> Vec<Arc<TaskEntry>> {
     (0..count)

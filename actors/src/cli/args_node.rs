@@ -7,6 +7,7 @@ use super::args::ConfigArgs;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RoleArg {
     Executor,
+    Generator,
 }
 
 #[derive(Args, Debug)]
@@ -17,7 +18,7 @@ pub struct JoinArgs {
     /// What this node does.
     #[arg(long, value_enum)]
     pub role: RoleArg,
-    /// Executors; without it, as many as the head's `executor.workers`.
+    /// Executors, or answers that a generator samples at once; without it, the head's `executor.workers` or `generator.max_batch`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
     /// GPUs of this machine: `none`, `all`, or UUIDs with commas between them. Without it, `gpu.devices` of this machine's run file.

@@ -1,13 +1,14 @@
-//! `troupe join`: this machine's executors work for a run of another one.
+//! `troupe join`: this machine's executors, or its generator, work for a run of another one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args_node::JoinArgs;
+use super::args_node::{JoinArgs, RoleArg};
 use super::{Answer, Done, Failure, failure, output, run, runtime};
 use crate::cluster::Cookie;
 use crate::cluster::kit::Local;
 use crate::cluster::node::{self, NodeArgs, NodeEnd, NodeError};
+use crate::cluster::wire::Role;
 use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
 use crate::stop::StopToken;
@@ -36,6 +37,10 @@ pub fn join(args: JoinArgs) -> Done {
         head: args.head,
         cookie,
         name: args.name.unwrap_or_else(host_name),
+        role: match args.role {
+            RoleArg::Executor => Role::Executor,
+            RoleArg::Generator => Role::Generator,
+        },
         executors: args.workers,
         local: Local { config, gpus: args.gpus },
         observer: Arc::new(Lines),

@@ -6,7 +6,7 @@ use super::args_node::{DrainArgs, HeadArgs, NodesArgs};
 use super::{Answer, Done, Failure, output, run, runtime};
 use crate::cluster::Cookie;
 use crate::cluster::operator::{Drained, Operator};
-use crate::cluster::wire::NodeRow;
+use crate::cluster::wire::{NodeRow, Role};
 use crate::errors::UserError;
 
 /// The head's address, and what opens it.
@@ -63,13 +63,17 @@ pub fn drain(args: DrainArgs) -> Done {
 
 fn table(rows: &[NodeRow]) -> String {
     let mut out = vec![format!(
-        "{:<24} {:<9} {:>9} {:>5} {:>8} {:>5} {:>9} {:>8}  {}",
-        "node", "state", "executors", "busy", "done", "lost", "silent ms", "since s", "GPUs"
+        "{:<24} {:<9} {:<9} {:>6} {:>5} {:>8} {:>5} {:>9} {:>8}  {}",
+        "node", "role", "state", "places", "busy", "done", "lost", "silent ms", "since s", "GPUs"
     )];
     out.extend(rows.iter().map(|r| {
         format!(
-            "{:<24} {:<9} {:>9} {:>5} {:>8} {:>5} {:>9} {:>8}  {}",
+            "{:<24} {:<9} {:<9} {:>6} {:>5} {:>8} {:>5} {:>9} {:>8}  {}",
             r.name,
+            match r.role {
+                Role::Executor => "executor",
+                Role::Generator => "generator",
+            },
             r.state,
             r.executors,
             r.busy,

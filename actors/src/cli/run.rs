@@ -180,6 +180,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         Device::Cuda => "GPU 0",
     };
     let generator = match config.generator.kind {
+        GeneratorKind::Burn if !config.generator.here => "none here, those of nodes that join".to_string(),
         GeneratorKind::Burn => format!("1 on the {device}, {} sequences together", config.generator.max_batch),
         GeneratorKind::Openai => {
             let name = match config.generator.server {
@@ -198,7 +199,7 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         false => "off".to_string(),
     };
     let nodes = match config.cluster.is_on() {
-        true => format!("their executors join at {}", config.cluster.listen),
+        true => format!("executors and generators join at {}", config.cluster.listen),
         false => "none".to_string(),
     };
     let trained = match &config.lora {

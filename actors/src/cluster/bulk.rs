@@ -1,6 +1,6 @@
 //! The side channel's server: HTTP/1.1, ranges of blobs by digest, and uploads of long reports.
 //!
-//! Every request proves the cookie (`cookie`); nothing is encrypted. One response holds at most `PIECE_MAX` bytes, so that memory is
+//! Every request proves the cookie (`cookie`), encrypted or not (`tls`). One response holds at most `PIECE_MAX` bytes, so that memory is
 //! bounded by connections times pieces, and a client that was cut off goes on where it stopped.
 
 use std::sync::Arc;
@@ -42,6 +42,7 @@ pub fn router(shelf: Arc<Shelf>, cookie: Cookie) -> Router {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
+    let acceptor = cookie.tls().and_then(|tls| tls.acceptor()).cloned();
     let router = router(shelf, cookie);
     let mut guests = Guests::default();
     loop {
@@ -55,7 +56,15 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
         };
         guests.make_room().await;
         let proved = Proved::default();
-        guests.admit(proved.clone(), converse(TokioIo::new(stream), router.clone(), proved));
+        let (router, acceptor, shown) = (router.clone(), acceptor.clone(), proved.clone());
+        guests.admit(proved, async move {
+            let Some(acceptor) = acceptor else { return converse(TokioIo::new(stream), router, shown).await };
+            match tokio::time::timeout(HEAD_LIMIT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => converse(TokioIo::new(stream), router, shown).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a connection to the side channel is no TLS"),
+                Err(_) => tracing::debug!("a connection to the side channel has no handshake in time"),
+            }
+        });
     }
 }
 

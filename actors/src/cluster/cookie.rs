@@ -2,16 +2,21 @@
 //!
 //! Between gateways ractor_cluster proves it by challenge. On the side channel every request carries a keyed BLAKE3 hash of
 //! method and path under a key derived from it: the cookie itself is never sent. Contents are named by digest, so a
-//! request that somebody repeats yields what its first reader has seen. Nothing is encrypted.
+//! request that somebody repeats yields what its first reader has seen. Encryption is another matter (`tls`).
+
+use super::tls::Tls;
 
 /// A shorter cookie can be guessed from one recorded handshake.
 pub const LEAST: usize = 16;
 /// A cookie file is one line.
 pub const MOST: usize = 4096;
 
-/// The shared secret. Never printed.
+/// The shared secret, and where it is set the TLS that goes with it: all that a process needs to be let in. Never printed.
 #[derive(Clone)]
-pub struct Cookie(String);
+pub struct Cookie {
+    text: String,
+    tls: Option<Tls>,
+}
 
 impl std::fmt::Debug for Cookie {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,18 +32,28 @@ impl Cookie {
             0 => Err("nothing".into()),
             n if n < LEAST => Err(format!("{n} characters")),
             n if n > MOST => Err(format!("{n} characters")),
-            _ => Ok(Cookie(text.to_string())),
+            _ => Ok(Cookie { text: text.to_string(), tls: None }),
         }
     }
 
     /// For ractor_cluster.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The same with TLS, or without.
+    pub fn with_tls(self, tls: Option<Tls>) -> Cookie {
+        Cookie { tls, ..self }
+    }
+
+    /// `None`: nothing is encrypted.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// What a request for `path` has to carry in `x-troupe-proof`.
     pub fn proof(&self, method: &str, path: &str) -> blake3::Hash {
-        let key = blake3::derive_key("troupe 2026-11 side channel requests", self.0.as_bytes());
+        let key = blake3::derive_key("troupe 2026-11 side channel requests", self.text.as_bytes());
         blake3::keyed_hash(&key, format!("{method} {path}").as_bytes())
     }
 

@@ -1,6 +1,7 @@
 //! Where the cookie comes from: a file, or a variable of the environment.
 
 use super::cookie::{Cookie, LEAST, MOST};
+use super::tls::Tls;
 use crate::config::Cluster;
 use crate::errors::UserError;
 
@@ -8,7 +9,7 @@ impl Cookie {
     /// From `cluster.cookie_file`, or else from the variable that `cluster.cookie_env` names.
     ///
     /// # Errors
-    /// Neither is there, or it is too short.
+    /// Neither is there, it is too short, or the files of its TLS are no good.
     pub fn find(config: &Cluster) -> Result<Cookie, UserError> {
         let (place, found) = match config.cookie_path() {
             Some(path) => {
@@ -21,13 +22,14 @@ impl Cookie {
                 (place, std::env::var(&config.cookie_env).unwrap_or_default())
             }
         };
-        Cookie::new(found.trim()).map_err(|found| {
+        let cookie = Cookie::new(found.trim()).map_err(|found| {
             UserError::new("the cluster has no cookie that could protect it")
                 .at(place)
                 .found(found)
                 .expected(format!("{LEAST} to {MOST} characters, the same on every node"))
                 .hint("make one: `openssl rand -hex 32 > cookie && chmod 600 cookie`, then --set cluster.cookie_file=cookie")
-        })
+        })?;
+        Ok(cookie.with_tls(Tls::find(config)?))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The side channel's client: fetches a blob piece by piece, goes on where it was cut off, and believes only the digest.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -33,11 +36,20 @@ impl Client {
     pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
         // An IPv6 address needs its brackets.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
-        let base = Url::parse(&format!("http://{host}:{port}/")).map_err(|e| format!("{host}:{port}: {e}"))?;
+        let authority = cookie.tls().and_then(|tls| tls.authority());
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let base = Url::parse(&format!("{scheme}://{host}:{port}/")).map_err(|e| format!("{host}:{port}: {e}"))?;
         // Fails when it was done before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A proxy is for the world outside; nodes are next to each other.
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = match authority {
+            Some(pem) => {
+                let believed = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| http::chain(&e))?;
+                http.tls_certs_only(believed).https_only(true)
+            }
+            None => http,
+        };
         let http = http.connect_timeout(CONNECT).build().map_err(|e| http::chain(&e))?;
         Ok(Client { base, http, cookie })
     }
@@ -81,6 +93,38 @@ impl Client {
         }
     }
 
+    /// The whole blob, as the file `to`; one piece of it at a time is in memory. What a cut-off try left in `to` is kept.
+    ///
+    /// # Errors
+    /// As [`Client::get`], or a file that cannot be written. Wrong content is removed.
+    pub async fn get_file(&self, blob: &BlobRef, to: &Path) -> Result<(), String> {
+        let told = |e: std::io::Error| format!("{}: {e}", to.display());
+        let mut copy = Copy::begun(to.to_path_buf()).await.map_err(told)?;
+        let mut pauses = pauses();
+        while copy.bytes() < blob.bytes {
+            let start = copy.bytes();
+            match self.piece(&blob.digest, start).await {
+                Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
+                    copy = copy.with(piece).await.map_err(told)?;
+                    pauses = self::pauses();
+                }
+                Ok(piece) => {
+                    return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
+                }
+                Err(Refusal { why, again }) => match pauses.next().filter(|_| again) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(why),
+                },
+            }
+        }
+        let (found, bytes) = (copy.hasher.finalize().to_hex().to_string(), copy.bytes());
+        if found == blob.digest && bytes == blob.bytes {
+            return Ok(());
+        }
+        let _ = std::fs::remove_file(to);
+        Err(format!("its BLAKE3 is {found} over {bytes} bytes, expected {} over {}", blob.digest, blob.bytes))
+    }
+
     async fn piece(&self, digest: &str, start: u64) -> Result<Vec<u8>, Refusal> {
         let range = format!("bytes={start}-{}", start + PIECE_MAX - 1);
         let request = self.request(reqwest::Method::GET, digest).map_err(Refusal::of_nature)?.header(RANGE, range);
@@ -119,6 +163,38 @@ impl Client {
                 None => return Err(refusal.why),
             }
         }
+    }
+}
+
+/// A file that grows by pieces, and the digest of what is in it. Disk and digest are no work for an async thread.
+struct Copy {
+    file: File,
+    hasher: Box<blake3::Hasher>,
+}
+
+impl Copy {
+    /// What is there already is read again.
+    async fn begun(path: PathBuf) -> std::io::Result<Copy> {
+        let read = tokio::task::spawn_blocking(move || {
+            let file = File::options().create(true).read(true).append(true).open(path)?;
+            let mut hasher = Box::new(blake3::Hasher::new());
+            hasher.update_reader(&file)?;
+            Ok(Copy { file, hasher })
+        });
+        read.await.map_err(std::io::Error::other)?
+    }
+
+    fn bytes(&self) -> u64 {
+        self.hasher.count()
+    }
+
+    async fn with(mut self, piece: Vec<u8>) -> std::io::Result<Copy> {
+        let written = tokio::task::spawn_blocking(move || {
+            self.file.write_all(&piece)?;
+            self.hasher.update(&piece);
+            Ok(self)
+        });
+        written.await.map_err(std::io::Error::other)?
     }
 }
 

@@ -11,24 +11,32 @@ use std::time::{Duration, Instant};
 use ractor::message::{BoxedDowncastErr, SerializedMessage};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort, pg};
 use ractor_cluster::NodeSessionMessage;
-use rollout::outcome::{ExecReport, Fault};
+use rollout::id::{PolicyVersion, RolloutId};
+use rollout::outcome::Fault;
 
 use super::lent::Lent;
-use super::roster::{Act, Lease, Roster};
+use super::roster::{Act, Roster};
 use super::session::SessionEvent;
 use super::shelf::Shelf;
 use super::strangers::Strangers;
+use super::weights::Published;
 use super::wire::{
-    self, Beat, BlobRef, Body, Errand, Frame, Header, Hello, NodeKey, NodeRow, ToHead, ToNode, Welcome, WireError,
+    self, Beat, BlobRef, Frame, Header, Hello, NodeKey, NodeRow, Role, ToHead, ToNode, Welcome, WireError,
 };
 use super::{HEADS, Link, group_of, newest};
-use crate::executor::{ExecJob, ExecutedItem};
+use crate::crew::SampleJob;
+use crate::executor::ExecJob;
+use crate::fleet::FleetMsg;
+use crate::generator::{Adoption, GeneratorMsg};
 use crate::observe::{Observer, Progress};
 use crate::pool::{PoolMsg, RemoteMsg};
-use crate::supervise::{LEASE_LOST, fault};
 
+mod errands;
+mod generators;
 mod start;
 
+use generators::Versions;
+pub use generators::{Generating, Source};
 pub use start::{Head, HeadConfig};
 
 /// How often the roster is looked at.
@@ -45,6 +53,8 @@ pub enum HeadMsg {
     /// From the wire.
     Frame(Vec<u8>),
     Session(SessionEvent),
+    /// A connection that was no TLS where nothing else is let in.
+    NoTls(String),
     Tick,
     /// A pool has started.
     Pool(ActorRef<PoolMsg>),
@@ -54,7 +64,23 @@ pub enum HeadMsg {
         number: u32,
         job: ExecJob,
     },
-    /// From the pool: a node that is to leave has nothing under way.
+    /// A fleet has started.
+    Fleet(ActorRef<GeneratorMsg>),
+    /// From the fleet: answers for a node's generator to sample.
+    Sample {
+        key: NodeKey,
+        jobs: Vec<SampleJob>,
+    },
+    /// From the fleet: nobody waits for these any more.
+    Unsample {
+        key: NodeKey,
+        rollouts: Vec<RolloutId>,
+    },
+    /// From the fleet: the newest version.
+    Weights(Adoption),
+    /// It is on the side channel, or cannot be.
+    Published(PolicyVersion, Result<Published, Fault>),
+    /// From the pool or the fleet: a node that is to leave has nothing under way.
     Idle {
         key: NodeKey,
     },
@@ -98,6 +124,8 @@ pub struct HeadArgs {
     pub limit: usize,
     pub bulk_port: u16,
     pub kit: BlobRef,
+    /// `None`: generators cannot join.
+    pub source: Option<Source>,
     pub shelf: Arc<Shelf>,
     pub observer: Arc<dyn Observer>,
 }
@@ -107,6 +135,8 @@ pub struct HeadState {
     myself: ActorRef<HeadMsg>,
     roster: Roster,
     pool: Option<ActorRef<PoolMsg>>,
+    fleet: Option<ActorRef<GeneratorMsg>>,
+    versions: Versions,
     /// Connections by the process at their other end.
     sessions: HashMap<NodeKey, ActorRef<NodeSessionMessage>>,
     strangers: Strangers,
@@ -127,13 +157,19 @@ impl Actor for HeadGateway {
     async fn pre_start(&self, myself: ActorRef<HeadMsg>, args: HeadArgs) -> Result<HeadState, ActorProcessingErr> {
         pg::join(HEADS.to_string(), vec![myself.get_cell()]);
         myself.send_interval(TICK, || HeadMsg::Tick);
-        let pool = args.link.gateway_is(&myself);
+        let (pool, fleet) = args.link.gateway_is(&myself);
+        if let Some(fleet) = &fleet {
+            let _ = fleet.cast(GeneratorMsg::Fleet(FleetMsg::Gateway(myself.clone())));
+        }
+        let sample_ms = args.source.as_ref().map_or(args.evaluation_ms, |source| source.sample_ms);
         Ok(HeadState {
-            roster: Roster::new(args.beat, args.evaluation_ms),
+            roster: Roster::new(args.beat, args.evaluation_ms).with_sampling(sample_ms),
             lent: Lent::new(args.shelf.clone()),
             args,
             myself,
             pool,
+            fleet,
+            versions: Versions::default(),
             sessions: HashMap::new(),
             strangers: Strangers::default(),
             refusals: Refusals::default(),
@@ -152,6 +188,10 @@ impl Actor for HeadGateway {
         match message {
             HeadMsg::Frame(bytes) => state.frame(&bytes),
             HeadMsg::Session(event) => state.session(event),
+            HeadMsg::NoTls(why) => {
+                state.refusals.strangers += 1;
+                state.note_rarely(why);
+            }
             HeadMsg::Tick => {
                 let acts = state.roster.tick(now);
                 state.act(acts);
@@ -161,9 +201,14 @@ impl Actor for HeadGateway {
             }
             HeadMsg::Pool(pool) => {
                 state.pool = Some(pool);
-                let acts = state.roster.new_pool();
+                let acts = state.roster.begin_anew(Role::Executor);
                 state.act(acts);
             }
+            HeadMsg::Fleet(fleet) => state.new_fleet(fleet),
+            HeadMsg::Sample { key, jobs } => state.sample(key, jobs),
+            HeadMsg::Unsample { key, rollouts } => state.unsample(key, rollouts),
+            HeadMsg::Weights(adoption) => state.weights(adoption),
+            HeadMsg::Published(policy, result) => state.published(policy, result),
             HeadMsg::Execute { key, number, job } => state.execute(key, number, &job),
             HeadMsg::Idle { key } => {
                 let acts = state.roster.idle(key);
@@ -229,6 +274,7 @@ impl HeadState {
             }
             _ if header.epoch != self.args.epoch || self.roster.name(key).is_none() => return self.stale(header),
             ToHead::Ready { executors } => self.roster.ready(now, key, executors),
+            ToHead::Adopted { policy, serves } => return self.adopted(key, policy, serves),
             ToHead::Pong { leases } => self.roster.pong(now, key, &leases),
             ToHead::Done { lease, report } => return self.done(key, lease, report),
             ToHead::Leaving => self.roster.drain(key),
@@ -236,13 +282,17 @@ impl HeadState {
         self.act(acts);
     }
 
-    /// Whoever evaluates by another harness does not belong in this run; nor does one whose name would fill an answer to an operator.
+    /// Whoever evaluates by another harness does not belong in this run; nor does a generator where none can join, or one whose name
+    /// would fill an answer to an operator.
     fn unfit(&self, hello: &Hello) -> Option<String> {
         let words = [&hello.name, &hello.version, &hello.gpus];
         if let Some(long) = words.iter().find(|word| word.len() > WORD) {
             return Some(format!("its name, version or list of GPUs has {} bytes, the limit is {WORD}", long.len()));
         }
         let ours = sandbox::protocol_digest().0;
+        if hello.role == Role::Generator && self.args.source.is_none() {
+            return Some("generators cannot join this run: generator.kind is not \"burn\"".into());
+        }
         (hello.harness != ours).then(|| {
             format!(
                 "it evaluates by another harness (Troupe {}, this head is {}); install the same version on both",
@@ -315,94 +365,35 @@ impl HeadState {
         self.say(key, &ToNode::Nodes { rows: page, last });
     }
 
-    fn execute(&mut self, key: NodeKey, number: u32, job: &ExecJob) {
-        let now = self.now_ms();
-        let Some(lease) = self.roster.assign(now, key, number, job.rollout, job.attempt) else {
-            // Given up a moment ago; the pool hears of it by a `Detach` that is on its way.
-            return;
-        };
-        let candidate = job.candidate().ok_or(WireError::Damaged("no candidate".into()));
-        let bytes = match candidate.and_then(wire::candidate_bytes) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.failed(key, lease, fault(LEASE_LOST, error)),
-        };
-        let candidate = if bytes.len() > self.args.limit / 2 {
-            Body::Blob(self.lent.lend(key, lease, bytes))
-        } else {
-            Body::Here(bytes)
-        };
-        let (rollout, attempt, task) = (job.rollout, job.attempt, job.task.id.clone());
-        self.say(key, &ToNode::Errand(Errand { lease, rollout, attempt, task, candidate }));
-    }
-
-    fn failed(&mut self, key: NodeKey, lease: u64, fault: Fault) {
-        if let Some(found) = self.roster.done(key, lease) {
-            self.answer(found, Err(fault));
-        }
-    }
-
-    fn done(&mut self, key: NodeKey, lease: u64, report: Result<Body, Fault>) {
-        // First of all: a node may only end what it holds.
-        let Some(found) = self.roster.done(key, lease) else {
-            // A report that nobody waits for takes no room.
-            if let Ok(Body::Blob(blob)) = report {
-                self.args.shelf.take(&blob.digest);
-            }
-            return;
-        };
-        self.lent.back(key, lease);
-        let bytes = match report {
-            Ok(Body::Here(bytes)) => Ok(bytes),
-            Ok(Body::Blob(blob)) => self
-                .args
-                .shelf
-                .take(&blob.digest)
-                .ok_or_else(|| fault(LEASE_LOST, "the report is not on the side channel")),
-            Err(fault) => Err(fault),
-        };
-        let result = bytes.and_then(|bytes| {
-            serde_json::from_slice::<ExecReport>(&bytes)
-                .map_err(|e| fault(LEASE_LOST, format!("the report cannot be read: {e}")))
-        });
-        self.answer(found, result);
-    }
-
-    fn answer(&self, lease: Lease, result: Result<ExecReport, Fault>) {
-        let item = ExecutedItem { rollout: lease.rollout, attempt: lease.attempt, result: result.map(Arc::new) };
-        self.pool(RemoteMsg::Done { number: lease.number, item });
-    }
-
-    fn pool(&self, message: RemoteMsg) {
-        if let Some(pool) = &self.pool {
-            let _ = pool.cast(PoolMsg::Remote(message));
-        }
-    }
-
     fn act(&mut self, acts: Vec<Act>) {
         for act in acts {
             match act {
-                Act::Welcome { key, name } => self.say(
-                    key,
-                    &ToNode::Welcome(Welcome {
-                        name,
-                        epoch: self.args.epoch,
-                        beat: self.args.beat,
-                        limit: self.args.limit as u32,
-                        bulk_port: self.args.bulk_port,
-                        kit: self.args.kit.clone(),
-                    }),
-                ),
+                Act::Welcome { key, name } => self.welcome(key, name),
                 Act::Ping { key } => self.say(key, &ToNode::Ping),
                 Act::Dismiss { key } => self.say(key, &ToNode::Dismiss { over: false }),
-                Act::Attach { key, name, executors } => {
+                Act::Attach { key, role: Role::Executor, name, executors } => {
                     self.pool(RemoteMsg::Attach { gateway: self.myself.clone(), key, name, executors });
                 }
-                Act::Pause { key, paused } => self.pool(RemoteMsg::Pause { key, paused }),
-                Act::Leave { key } if self.pool.is_some() => self.pool(RemoteMsg::Leave { key }),
+                Act::Attach { key, role: Role::Generator, executors: places, .. } => {
+                    self.fleet(FleetMsg::Attach { gateway: self.myself.clone(), key, places });
+                    self.tell_version(key);
+                }
+                Act::Pause { key, role: Role::Executor, paused } => self.pool(RemoteMsg::Pause { key, paused }),
+                Act::Pause { key, role: Role::Generator, paused } => self.fleet(FleetMsg::Pause { key, paused }),
+                Act::Leave { key, role: Role::Executor } if self.pool.is_some() => {
+                    self.pool(RemoteMsg::Leave { key });
+                }
+                Act::Leave { key, role: Role::Generator } if self.fleet.is_some() => {
+                    self.fleet(FleetMsg::Leave { key });
+                }
                 // Nobody has given it anything.
-                Act::Leave { key } => drop(self.myself.cast(HeadMsg::Idle { key })),
-                Act::Detach { key, why } => self.pool(RemoteMsg::Detach { key, why }),
-                Act::Failed { lease, fault } => self.answer(lease, Err(fault)),
+                Act::Leave { key, .. } => drop(self.myself.cast(HeadMsg::Idle { key })),
+                Act::Detach { key, role: Role::Executor, why } => self.pool(RemoteMsg::Detach { key, why }),
+                Act::Detach { key, role: Role::Generator, why } => {
+                    self.versions.gone(key);
+                    self.fleet(FleetMsg::Detach { key, why });
+                }
+                Act::Failed { lease, fault } => self.lapse(lease, fault),
                 Act::Close { key } => {
                     if let Some(session) = self.sessions.remove(&key) {
                         session.stop(Some("silent for too long".into()));
@@ -410,6 +401,23 @@ impl HeadState {
                 }
                 Act::Note(text) => self.note(text),
             }
+        }
+    }
+
+    fn welcome(&mut self, key: NodeKey, name: String) {
+        let source = self.args.source.as_ref().filter(|_| self.roster.role(key) == Some(Role::Generator));
+        let welcome = Welcome {
+            name,
+            epoch: self.args.epoch,
+            beat: self.args.beat,
+            limit: self.args.limit as u32,
+            bulk_port: self.args.bulk_port,
+            kit: source.map_or_else(|| self.args.kit.clone(), |source| source.recipe.clone()),
+        };
+        let generates = source.is_some();
+        self.say(key, &ToNode::Welcome(welcome));
+        if generates {
+            self.offer_to(key);
         }
     }
 }

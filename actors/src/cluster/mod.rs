@@ -1,4 +1,4 @@
-//! The cluster: executors of other machines join a run, and leave it, while it goes on (docs/cluster.md).
+//! The cluster: executors and generators of other machines join a run, and leave it, while it goes on (docs/cluster.md).
 //!
 //! ```text
 //!   head: troupe run                                              node: troupe join HOST:PORT --role executor
@@ -11,13 +11,10 @@
 //! Reading order: `wire` (what is said), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
 //! evaluates with), `shelf`, `bulk` and `fetch` (the side channel), `peer` (a connection to a head), `operator`.
 //! A node's executors are members of the head's pool (`pool::remote`), so that queue, verdict reuse, leases, attempts and faults
-//! are the same as for executors of its own. One gateway a process is remotable; everything else is local.
+//! are the same as for executors of its own. A node's generator is one of the head's fleet (`crate::fleet`): the same picture with `fleet` for
+//! pool, `recipe` for kit, and `weights` on the side channel. One gateway a process is remotable; everything else is local.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use ractor::{ActorCell, ActorId, ActorRef, pg};
-
-use crate::pool::PoolMsg;
+use ractor::{ActorCell, ActorId, pg};
 
 pub mod bulk;
 pub mod cookie;
@@ -27,18 +24,23 @@ pub mod guests;
 pub mod head;
 pub mod kit;
 mod lent;
+pub mod link;
 pub mod node;
 pub mod operator;
 pub mod peer;
+pub mod recipe;
 pub mod roster;
 pub mod session;
 pub mod shelf;
 mod strangers;
+pub mod tls;
+pub mod weights;
 pub mod wire;
 
 pub use cookie::Cookie;
 pub use head::{Head, HeadConfig};
 pub use kit::Kit;
+pub use link::Link;
 
 /// The process group of heads' gateways.
 const HEADS: &str = "troupe.head";
@@ -55,41 +57,4 @@ fn newest(group: String) -> Option<ActorCell> {
         ActorId::Local(_) => None,
     };
     pg::get_members(&group).into_iter().filter(|cell| newest(cell).is_some()).max_by_key(newest)
-}
-
-/// How the head's gateway and the pool find each other: both may die and be replaced.
-#[derive(Clone, Default)]
-pub struct Link(Arc<Mutex<Ends>>);
-
-#[derive(Default)]
-struct Ends {
-    pool: Option<ActorRef<PoolMsg>>,
-    gateway: Option<ActorRef<head::HeadMsg>>,
-}
-
-impl Link {
-    fn ends(&self) -> MutexGuard<'_, Ends> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A pool has started.
-    pub fn pool_is(&self, pool: &ActorRef<PoolMsg>) {
-        let mut ends = self.ends();
-        ends.pool = Some(pool.clone());
-        if let Some(gateway) = &ends.gateway {
-            let _ = gateway.cast(head::HeadMsg::Pool(pool.clone()));
-        }
-    }
-
-    /// A gateway has started; the present pool.
-    fn gateway_is(&self, gateway: &ActorRef<head::HeadMsg>) -> Option<ActorRef<PoolMsg>> {
-        let mut ends = self.ends();
-        ends.gateway = Some(gateway.clone());
-        ends.pool.clone()
-    }
-
-    /// The present gateway.
-    pub fn gateway(&self) -> Option<ActorRef<head::HeadMsg>> {
-        self.ends().gateway.clone()
-    }
 }

@@ -1,35 +1,34 @@
-//! A node: joins a head, evaluates what it is given, and comes back when the connection breaks.
+//! A node: joins a head, does its duty (`executors`, `sampling`), and comes back when the connection breaks.
 //!
-//! One loop owns everything: the peer, the pool of executors (the same actor as in a head), and the table of errands. What comes
-//! in from outside or from the pool is an event of it. The pool and its warm Python processes outlive a connection; errands do
-//! not: the head has given them to others by then.
+//! One loop owns everything: the peer, and the duty with its actors (the same as in a head) and its table of errands. What comes
+//! in from outside or from inside is an event of it.
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use rollout::id::{Attempt, RolloutId, TaskId};
-use rollout::outcome::{Candidate, Fault, Ruling};
-use rollout::task::TaskSpec;
-use tokio::sync::mpsc;
+use rollout::outcome::Fault;
 
-use self::bench::{Bench, FromPool};
+use self::executors::Executors;
+use self::sampling::Sampling;
 use super::cookie::Cookie;
 use super::fetch::Client;
-use super::kit::{Kit, Local};
+use super::kit::Local;
 use super::peer::{DialError, Heard, Peer};
 use super::session::SessionEvent;
-use super::wire::{self, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+use super::wire::{self, Hello, Role, ToHead, ToNode, Welcome};
 use crate::errors::UserError;
-use crate::executor::{ExecJob, ExecutedItem};
 use crate::observe::{Observer, Progress};
 use crate::run::RunError;
 use crate::stop::StopToken;
 use crate::supervise::{LEASE_LOST, fault};
 
 mod bench;
+mod executors;
+mod larder;
+mod sampling;
+mod seat;
 
 /// How often silence and a wish to stop are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -40,8 +39,6 @@ const REFUSED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Frames before a welcome, bytes.
 const LIMIT: usize = 64 * 1024;
-/// What may wait between the tasks of a node and its loop.
-const INSIDE: usize = 1024;
 
 /// What `troupe join` was told.
 pub struct NodeArgs {
@@ -49,7 +46,8 @@ pub struct NodeArgs {
     pub head: String,
     pub cookie: Cookie,
     pub name: String,
-    /// `None`: as many as the head says.
+    pub role: Role,
+    /// Executors, or answers at once. `None`: as many as the head says.
     pub executors: Option<u32>,
     pub local: Local,
     pub observer: Arc<dyn Observer>,
@@ -84,39 +82,58 @@ enum Parting {
     Lost(String),
 }
 
-/// What happens inside.
-enum Inside {
-    /// The kit is here and its executors are built.
-    Built(String, Result<Built, NodeError>),
-    /// A long candidate is here.
-    Fetched(Errand, Result<Candidate, String>),
-    /// A long report lies at the head.
-    Left(u64, (RolloutId, Attempt), Result<Body, Fault>),
-    /// The pool's sign of life.
-    Held(Vec<(RolloutId, Attempt)>),
+/// What a node does for its head. The connection, its silence and its end are the node's own.
+trait Duty: Send {
+    type Event: Send;
+
+    const ROLE: Role;
+
+    /// A new connection: reports what is ready, or begins to make it.
+    fn welcomed(&mut self, line: &Line<'_>);
+
+    /// The next thing that happens inside; nothing is lost when it is not waited for to the end.
+    fn next(&mut self) -> impl Future<Output = Self::Event> + Send;
+
+    /// # Errors
+    /// The node cannot go on.
+    fn happened(&mut self, event: Self::Event, line: &Line<'_>) -> impl Future<Output = Result<(), NodeError>> + Send;
+
+    /// By the head: a ping, or work.
+    fn told(&mut self, said: ToNode, line: &Line<'_>);
+
+    /// The connection is gone, and with it all errands.
+    fn parted(&mut self);
 }
 
-/// Made of a kit: what does not fit through a channel of `Clone` things.
-struct Built {
-    kit: Kit,
-    factory: crate::crew::VerifierFactory,
+/// One connection to the head, for its node's duty.
+struct Line<'a> {
+    args: &'a NodeArgs,
+    peer: &'a Peer,
+    welcome: &'a Welcome,
 }
 
-type Tasks = HashMap<TaskId, Arc<TaskSpec>>;
+impl Line<'_> {
+    fn note(&self, text: String) {
+        self.args.observer.on(Progress::Note(text));
+    }
 
-struct Node {
+    fn tell(&self, what: &ToHead) {
+        if let Err(error) = self.peer.say(self.welcome.epoch, what, self.welcome.limit as usize) {
+            tracing::warn!(%error, "a message to the head is not sent");
+        }
+    }
+
+    /// The head's side channel.
+    fn client(&self) -> Result<Client, String> {
+        let host = self.args.head.rsplit_once(':').map_or(self.args.head.as_str(), |(host, _)| host);
+        Client::new(host, self.welcome.bulk_port, self.args.cookie.clone())
+    }
+}
+
+struct Node<D> {
     args: NodeArgs,
-    scratch: tempfile::TempDir,
     peer: Peer,
-    /// The executors, and the digest of the kit they are made of.
-    bench: Option<(String, Bench)>,
-    tasks: Tasks,
-    from_pool: (mpsc::Sender<FromPool>, mpsc::Receiver<FromPool>),
-    inside: (mpsc::Sender<Inside>, mpsc::Receiver<Inside>),
-    /// Of this connection.
-    errands: HashMap<(RolloutId, Attempt), u64>,
-    /// On their way over the side channel.
-    moving: HashSet<(RolloutId, Attempt)>,
+    duty: D,
 }
 
 /// Runs until the node is dismissed, refused, or has tried for `cluster.reconnect_s` to find its head.
@@ -127,19 +144,23 @@ pub async fn run(args: NodeArgs) -> Result<NodeEnd, NodeError> {
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-node-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    let folder = scratch.path().to_path_buf();
+    match args.role {
+        Role::Executor => {
+            let duty = Executors::new(args.executors, folder);
+            work(args, duty).await
+        }
+        Role::Generator => {
+            let duty = Sampling::new(&args, folder).await?;
+            work(args, duty).await
+        }
+    }
+}
+
+async fn work<D: Duty>(args: NodeArgs, duty: D) -> Result<NodeEnd, NodeError> {
     let no_gateway = |e| NodeError::Fault(fault(LEASE_LOST, format!("no gateway can be started: {e}")));
     let peer = Peer::new(&args.cookie).await.map_err(no_gateway)?;
-    let mut node = Node {
-        args,
-        scratch,
-        peer,
-        bench: None,
-        tasks: HashMap::new(),
-        from_pool: mpsc::channel(INSIDE),
-        inside: mpsc::channel(INSIDE),
-        errands: HashMap::new(),
-        moving: HashSet::new(),
-    };
+    let mut node = Node { args, peer, duty };
     let mut refused = 0;
     loop {
         let welcome = match node.reach(&mut refused).await? {
@@ -148,8 +169,7 @@ pub async fn run(args: NodeArgs) -> Result<NodeEnd, NodeError> {
         };
         let parting = node.serve(&welcome).await;
         node.peer.hang_up();
-        node.errands.clear();
-        node.moving.clear();
+        node.duty.parted();
         match parting? {
             Parting::End(end) => return Ok(end),
             Parting::Lost(why) => node.note(format!("{why}; looking for the head at {}", node.args.head)),
@@ -157,7 +177,7 @@ pub async fn run(args: NodeArgs) -> Result<NodeEnd, NodeError> {
     }
 }
 
-impl Node {
+impl<D: Duty> Node<D> {
     fn note(&self, text: String) {
         self.args.observer.on(Progress::Note(text));
     }
@@ -224,7 +244,7 @@ impl Node {
             error => Turned::Nobody(error.to_string()),
         })?;
         let hello = Hello {
-            role: Role::Executor,
+            role: D::ROLE,
             name: self.args.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             harness: sandbox::protocol_digest().0,
@@ -256,208 +276,60 @@ impl Node {
     /// One connection's work.
     async fn serve(&mut self, welcome: &Welcome) -> Result<Parting, NodeError> {
         self.note(format!("joined {} as {}", self.args.head, welcome.name));
-        self.prepare(welcome);
+        let Node { args, peer, duty } = self;
+        duty.welcomed(&Line { args, peer, welcome });
         let dead = Duration::from_millis(welcome.beat.dead_ms);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (mut heard_at, mut leaving) = (Instant::now(), false);
         loop {
             tokio::select! {
-                heard = self.peer.hear() => match heard {
+                heard = peer.hear() => match heard {
                     None => return Ok(Parting::Lost("the gateway ended".into())),
-                    Some(Heard::Session(SessionEvent::Gone { id, .. })) if self.peer.is_mine(id) => {
+                    Some(Heard::Session(SessionEvent::Gone { id, .. })) if peer.is_mine(id) => {
                         return Ok(Parting::Lost("the connection ended".into()));
                     }
                     Some(Heard::Session(_)) => {}
                     Some(Heard::Frame(bytes)) => {
                         heard_at = Instant::now();
-                        if let Some(end) = self.obey(&bytes, welcome) {
-                            return Ok(Parting::End(end));
+                        match read(&bytes, welcome) {
+                            Some(ToNode::Dismiss { over: true }) => return Ok(Parting::End(NodeEnd::RunOver)),
+                            Some(ToNode::Dismiss { over: false }) => return Ok(Parting::End(NodeEnd::Drained)),
+                            Some(said) => duty.told(said, &Line { args, peer, welcome }),
+                            None => {}
                         }
                     }
                 },
-                Some(event) = self.from_pool.1.recv() => match event {
-                    FromPool::Executed(items) => items.into_iter().for_each(|item| self.executed(item, welcome)),
-                    FromPool::Died(fault) => return Err(NodeError::Fault(fault)),
-                },
-                Some(event) = self.inside.1.recv() => self.happened(event, welcome).await?,
+                event = duty.next() => duty.happened(event, &Line { args, peer, welcome }).await?,
                 _ = ticks.tick() => {
                     // Within that time: the next look would be after it.
                     if heard_at.elapsed() + TICK > dead {
                         return Ok(Parting::Lost(format!("the head is silent for {} ms", welcome.beat.dead_ms)));
                     }
-                    if self.args.stop.asked() && !leaving {
+                    if args.stop.asked() && !leaving {
                         leaving = true;
-                        self.note("asked to stop: ends what it has, then leaves (once more to end at once)".into());
-                        self.tell(welcome, &ToHead::Leaving);
+                        let line = Line { args, peer, welcome };
+                        line.note("asked to stop: ends what it has, then leaves (once more to end at once)".into());
+                        line.tell(&ToHead::Leaving);
                     }
                 }
             }
         }
     }
+}
 
-    fn tell(&self, welcome: &Welcome, what: &ToHead) {
-        if let Err(error) = self.peer.say(welcome.epoch, what, welcome.limit as usize) {
-            tracing::warn!(%error, "a message to the head is not sent");
+/// What the head says, if it is this head.
+fn read(bytes: &[u8], welcome: &Welcome) -> Option<ToNode> {
+    match wire::open::<ToNode>(bytes, welcome.limit as usize) {
+        Ok((header, said)) if header.epoch == welcome.epoch => Some(said),
+        Ok((header, _)) => {
+            tracing::warn!(?header, "a message of another epoch changes nothing");
+            None
         }
-    }
-
-    /// Reports the executors, or begins to build them.
-    fn prepare(&mut self, welcome: &Welcome) {
-        if let Some((_, bench)) = self.bench.as_ref().filter(|(digest, _)| *digest == welcome.kit.digest) {
-            return self.tell(welcome, &ToHead::Ready { executors: bench.executors });
+        Err(error) => {
+            tracing::warn!(%error, "a message that cannot be read");
+            None
         }
-        self.bench = None;
-        let (out, kit) = (self.inside.0.clone(), welcome.kit.clone());
-        let client = self.client(welcome);
-        let (local, observer) = (self.args.local.clone(), self.args.observer.clone());
-        let scratch = self.scratch.path().to_path_buf();
-        tokio::spawn(async move {
-            let built = build(client, &kit, local, &scratch, observer).await;
-            let _ = out.send(Inside::Built(kit.digest, built)).await;
-        });
-    }
-
-    fn client(&self, welcome: &Welcome) -> Result<Client, String> {
-        let host = self.args.head.rsplit_once(':').map_or(self.args.head.as_str(), |(host, _)| host);
-        Client::new(host, welcome.bulk_port, self.args.cookie.clone())
-    }
-
-    fn obey(&mut self, bytes: &[u8], welcome: &Welcome) -> Option<NodeEnd> {
-        let said = match wire::open::<ToNode>(bytes, welcome.limit as usize) {
-            Ok((header, said)) if header.epoch == welcome.epoch => said,
-            Ok((header, _)) => {
-                tracing::warn!(?header, "a message of another epoch changes nothing");
-                return None;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a message that cannot be read");
-                return None;
-            }
-        };
-        match said {
-            ToNode::Ping => self.pong(welcome),
-            ToNode::Errand(errand) => self.errand(errand, welcome),
-            ToNode::Dismiss { over: true } => return Some(NodeEnd::RunOver),
-            ToNode::Dismiss { over: false } => return Some(NodeEnd::Drained),
-            ToNode::Welcome(_) | ToNode::Refused { .. } | ToNode::Nodes { .. } | ToNode::Draining { .. } => {}
-        }
-        None
-    }
-
-    /// The pool answers, not we: what is dead there must not seem alive.
-    fn pong(&self, welcome: &Welcome) {
-        let Some((_, bench)) = &self.bench else {
-            return self.tell(welcome, &ToHead::Pong { leases: Vec::new() });
-        };
-        let (pool, out) = (bench.pool.clone(), self.inside.0.clone());
-        let within = Duration::from_millis(welcome.beat.period_ms);
-        tokio::spawn(async move {
-            if let Some(held) = bench::held(&pool, within).await {
-                let _ = out.send(Inside::Held(held)).await;
-            }
-        });
-    }
-
-    fn errand(&mut self, errand: Errand, welcome: &Welcome) {
-        let key = (errand.rollout, errand.attempt);
-        self.errands.insert(key, errand.lease);
-        let blob = match &errand.candidate {
-            Body::Here(bytes) => {
-                let candidate = wire::candidate_of(bytes).map_err(|e| e.to_string());
-                return self.give(errand, candidate, welcome);
-            }
-            Body::Blob(blob) => blob.clone(),
-        };
-        self.moving.insert(key);
-        let (client, out) = (self.client(welcome), self.inside.0.clone());
-        tokio::spawn(async move {
-            let fetched = async {
-                let bytes = client?.get(&blob).await?;
-                wire::candidate_of(&bytes).map_err(|e| e.to_string())
-            };
-            let fetched = fetched.await;
-            let _ = out.send(Inside::Fetched(errand, fetched)).await;
-        });
-    }
-
-    /// To the pool.
-    fn give(&mut self, errand: Errand, candidate: Result<Candidate, String>, welcome: &Welcome) {
-        let Errand { lease, rollout, attempt, task, .. } = errand;
-        let found = candidate.and_then(|candidate| match (self.tasks.get(&task), &self.bench) {
-            (Some(task), Some((_, bench))) => Ok((candidate, task.clone(), &bench.pool)),
-            (None, _) => Err(format!("no task {task} in the kit")),
-            (_, None) => Err("no executors yet".into()),
-        });
-        let why = match found {
-            Ok((candidate, task, pool)) => {
-                let ruling = Arc::new(Ruling::Admit { candidate, findings: Vec::new() });
-                match bench::give(pool, ExecJob { rollout, attempt, task, ruling }) {
-                    Ok(()) => return,
-                    Err(why) => why,
-                }
-            }
-            Err(why) => why,
-        };
-        self.errands.remove(&(rollout, attempt));
-        self.tell(welcome, &ToHead::Done { lease, report: Err(fault(LEASE_LOST, why)) });
-    }
-
-    fn executed(&mut self, item: ExecutedItem, welcome: &Welcome) {
-        let key = (item.rollout, item.attempt);
-        // An errand of an earlier connection: the head has given it to somebody else.
-        let Some(lease) = self.errands.get(&key).copied() else { return };
-        let report = item.result.and_then(|report| {
-            serde_json::to_vec(&*report).map_err(|e| fault(LEASE_LOST, format!("the report cannot be written: {e}")))
-        });
-        let bytes = match report {
-            Ok(bytes) if bytes.len() > welcome.limit as usize / 2 => bytes,
-            report => {
-                self.errands.remove(&key);
-                return self.tell(welcome, &ToHead::Done { lease, report: report.map(Body::Here) });
-            }
-        };
-        self.moving.insert(key);
-        let (client, out) = (self.client(welcome), self.inside.0.clone());
-        tokio::spawn(async move {
-            let left = async { client?.put(bytes).await };
-            let left = left.await.map(Body::Blob).map_err(|why| fault(LEASE_LOST, why));
-            let _ = out.send(Inside::Left(lease, key, left)).await;
-        });
-    }
-
-    async fn happened(&mut self, event: Inside, welcome: &Welcome) -> Result<(), NodeError> {
-        match event {
-            Inside::Built(digest, built) if digest == welcome.kit.digest => {
-                let Built { kit, factory } = built?;
-                self.tasks = kit.tasks_by_id();
-                let executors = self.args.executors.unwrap_or(kit.executors).max(1);
-                let bench = Bench::start(factory, executors, kit.deadline(), self.from_pool.0.clone());
-                let bench = bench.await.map_err(NodeError::Fault)?;
-                self.bench = Some((digest, bench));
-                self.tell(welcome, &ToHead::Ready { executors });
-            }
-            // Of a head that is gone.
-            Inside::Built(..) => {}
-            Inside::Fetched(errand, candidate) => {
-                let key = (errand.rollout, errand.attempt);
-                if self.moving.remove(&key) && self.errands.get(&key) == Some(&errand.lease) {
-                    self.give(errand, candidate, welcome);
-                }
-            }
-            Inside::Left(lease, key, report) => {
-                if self.moving.remove(&key) && self.errands.get(&key) == Some(&lease) {
-                    self.errands.remove(&key);
-                    self.tell(welcome, &ToHead::Done { lease, report });
-                }
-            }
-            Inside::Held(held) => {
-                let held = held.iter().chain(&self.moving);
-                let leases = held.filter_map(|key| self.errands.get(key).copied()).collect();
-                self.tell(welcome, &ToHead::Pong { leases });
-            }
-        }
-        Ok(())
     }
 }
 
@@ -465,22 +337,4 @@ enum Turned {
     Away(String),
     Handshake,
     Nobody(String),
-}
-
-async fn build(
-    client: Result<Client, String>,
-    kit: &wire::BlobRef,
-    local: Local,
-    scratch: &Path,
-    observer: Arc<dyn Observer>,
-) -> Result<Built, NodeError> {
-    let unusable = |why: String| NodeError::Fault(fault(LEASE_LOST, format!("the head's kit cannot be used: {why}")));
-    let bytes = client.map_err(unusable)?.get(kit).await.map_err(unusable)?;
-    let kit: Kit = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
-    let scratch = scratch.to_path_buf();
-    let made = tokio::task::spawn_blocking(move || {
-        let factory = kit.factory(&local, &scratch, &observer)?;
-        Ok::<_, RunError>(Built { kit, factory })
-    });
-    made.await.map_err(|e| unusable(e.to_string()))?.map_err(NodeError::Run)
 }

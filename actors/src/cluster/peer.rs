@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::cookie::Cookie;
 use super::session::{SessionEvent, Watcher, node_name};
+use super::tls::Tls;
 use super::wire::{self, Frame, NodeKey, WireError};
 use super::{HEADS, group_of, newest};
 
@@ -97,6 +98,7 @@ pub struct Peer {
     server: ActorRef<NodeServerMessage>,
     gateway: ActorRef<Heard>,
     inbox: mpsc::Receiver<Heard>,
+    tls: Option<Tls>,
     live: Option<Live>,
 }
 
@@ -127,7 +129,7 @@ impl Peer {
         let subscription = Box::new(Watcher(move |event| drop(to.cast(Heard::Session(event)))));
         let subscribe = NodeServerMessage::SubscribeToEvents { id: "gateway".into(), subscription };
         server.cast(subscribe).map_err(|e| e.to_string())?;
-        Ok(Peer { key, server, gateway, inbox, live: None })
+        Ok(Peer { key, server, gateway, inbox, tls: cookie.tls().cloned(), live: None })
     }
 
     /// One try. What was heard before is forgotten.
@@ -137,12 +139,24 @@ impl Peer {
     pub async fn connect(&mut self, address: &str) -> Result<(), DialError> {
         self.hang_up();
         while self.inbox.try_recv().is_ok() {}
-        match timeout(CONNECT, client_connect(&self.server, address)).await {
+        match timeout(CONNECT, self.open(address)).await {
             Err(_) => return Err(DialError::Silent),
-            Ok(Err(error)) => return Err(DialError::Unreachable(error.to_string())),
+            Ok(Err(error)) => return Err(DialError::Unreachable(error)),
             Ok(Ok(())) => {}
         }
         timeout(CONNECT, self.handshake()).await.unwrap_or(Err(DialError::Silent))
+    }
+
+    async fn open(&self, address: &str) -> Result<(), String> {
+        let encrypted = match &self.tls {
+            Some(tls) => tls.dial(address).await,
+            None => None,
+        };
+        let Some(stream) = encrypted else {
+            return client_connect(&self.server, address).await.map_err(|e| e.to_string());
+        };
+        let opened = NodeServerMessage::ConnectionOpened { stream: Box::new(stream?), is_server: false };
+        self.server.cast(opened).map_err(|e| e.to_string())
     }
 
     async fn handshake(&mut self) -> Result<(), DialError> {

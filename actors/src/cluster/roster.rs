@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use rollout::id::{Attempt, RolloutId};
 use rollout::outcome::Fault;
 
-use super::wire::{Beat, Hello, NodeKey, NodeRow};
-use crate::supervise::{EXECUTOR_DEADLINE, LEASE_LOST, fault};
+use super::wire::{Beat, Hello, NodeKey, NodeRow, Role};
+use crate::supervise::{EXECUTOR_DEADLINE, LEASE_LOST, STAGE_DEADLINE, fault};
 
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,24 +24,28 @@ pub enum Act {
     Dismiss {
         key: NodeKey,
     },
-    /// The node's executors join the pool.
+    /// The node's executors join the pool, or it joins the fleet.
     Attach {
         key: NodeKey,
+        role: Role,
         name: String,
         executors: u32,
     },
     /// They get no more for now, or again.
     Pause {
         key: NodeKey,
+        role: Role,
         paused: bool,
     },
-    /// They get no more, and the pool says when they are idle.
+    /// They get no more, and the pool (or the fleet) says when they are idle.
     Leave {
         key: NodeKey,
+        role: Role,
     },
     /// They are gone; what they hold is faulted.
     Detach {
         key: NodeKey,
+        role: Role,
         why: String,
     },
     /// One errand ended without an answer.
@@ -59,7 +63,9 @@ pub enum Act {
 /// One errand under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The pool's number of the executor.
+    pub key: NodeKey,
+    pub role: Role,
+    /// The pool's number of the executor; 0 for an answer to sample.
     pub number: u32,
     pub rollout: RolloutId,
     pub attempt: Attempt,
@@ -96,6 +102,8 @@ pub struct Roster {
     beat: Beat,
     /// Milliseconds that one evaluation may take, on the node; the node ends it by itself.
     evaluation_ms: u64,
+    /// And one answer, from its start in the head.
+    sample_ms: u64,
     nodes: BTreeMap<NodeKey, Node>,
     next_lease: u64,
     ticked_ms: Option<u64>,
@@ -105,7 +113,13 @@ pub struct Roster {
 
 impl Roster {
     pub fn new(beat: Beat, evaluation_ms: u64) -> Roster {
-        Roster { beat, evaluation_ms, nodes: BTreeMap::new(), next_lease: 1, ticked_ms: None, late: 0 }
+        let nodes = BTreeMap::new();
+        Roster { beat, evaluation_ms, sample_ms: evaluation_ms, nodes, next_lease: 1, ticked_ms: None, late: 0 }
+    }
+
+    /// Milliseconds that one answer of a generator may take.
+    pub fn with_sampling(self, sample_ms: u64) -> Roster {
+        Roster { sample_ms, ..self }
     }
 
     pub fn len(&self) -> usize {
@@ -118,6 +132,15 @@ impl Roster {
 
     pub fn name(&self, key: NodeKey) -> Option<&str> {
         self.nodes.get(&key).map(|node| node.name.as_str())
+    }
+
+    pub fn role(&self, key: NodeKey) -> Option<Role> {
+        self.nodes.get(&key).map(|node| node.hello.role)
+    }
+
+    /// All of one role.
+    pub fn of_role(&self, role: Role) -> Vec<NodeKey> {
+        self.nodes.iter().filter(|(_, node)| node.hello.role == role).map(|(key, _)| *key).collect()
     }
 
     /// A node reports. One that is known has lost its connection and come back: what it held is void.
@@ -157,10 +180,15 @@ impl Roster {
             return Vec::new();
         };
         (node.executors, node.heard_ms) = (executors, now_ms);
-        let note = format!("node {} joined with {executors} executors", node.name);
-        let mut acts = vec![Act::Note(note), Act::Attach { key, name: node.name.clone(), executors }];
+        let role = node.hello.role;
+        let what = match role {
+            Role::Executor => "executors",
+            Role::Generator => "answers at once, a generator",
+        };
+        let note = format!("node {} joined with {executors} {what}", node.name);
+        let mut acts = vec![Act::Note(note), Act::Attach { key, role, name: node.name.clone(), executors }];
         if node.draining {
-            acts.push(Act::Leave { key });
+            acts.push(Act::Leave { key, role });
         }
         acts
     }
@@ -177,10 +205,12 @@ impl Roster {
         if !std::mem::take(&mut node.suspect) {
             return Vec::new();
         }
-        vec![Act::Note(format!("node {} is heard again", node.name)), Act::Pause { key, paused: false }]
+        let role = node.hello.role;
+        vec![Act::Note(format!("node {} is heard again", node.name)), Act::Pause { key, role, paused: false }]
     }
 
-    /// The pool has an errand for executor `number`; the lease's number, where the node can take it.
+    /// The pool has an errand for executor `number`, or the fleet one for a generator (0); the lease's number, where the node can take
+    /// it.
     pub fn assign(
         &mut self,
         now_ms: u64,
@@ -192,7 +222,8 @@ impl Roster {
         let node = self.nodes.get_mut(&key)?;
         let lease = self.next_lease;
         self.next_lease += 1;
-        node.leases.insert(lease, Lease { number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
+        let role = node.hello.role;
+        node.leases.insert(lease, Lease { key, role, number, rollout, attempt, since_ms: now_ms, seen_ms: now_ms });
         Some(lease)
     }
 
@@ -214,6 +245,18 @@ impl Roster {
         found
     }
 
+    /// What a node has under way.
+    pub fn rollouts(&self, key: NodeKey) -> Vec<RolloutId> {
+        self.nodes.get(&key).map_or_else(Vec::new, |node| node.leases.values().map(|lease| lease.rollout).collect())
+    }
+
+    /// Nobody waits for these answers any more; their leases end with them.
+    pub fn forget(&mut self, key: NodeKey, rollouts: &[RolloutId]) {
+        if let Some(node) = self.nodes.get_mut(&key) {
+            node.leases.retain(|_, lease| !rollouts.contains(&lease.rollout));
+        }
+    }
+
     /// By name, for an operator; or a node that wants to go.
     pub fn drain(&mut self, key: NodeKey) -> Vec<Act> {
         let Some(node) = self.nodes.get_mut(&key) else { return Vec::new() };
@@ -222,7 +265,7 @@ impl Roster {
         }
         let note = Act::Note(format!("node {} is drained: it ends what it has and leaves", node.name));
         if node.executors > 0 {
-            return vec![note, Act::Leave { key }];
+            return vec![note, Act::Leave { key, role: node.hello.role }];
         }
         // Nobody has given it anything.
         let mut acts = vec![note];
@@ -240,7 +283,11 @@ impl Roster {
             return Vec::new();
         }
         let Some(node) = self.nodes.remove(&key) else { return Vec::new() };
-        vec![Act::Note(format!("node {} has left; it evaluated {}", node.name, node.done)), Act::Dismiss { key }]
+        let did = match node.hello.role {
+            Role::Executor => "evaluated",
+            Role::Generator => "sampled",
+        };
+        vec![Act::Note(format!("node {} has left; it {did} {}", node.name, node.done)), Act::Dismiss { key }]
     }
 
     /// The run is over: everybody may go.
@@ -253,18 +300,19 @@ impl Roster {
         self.lost(key, "its connection ended", false)
     }
 
-    /// A new pool knows nobody, and what the old one had given out is faulted already.
-    pub fn new_pool(&mut self) -> Vec<Act> {
+    /// A new pool (or fleet) knows nobody, and what the old one had given out is faulted already.
+    pub fn begin_anew(&mut self, of: Role) -> Vec<Act> {
         let mut acts = Vec::new();
-        for (key, node) in &mut self.nodes {
+        for (&key, node) in self.nodes.iter_mut().filter(|(_, node)| node.hello.role == of) {
             node.leases.clear();
+            let role = of;
             if node.executors > 0 {
-                acts.push(Act::Attach { key: *key, name: node.name.clone(), executors: node.executors });
+                acts.push(Act::Attach { key, role, name: node.name.clone(), executors: node.executors });
                 if node.suspect {
-                    acts.push(Act::Pause { key: *key, paused: true });
+                    acts.push(Act::Pause { key, role, paused: true });
                 }
                 if node.draining {
-                    acts.push(Act::Leave { key: *key });
+                    acts.push(Act::Leave { key, role });
                 }
             }
         }
@@ -287,7 +335,7 @@ impl Roster {
         }
         let mut dead = Vec::new();
         for (key, node) in &mut self.nodes {
-            let key = *key;
+            let (key, role) = (*key, node.hello.role);
             if slept && node.forgiven < FORGIVEN {
                 node.forgiven += 1;
                 node.heard_ms = now_ms;
@@ -301,7 +349,7 @@ impl Roster {
             if silent + ahead > suspect_ms && !node.suspect {
                 node.suspect = true;
                 acts.push(Act::Note(format!("node {} is silent for {silent} ms: it gets no more for now", node.name)));
-                acts.push(Act::Pause { key, paused: true });
+                acts.push(Act::Pause { key, role, paused: true });
             }
             let due = now_ms.saturating_sub(node.pinged_ms);
             if due >= period_ms {
@@ -309,7 +357,11 @@ impl Roster {
                 node.pinged_ms = if due < 2 * period_ms { node.pinged_ms + period_ms } else { now_ms };
                 acts.push(Act::Ping { key });
             }
-            let (limit, name, heard_ms) = (self.evaluation_ms + lease_ms, &node.name, node.heard_ms);
+            let (limit, code) = match role {
+                Role::Executor => (self.evaluation_ms + lease_ms, EXECUTOR_DEADLINE),
+                Role::Generator => (self.sample_ms + lease_ms, STAGE_DEADLINE),
+            };
+            let (name, heard_ms) = (&node.name, node.heard_ms);
             let expired = |lease: &Lease| {
                 // A node that is silent altogether names nothing; that is another matter.
                 let unnamed = heard_ms.saturating_sub(lease.seen_ms);
@@ -318,7 +370,7 @@ impl Roster {
                     return Some(fault(LEASE_LOST, why));
                 }
                 let age = now_ms.saturating_sub(lease.since_ms);
-                (age >= limit).then(|| fault(EXECUTOR_DEADLINE, format!("no result from node {name} within {age} ms")))
+                (age >= limit).then(|| fault(code, format!("no result from node {name} within {age} ms")))
             };
             let gone: Vec<(u64, Fault)> =
                 node.leases.iter().filter_map(|(n, lease)| Some((*n, expired(lease)?))).collect();
@@ -337,9 +389,13 @@ impl Roster {
 
     fn lost(&mut self, key: NodeKey, why: &str, close: bool) -> Vec<Act> {
         let Some(node) = self.nodes.remove(&key) else { return Vec::new() };
-        let (name, held) = (&node.name, node.leases.len());
+        let (name, held, role) = (&node.name, node.leases.len(), node.hello.role);
         let why = format!("node {name} is lost: {why}");
-        let mut acts = vec![Act::Note(format!("{why}; it held {held} candidates")), Act::Detach { key, why }];
+        let what = match role {
+            Role::Executor => "candidates",
+            Role::Generator => "answers",
+        };
+        let mut acts = vec![Act::Note(format!("{why}; it held {held} {what}")), Act::Detach { key, role, why }];
         if close {
             acts.push(Act::Close { key });
         }

@@ -1,7 +1,6 @@
 //! The roster under silence, sleep, second lives and forged answers.
 
 use super::*;
-use crate::cluster::wire::Role;
 
 const BEAT: Beat = Beat { period_ms: 1000, suspect_ms: 3000, dead_ms: 5000, lease_ms: 2000 };
 
@@ -22,7 +21,7 @@ fn two() -> Roster {
     for (key, name) in [(1, "a"), (2, "b")] {
         assert_eq!(roster.hello(0, key, hello(name)), [Act::Welcome { key, name: name.into() }]);
         let acts = roster.ready(0, key, 2);
-        assert_eq!(acts[1..], [Act::Attach { key, name: name.into(), executors: 2 }]);
+        assert_eq!(acts[1..], [Act::Attach { key, role: Role::Executor, name: name.into(), executors: 2 }]);
     }
     roster
 }
@@ -55,8 +54,8 @@ fn a_silent_node_is_suspected_then_given_up_and_costs_only_its_own_leases() {
     assert_eq!(
         told,
         [
-            (3000, Act::Pause { key: 1, paused: true }),
-            (5000, Act::Detach { key: 1, why }),
+            (3000, Act::Pause { key: 1, role: Role::Executor, paused: true }),
+            (5000, Act::Detach { key: 1, role: Role::Executor, why }),
             (5000, Act::Close { key: 1 }),
         ]
     );
@@ -69,7 +68,7 @@ fn a_suspect_that_answers_gets_work_again() {
     let mut roster = two();
     until(&mut roster, 100, 3500, &[(2, &[])]);
     assert_eq!(roster.rows(3500)[0].state, "suspect");
-    assert_eq!(without_notes(roster.pong(3600, 1, &[])), [Act::Pause { key: 1, paused: false }]);
+    assert_eq!(without_notes(roster.pong(3600, 1, &[])), [Act::Pause { key: 1, role: Role::Executor, paused: false }]);
     assert_eq!(until(&mut roster, 3600, 8000, &[(1, &[]), (2, &[])]), []);
 }
 
@@ -146,7 +145,7 @@ fn a_second_life_of_a_connection_voids_the_first() {
 fn a_drained_node_leaves_when_it_is_idle_and_not_before() {
     let mut roster = two();
     assert_eq!(roster.idle(1), [], "nobody asked it to go");
-    assert_eq!(without_notes(roster.drain(1)), [Act::Leave { key: 1 }]);
+    assert_eq!(without_notes(roster.drain(1)), [Act::Leave { key: 1, role: Role::Executor }]);
     assert_eq!(roster.drain(1), [], "once is enough");
     assert_eq!(roster.rows(0)[0].state, "draining");
     assert_eq!(without_notes(roster.idle(1)), [Act::Dismiss { key: 1 }]);
@@ -164,11 +163,11 @@ fn a_new_pool_hears_of_all_who_are_ready_and_old_leases_are_void() {
     let old = roster.assign(0, 2, 20, RolloutId(2), Attempt(1)).unwrap();
     roster.drain(2);
     assert_eq!(
-        roster.new_pool(),
+        roster.begin_anew(Role::Executor),
         [
-            Act::Attach { key: 1, name: "a".into(), executors: 2 },
-            Act::Attach { key: 2, name: "b".into(), executors: 2 },
-            Act::Leave { key: 2 },
+            Act::Attach { key: 1, role: Role::Executor, name: "a".into(), executors: 2 },
+            Act::Attach { key: 2, role: Role::Executor, name: "b".into(), executors: 2 },
+            Act::Leave { key: 2, role: Role::Executor },
         ]
     );
     assert_eq!(roster.done(2, old), None);
@@ -180,7 +179,7 @@ fn a_node_has_no_more_executors_than_a_node_may_have() {
     let mut roster = Roster::new(BEAT, 60_000);
     roster.hello(0, 1, hello("a"));
     let acts = without_notes(roster.ready(0, 1, u32::MAX));
-    assert_eq!(acts, [Act::Attach { key: 1, name: "a".into(), executors: 1024 }]);
+    assert_eq!(acts, [Act::Attach { key: 1, role: Role::Executor, name: "a".into(), executors: 1024 }]);
 }
 
 /// The shell looks every 50 ms, and sometimes late. Planted: given up when `dead_ms` are over (as it was). Seen: after 5017 ms.
@@ -198,4 +197,32 @@ fn silence_is_never_longer_than_dead_ms_when_the_head_is_awake() {
         let lost = lost.expect("a silent node is given up");
         assert!((4850..=5000).contains(&lost), "after {lost} ms, {late} ms late");
     }
+}
+
+/// Generators are watched like executors, by the deadline of an answer; a new fleet's leases are not those of the pool.
+#[test]
+fn a_generators_leases_have_their_own_deadline_and_supervisor() {
+    let mut roster = two().with_sampling(5_000);
+    roster.hello(0, 3, Hello { role: Role::Generator, ..hello("g") });
+    let acts = roster.ready(0, 3, 8);
+    assert_eq!(acts[1..], [Act::Attach { key: 3, role: Role::Generator, name: "g".into(), executors: 8 }]);
+    let (sampled, judged) =
+        (roster.assign(0, 3, 0, RolloutId(1), Attempt(1)), roster.assign(0, 1, 9, RolloutId(2), Attempt(1)));
+    let (sampled, judged) = (sampled.unwrap(), judged.unwrap());
+    assert_eq!(roster.rollouts(3), [RolloutId(1)]);
+    let mut failed = Vec::new();
+    for now in (500..8000).step_by(500) {
+        (1..=3).for_each(|key| drop(roster.pong(now, key, &[sampled, judged])));
+        failed.extend(roster.tick(now).into_iter().filter_map(|act| match act {
+            Act::Failed { lease, fault } => Some((now, lease.role, fault.code)),
+            _ => None,
+        }));
+    }
+    assert_eq!(failed, [(7000, Role::Generator, STAGE_DEADLINE.to_string())]);
+    roster.assign(8000, 3, 0, RolloutId(4), Attempt(1));
+    roster.assign(8000, 3, 0, RolloutId(5), Attempt(1));
+    roster.forget(3, &[RolloutId(4)]);
+    assert_eq!(roster.rollouts(3), [RolloutId(5)]);
+    roster.begin_anew(Role::Generator);
+    assert!(roster.rollouts(3).is_empty() && roster.rollouts(1) == [RolloutId(2)]);
 }

@@ -78,6 +78,12 @@ impl Shelf {
         Ok(blob)
     }
 
+    /// Offers a file whose digest is known.
+    pub fn put_known(&self, blob: &BlobRef, path: &Path) {
+        let file = Blob::File { path: path.to_path_buf(), bytes: blob.bytes };
+        self.content().blobs.insert(blob.digest.clone(), file);
+    }
+
     /// Offers it no more.
     pub fn remove(&self, digest: &str) {
         self.content().blobs.remove(digest);

@@ -5,14 +5,14 @@
 
 use ractor::BytesConvertable;
 use ractor::message::SerializedMessage;
-use rollout::id::{Attempt, RolloutId, TaskId};
+use rollout::id::{Attempt, PolicyVersion, RolloutId, TaskId};
 use rollout::outcome::{Candidate, Fault};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::codec::{self, CodecError};
 
 /// The language of this program. Another number is refused.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 const MAGIC: [u8; 4] = *b"TRPE";
 /// Magic, protocol, sender, epoch.
 pub const HEADER_BYTES: usize = 4 + 2 + 16 + 8;
@@ -124,6 +124,7 @@ pub fn open<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<(Header, 
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Executor,
+    Generator,
 }
 
 /// "Here I am."
@@ -176,7 +177,7 @@ pub struct Welcome {
     pub limit: u32,
     /// The side channel's port, at the address the node dialled.
     pub bulk_port: u16,
-    /// `kit::Kit` as JSON: what to evaluate with.
+    /// `kit::Kit` as JSON: what to evaluate with. For a generator `recipe::Recipe`: what to sample with.
     pub kit: BlobRef,
 }
 
@@ -191,6 +192,27 @@ pub struct Errand {
     pub candidate: Body,
 }
 
+/// One answer to sample. `lease` is the head's number for this very errand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draw {
+    pub lease: u64,
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    /// Its prompt is in the recipe.
+    pub task: TaskId,
+    pub seed: u64,
+}
+
+/// The newest weights. Whoever is behind takes these and none between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub policy: PolicyVersion,
+    /// `weights::Manifest` as JSON.
+    pub manifest: BlobRef,
+    /// Side channels of nodes that hold this version, `HOST:PORT`.
+    pub peers: Vec<String>,
+}
+
 /// One node, for `troupe nodes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeRow {
@@ -198,6 +220,7 @@ pub struct NodeRow {
     pub role: Role,
     /// `joining`, `ready`, `suspect` or `draining`.
     pub state: String,
+    /// Executors, or answers that a generator samples at once.
     pub executors: u32,
     pub busy: u32,
     /// Candidates evaluated, and leases lost with it or to its silence.
@@ -214,15 +237,20 @@ pub struct NodeRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToHead {
     Hello(Hello),
-    /// The executors are there.
+    /// The executors are there, or a generator with its first weights: how much it takes at once.
     Ready {
         executors: u32,
+    },
+    /// A generator: whatever it begins from now on is sampled under this version. `serves`: its own side channel, where it has one.
+    Adopted {
+        policy: PolicyVersion,
+        serves: Option<String>,
     },
     /// Answered by the node's pool: which errands it holds.
     Pong {
         leases: Vec<u64>,
     },
-    /// `report`: `ExecReport` as JSON.
+    /// `report`: `ExecReport` as JSON, or a generator's `Completion` as a record of the codec, its prompt left out.
     Done {
         lease: u64,
         report: Result<Body, Fault>,
@@ -248,6 +276,14 @@ pub enum ToNode {
     },
     Ping,
     Errand(Errand),
+    /// To a generator.
+    Sample(Vec<Draw>),
+    /// To a generator: nobody waits for these answers any more.
+    Forget {
+        rollouts: Vec<RolloutId>,
+    },
+    /// To a generator.
+    Weights(Offer),
     /// Not wanted any more: go. `over`: the run has ended.
     Dismiss {
         over: bool,

@@ -156,6 +156,11 @@ const EFFECTS: &[Effect] = &[
         holds: |c| c.model.device == Device::Cuda && c.lora.rank == 0,
     },
     Effect {
+        keys: &["generator.here"],
+        only: "generator.kind = \"burn\" and cluster.listen (where generators of other machines join)",
+        holds: |c| c.generator.kind == GeneratorKind::Burn && c.cluster.is_on(),
+    },
+    Effect {
         keys: &["generator.stop_at_code"],
         only: "generator.kind = \"burn\" (a server has stop rules of its own)",
         holds: |c| c.generator.kind == GeneratorKind::Burn,

@@ -27,6 +27,14 @@ pub struct Cluster {
     pub max_message_bytes: usize,
     pub reconnect_s: u64,
     pub reconnect_pause_ms: u64,
+    /// Empty: over the side channel. See [`Cluster::weights_path`].
+    pub weights_dir: PathBuf,
+    /// `HOST:PORT`; empty: this node offers nothing to others.
+    pub peer_listen: String,
+    /// PEM files; empty: no TLS. See [`Cluster::tls_paths`].
+    pub tls_cert: PathBuf,
+    pub tls_key: PathBuf,
+    pub tls_ca: PathBuf,
 }
 
 /// The built-in default, for tests and for parts that have no run file.
@@ -44,6 +52,11 @@ impl Default for Cluster {
             max_message_bytes: 64 * 1024,
             reconnect_s: 600,
             reconnect_pause_ms: 5000,
+            weights_dir: PathBuf::new(),
+            peer_listen: String::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_ca: PathBuf::new(),
         }
     }
 }
@@ -80,6 +93,17 @@ impl Cluster {
     /// The user's cookie file, if one is set.
     pub fn cookie_path(&self) -> Option<&Path> {
         super::set_path(&self.cookie_file)
+    }
+
+    /// Certificate, its key, and the authority that is believed.
+    pub fn tls_paths(&self) -> (Option<&Path>, Option<&Path>, Option<&Path>) {
+        let set = super::set_path;
+        (set(&self.tls_cert), set(&self.tls_key), set(&self.tls_ca))
+    }
+
+    /// The folder that head and generators share, if one is set.
+    pub fn weights_path(&self) -> Option<&Path> {
+        super::set_path(&self.weights_dir)
     }
 
     pub fn beat(&self) -> Beat {

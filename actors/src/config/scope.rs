@@ -21,11 +21,17 @@ pub const JOIN: Scope = Scope {
         COOKIE[1],
         "cluster.reconnect_s",
         "cluster.reconnect_pause_ms",
+        "cluster.weights_dir",
+        "cluster.peer_listen",
+        "cluster.tls_cert",
+        "cluster.tls_key",
+        "cluster.tls_ca",
         "python.interpreter",
         "gpu.devices",
     ],
 };
-pub const NODES: Scope = Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen"] };
+pub const NODES: Scope =
+    Scope { command: "nodes", counts: &[COOKIE[0], COOKIE[1], "cluster.listen", "cluster.tls_ca"] };
 pub const DRAIN: Scope = Scope { command: "drain", counts: NODES.counts };
 /// `troupe run`: all but what only `troupe launch` looks at.
 pub const RUN: Scope = Scope {

@@ -4,18 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
-use model::engine::{EngineConfig, GpuConfig};
 use model::learner::GpuType;
+use model::lora::LoraConfig;
 use model::{ModelConfig, Tokenizer};
 use sandbox::device::{Kind, Tenant};
 
 use super::{longest_text, sampling};
+use crate::cluster::recipe::Recipe;
 use crate::config::{Config, Device};
 use crate::crew::{SamplerFactory, TaskEntry};
 use crate::openai::{self, ServerSettings};
-use crate::policy::{self, SamplerSettings};
+use crate::policy;
 use crate::run::RunError;
-use crate::sft;
 
 /// The devices that the model itself works on: candidates are timed there only while it rests.
 pub fn homes(config: &Config) -> Vec<Kind> {
@@ -44,6 +44,34 @@ fn on_gpus(_count: usize) -> Vec<Kind> {
     Vec::new()
 }
 
+/// How our engine samples in this run, here or on another machine. `run`: what tells this run from others.
+pub fn recipe(
+    config: &Config,
+    model: &ModelConfig,
+    tokenizer: &Tokenizer,
+    entries: &[Arc<TaskEntry>],
+    lora: Option<LoraConfig>,
+    run: String,
+) -> Recipe {
+    Recipe {
+        run,
+        device: config.model.device,
+        single_precision: config.learner.gpu_type == GpuType::Fp32,
+        cache_bytes: config.generator.cache_mb << 20,
+        gpu_wait_s: config.model.gpu_wait_s,
+        max_batch: config.generator.max_batch,
+        max_seq_len: longest_text(config, entries, model.max_position_embeddings),
+        sampling: sampling(config),
+        max_new_tokens: config.sampling.max_new_tokens,
+        stop_at_code: config.generator.stop_at_code,
+        eos: tokenizer.eos_token_ids().to_vec(),
+        lora: lora.map(|lora| (lora, config.run.seed)),
+        prompts: entries.iter().map(|entry| (entry.spec.id.clone(), entry.prompt.tokens.clone())).collect(),
+        files: Vec::new(),
+        tagged: false,
+    }
+}
+
 /// `model`: the policy's shape and tokenizer. A server that cannot serve the run is found here, unless the run is `complete`
 /// and asks for nothing any more.
 pub fn sampler<B: Backend>(
@@ -56,24 +84,8 @@ pub fn sampler<B: Backend>(
 ) -> Result<SamplerFactory, RunError> {
     let (sampling, max_new_tokens) = (sampling(config), config.sampling.max_new_tokens);
     let Some(server) = openai::Setup::new(config, run_dir)? else {
-        return Ok(policy::sampler_factory::<B>(SamplerSettings {
-            engine: EngineConfig {
-                max_batch: config.generator.max_batch,
-                max_seq_len: longest_text(config, entries, model.max_position_embeddings),
-                threads: sft::threads(),
-            },
-            gpu: (config.model.device == Device::Cuda).then(|| GpuConfig {
-                single_precision: config.learner.gpu_type == GpuType::Fp32,
-                cache_bytes: config.generator.cache_mb << 20,
-                wait_s: config.model.gpu_wait_s,
-                ..GpuConfig::default()
-            }),
-            stop_at_code: config.generator.stop_at_code,
-            sampling,
-            max_new_tokens,
-            tokenizer: tokenizer.clone(),
-            tenant: tenant.clone(),
-        }));
+        let recipe = recipe(config, model, tokenizer, entries, None, String::new());
+        return Ok(policy::sampler_factory::<B>(recipe.settings(recipe.max_batch, tokenizer.clone(), tenant.clone())));
     };
     if !complete {
         let no_runtime =

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actors::cluster::head::Generating;
 use actors::cluster::kit::{Kit, Work, stand_in};
 use actors::cluster::wire::{Beat, NodeRow};
 use actors::cluster::{Cookie, Head, HeadConfig};
@@ -107,8 +109,11 @@ pub fn ports() -> u16 {
 }
 
 pub fn head(address: &str, beat: Beat, takes_ms: u64, epoch: u64, note: Sender<String>) -> Head {
-    let task = TaskSpec { id: TaskId("t".into()), level: 1, split: Split::Train, tags: vec![], source: String::new() };
-    head_with(address, beat, takes_ms, epoch, note, vec![task])
+    head_with(address, beat, takes_ms, epoch, note, vec![task()])
+}
+
+fn task() -> TaskSpec {
+    TaskSpec { id: TaskId("t".into()), level: 1, split: Split::Train, tags: vec![], source: String::new() }
 }
 
 pub fn head_with(
@@ -119,7 +124,31 @@ pub fn head_with(
     note: Sender<String>,
     tasks: Vec<TaskSpec>,
 ) -> Head {
-    Head::start(HeadConfig {
+    head_that(address, beat, takes_ms, epoch, note, tasks, None)
+}
+
+/// With generators, where they may join.
+pub fn head_that(
+    address: &str,
+    beat: Beat,
+    takes_ms: u64,
+    epoch: u64,
+    note: Sender<String>,
+    tasks: Vec<TaskSpec>,
+    generating: Option<(Generating, &Path)>,
+) -> Head {
+    Head::start_with(head_config(address, beat, takes_ms, epoch, note, tasks), generating).unwrap()
+}
+
+pub fn head_config(
+    address: &str,
+    beat: Beat,
+    takes_ms: u64,
+    epoch: u64,
+    note: Sender<String>,
+    tasks: Vec<TaskSpec>,
+) -> HeadConfig {
+    HeadConfig {
         listen: address.into(),
         bulk_port: 0,
         cookie: Cookie::new(COOKIE).unwrap(),
@@ -128,8 +157,7 @@ pub fn head_with(
         limit: 64 * 1024,
         kit: Kit { work: Work::StandIn { takes_ms }, tasks, deadline_ms: 30_000, executors: 1 },
         observer: Arc::new(Notes(note)),
-    })
-    .unwrap()
+    }
 }
 
 pub fn lab(beat: Beat, takes_ms: u64) -> Lab {
@@ -137,11 +165,16 @@ pub fn lab(beat: Beat, takes_ms: u64) -> Lab {
 }
 
 pub fn lab_at(host: &str, beat: Beat, takes_ms: u64) -> Lab {
+    lab_with(host, beat, takes_ms, Cookie::new(COOKIE).unwrap())
+}
+
+pub fn lab_with(host: &str, beat: Beat, takes_ms: u64, cookie: Cookie) -> Lab {
     let alone = alone();
     let port = ports();
     let address = format!("{host}:{port}");
     let (note, notes) = channel();
-    let head = head(&address, beat, takes_ms, 1, note.clone());
+    let config = head_config(&address, beat, takes_ms, 1, note.clone(), vec![task()]);
+    let head = Head::start(HeadConfig { cookie, ..config }).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (to, ended) = channel();
     let link = head.link();

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod drills;
+mod generators;
 mod insiders;
 mod lab;
+mod ledger;
 mod members;
 mod namespaces;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod side;
 mod strangers;
+mod tls;
 mod whole;

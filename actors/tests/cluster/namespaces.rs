@@ -3,20 +3,12 @@
 //! Needs the superuser and `ip`; skipped with the reason where there are none. Delay and loss need `tc netem`, which not every kernel
 //! has; the drills do with a relay that delays (`drills`).
 
-use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use actors::cluster::kit::stand_in;
-use actors::crew::Crew;
-use actors::orchestrator::RunEnd;
-use actors::stop::StopToken;
-use actors::store::rows::PhaseTag;
-
 use crate::lab::{self, BEAT, COOKIE, Lab, Node, wait_for};
-use crate::rig::{Rig, Watch};
+use crate::ledger;
 
 /// A bridge and namespaces on it; gone when it is dropped. `subnet` keeps tests apart.
 struct Net {
@@ -75,11 +67,16 @@ impl Net {
         format!("10.199.{}.1", self.subnet)
     }
 
-    /// A node in its namespace.
+    /// Executors in their namespace.
     fn join(&self, h: u8, address: &str, workers: u32) -> Node {
+        self.enter(h, address, "executor", workers)
+    }
+
+    /// A node in its namespace.
+    fn enter(&self, h: u8, address: &str, role: &str, workers: u32) -> Node {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("trn{}x{h}", self.subnet), env!("CARGO_BIN_EXE_troupe")]);
-        command.args(["join", address, "--role", "executor", "--name", &format!("host-{h}")]);
+        command.args(["join", address, "--role", role, "--name", &format!("host-{h}")]);
         command.args(["--workers", &workers.to_string(), "--set", "cluster.reconnect_pause_ms=500"]);
         command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE);
         command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
@@ -99,73 +96,39 @@ impl Drop for Net {
     }
 }
 
-/// What must not depend on where candidates are evaluated.
-#[derive(Debug, PartialEq)]
-struct Ledger {
-    endings: std::collections::BTreeMap<String, u64>,
-    steps: usize,
-    evaluated: Vec<(u64, rollout::id::TaskId, bool)>,
-    policy: String,
-    faults: usize,
-}
-
-fn ledger(rig: &Rig) -> Ledger {
-    let reader = rig.reader();
-    let mut evaluated = reader.evaluated(PhaseTag::EvalBefore).unwrap();
-    evaluated.extend(reader.evaluated(PhaseTag::EvalAfter).unwrap());
-    evaluated.sort();
-    Ledger {
-        endings: reader.endings(PhaseTag::Train).unwrap(),
-        steps: reader.steps().unwrap().len(),
-        evaluated,
-        policy: rig.checkpoints().newest().unwrap().unwrap().digest.0,
-        faults: reader.faults().unwrap().len(),
-    }
-}
-
-fn run(dir: &Path, change: impl FnOnce(&Rig, &mut Crew) -> u32) -> Ledger {
-    let mut rig = Rig::new(dir);
-    rig.eval_samples = 2;
-    let mut crew = Crew { verifier: stand_in(Duration::from_millis(5)), ..rig.crew() };
-    let executors = change(&rig, &mut crew);
-    let end = rig.play(crew, Arc::new(Watch(|_| {})), &StopToken::default(), |args| {
-        (args.capacities.executors, args.capacities.executors_max) = (executors, executors);
-        args.capacities.reuse_verdicts = false;
-    });
-    assert_eq!(end, RunEnd::Completed);
-    ledger(&rig)
-}
-
-/// The whole actor graph with a real (tiny) policy, trained and evaluated: on one machine, then with all executors on two hosts.
-/// Synchronous, so that even the weights have to be the same to the bit.
+/// The whole actor graph with a real (tiny) policy, trained and evaluated: on one machine, then over four hosts, the head with the
+/// learner, two with executors, and one with the only generator. Synchronous, so that even the weights have to be the same to the bit.
 #[test]
-fn a_run_over_several_hosts_ends_as_on_one_machine() {
+fn a_run_over_four_hosts_ends_as_on_one_machine() {
     let _alone = lab::alone();
     let dir = tempfile::tempdir().unwrap();
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    std::fs::create_dir_all(&here).unwrap();
-    std::fs::create_dir_all(&there).unwrap();
-    let alone = run(&here, |_, _| 2);
-    assert!(alone.endings["trained"] > 0 && alone.faults == 0, "{alone:?}");
-    let Some(net) = Net::new(11, 2) else { return };
+    let alone = ledger::run(&dir.path().join("here"), |_| {}, |_, _| 2);
+    assert!(alone.endings["trained"] > 0 && alone.faults.is_empty(), "{alone:?}");
+    let Some(net) = Net::new(11, 3) else { return };
     let mut hosts = Vec::new();
     let (note, notes) = channel();
     let mut head = None;
-    let over = run(&there, |rig, crew| {
-        let address = format!("{}:{}", net.head(), lab::ports());
-        let tasks = rig.entries().iter().map(|entry| (*entry.spec).clone()).collect();
-        let started = lab::head_with(&address, BEAT, 5, 1, note, tasks);
-        crew.cluster = Some(started.link());
-        hosts = (2..4).map(|h| net.join(h, &address, 2)).collect();
-        head = Some(started);
-        0
-    });
+    let over = ledger::run(
+        &dir.path().join("there"),
+        |_| {},
+        |rig, crew| {
+            let address = format!("{}:{}", net.head(), lab::ports());
+            let tasks = rig.entries().iter().map(|entry| (*entry.spec).clone()).collect();
+            let generating = Some((ledger::generating(rig, 0), rig.policy.as_path()));
+            let started = lab::head_that(&address, BEAT, 5, 1, note, tasks, generating);
+            crew.cluster = Some(started.link());
+            hosts = (2..4).map(|h| net.join(h, &address, 2)).collect();
+            hosts.push(net.enter(4, &address, "generator", 16));
+            head = Some(started);
+            0
+        },
+    );
     let head = head.unwrap();
     let done: Vec<(String, u64)> = head.rows().into_iter().map(|row| (row.name, row.done)).collect();
-    println!("evaluated by {done:?}; {over:?}");
+    println!("done by {done:?}; {over:?}");
     head.finish(true);
     assert_eq!(over, alone);
-    assert!(done.len() == 2 && done.iter().all(|(_, n)| *n > 0), "both hosts took part: {done:?}");
+    assert!(done.len() == 3 && done.iter().all(|(_, n)| *n > 0), "all hosts took part: {done:?}");
     assert!(notes.try_iter().all(|note| !note.contains("lost")));
     for host in hosts {
         assert_eq!(host.end().0, Some(0));

@@ -82,6 +82,7 @@ impl Desk {
             attempt: Attempt(self.attempts),
             task: self.task.clone(),
             seed: number,
+            least: PolicyVersion(0),
         };
         self.sampler.admit(job).unwrap();
     }

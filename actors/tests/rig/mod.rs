@@ -1,15 +1,15 @@
 //! What the runtime's tests share: a tiny real policy, a verifier whose verdict depends on the sampled tokens alone,
 //! and the arguments of a run around them.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors::bench::standins;
-use actors::crew::{
-    BoxFuture, Crew, News, Prompt, SampleJob, SampledItem, Sampler, SamplerFactory, Taken, TaskEntry, Verifier, Weights,
-};
+pub use actors::bench::standins::{plan_tokens, text_of};
+pub use actors::cluster::recipe::tagged;
+use actors::crew::{BoxFuture, Crew, Prompt, TaskEntry, Verifier};
 use actors::eval::EvalLimits;
 use actors::generator::Adoption;
 use actors::observe::{Observer, Progress};
@@ -29,9 +29,8 @@ use model::optim::OptimConfig;
 use model::sampling::Sampling;
 use model::{ModelConfig, Tokenizer};
 use ractor::ActorRef;
-use rollout::completion::Completion;
 use rollout::curriculum::CurriculumKind;
-use rollout::id::{PolicyVersion, RolloutId, TaskId};
+use rollout::id::{PolicyVersion, TaskId};
 use rollout::machine::MachineConfig;
 use rollout::outcome::{Candidate, ExecReport, Fault};
 use rollout::task::{Split, TaskSpec};
@@ -72,56 +71,9 @@ pub fn tasks(tokenizer: &Tokenizer, count: usize, split: Split) -> Vec<Arc<TaskE
         .collect()
 }
 
-/// The text that stands for sampled tokens: a valid answer that names their digest, so that the verdict is a function
-/// of the tokens alone and no two different answers share one.
-pub fn text_of(tokens: &[u32]) -> String {
-    standins::ANSWER.replace("import torch, triton", &format!("import torch, triton\nTAG = {}", digest(tokens)))
-}
-
-fn digest(tokens: &[u32]) -> u64 {
-    tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, t| (h ^ u64::from(*t)).wrapping_mul(0x0100_0000_01b3)) >> 16
-}
-
 /// Whether an answer with these tokens passes.
 pub fn passes(tokens: &[u32]) -> bool {
-    digest(tokens).is_multiple_of(3)
-}
-
-pub fn plan_tokens(tokens: &[u32]) -> Option<u32> {
-    Some((tokens.len() / 3) as u32)
-}
-
-/// The real engine; only the text is replaced.
-struct Tagged(Box<dyn Sampler>);
-
-impl Sampler for Tagged {
-    fn admit(&mut self, job: SampleJob) -> Result<(), Fault> {
-        self.0.admit(job)
-    }
-    fn cancel(&mut self, rollout: RolloutId) {
-        self.0.cancel(rollout);
-    }
-    fn adopt(&mut self, weights: Weights, policy: PolicyVersion) -> Result<Taken, Fault> {
-        self.0.adopt(weights, policy)
-    }
-    fn busy(&self) -> bool {
-        self.0.busy()
-    }
-    fn step(&mut self) -> Result<Vec<SampledItem>, Fault> {
-        let tag = |item: SampledItem| {
-            let c = &*item.completion;
-            let completion = Completion { text: text_of(&c.tokens), plan_tokens: plan_tokens(&c.tokens), ..c.clone() };
-            SampledItem { completion: Arc::new(completion), ..item }
-        };
-        Ok(self.0.step()?.into_iter().map(tag).collect())
-    }
-    fn news(&mut self) -> Vec<News> {
-        self.0.news()
-    }
-}
-
-pub fn tagged(inner: SamplerFactory) -> SamplerFactory {
-    Arc::new(move |weights, policy| Ok(Box::new(Tagged(inner(weights, policy)?))))
+    standins::tag(tokens).is_multiple_of(3)
 }
 
 /// Reads the tag.

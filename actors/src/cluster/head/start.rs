@@ -1,6 +1,7 @@
 //! A head's parts in their own threads: gateway, ractor_cluster's server, side channel. They live as long as the `Head`.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,18 @@ use ractor_cluster::node::NodeConnectionMode;
 use ractor_cluster::{NodeServer, NodeServerMessage};
 use tokio::runtime::Runtime;
 
+use super::generators::{Generating, Source};
 use super::{HeadArgs, HeadGateway, HeadMsg, Refusals};
 use crate::cluster::Link;
 use crate::cluster::bulk;
 use crate::cluster::cookie::Cookie;
 use crate::cluster::kit::Kit;
 use crate::cluster::peer::FRAME_SLACK;
+use crate::cluster::recipe::Recipe;
 use crate::cluster::session::{Watcher, node_name};
 use crate::cluster::shelf::Shelf;
+use crate::cluster::tls;
+use crate::cluster::weights::small_files;
 use crate::cluster::wire::{Beat, NodeRow};
 use crate::errors::UserError;
 use crate::observe::Observer;
@@ -60,6 +65,14 @@ impl Head {
     /// # Errors
     /// An address that is not of this machine, or a port that is taken.
     pub fn start(config: HeadConfig) -> Result<Head, UserError> {
+        Head::start_with(config, None)
+    }
+
+    /// As [`Head::start`]; generators may join as well. The recipe's files are filled in here, from the folder `policy`.
+    ///
+    /// # Errors
+    /// As [`Head::start`], or a folder that cannot be read.
+    pub fn start_with(config: HeadConfig, generating: Option<(Generating, &Path)>) -> Result<Head, UserError> {
         let complain = |what: &str, found: String| {
             UserError::new(format!("the cluster's {what} cannot be opened"))
                 .at(format!("cluster.listen = {:?}, cluster.bulk_port = {}", config.listen, config.bulk_port))
@@ -85,14 +98,17 @@ impl Head {
             .map_err(|e| complain("threads", e.to_string()))?;
         let shelf = Arc::<Shelf>::default();
         let kit = serde_json::to_vec(&config.kit).map_err(|e| complain("kit", e.to_string()))?;
+        let places = generating.as_ref().map(|(generating, _)| generating.places_here);
+        let source = generating.map(|(generating, policy)| offered(generating, policy, &shelf)).transpose()?;
         let args = HeadArgs {
-            link: Link::default(),
+            link: places.map_or_else(Link::default, Link::with_generators),
             epoch: config.epoch,
             beat: config.beat,
             evaluation_ms: config.kit.deadline_ms,
             limit: config.limit,
             bulk_port,
             kit: shelf.put(kit),
+            source,
             shelf: shelf.clone(),
             observer: config.observer.clone(),
         };
@@ -102,18 +118,35 @@ impl Head {
             let listener = tokio::net::TcpListener::bind(side).await;
             let listener = listener.map_err(|e| complain("side channel", format!("{side}: {e}")))?;
             tokio::spawn(bulk::serve(listener, shelf.clone(), config.cookie.clone()));
+            let acceptor = config.cookie.tls().and_then(|tls| tls.acceptor()).cloned();
+            let (bind, port) = match &acceptor {
+                None => (address.ip(), address.port()),
+                // Ours is the port that is known; ractor_cluster's own is on the loopback and nobody is told of it.
+                Some(_) => (IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            };
             let server = NodeServer::new(
-                address.port(),
+                port,
                 config.cookie.text().to_string(),
                 node_name(0),
                 "head".into(),
                 None,
                 Some(NodeConnectionMode::Isolated),
             )
-            .with_listen_addr(address.ip())
+            .with_listen_addr(bind)
             .with_max_inbound_frame_size(config.limit as u64 + FRAME_SLACK);
             let started = NodeServer::spawn(None, server, ()).await;
             let (server, _) = started.map_err(|e| complain("port", format!("{address}: {e}")))?;
+            if let Some(acceptor) = acceptor {
+                let listener = tokio::net::TcpListener::bind(address).await;
+                let listener = listener.map_err(|e| complain("port", format!("{address}: {e}")))?;
+                let link = args.link.clone();
+                let refused = move |from, why| {
+                    if let Some(gateway) = link.gateway() {
+                        let _ = gateway.cast(HeadMsg::NoTls(format!("a connection from {from}: {why}")));
+                    }
+                };
+                tokio::spawn(tls::welcome(listener, acceptor, server.clone(), refused));
+            }
             let gateway = HeadGateway::spawn(None, HeadGateway, args.clone()).await;
             let first = gateway.map_err(|e| complain("gateway", e.to_string()))?;
             let keeper = tokio::spawn(keep(first, args, server.clone()));
@@ -167,6 +200,14 @@ impl Head {
         });
         self.runtime.shutdown_timeout(LET_GO);
     }
+}
+
+/// The recipe and its files on the shelf.
+fn offered(generating: Generating, policy: &Path, shelf: &Shelf) -> Result<Source, UserError> {
+    let unreadable = |e: &std::io::Error| UserError::io("read the policy for generators", policy, e);
+    let files = small_files(policy, shelf).map_err(|e| unreadable(&e))?;
+    let recipe = serde_json::to_vec(&Recipe { files, ..generating.recipe }).map_err(|e| unreadable(&e.into()))?;
+    Ok(Source { recipe: shelf.put(recipe), press: generating.press, sample_ms: generating.sample_ms })
 }
 
 type Running = (ractor::ActorRef<HeadMsg>, ractor::concurrency::JoinHandle<()>);
