@@ -3,8 +3,8 @@
 //! Every request proves the cookie (`cookie`), encrypted or not (`tls`). One response holds at most `PIECE_MAX` bytes, so that memory is
 //! bounded by connections times pieces, and a client that was cut off goes on where it stopped.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
@@ -30,14 +30,35 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// And one that has not ended after this: a client opens another.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
 
+/// Refused requests are told together, at most so often: a flood of them must not fill a log.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 struct Shared {
     shelf: Arc<Shelf>,
     cookie: Cookie,
+    /// Refused since they were last told, and when that was.
+    refused: Mutex<(u64, Option<Instant>)>,
+}
+
+impl Shared {
+    fn note_refusal(&self) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.0 += 1;
+        if refused.1.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            let count = std::mem::take(&mut refused.0);
+            refused.1 = Some(Instant::now());
+            tracing::warn!(count, "requests to the side channel without a proof of the cookie are refused");
+        }
+    }
 }
 
 /// What a connection can ask for.
 pub fn router(shelf: Arc<Shelf>, cookie: Cookie) -> Router {
-    Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared { shelf, cookie }))
+    Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared {
+        shelf,
+        cookie,
+        refused: Mutex::default(),
+    }))
 }
 
 /// Serves until the task is dropped.
@@ -92,7 +113,7 @@ fn refuse(shared: &Shared, proved: &Proved, method: &str, digest: &str, headers:
         proved.now();
         return None;
     }
-    tracing::debug!(method, "a request to the side channel without a proof of the cookie is refused");
+    shared.note_refusal();
     // What follows on this connection is not read.
     Some((StatusCode::UNAUTHORIZED, [(CONNECTION, "close")]).into_response())
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Reading order: `wire` (what is said), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
-//! evaluates with), `shelf`, `bulk` and `fetch` (the side channel), `peer` (a connection to a head), `operator`.
+//! evaluates with), `shelf`, `lent`, `bulk`, `guests` and `fetch` (the side channel), `strangers` (who has proved nothing yet), `peer`
+//! (a connection to a head), `operator`.
 //! A node's executors are members of the head's pool (`pool::remote`), so that queue, verdict reuse, leases, attempts and faults
 //! are the same as for executors of its own. A node's generator is one of the head's fleet (`crate::fleet`): the same picture with `fleet` for
 //! pool, `recipe` for kit, and `weights` on the side channel. One gateway a process is remotable; everything else is local.

@@ -235,9 +235,8 @@ pub fn books(dir: &Path, credits: u32) -> Result<Books, RunError> {
             match command {
                 Command::Sample { rollout, .. } => drop(sampled.insert(rollout)),
                 Command::End { rollout, ending } => {
-                    if ends.insert(rollout, ending).is_some() {
-                        books.wrong.push(format!("rollout {rollout} ended twice"));
-                    }
+                    let twice = ends.insert(rollout, ending).is_some();
+                    books.wrong.extend(twice.then(|| format!("rollout {rollout} ended twice")));
                 }
                 _ => {}
             }
@@ -250,7 +249,7 @@ pub fn books(dir: &Path, credits: u32) -> Result<Books, RunError> {
     if !machine.machine.ledger().closes() {
         books.wrong.push(format!("the ledger does not close: {:?}", machine.machine.ledger()));
     }
-    if books.in_flight != u64::from(machine.machine.ledger().in_flight) {
+    if books.in_flight != machine.machine.ledger().in_flight {
         books.wrong.push(format!("{} in flight, the ledger says {:?}", books.in_flight, machine.machine.ledger()));
     }
     let rows = reader.endings(crate::store::rows::PhaseTag::Train)?;
