@@ -250,7 +250,12 @@ struct Asked {
 
 impl Asked {
     fn new() -> std::io::Result<Asked> {
-        Ok(Asked { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, times: 0 })
+        Ok(Asked {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            times: 0,
+            last: None,
+        })
     }
 
     async fn next(&mut self) {
