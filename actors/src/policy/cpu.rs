@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use model::{ModelConfig, ModelError, Tokenizer};
 
-use super::{SamplerSettings, TrainerSettings, folder_writer, sampler_factory, trainer_factory, weights};
+use super::{Adapted, SamplerSettings, TrainerSettings, folder_writer, sampler_factory, trainer_factory, weights};
+use crate::cluster::weights::Publisher;
 use crate::crew::{SamplerFactory, TrainerFactory, Weights};
 use crate::openai::Publish;
 
@@ -21,6 +22,15 @@ pub fn trainer(settings: TrainerSettings) -> TrainerFactory {
 
 pub fn writer(config: ModelConfig, tokenizer: Arc<Tokenizer>) -> Publish {
     folder_writer::<model::CpuInner>(config, tokenizer)
+}
+
+pub fn publisher(config: ModelConfig, adapted: Option<Adapted>) -> Publisher {
+    super::publisher::<model::CpuInner>(config, adapted)
+}
+
+/// Random weights of this shape.
+pub fn random(config: &ModelConfig, seed: u64) -> Weights {
+    weights(config.init::<model::CpuInner>(seed, &Default::default()))
 }
 
 /// The weights of a Hugging Face folder.

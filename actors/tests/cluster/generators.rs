@@ -13,6 +13,7 @@ use actors::crew::{SampleJob, TaskEntry, Weights};
 use actors::fleet::{Fleet, FleetArgs};
 use actors::generator::{Adoption, GeneratorMsg};
 use actors::orchestrator::OrchestratorMsg;
+use actors::policy::cpu;
 use model::lora::LoraConfig;
 use model::lora::config::Target;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -132,7 +133,7 @@ const TOKENS: usize = 100;
 
 fn weights(rig: &Rig, seed: u64) -> Weights {
     let config = model::load_config(&rig.policy).unwrap();
-    actors::policy::weights(config.init::<model::CpuInner>(seed, &Default::default()))
+    cpu::random(&config, seed)
 }
 
 fn open(rig: &Rig, address: &str, beat: Beat, epoch: u64, note: Sender<String>) -> Head {
@@ -176,6 +177,9 @@ fn room(beat: Beat) -> Room {
     }
 }
 
+/// Answers by rollout, faults by code, versions adopted.
+type All = (BTreeMap<u64, Arc<Completion>>, BTreeMap<String, u64>, Vec<u64>);
+
 impl Room {
     fn head(&self) -> &Head {
         self.head.as_ref().unwrap()
@@ -213,10 +217,7 @@ impl Room {
     }
 
     /// Every answer, those that a fault hit asked for again, as the machine does; the faults by code, and the versions adopted.
-    fn all_of(
-        &self,
-        rollouts: std::ops::Range<u64>,
-    ) -> (BTreeMap<u64, Arc<Completion>>, BTreeMap<String, u64>, Vec<u64>) {
+    fn all_of(&self, rollouts: std::ops::Range<u64>) -> All {
         let (mut answers, mut faults, mut adopted) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let until = Instant::now() + PATIENCE;
         while answers.len() < (rollouts.end - rollouts.start) as usize {

@@ -12,7 +12,7 @@ use actors::cluster::weights::Press;
 use actors::config::Device;
 use actors::crew::Crew;
 use actors::orchestrator::RunEnd;
-use actors::policy::{Adapted, publisher};
+use actors::policy::{Adapted, cpu};
 use actors::stop::StopToken;
 use actors::store::rows::PhaseTag;
 
@@ -87,7 +87,7 @@ pub fn generating(rig: &Rig, here: usize) -> Generating {
             tagged: true,
         },
         press: Press {
-            publisher: publisher::<model::CpuInner>(config, adapted),
+            publisher: cpu::publisher(config, adapted),
             folder: rig.run_dir.join("published"),
             shared: None,
             epoch: 1,

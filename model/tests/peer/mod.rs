@@ -65,10 +65,13 @@ impl Case {
     }
 }
 
+fn numbers(data: &[u8]) -> Vec<f32> {
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
 fn batch(path: &Path) -> Batch {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let numbers = |data: &[u8]| data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let width = file.tensor("tokens").unwrap().shape()[1];
     let values: BTreeMap<String, Vec<f32>> =
         file.tensors().into_iter().map(|(name, view)| (name, numbers(view.data()))).collect();
@@ -100,8 +103,12 @@ pub fn found<AB: AutodiffBackend + Kernels>(
     assert!(report.applied);
     found.insert("loss".into(), vec![report.loss as f32]);
     let gradients = learner.inference().map(&mut Moments::of(&learner));
-    for tensor in model::save::named_tensors(&config, &gradients) {
-        found.insert(format!("grad.{}", tensor.name), tensor.values);
+    // By transformers' names and in its layout, as weights are saved.
+    let dir = tempfile::tempdir().unwrap();
+    model::save_weights(&dir.path().join("w"), &config, &gradients).unwrap();
+    let bytes = std::fs::read(dir.path().join("w")).unwrap();
+    for (name, view) in safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors() {
+        found.insert(format!("grad.{name}"), numbers(view.data()));
     }
     found
 }
