@@ -199,10 +199,11 @@ impl Scene {
     pub fn heard(&self, since: Instant, text: &str, times: usize) -> Result<Instant, String> {
         let until = Instant::now() + PATIENCE;
         loop {
+            if let (1, Some(at)) = (times, self.head.said(text, since)) {
+                return Ok(at);
+            }
             if self.head.count(text, since) >= times {
-                return Ok(
-                    Instant::now().min(self.head.said(text, since).filter(|_| times == 1).unwrap_or_else(Instant::now))
-                );
+                return Ok(Instant::now());
             }
             if Instant::now() >= until {
                 return Err(format!("the head does not say `{text}`: {}", self.head.tail()));

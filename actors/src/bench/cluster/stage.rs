@@ -161,7 +161,14 @@ impl Stage {
                 break;
             }
             if began.elapsed() > PATIENCE || stop.asked() {
-                let found = format!("{ready} after {} s", began.elapsed().as_secs());
+                let ended = stage.nodes.0.iter_mut().filter_map(|node| node.try_wait().ok().flatten());
+                let ended: Vec<String> = ended.map(|status| status.to_string()).collect();
+                let here = stage.head.rows().len();
+                let found = format!(
+                    "{ready} of {} ready after {} s, {here} have reported, processes that ended: {ended:?}",
+                    config.nodes,
+                    began.elapsed().as_secs()
+                );
                 return Err(broken(&config, "nodes do not join", found));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -180,6 +187,8 @@ impl Stage {
         let mut command = Command::new(&exe);
         command.args(["join", &self.address, "--role", "executor", "--name", name]);
         command.args(["--workers", &self.config.workers.to_string()]).env("TROUPE_COOKIE", &self.cookie);
+        // A run file here is of another run.
+        command.current_dir(std::env::temp_dir());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map_err(failed)
     }
