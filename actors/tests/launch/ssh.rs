@@ -94,7 +94,7 @@ fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     let mut running = Running::start(command(&place, &args), PATIENCE);
     running.wait_for("head         | step    1");
     // What runs there was started by sshd, and nobody can read the cookie off it.
-    let node = process(&format!("join 127.0.0.1:{port}"), "/troupe join");
+    let node = process(&format!("join 127.0.0.1:{port}"), "--role executor");
     let secret = std::fs::read_to_string(place.path().join("r/launch/cookie")).unwrap();
     assert!(processes(&secret).is_empty(), "the cookie can be seen");
     // It dies; ssh says so, and the node is started again.
