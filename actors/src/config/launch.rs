@@ -111,8 +111,11 @@ const ONLY: &[(&str, &[Mode])] = &[
     ("k8s_seccomp", &[Mode::K8s]),
 ];
 
+/// How many nodes there are to be.
+type Count = fn(&Launch) -> u32;
+
 /// Keys that count only where there are such nodes at all.
-const OF_NODES: &[(&str, &str, fn(&Launch) -> u32)] = &[
+const OF_NODES: &[(&str, &str, Count)] = &[
     ("workers", "executors", |l| l.executors),
     ("executor_gpus", "executors", |l| l.executors),
     ("executor_cpus", "executors", |l| l.executors),
