@@ -111,7 +111,7 @@ const ONLY: &[(&str, &[Mode])] = &[
     ("k8s_seccomp", &[Mode::K8s]),
 ];
 
-/// How many nodes of a kind there are.
+/// How many nodes there are to be.
 type Count = fn(&Launch) -> u32;
 
 /// Keys that count only where there are such nodes at all.

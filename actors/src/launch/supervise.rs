@@ -212,6 +212,12 @@ async fn live(
     part: &Part,
     ending: &mut watch::Receiver<bool>,
 ) -> Result<Option<ExitStatus>, UserError> {
+    if let (Place::Host(_), true) = (&part.place, launched.config.launch.ssh_tunnel) {
+        tokio::select! {
+            () = listening(&launched.config) => {}
+            () = ended(ending) => return Ok(None),
+        }
+    }
     let command = launched.command(part)?;
     let program = command.get_program().to_owned();
     let started = Child::start(command, &part.name, Some(launched.cookie.text()), false, &launched.tell).await;
@@ -232,6 +238,21 @@ async fn live(
         }
     }
     Ok(None)
+}
+
+/// Until the head listens. A tunnel takes connections before that, and ends them: a node would hold itself to be refused. Asked at the
+/// side channel, where a connection without a request is no stranger. The launch, which ends with the head, is the limit.
+async fn listening(config: &Config) {
+    let here = config.cluster.here();
+    let host = here.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host).to_string();
+    let address = format!("{host}:{}", config.cluster.side_port());
+    loop {
+        let dialled = tokio::time::timeout(LAST_CALL, tokio::net::TcpStream::connect(&address)).await;
+        if matches!(dialled, Ok(Ok(_))) {
+            return;
+        }
+        tokio::time::sleep(ONE_WISH).await;
+    }
 }
 
 /// Until everything is to end.
@@ -270,5 +291,25 @@ impl Asked {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted: `side_port` without `bulk_port`. Seen: it waits for another port.
+    #[tokio::test]
+    async fn a_tunnel_waits_for_the_heads_side_channel() {
+        let hold = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = hold.local_addr().unwrap().port();
+        let mut config = Config::builtin().unwrap();
+        (config.cluster.listen, config.cluster.bulk_port) = ("0.0.0.0:1".into(), port);
+        drop(hold);
+        let waiting = listening(&config);
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(), "nobody listens yet");
+        let _head = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
     }
 }

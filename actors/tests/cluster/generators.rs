@@ -219,10 +219,9 @@ impl Room {
     /// Every answer, those that a fault hit asked for again, as the machine does; the faults by code, and the versions adopted.
     fn all_of(&self, rollouts: std::ops::Range<u64>) -> All {
         let (mut answers, mut faults, mut adopted) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let until = Instant::now() + PATIENCE;
+        // The time is for each next thing, not for all: a loaded machine is slow.
         while answers.len() < (rollouts.end - rollouts.start) as usize {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.told.recv_timeout(left).expect("every answer ends in time") {
+            match self.told.recv_timeout(PATIENCE).expect("every answer ends in time") {
                 Told::Adopted(policy) => adopted.push(policy),
                 Told::Ended((rollout, _, Ok(completion))) => {
                     assert_eq!(completion.tokens.len(), TOKENS);
@@ -288,10 +287,10 @@ fn weights_are_adopted_while_answers_are_under_way_and_versions_between_are_left
     let room = room(BEAT);
     let _node = room.join("one", 8);
     room.ready(1);
-    room.give(0..4000, 0);
+    room.give(0..1000, 0);
     room.busy(8);
     (1..=12).for_each(|version| room.adopt(version));
-    let (answers, faults, mut adopted) = room.all_of(0..4000);
+    let (answers, faults, mut adopted) = room.all_of(0..1000);
     assert!(faults.is_empty(), "{faults:?}");
     wait_for("the newest version", || {
         adopted.extend(room.told.try_iter().filter_map(|told| match told {
@@ -301,12 +300,12 @@ fn weights_are_adopted_while_answers_are_under_way_and_versions_between_are_left
         (adopted.last() == Some(&12)).then_some(())
     });
     let mixed = answers.values().filter(|c| c.spans.len() > 1).count();
-    println!("adopted {adopted:?}; {mixed} of 4000 answers over more than one version");
+    println!("adopted {adopted:?}; {mixed} of 1000 answers over more than one version");
     assert!(mixed > 0, "none was under way when weights changed");
     assert!(adopted.len() < 12, "{adopted:?}: none was left out");
     // Nothing begins under an old version where a newer one is asked for.
-    room.give(4000..4020, 12);
-    let (answers, ..) = room.all_of(4000..4020);
+    room.give(1000..1020, 12);
+    let (answers, ..) = room.all_of(1000..1020);
     assert!(answers.values().all(|c| c.spans.len() == 1 && c.spans[0].policy.0 == 12));
 }
 
@@ -372,7 +371,7 @@ fn a_frozen_generator_is_noticed_by_the_defaults() {
     let room = room(BEAT);
     let victim = room.join("victim", 4);
     room.ready(1);
-    room.give(0..4000, 0);
+    room.give(0..1000, 0);
     room.busy(4);
     let began = Instant::now();
     victim.signal("STOP");

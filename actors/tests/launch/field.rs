@@ -111,11 +111,12 @@ pub fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// The one process of a launch with these words on its command line.
+/// The one process of a launch with these words on its command line; `ssh` has those of the host's on its own.
 #[track_caller]
 pub fn process(mark: &str, words: &str) -> i32 {
     wait_for(words, || {
-        let all: Vec<(i32, String)> = processes(mark).into_iter().filter(|(_, line)| line.contains(words)).collect();
+        let all: Vec<(i32, String)> =
+            processes(mark).into_iter().filter(|(_, line)| line.contains(words) && !line.starts_with("ssh ")).collect();
         match &all[..] {
             [(pid, _)] => Ok(*pid),
             others => Err(format!("{others:?}")),

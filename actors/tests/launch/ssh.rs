@@ -72,7 +72,7 @@ fn sshd(place: &Place) -> Result<(Sshd, u16), String> {
 #[test]
 fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     let _alone = field::alone();
-    let Some(place) = field::place("[run]\nsteps = 12") else { return };
+    let Some(place) = field::place("[run]\nsteps = 30") else { return };
     let server = match sshd(&place) {
         Ok((server, _)) => server,
         Err(reason) => return eprintln!("{reason}"),
@@ -94,7 +94,7 @@ fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     let mut running = Running::start(command(&place, &args), PATIENCE);
     running.wait_for("head         | step    1");
     // What runs there was started by sshd, and nobody can read the cookie off it.
-    let node = process(&format!("join 127.0.0.1:{port}"), "/troupe join");
+    let node = process(&format!("join 127.0.0.1:{port}"), "--role executor");
     let secret = std::fs::read_to_string(place.path().join("r/launch/cookie")).unwrap();
     assert!(processes(&secret).is_empty(), "the cookie can be seen");
     // It dies; ssh says so, and the node is started again.
@@ -110,10 +110,10 @@ fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     drop(running);
     let got = Running::start(command(&place, &["launch", "ssh", "--resume", "r"]), PATIENCE).end();
     got.succeeds();
-    assert!(got.out.contains("steps      12 (policy 12)"), "{}", got.out);
+    assert!(got.out.contains("steps      30 (policy 30)"), "{}", got.out);
     let count = passed(&place, "r");
     println!("killed after {steps} steps, resumed; {count} passed, all on the host");
-    assert!(count >= 48, "{count}");
+    assert!(count >= 120, "{count}");
     gone(&format!("join 127.0.0.1:{port}"));
     drop(server);
 }

@@ -79,16 +79,25 @@ fn pss_kib(pid: u32) -> f64 {
 mod tests {
     use super::*;
 
-    /// Planted: children are not followed. Seen: one process where two are.
+    /// A shell that holds 32 MiB, and a child of it. Planted: children are not followed. Seen: one process where two are.
     #[test]
     fn children_count_and_memory_that_is_used_shows() {
-        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
-        let before = tree(std::process::id());
-        let held = vec![1u8; 64 << 20];
-        let after = tree(std::process::id());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(before.1 >= 2 && before.0 > 0.0, "{before:?}");
-        assert!(after.0 >= before.0 + 48.0, "{before:?} {after:?} {}", held.len());
+        let script = "held=$(head -c 33554432 /dev/zero | tr '\\0' x); sleep 30; echo ${#held}";
+        let mut shell = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(25);
+        let seen = loop {
+            let seen = tree(shell.id());
+            if (seen.0 >= 32.0 && seen.1 == 2) || std::time::Instant::now() > until {
+                break seen;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let sleeper = members(shell.id())[1..].to_vec();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        for pid in sleeper {
+            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+        }
+        assert!(seen.0 >= 32.0 && seen.1 == 2, "{seen:?}");
     }
 }
