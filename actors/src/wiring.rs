@@ -39,6 +39,7 @@ use crate::crew::Crew;
 use crate::generator::{Adoption, Generator, GeneratorArgs, GeneratorMsg};
 use crate::judge::{Judge, JudgeArgs, JudgeMsg};
 use crate::learner::{Learner, LearnerArgs, LearnerMsg, Pen};
+use crate::logbook::Logbook;
 use crate::orchestrator::OrchestratorMsg;
 use crate::pool::{Pool, PoolArgs, PoolMsg};
 
@@ -85,7 +86,12 @@ pub async fn spawn_judge(capacities: &Capacities, out: &ActorRef<OrchestratorMsg
     Ok(Judge::spawn_linked(None, Judge, args, out.get_cell()).await?.0)
 }
 
-pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<OrchestratorMsg>) -> Spawned<PoolMsg> {
+pub async fn spawn_pool(
+    crew: &Crew,
+    capacities: &Capacities,
+    logbook: &Logbook,
+    out: &ActorRef<OrchestratorMsg>,
+) -> Spawned<PoolMsg> {
     let args = PoolArgs {
         factory: crew.verifier.clone(),
         llm_judge: crew.llm_judge.clone(),
@@ -95,6 +101,7 @@ pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<Orc
         reuse_verdicts: capacities.reuse_verdicts,
         verdicts_max: VERDICTS_MAX,
         cluster: crew.cluster.clone(),
+        logbook: logbook.clone(),
         out: out.clone(),
     };
     Ok(Pool::spawn_linked(None, Pool, args, out.get_cell()).await?.0)

@@ -163,6 +163,8 @@ pub struct Learner<AB: AutodiffBackend> {
     unmerged: bool,
     workers: Vec<host::Worker>,
     device: device::Slot,
+    /// Of the last step's samples.
+    seen: Vec<Scored>,
 }
 
 /// What several passes may have to go back to.
@@ -197,7 +199,14 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             unmerged: false,
             workers,
             device: device::Slot::new(GpuCompute::default()),
+            seen: Vec::new(),
         }
+    }
+
+    /// Log-probs and entropies (nats) of each sample's tokens of the last `train_step`, as they were before it updated anything.
+    pub fn take_seen(&mut self) -> Vec<(Vec<f32>, Vec<f32>)> {
+        let narrow = |all: Vec<f64>| all.into_iter().map(|x| x as f32).collect();
+        std::mem::take(&mut self.seen).into_iter().map(|s| (narrow(s.logprobs), narrow(s.entropies))).collect()
     }
 
     /// How to compute. With `threads` the sums of gradients are ordered differently: results agree to rounding.
@@ -297,6 +306,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 report.loss = total;
                 report.grad_norm = norm;
                 batch.describe(&scored, &mut report);
+                self.seen = scored;
                 report.alarms = self.guard.look(&self.memory, &report);
                 self.memory.lower(&self.guard, &report.alarms);
             } else if !total.is_finite() || !norm.is_finite() {

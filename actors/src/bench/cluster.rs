@@ -193,6 +193,7 @@ async fn start_pool(head: &Head, to: Sender<bool>) -> Result<ActorRef<PoolMsg>, 
         reuse_verdicts: false,
         verdicts_max: 0,
         cluster: Some(head.link()),
+        logbook: Default::default(),
         out,
     };
     Ok(Pool::spawn(None, Pool, args).await?.0)

@@ -18,6 +18,9 @@ use crate::inspect::{InspectError, Run};
 pub const TURN: Duration = Duration::from_secs(10);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;
+/// Seconds of the timeline where none are asked for, and at most.
+const WINDOW_S: u64 = 120;
+const WINDOW_MAX_S: u64 = 24 * 3600;
 
 type Asked = State<Arc<Shared>>;
 
@@ -72,6 +75,20 @@ pub async fn rollout(State(shared): Asked, Path(id): Path<u64>) -> Response {
     ask(shared, move |run| Ok(run.rollout_page(id)?)).await
 }
 
+/// The same as text, for a terminal.
+pub async fn rollout_text(State(shared): Asked, Path(id): Path<u64>) -> Response {
+    ask(shared, move |run| {
+        let detail = run.reader()?.rollout(id)?;
+        Ok(detail.map(|detail| crate::cli::show::text(&detail, run.config())))
+    })
+    .await
+}
+
+/// Whether there is something new, for those who cannot listen.
+pub async fn pulse(State(shared): Asked) -> Response {
+    Json(shared.run.pulse()).into_response()
+}
+
 pub async fn compare(State(shared): Asked, Path((id, other)): Path<(u64, u64)>) -> Response {
     ask(shared, move |run| Ok(diff::compare(run, id, other)?)).await
 }
@@ -86,4 +103,14 @@ pub async fn task(State(shared): Asked, Path(name): Path<String>) -> Response {
 
 pub async fn crew(State(shared): Asked) -> Response {
     ask(shared, |run| Ok(Some(run.crew()?))).await
+}
+
+#[derive(Deserialize)]
+pub struct Window {
+    window_s: Option<u64>,
+}
+
+pub async fn timeline(State(shared): Asked, Query(window): Query<Window>) -> Response {
+    let window = window.window_s.unwrap_or(WINDOW_S).min(WINDOW_MAX_S);
+    ask(shared, move |run| Ok(Some(run.timeline(window)?))).await
 }

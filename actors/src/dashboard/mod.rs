@@ -82,10 +82,13 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/overview", get(api::overview))
         .route("/api/rollouts", get(api::rollouts))
         .route("/api/rollout/{id}", get(api::rollout))
+        .route("/api/pulse", get(api::pulse))
+        .route("/api/rollout/{id}/text", get(api::rollout_text))
         .route("/api/rollout/{id}/diff/{other}", get(api::compare))
         .route("/api/tasks", get(api::tasks))
         .route("/api/task/{name}", get(api::task))
         .route("/api/crew", get(api::crew))
+        .route("/api/timeline", get(api::timeline))
         .route("/api/live", get(live::live))
         .route("/metrics", get(scrape::metrics))
         .layer(from_fn_with_state(shared.clone(), guard::known_only));

@@ -9,6 +9,7 @@ pub mod anatomy;
 pub mod crew;
 pub mod filter;
 pub mod follow;
+pub mod notes;
 pub mod overview;
 pub mod query;
 pub mod table;
@@ -16,11 +17,11 @@ pub mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rollout::task::TaskSpec;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -44,7 +45,7 @@ pub enum InspectError {
 }
 
 /// What changes while a run is followed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulse {
     /// Rises with everything that is new.
     pub version: u64,
@@ -68,6 +69,7 @@ pub struct Run {
     config: Option<Config>,
     pulse: watch::Sender<Pulse>,
     tokenizer: OnceLock<Option<model::Tokenizer>>,
+    notes: Mutex<notes::Notes>,
 }
 
 impl Run {
@@ -91,6 +93,7 @@ impl Run {
             config,
             pulse: watch::Sender::default(),
             tokenizer: OnceLock::new(),
+            notes: Mutex::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alarms::{Alarm, alarms};
@@ -16,7 +16,7 @@ const INTERVALS: usize = 120;
 /// Without a change for this long, a run without a summary is called quiet.
 const QUIET_MS: u64 = 15_000;
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Overview {
     pub run_dir: String,
     /// The version of Troupe that began the run.
@@ -43,7 +43,7 @@ pub struct Overview {
     pub steps_planned: Option<u64>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "text")]
 pub enum Status {
     Running(String),
@@ -53,7 +53,7 @@ pub enum Status {
 }
 
 /// Curves over one axis. A value that a step does not have is null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curves {
     pub x: Vec<f64>,
     pub y: BTreeMap<String, Vec<Option<f64>>>,

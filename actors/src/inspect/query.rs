@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rollout::id::TaskId;
 use rusqlite::types::Value;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::filter::{Filter, column_of, field_names};
 use super::table::{Column, Table};
@@ -31,7 +31,7 @@ pub struct Query {
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Page {
     pub rollouts: Vec<RolloutSummary>,
     /// Rollouts for which the filter holds; `None` where a search ended before it had seen all.

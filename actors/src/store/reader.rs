@@ -8,7 +8,7 @@ use rollout::journal::{Record, Snapshot};
 use rollout::outcome::{ExecReport, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::pack::{unpack_f32s, unpack_u32s};
 use super::rows::{PhaseTag, StepRow};
@@ -21,7 +21,7 @@ pub struct Reader {
 }
 
 /// One rollout without its long columns: what a list shows. Absent fields are not known yet.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutSummary {
     pub id: u64,
     pub phase: PhaseTag,
@@ -90,6 +90,10 @@ impl Reader {
     /// Opens the store of a run directory.
     pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
         Ok(Reader { connection: schema::open_reader(&super::path(run_dir))? })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// A value of the `meta` table (`docs/store.md` lists the keys).
