@@ -18,6 +18,7 @@ use crate::inspect::filter::Filter;
 pub fn export(args: ExportArgs) -> Done {
     let filter = args.filter.as_deref().map(Filter::parse).transpose()?;
     check(&args)?;
+    crate::inspect::yield_to_the_run();
     let run = Run::open(&args.run_dir).map_err(failure)?;
     let out = args.out.as_deref();
     match args.format {

@@ -8,8 +8,9 @@ mod guard;
 mod live;
 mod scrape;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::Router;
@@ -31,6 +32,8 @@ pub struct Shared {
     questions: Semaphore,
     /// Open live streams.
     streams: AtomicUsize,
+    /// Answers that serve several viewers.
+    answers: Mutex<HashMap<&'static str, api::Answer>>,
 }
 
 /// A server that is bound and not serving yet.
@@ -51,7 +54,7 @@ impl Dashboard {
         run.follow(stop.clone())?;
         let guard = Guard::new(listener.local_addr()?, access);
         let shared =
-            Arc::new(Shared { run, guard, questions: Semaphore::new(QUESTIONS), streams: AtomicUsize::new(0) });
+            Arc::new(Shared { run, guard, questions: Semaphore::new(QUESTIONS), streams: AtomicUsize::new(0), answers: Mutex::default() });
         Ok(Dashboard { listener, router: router(shared), stop })
     }
 

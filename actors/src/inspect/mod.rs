@@ -34,6 +34,16 @@ use table::Table;
 const EVERY: Duration = Duration::from_millis(250);
 /// A look that took long is followed by a pause of this many times its duration: a viewer stays a small part of a processor.
 const REST: u32 = 4;
+/// The lowest of priorities.
+const NICE: i32 = 19;
+
+/// Gives this process's processor time away to whoever needs it, a run above all. For the thread that calls it and those that it
+/// starts later; where it is not allowed nothing changes.
+pub fn yield_to_the_run() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "the priority stays");
+    }
+}
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]

@@ -89,3 +89,50 @@ impl Drop for Sampler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use sandbox::gpu::fake::FakeInventory;
+    use sandbox::gpu::inventory::{Device, Reading};
+
+    use super::*;
+    use crate::store::{Reader, StoreConfig, Writer};
+
+    #[test]
+    fn each_gpu_is_noted_with_what_it_reads_and_one_that_cannot_be_read_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let device = |n: u32| Device { uuid: format!("GPU-{n}"), index: n, name: "H200".into(), ..Device::default() };
+        let inventory = FakeInventory::with([device(0), device(3)]);
+        let reading = |sm_mhz| Reading { sm_mhz, power_mw: 350_500, temperature_c: 61, ..Reading::default() };
+        inventory.script("GPU-0", [Ok(reading(1980)), Ok(reading(1500))]);
+        inventory.script("GPU-3", [Err("lost".to_string())]);
+        let source = |uuid: &str, position| GpuSource {
+            uuid: uuid.into(),
+            position,
+            of: 2,
+            load: Box::new(move || (position == 0).then_some((1, 2, 3))),
+        };
+        let gpus = vec![source("GPU-0", 0), source("GPU-3", 1)];
+        let book = Logbook::start(writer.handle()).unwrap();
+        let sampler = Sampler::start(Arc::new(inventory), gpus, book, Duration::from_millis(20)).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let seen = loop {
+            let seen = Reader::open(dir.path()).unwrap().samples_after(0, 100).unwrap();
+            if seen.len() >= 4 {
+                break seen;
+            }
+            assert!(Instant::now() < until, "the GPUs were never noted");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        drop(sampler);
+        let said: Vec<(&str, &Value)> = seen.iter().map(|s| (s.row.source.as_str(), &s.row.value)).collect();
+        assert_eq!((said[0].0, said[1].0, said[2].0), ("gpu 0", "gpu 3", "gpu 0"));
+        assert_eq!((&said[0].1["sm_mhz"], &said[2].1["sm_mhz"]), (&json!(1980), &json!(1500)));
+        assert_eq!((&said[0].1["power_w"], &said[0].1["waiting_to_time"]), (&json!(350.5), &json!(3)));
+        assert!(said[1].1["error"].as_str().unwrap().contains("lost"), "{:?}", said[1]);
+        writer.stop().unwrap();
+    }
+}
