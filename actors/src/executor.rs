@@ -119,7 +119,10 @@ impl Actor for Executor {
 
 /// The task: returns when the actor is gone.
 async fn work(args: &ExecutorArgs, mut jobs: mpsc::Receiver<ExecJob>) -> Result<(), Fault> {
+    let mut starting = args.logbook.begin(lane(args.number), None, None);
+    starting.stage("start");
     let mut verifier = Some((args.factory)(args.number).await?);
+    starting.end("started");
     while let Some(job) = jobs.recv().await {
         let live = match verifier.take() {
             Some(live) => live,

@@ -223,8 +223,9 @@ mod tests {
         let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
         let handle = writer.handle();
         let count = 12_000;
-        let happening =
-            |n: u64| Op::Happening(HappeningRow { at_ms: n, actor: String::new(), what: String::new(), detail: String::new() });
+        let happening = |n: u64| {
+            Op::Happening(HappeningRow { at_ms: n, actor: String::new(), what: String::new(), detail: String::new() })
+        };
         for n in 0..count {
             handle.send(vec![happening(n)]).unwrap();
         }

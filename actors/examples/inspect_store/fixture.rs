@@ -6,7 +6,9 @@ use std::sync::Arc;
 use actors::bench::standins;
 use actors::config::Settings;
 use actors::store::rows::{EndingRow, PhaseTag, StepRow};
-use actors::store::{FaultRow, HappeningRow, Op, RowPatch, SampleRow, SpanRow, StoreConfig, StoreError, StoreHandle, TokenScores, Writer};
+use actors::store::{
+    FaultRow, HappeningRow, Op, RowPatch, SampleRow, SpanRow, StoreConfig, StoreError, StoreHandle, TokenScores, Writer,
+};
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::event::Ending;
 use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};

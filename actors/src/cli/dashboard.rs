@@ -27,7 +27,6 @@ pub fn dashboard(args: DashboardArgs) -> Done {
                 .hint("or leave out --listen and reach it through `ssh -L 7007:127.0.0.1:7007 HOST`"),
         ));
     }
-    crate::inspect::yield_to_the_run();
     let run = Arc::new(Run::open(&args.run_dir).map_err(failure)?);
     let access = Access { token, hosts: args.hosts };
     runtime()?.block_on(async {

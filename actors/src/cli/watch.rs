@@ -12,7 +12,6 @@ use crate::watch::source::{Remote, Source};
 use crate::watch::{WatchError, watch as show};
 
 pub fn watch(args: WatchArgs) -> Done {
-    crate::inspect::yield_to_the_run();
     let given = args.run_dir.to_string_lossy();
     let source = if given.starts_with("http://") || given.starts_with("https://") {
         let token = token(args.token_file.as_deref())?;

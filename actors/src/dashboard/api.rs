@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{Shared, diff};
 use crate::inspect::query::Query as Wanted;
-use crate::inspect::{InspectError, Run};
+use crate::inspect::{InspectError, Run, yield_to_the_run};
 
 /// Longest wait of a question for its turn.
 pub const TURN: Duration = Duration::from_secs(10);
@@ -36,7 +36,12 @@ async fn ask<T: Serialize + Send + 'static>(
     let busy = || error(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once; ask again in a moment");
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else { return busy() };
     let run = shared.run.clone();
-    match tokio::task::spawn_blocking(move || question(&run)).await {
+    let answer = move || {
+        // These threads do nothing but answer; the server itself stays quick.
+        yield_to_the_run();
+        question(&run)
+    };
+    match tokio::task::spawn_blocking(answer).await {
         Ok(Ok(Some(answer))) => Json(answer).into_response(),
         Ok(Ok(None)) => error(StatusCode::NOT_FOUND, "this run has no such thing"),
         Ok(Err(InspectError::User(e))) => {
@@ -60,10 +65,13 @@ async fn ask_once<T: Serialize + Send + 'static>(
     let version = shared.run.pulse().version;
     let known = {
         let answers = shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.get(name).filter(|a| {
-            let age = a.at.elapsed();
-            age < FRESH || (a.version == version && age < STALE)
-        }).map(|a| a.body.clone())
+        answers
+            .get(name)
+            .filter(|a| {
+                let age = a.at.elapsed();
+                age < FRESH || (a.version == version && age < STALE)
+            })
+            .map(|a| a.body.clone())
     };
     let kind = [(CONTENT_TYPE, "application/json")];
     if let Some(body) = known {

@@ -10,8 +10,8 @@ mod scrape;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -53,8 +53,13 @@ impl Dashboard {
         let stop = Arc::new(AtomicBool::new(false));
         run.follow(stop.clone())?;
         let guard = Guard::new(listener.local_addr()?, access);
-        let shared =
-            Arc::new(Shared { run, guard, questions: Semaphore::new(QUESTIONS), streams: AtomicUsize::new(0), answers: Mutex::default() });
+        let shared = Arc::new(Shared {
+            run,
+            guard,
+            questions: Semaphore::new(QUESTIONS),
+            streams: AtomicUsize::new(0),
+            answers: Mutex::default(),
+        });
         Ok(Dashboard { listener, router: router(shared), stop })
     }
 

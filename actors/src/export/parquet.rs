@@ -88,13 +88,8 @@ pub const STEPS: Columns = &[
     ("report", Kind::Text),
     ("batch", Kind::Text),
 ];
-pub const FAULTS: Columns = &[
-    ("rollout", Kind::Int),
-    ("attempt", Kind::Int),
-    ("code", Kind::Text),
-    ("message", Kind::Text),
-    ("at", Kind::Int),
-];
+pub const FAULTS: Columns =
+    &[("rollout", Kind::Int), ("attempt", Kind::Int), ("code", Kind::Text), ("message", Kind::Text), ("at", Kind::Int)];
 
 fn int<T: TryInto<i64>>(value: Option<T>) -> Cell {
     value.and_then(|v| v.try_into().ok()).map_or(Cell::None, Cell::Int)
@@ -371,7 +366,9 @@ mod tests {
             Field::Double(v) => Cell::Real(*v),
             Field::Bool(v) => Cell::Flag(*v),
             Field::Str(v) => Cell::Text(v.clone()),
-            Field::ListInternal(all) if all.elements().iter().all(|f| matches!(f, Field::UInt(_))) && !is_reals(all) => {
+            Field::ListInternal(all)
+                if all.elements().iter().all(|f| matches!(f, Field::UInt(_))) && !is_reals(all) =>
+            {
                 let number = |f: &Field| if let Field::UInt(v) = f { *v } else { 0 };
                 Cell::Ints(all.elements().iter().map(number).collect())
             }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::ExportError;
 use crate::inspect::Run;
 use crate::inspect::filter::Filter;
+use crate::inspect::query::summary;
 use crate::store::SpanRow;
 
 /// Rows of one read.
@@ -79,9 +80,10 @@ pub fn write(run: &Run, filter: Option<&Filter>, out: impl Write) -> Result<usiz
             write_span(&mut trace, span, tid)?;
         }
     }
-    for id in run.matching(filter)? {
-        let summary = run.table().row(id).and_then(|row| crate::inspect::query::summary(&run.table(), row));
-        let Some(s) = summary else { continue };
+    let ids = run.matching(filter)?;
+    let table = run.table();
+    for id in ids {
+        let Some(s) = table.row(id).and_then(|row| summary(&table, row)) else { continue };
         let (Some(from), Some(to)) = (s.sampled_at, s.ended_at) else { continue };
         let args = json!({
             "task": s.task, "phase": s.phase, "verdict": s.verdict, "ending": s.ending, "step": s.step,
@@ -131,7 +133,8 @@ pub fn write(run: &Run, filter: Option<&Filter>, out: impl Write) -> Result<usiz
 fn write_span<W: Write>(trace: &mut Trace<W>, span: &SpanRow, tid: u32) -> std::io::Result<()> {
     let last = span.stages.last().map_or(0, |(_, at)| *at);
     let to = span.ended_ms.unwrap_or(span.began_ms + last);
-    let name = span.rollout.map_or_else(|| "update".to_string(), |id| format!("rollout {id}"));
+    let other = if span.lane == "learner" { "update" } else { "no rollout" };
+    let name = span.rollout.map_or_else(|| other.to_string(), |id| format!("rollout {id}"));
     let args = json!({ "rollout": span.rollout, "attempt": span.attempt, "ending": span.ending });
     trace.slice(&name, tid, span.began_ms, to, args)?;
     for (n, (stage, at)) in span.stages.iter().enumerate() {

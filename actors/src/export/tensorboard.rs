@@ -52,11 +52,8 @@ pub fn write(run: &Run, folder: &Path) -> Result<(PathBuf, usize), ExportError> 
     let began = reader.meta("started_at")?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let path = folder.join(format!("events.out.tfevents.{:010}.troupe", began / 1000));
     let mut out = BufWriter::new(std::fs::File::create(&path)?);
-    let first = Event {
-        wall_time: began as f64 / 1000.0,
-        file_version: Some("brain.Event:2".into()),
-        ..Event::default()
-    };
+    let first =
+        Event { wall_time: began as f64 / 1000.0, file_version: Some("brain.Event:2".into()), ..Event::default() };
     record(&mut out, &first)?;
     let mut events = 1;
     for row in reader.steps()? {

@@ -8,8 +8,8 @@ use super::Run;
 use super::notes::Place;
 use super::query::summary;
 use crate::cli::arithmetic;
-use crate::store::{StoreError, TokenScores};
 use crate::store::reader::{FaultEntry, RolloutDetail, RolloutSummary};
+use crate::store::{StoreError, TokenScores};
 
 /// Most tokens that are shown one by one.
 const TOKENS_MAX: usize = 16_384;

@@ -15,6 +15,7 @@ pub mod query;
 pub mod table;
 pub mod tasks;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
@@ -37,9 +38,15 @@ const REST: u32 = 4;
 /// The lowest of priorities.
 const NICE: i32 = 19;
 
-/// Gives this process's processor time away to whoever needs it, a run above all. For the thread that calls it and those that it
-/// starts later; where it is not allowed nothing changes.
+/// Gives this thread's processor time away to whoever needs it, a run above all. Threads that it starts later do the same; where
+/// it is not allowed nothing changes.
 pub fn yield_to_the_run() {
+    thread_local! {
+        static DONE: Cell<bool> = const { Cell::new(false) };
+    }
+    if DONE.replace(true) {
+        return;
+    }
     if let Err(error) = rustix::process::nice(NICE) {
         tracing::debug!(%error, "the priority stays");
     }
@@ -80,6 +87,7 @@ pub struct Run {
     pulse: watch::Sender<Pulse>,
     tokenizer: OnceLock<Option<model::Tokenizer>>,
     notes: Mutex<notes::Notes>,
+    metrics: Mutex<overview::Metrics>,
 }
 
 impl Run {
@@ -104,6 +112,7 @@ impl Run {
             pulse: watch::Sender::default(),
             tokenizer: OnceLock::new(),
             notes: Mutex::default(),
+            metrics: Mutex::default(),
         })
     }
 
@@ -164,6 +173,7 @@ impl Run {
     pub fn follow(self: &Arc<Self>, stop: Arc<AtomicBool>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let run = self.clone();
         std::thread::Builder::new().name("follow".into()).spawn(move || {
+            yield_to_the_run();
             let mut follower = None;
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();

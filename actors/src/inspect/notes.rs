@@ -214,10 +214,7 @@ fn sources(notes: &Notes, from: u64) -> BTreeMap<String, Source> {
             let last = samples.last()?;
             let step = samples.len().div_ceil(POINTS).max(1);
             let chosen: Vec<&SampleRow> = samples.iter().rev().step_by(step).rev().copied().collect();
-            let mut curves = Curves {
-                x: chosen.iter().map(|s| s.at_ms as f64 / 1000.0).collect(),
-                y: BTreeMap::new(),
-            };
+            let mut curves = Curves { x: chosen.iter().map(|s| s.at_ms as f64 / 1000.0).collect(), y: BTreeMap::new() };
             for key in last.value.as_object().into_iter().flatten().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
                 curves.y.insert(key.clone(), chosen.iter().map(|s| s.value[key].as_f64()).collect());
             }

@@ -47,7 +47,8 @@ impl Reader {
         if !self.has_notes()? {
             return Ok(Vec::new());
         }
-        let sql = format!("SELECT id, lane, rollout, attempt, began, ended, stages, ending FROM spans WHERE {condition}");
+        let sql =
+            format!("SELECT id, lane, rollout, attempt, began, ended, stages, ending FROM spans WHERE {condition}");
         let mut statement = self.connection().prepare_cached(&sql)?;
         let mut rows = statement.query(values)?;
         let mut found = Vec::new();

@@ -195,10 +195,11 @@ impl Reader {
         Ok(rows.map(|at| at.map(|at| at as u64)).collect::<Result<_, _>>()?)
     }
 
-    /// Calls `visit` with every number of every step (step, name, value), in order of steps.
-    pub fn each_metric(&self, mut visit: impl FnMut(u64, &str, f64)) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT step, name, value FROM metrics ORDER BY step")?;
-        let mut rows = statement.query([])?;
+    /// Calls `visit` with every number of every step after `step` (step, name, value), in order of steps.
+    pub fn each_metric(&self, step: u64, mut visit: impl FnMut(u64, &str, f64)) -> Result<(), StoreError> {
+        let sql = "SELECT step, name, value FROM metrics WHERE step > ?1 ORDER BY step";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([step as i64])?;
         while let Some(row) = rows.next()? {
             let name = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
             visit(row.get::<_, i64>(0)? as u64, name, row.get(2)?);

@@ -143,7 +143,7 @@ pub struct SpanRow {
     pub ended_ms: Option<u64>,
     /// What was entered, and how many milliseconds after the beginning.
     pub stages: Vec<(String, u64)>,
-    /// `report`, `step`, or a fault's code.
+    /// `report`, `step`, `started`, a fault's code, or `lost`.
     pub ending: Option<String>,
 }
 

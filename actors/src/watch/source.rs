@@ -106,8 +106,7 @@ impl Source {
             Source::Dir(run) => run.page(query).map_err(|e| e.to_string()),
             Source::Url(remote) => {
                 let (offset, limit) = (query.offset.to_string(), query.limit.to_string());
-                let pairs =
-                    [("filter", &query.filter), ("sort", &query.sort), ("offset", &offset), ("limit", &limit)];
+                let pairs = [("filter", &query.filter), ("sort", &query.sort), ("offset", &offset), ("limit", &limit)];
                 remote.get("api/rollouts", &pairs.map(|(name, value)| (name, value.as_str())))
             }
         }

@@ -1,6 +1,5 @@
 //! Nodes with the cookie that do not do as they should, and a gateway that dies.
 
-
 use actors::bench::standins;
 use actors::cluster::Cookie;
 use actors::cluster::fetch::Client;

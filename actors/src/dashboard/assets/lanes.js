@@ -19,7 +19,7 @@ export function parts(span, to) {
 }
 
 export function legend() {
-  return h("div", { class: "row small" }, [...KINDS.map(([name, , c]) => [name, c]), ["other", OTHER], ["ended by a fault", LOST]].map(([name, c]) => {
+  return h("div", { class: "row small legend" }, [...KINDS.map(([name, , c]) => [name, c]), ["other", OTHER], ["ended by a fault", LOST]].map(([name, c]) => {
     const dot = h("span", { class: "dot" });
     dot.style.background = c;
     return h("span", {}, dot, " " + name);
@@ -68,7 +68,7 @@ export function lanes() {
         ctx.fillStyle = colour(stage);
         ctx.fillRect(x(from), 3, Math.max(x(to) - x(from), 0.7), HEIGHT - 6);
       }
-      if (span.ending && !["report", "step"].includes(span.ending)) {
+      if (span.ending && !["report", "step", "started"].includes(span.ending)) {
         ctx.fillStyle = LOST;
         ctx.fillRect(x(span.ended_ms) - 1.5, 0, 3, HEIGHT);
       }
