@@ -19,7 +19,7 @@ export function parts(span, to) {
 }
 
 export function legend() {
-  return h("div", { class: "row small legend" }, [...KINDS.map(([name, , c]) => [name, c]), ["other", OTHER], ["ended by a fault", LOST]].map(([name, c]) => {
+  return h("div", { class: "row small legend" }, [...KINDS.map(([name, , c]) => [name, c]), ["other", OTHER], ["fault or lost", LOST]].map(([name, c]) => {
     const dot = h("span", { class: "dot" });
     dot.style.background = c;
     return h("span", {}, dot, " " + name);
