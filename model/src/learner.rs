@@ -14,6 +14,7 @@ mod host;
 mod lora;
 mod objective;
 mod publish;
+mod seen;
 
 use std::time::Instant;
 
@@ -201,12 +202,6 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             device: device::Slot::new(GpuCompute::default()),
             seen: Vec::new(),
         }
-    }
-
-    /// Log-probs and entropies (nats) of each sample's tokens of the last `train_step`, as they were before it updated anything.
-    pub fn take_seen(&mut self) -> Vec<(Vec<f32>, Vec<f32>)> {
-        let narrow = |all: Vec<f64>| all.into_iter().map(|x| x as f32).collect();
-        std::mem::take(&mut self.seen).into_iter().map(|s| (narrow(s.logprobs), narrow(s.entropies))).collect()
     }
 
     /// How to compute. With `threads` the sums of gradients are ordered differently: results agree to rounding.
