@@ -155,6 +155,7 @@ pub fn lab_at(host: &str, beat: Beat, takes_ms: u64) -> Lab {
             deadline: PATIENCE,
             reuse_verdicts: false,
             verdicts_max: 0,
+            logbook: Default::default(),
             cluster: Some(link),
             out,
         };
