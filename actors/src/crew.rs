@@ -12,6 +12,8 @@ use rollout::id::{Attempt, Digest, PolicyVersion, RolloutId, StepId};
 use rollout::outcome::{Candidate, ExecReport, Fault};
 use rollout::task::TaskSpec;
 
+use crate::store::TokenScores;
+
 /// A policy's weights, opaque on their way from the learner to the generator (a network in this process's memory).
 pub type Weights = Arc<dyn Any + Send + Sync>;
 
@@ -114,6 +116,8 @@ pub struct TrainedItem {
     pub report: serde_json::Value,
     pub digest: Digest,
     pub weights: Weights,
+    /// What was found for the tokens of each sample, in their order; empty where that is not known (any more).
+    pub tokens: Vec<TokenScores>,
 }
 
 impl std::fmt::Debug for TrainedItem {

@@ -4,18 +4,20 @@
 //! Killed by: a verifier that cannot be started, or that panics. A fault of one evaluation is reported and the executor
 //! goes on; an evaluation past its deadline is a fault and costs the verifier, which is started afresh.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rollout::id::{Attempt, RolloutId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Ruling};
 use rollout::task::TaskSpec;
+use sandbox::stage;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::crew::{Verifier, VerifierFactory};
 use crate::generator::panic_text;
+use crate::logbook::{Logbook, Span};
 use crate::pool::PoolMsg;
 use crate::supervise::{EXECUTOR_DEADLINE, EXECUTOR_LOST, fault};
 
@@ -61,6 +63,7 @@ pub struct ExecutorArgs {
     pub pool: ActorRef<PoolMsg>,
     /// Longest time one evaluation may take, the verifier's own limits included.
     pub deadline: Duration,
+    pub logbook: Logbook,
 }
 
 pub struct ExecutorState {
@@ -116,18 +119,39 @@ impl Actor for Executor {
 
 /// The task: returns when the actor is gone.
 async fn work(args: &ExecutorArgs, mut jobs: mpsc::Receiver<ExecJob>) -> Result<(), Fault> {
+    let mut starting = args.logbook.begin(lane(args.number), None, None);
+    starting.stage("start");
     let mut verifier = Some((args.factory)(args.number).await?);
+    starting.end("started");
     while let Some(job) = jobs.recv().await {
         let live = match verifier.take() {
             Some(live) => live,
             None => (args.factory)(args.number).await?,
         };
-        let (result, live) = evaluate(args, live, &job).await;
+        let span = args.logbook.begin(lane(args.number), Some(job.rollout.0), Some(job.attempt.0));
+        let span = Arc::new(Mutex::new(Some(span)));
+        let (result, live) = stage::told_to(listener(span.clone()), evaluate(args, live, &job)).await;
         verifier = live;
+        if let Some(span) = span.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            span.end(result.as_ref().map_or_else(|fault| fault.code.as_str(), |_| "report"));
+        }
         let item = ExecutedItem { rollout: job.rollout, attempt: job.attempt, result };
         let _ = args.pool.cast(PoolMsg::Done { number: args.number, item });
     }
     Ok(())
+}
+
+/// What an executor of this process is called where lanes are shown.
+pub fn lane(number: u32) -> String {
+    format!("executor {number}")
+}
+
+fn listener(span: Arc<Mutex<Option<Span>>>) -> stage::OnStage {
+    Arc::new(move |name| {
+        if let Some(span) = span.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            span.stage(name);
+        }
+    })
 }
 
 async fn evaluate(

@@ -62,6 +62,8 @@ pub struct Flow {
     /// The step the learner has, and what its batch is made of.
     training: Option<(StepId, Attempt)>,
     about: serde_json::Map<String, serde_json::Value>,
+    /// Its rollouts, in the order of its samples.
+    batch: Vec<RolloutId>,
     stopped: Option<StopReason>,
     /// Why the guard ends the run.
     pub(super) halted: Option<Fault>,
@@ -101,6 +103,7 @@ impl Flow {
             undurable: None,
             training: None,
             about: serde_json::Map::new(),
+            batch: Vec::new(),
             stopped: None,
             halted: None,
             last_fault: None,
@@ -249,6 +252,7 @@ impl Flow {
                 return;
             }
         };
+        self.batch = credited.advantages.iter().map(|(rollout, _)| *rollout).collect();
         for (rollout, advantage) in credited.advantages {
             self.ops.push(Op::Row { rollout, patch: RowPatch::Credited { advantage } });
         }
@@ -362,6 +366,8 @@ impl Flow {
             at_ms: wall_ms(),
         };
         self.ops.push(Op::Step(Box::new(row.clone())));
+        let scored = std::mem::take(&mut self.batch).into_iter().zip(item.tokens);
+        self.ops.extend(scored.map(|(rollout, scores)| Op::TokenScores { rollout, step: item.step, scores }));
         let halt = self.alarms(&row);
         self.observer.on(Progress::Step(Box::new(row)));
         self.event(Event::Trained { step: item.step, policy: item.policy, applied: item.applied });
@@ -396,6 +402,34 @@ impl Flow {
             Driver::Idle => {}
         }
         self.watch();
+    }
+
+    /// Where the rollouts in flight are and how full each edge is, for those who look at the run. `sent`: when the tick was.
+    pub fn sample(&mut self, sent: Instant, dropped: u64) -> serde_json::Value {
+        let mut held = [0u64; 4];
+        for flight in self.flights.values() {
+            held[match flight.stage {
+                Stage::Sample => 0,
+                Stage::Judge => 1,
+                Stage::Execute => 2,
+                Stage::Rest => 3,
+            }] += 1;
+        }
+        let mut value = serde_json::json!({
+            "phase": self.phase.as_str(), "generators": held[0], "judge": held[1], "executors": held[2], "rest": held[3],
+            "learner": u64::from(self.training.is_some()), "policy": self.newest.policy.0,
+            "mailbox_wait_ms": sent.elapsed().as_millis() as u64, "store_batches": self.store.waiting(),
+            "notes_dropped": dropped,
+        });
+        if let Driver::Rl(snapshot) = &self.driver {
+            let live = self.meters.live(&snapshot.machine.view(), self.training.is_some());
+            value["credits_in_use"] = live.credits_in_use.into();
+            value["credits"] = live.credits.into();
+            value["groups_ready"] = live.groups_ready.into();
+            value["tokens_per_s"] = live.tokens_per_s.into();
+            value["scored_per_s"] = live.scored_per_s.into();
+        }
+        value
     }
 
     /// Tells who keeps the run waiting.

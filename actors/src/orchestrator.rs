@@ -22,6 +22,7 @@ use crate::flow::Flow;
 use crate::generator::{Adoption, GeneratorMsg};
 use crate::judge::{JudgeMsg, JudgedItem};
 use crate::learner::{LearnerMsg, Pen};
+use crate::logbook::{Logbook, Span};
 use crate::observe::{Observer, Progress};
 use crate::outbox::{Outbox, Stage};
 use crate::pool::PoolMsg;
@@ -58,7 +59,9 @@ pub enum OrchestratorMsg {
         attempt: Attempt,
         result: Result<(), String>,
     },
-    Tick,
+    Tick {
+        sent: Instant,
+    },
     Stop(StopReason),
     /// From the pool, about once a second.
     Executors(Hint),
@@ -113,6 +116,9 @@ pub struct OrchestratorState {
     crew: Crew,
     capacities: Capacities,
     observer: Arc<dyn Observer>,
+    logbook: Logbook,
+    /// The step that the learner has.
+    step: Option<Span>,
     done: Option<oneshot::Sender<RunEnd>>,
 }
 
@@ -138,12 +144,14 @@ impl Actor for Orchestrator {
         myself: ActorRef<OrchestratorMsg>,
         args: OrchestratorArgs,
     ) -> Result<OrchestratorState, ActorProcessingErr> {
+        let logbook = Logbook::start(args.store.clone())?;
+        logbook.happened("orchestrator", "started", format!("policy {}", args.start.policy));
         let start = Adoption { weights: args.start.weights.clone(), policy: args.start.policy };
         let generator = wiring::spawn_generator(&args.crew, &args.capacities, start, &myself).await?;
         let judge = wiring::spawn_judge(&args.capacities, &myself).await?;
-        let pool = wiring::spawn_pool(&args.crew, &args.capacities, &myself).await?;
+        let pool = wiring::spawn_pool(&args.crew, &args.capacities, &logbook, &myself).await?;
         // Dropped with the actor: the timer ends when its target is gone.
-        drop(myself.send_interval(args.tick, || OrchestratorMsg::Tick));
+        drop(myself.send_interval(args.tick, || OrchestratorMsg::Tick { sent: Instant::now() }));
         let flow = Flow::new(
             args.tasks,
             args.phases,
@@ -166,6 +174,8 @@ impl Actor for Orchestrator {
             crew: args.crew,
             capacities: args.capacities,
             observer: args.observer,
+            logbook,
+            step: None,
             done: Some(args.done),
         })
     }
@@ -187,17 +197,28 @@ impl Actor for Orchestrator {
             }
             OrchestratorMsg::Judged(items) => items.into_iter().for_each(|item| state.flow.judged(item)),
             OrchestratorMsg::Executed(items) => items.into_iter().for_each(|item| state.flow.executed(item)),
-            OrchestratorMsg::Trained(item) => state.flow.trained(*item),
+            OrchestratorMsg::Trained(item) => {
+                state.step_ended("step");
+                state.flow.trained(*item);
+            }
             OrchestratorMsg::TrainFailed { step, attempt, error } => {
+                state.step_ended(&error.fault.code);
                 if error.fatal {
                     state.end(RunEnd::Failed { fault: error.fault, disk_full: true });
                     return Ok(());
                 }
                 state.flow.train_failed(step, attempt, error.fault);
             }
-            OrchestratorMsg::Adopted { policy } => state.flow.event(Event::Adopted { policy }),
+            OrchestratorMsg::Adopted { policy } => {
+                state.logbook.happened("generators", "adopted", format!("policy {policy}"));
+                state.flow.event(Event::Adopted { policy });
+            }
             OrchestratorMsg::Durable { step, attempt, result } => state.flow.durable(step, attempt, result.is_ok()),
-            OrchestratorMsg::Tick => state.flow.tick(),
+            OrchestratorMsg::Tick { sent } => {
+                state.flow.tick();
+                let dropped = state.logbook.dropped();
+                state.logbook.sample("run", state.flow.sample(sent, dropped));
+            }
             OrchestratorMsg::Executors(hint) => state.flow.executors(hint),
             OrchestratorMsg::Stop(reason) => state.flow.stop(reason),
             OrchestratorMsg::Kill(role) => state.kill(role),
@@ -248,6 +269,12 @@ impl OrchestratorState {
         Ok(())
     }
 
+    fn step_ended(&mut self, ending: &str) {
+        if let Some(span) = self.step.take() {
+            span.end(ending);
+        }
+    }
+
     /// A message to an actor that just died is lost; its supervision event faults what it held.
     fn post(&mut self, outbox: Outbox, myself: &ActorRef<OrchestratorMsg>) -> Result<(), StoreError> {
         let Outbox { adopt, unsample, samples, judges, unexecute, executes, barrier, train } = outbox;
@@ -276,6 +303,9 @@ impl OrchestratorState {
             }))?;
         }
         if let (Some(job), Some(learner)) = (train, &self.actors.learner) {
+            let mut span = self.logbook.begin("learner", None, Some(job.attempt.0));
+            span.stage(&format!("step {}", job.step));
+            self.step = Some(span);
             let _ = learner.cast(LearnerMsg::Train(job));
         }
         Ok(())
@@ -312,6 +342,7 @@ impl OrchestratorState {
         let verdict = deaths.on_death(Instant::now());
         let lost = fault(code(role), format!("{role:?} died: {reason}"));
         tracing::warn!(?role, reason, ?verdict, "an actor died");
+        self.logbook.happened(role.name(), "died", reason);
         self.flow.note_fault(None, &lost);
         if let Verdict::EndRun { .. } = verdict {
             self.end(RunEnd::Failed { fault: lost, disk_full: false });
@@ -329,15 +360,17 @@ impl OrchestratorState {
                 self.flow.stage_lost(Stage::Judge, &lost);
             }
             Role::Pool | Role::Executor | Role::LlmJudge => {
-                self.actors.pool.0 = wiring::spawn_pool(&self.crew, &self.capacities, myself).await?;
+                self.actors.pool.0 = wiring::spawn_pool(&self.crew, &self.capacities, &self.logbook, myself).await?;
                 self.flow.stage_lost(Stage::Execute, &lost);
             }
             Role::Learner => {
                 let learner = wiring::spawn_learner(&self.crew, &self.capacities, &self.actors.pen, myself).await?;
                 self.actors.learner = Some(learner);
+                self.step = None;
                 self.flow.learner_lost(&lost);
             }
         }
+        self.logbook.happened(role.name(), "restarted", "");
         Ok(())
     }
 

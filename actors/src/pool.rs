@@ -18,8 +18,9 @@ use rollout::outcome::{ExecReport, Fault};
 
 use crate::cluster::Link;
 use crate::crew::VerifierFactory;
-use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg};
+use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg, lane};
 use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
+use crate::logbook::Logbook;
 use crate::orchestrator::OrchestratorMsg;
 use crate::scaling::{Advisor, Load, Scaler, ScalingConfig};
 use crate::supervise::{Deaths, EXECUTOR_LOST, LLM_JUDGE_LOST, Role, Verdict, fault};
@@ -54,7 +55,9 @@ pub enum PoolMsg {
         workers: u32,
     },
     /// Looks whether there should be more or fewer, and tells the orchestrator.
-    Tick,
+    Tick {
+        sent: Instant,
+    },
     /// What there is to do and who does it.
     Load(RpcReplyPort<Load>),
     /// From the head's gateway.
@@ -83,6 +86,7 @@ pub struct PoolArgs {
     pub verdicts_max: usize,
     /// Where nodes may join.
     pub cluster: Option<Link>,
+    pub logbook: Logbook,
     pub out: ActorRef<OrchestratorMsg>,
 }
 
@@ -137,7 +141,7 @@ impl Actor for Pool {
         if let Some(link) = &args.cluster {
             link.pool_is(&myself);
         }
-        myself.send_interval(TICK, || PoolMsg::Tick);
+        myself.send_interval(TICK, || PoolMsg::Tick { sent: Instant::now() });
         let scaler = Scaler::new(ScalingConfig::between(args.workers, args.workers_max));
         let bench = match &args.llm_judge {
             None => None,
@@ -174,14 +178,16 @@ impl Actor for Pool {
             PoolMsg::Done { number, item } => state.done(number, item),
             PoolMsg::Judged { rollout, attempt, result } => state.judged(rollout, attempt, result),
             PoolMsg::Resize { workers } => state.resize(workers).await?,
-            PoolMsg::Tick => {
+            PoolMsg::Tick { sent } => {
                 let now_ms = state.began.elapsed().as_millis() as u64;
                 let load = state.load();
                 let _ = state.args.out.cast(OrchestratorMsg::Executors(state.advisor.look(now_ms, &load)));
                 state.look_after_gateway();
+                state.args.logbook.sample("pool", state.sample(sent));
                 let own = state.own_load();
                 if let Some(workers) = state.scaler.look(now_ms, &own) {
                     tracing::info!(?own, workers, "the number of executors changes");
+                    state.args.logbook.happened("pool", "resized", format!("{workers} executors of its own"));
                     state.resize(workers).await?;
                 }
             }
@@ -232,9 +238,11 @@ impl Actor for Pool {
             state.fail(job, &fault);
         }
         tracing::warn!(executor = number, %reason, ?verdict, "an executor died");
+        state.args.logbook.happened(lane(number), "died", &reason);
         match verdict {
             Verdict::Restart { .. } => {
                 let fresh = spawn(&state.args, number, &myself).await?;
+                state.args.logbook.happened(lane(number), "restarted", "");
                 if let Some(Hands::Own { actor, .. }) = state.slots.get_mut(&number).map(|slot| &mut slot.hands) {
                     *actor = fresh;
                 }
@@ -252,7 +260,13 @@ async fn spawn(
     number: u32,
     pool: &ActorRef<PoolMsg>,
 ) -> Result<ActorRef<ExecutorMsg>, ActorProcessingErr> {
-    let worker = ExecutorArgs { number, factory: args.factory.clone(), pool: pool.clone(), deadline: args.deadline };
+    let worker = ExecutorArgs {
+        number,
+        factory: args.factory.clone(),
+        pool: pool.clone(),
+        deadline: args.deadline,
+        logbook: args.logbook.clone(),
+    };
     let supervisor: ActorCell = pool.get_cell();
     let (actor, _handle) = ractor::Actor::spawn_linked(None, Executor, worker, supervisor).await?;
     Ok(actor)
@@ -296,6 +310,7 @@ impl PoolState {
             return;
         }
         let Some(job) = slot.job.take() else { return };
+        slot.word(&item);
         match item.result {
             Ok(report) if self.bench.is_some() && report.outcome.is_correct() => self.ask(job, report),
             result => self.finish(job, result),
@@ -331,10 +346,12 @@ impl PoolState {
         let (Some(bench), Some(setup)) = (&mut self.bench, &self.args.llm_judge) else { return Ok(()) };
         let verdict = bench.deaths.on_death(Instant::now());
         tracing::warn!(%reason, ?verdict, "the LLM judge died");
+        self.args.logbook.happened("LLM judge", "died", reason);
         if let Verdict::EndRun { code } = verdict {
             return Err(format!("{code}: the LLM judge keeps dying: {reason}").into());
         }
         bench.actor = spawn_llm_judge(setup, &self.myself).await?;
+        self.args.logbook.happened("LLM judge", "restarted", "");
         let mut lost: Vec<_> = bench.asked.drain().map(|(_, (job, _))| job).collect();
         lost.sort_by_key(|job| job.rollout);
         let fault = fault(LLM_JUDGE_LOST, format!("the LLM judge died: {reason}"));

@@ -134,6 +134,7 @@ where
     };
     let homes = generator::homes(config);
     let gpus = gpus.map(|gpus| gpus.beside(&tenant, |kind| homes.contains(kind)));
+    let _watched = gpus.as_ref().and_then(|gpus| gpus.watched(&handle));
     let mut crew = Crew {
         sampler,
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),

@@ -18,6 +18,20 @@ pub enum Role {
     Learner,
 }
 
+impl Role {
+    /// As the supervision tree is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Generator => "generators",
+            Role::Judge => "judge",
+            Role::Pool => "pool",
+            Role::Executor => "executor",
+            Role::LlmJudge => "LLM judge",
+            Role::Learner => "learner",
+        }
+    }
+}
+
 /// What the supervisor does about a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -41,6 +41,7 @@ use crate::fleet::{Fleet, FleetArgs};
 use crate::generator::{Adoption, Drawn, Generator, GeneratorArgs, GeneratorMsg};
 use crate::judge::{Judge, JudgeArgs, JudgeMsg};
 use crate::learner::{Learner, LearnerArgs, LearnerMsg, Pen};
+use crate::logbook::Logbook;
 use crate::orchestrator::OrchestratorMsg;
 use crate::pool::{Pool, PoolArgs, PoolMsg};
 
@@ -94,7 +95,12 @@ pub async fn spawn_judge(capacities: &Capacities, out: &ActorRef<OrchestratorMsg
     Ok(Judge::spawn_linked(None, Judge, args, out.get_cell()).await?.0)
 }
 
-pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<OrchestratorMsg>) -> Spawned<PoolMsg> {
+pub async fn spawn_pool(
+    crew: &Crew,
+    capacities: &Capacities,
+    logbook: &Logbook,
+    out: &ActorRef<OrchestratorMsg>,
+) -> Spawned<PoolMsg> {
     let args = PoolArgs {
         factory: crew.verifier.clone(),
         llm_judge: crew.llm_judge.clone(),
@@ -104,6 +110,7 @@ pub async fn spawn_pool(crew: &Crew, capacities: &Capacities, out: &ActorRef<Orc
         reuse_verdicts: capacities.reuse_verdicts,
         verdicts_max: VERDICTS_MAX,
         cluster: crew.cluster.clone(),
+        logbook: logbook.clone(),
         out: out.clone(),
     };
     Ok(Pool::spawn_linked(None, Pool, args, out.get_cell()).await?.0)

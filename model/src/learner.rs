@@ -14,6 +14,7 @@ mod host;
 mod lora;
 mod objective;
 mod publish;
+mod seen;
 
 use std::time::Instant;
 
@@ -163,6 +164,8 @@ pub struct Learner<AB: AutodiffBackend> {
     unmerged: bool,
     workers: Vec<host::Worker>,
     device: device::Slot,
+    /// Of the last step's samples.
+    seen: Vec<Scored>,
 }
 
 /// What several passes may have to go back to.
@@ -197,6 +200,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             unmerged: false,
             workers,
             device: device::Slot::new(GpuCompute::default()),
+            seen: Vec::new(),
         }
     }
 
@@ -297,6 +301,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 report.loss = total;
                 report.grad_norm = norm;
                 batch.describe(&scored, &mut report);
+                self.seen = scored;
                 report.alarms = self.guard.look(&self.memory, &report);
                 self.memory.lower(&self.guard, &report.alarms);
             } else if !total.is_finite() || !norm.is_finite() {

@@ -17,6 +17,7 @@ use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST,
 use crate::harness;
 pub use crate::isolation::Isolation;
 use crate::referee::{self, Compared, Prepared, Referee};
+use crate::stage;
 use crate::suspects::Suspects;
 use crate::trial::{self, Ending, Left, ms_since};
 use crate::zygote::Zygote;
@@ -295,6 +296,7 @@ impl State {
         candidate: &Candidate,
         began: Instant,
     ) -> Result<Tried, Fault> {
+        stage::enter("reference");
         let prepared = match self.prepare(config, task, candidate).await {
             // Nothing of this evaluation has happened yet, so a referee that died since the last one is replaced.
             Err(f) if f.code == REFEREE_LOST => self.prepare(config, task, candidate).await?,
@@ -315,6 +317,7 @@ impl State {
             Ending::Outcome(outcome) => Ok(Tried::Told(report_of(outcome, Some(left), None, began))),
             Ending::Killed(outcome) => Ok(Tried::Killed(report_of(outcome, Some(left), None, began))),
             Ending::Outputs { draws, blob, ablated } => {
+                stage::enter("compare");
                 left.evidence.ablation = Ablation::Changed;
                 if let Some((outputs, blob)) = ablated
                     && referee.ablated(&outputs, &blob).await?

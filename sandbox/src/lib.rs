@@ -17,6 +17,7 @@ pub mod hostile;
 pub mod isolation;
 pub mod pyenv;
 mod referee;
+pub mod stage;
 mod suspects;
 mod trial;
 mod zygote;

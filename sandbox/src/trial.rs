@@ -21,6 +21,7 @@ use crate::executor::Limits;
 use crate::fault::{SCRATCH, SYSTEM, fault};
 use crate::frames::{Frame, FrameError, FrameLimits, encode_head, read_frame};
 use crate::referee::Prepared;
+use crate::stage;
 use crate::zygote::{Ended, Over, Tail, Zygote};
 
 /// Frames of an honest child: started, imported, compiled, outputs. A forger gets as many and no more.
@@ -76,6 +77,9 @@ struct Progress {
 impl Progress {
     fn enter(&mut self, phase: Phase) {
         self.ms.insert(name(self.phase).into(), ms_since(self.entered));
+        if phase != self.phase {
+            stage::enter(name(phase));
+        }
         self.phase = phase;
         self.entered = Instant::now();
     }
@@ -121,6 +125,7 @@ pub(crate) async fn run(
         "max_processes": limits.max_processes,
         "cpu_s": all_ms.div_ceil(1000) + 1,
     });
+    stage::enter(name(Phase::Import));
     let forked = Instant::now();
     let id = zygote.fork(home, wire_limits, &[job.as_fd(), result_write.as_fd(), log_write.as_fd()]).await?;
     drop((job, result_write, log_write));

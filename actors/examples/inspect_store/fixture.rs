@@ -6,12 +6,15 @@ use std::sync::Arc;
 use actors::bench::standins;
 use actors::config::Settings;
 use actors::store::rows::{EndingRow, PhaseTag, StepRow};
-use actors::store::{FaultRow, Op, RowPatch, StoreConfig, StoreError, StoreHandle, Writer};
+use actors::store::{
+    FaultRow, HappeningRow, Op, RowPatch, SampleRow, SpanRow, StoreConfig, StoreError, StoreHandle, TokenScores, Writer,
+};
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::event::Ending;
 use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
 use rollout::reward::{Advantage, Reward};
 use rollout::task::Split;
+use serde_json::json;
 
 /// If any of these is ever markup, `window.hacked` is set, or an element with the id `hacked` exists.
 pub const HOSTILE: &[&str] = &[
@@ -87,7 +90,51 @@ pub fn hostile(handle: &StoreHandle) -> Result<u64, StoreError> {
         at_ms: now(),
     };
     handle.send((1..=8).map(|n| Op::Step(Box::new(step(n)))).collect())?;
+    handle.send(notes())?;
     Ok(HOSTILE.len() as u64)
+}
+
+/// Lanes, queues, a GPU and happenings, with hostile names.
+fn notes() -> Vec<Op> {
+    let at = now();
+    let span = |n: u64| SpanRow {
+        id: 1 + n,
+        lane: if n.is_multiple_of(2) { "executor 0".into() } else { format!("{}/executor 65536", HOSTILE[n as usize]) },
+        rollout: Some(n),
+        attempt: Some(1),
+        began_ms: at - 9_000 + 1_000 * n,
+        // The last one goes on.
+        ended_ms: (n < 7).then_some(at - 8_100 + 1_000 * n),
+        stages: [("reference", 0), ("compile", 100), ("time", 500)].map(|(name, ms)| (name.to_string(), ms)).into(),
+        ending: (n < 7).then(|| if n == 3 { "F103".into() } else { "report".into() }),
+    };
+    let mut ops: Vec<Op> = (0..8).map(|n| Op::Span(span(n))).collect();
+    for n in 0..10 {
+        let at_ms = at - 10_000 + 1_000 * n;
+        let sample = |source: &str, value| Op::Sample(SampleRow { at_ms, source: source.into(), value });
+        ops.extend([
+            sample("run", json!({ "generators": 3, "judge": 0, "executors": 2, "rest": n, "learner": 0, "credits": 64,
+                "credits_in_use": 5 + n, "mailbox_wait_ms": 1, "store_batches": 0, "scored_per_s": 4.5, "notes_dropped": 0 })),
+            sample("pool", json!({ "executors": 2, "busy": 1, "queued": n, "oldest_ms": 10 * n, "mailbox_wait_ms": 0,
+                "nodes": [{ "name": HOSTILE[1], "executors": 1, "busy": 1, "state": "working", "answered": n, "last_answer_at": at_ms }] })),
+            sample("gpu 0", json!({ "uuid": "GPU-0", "name": HOSTILE[0], "position": 0, "of": 1, "sm_mhz": 1_900 + n,
+                "memory_mhz": 2_600, "power_w": 300.5, "temperature_c": 50 + n, "utilisation_percent": 90, "throttle": [],
+                "memory_used_bytes": 1u64 << 33, "memory_bytes": 1u64 << 37, "inside": 1, "waiting_to_check": 0, "waiting_to_time": 2 })),
+        ]);
+    }
+    let happening = |actor: &str, what: &str, detail: &str| {
+        Op::Happening(HappeningRow { at_ms: at, actor: actor.into(), what: what.into(), detail: detail.into() })
+    };
+    ops.extend([
+        happening("orchestrator", "started", "policy 0"),
+        happening("executor 0", "died", HOSTILE[0]),
+        happening("executor 0", "restarted", ""),
+        happening(&format!("node {}", HOSTILE[2]), "joined", HOSTILE[6]),
+    ]);
+    let logprobs = (0..20).map(|n| -0.2 * n as f32 + 0.05).collect();
+    let scores = TokenScores { logprobs, entropies: vec![0.5; 20] };
+    ops.push(Op::TokenScores { rollout: RolloutId(2), step: StepId(8), scores });
+    ops
 }
 
 fn row(id: u64, patch: RowPatch) -> Op {

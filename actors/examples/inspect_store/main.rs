@@ -86,7 +86,7 @@ fn bench(folder: &Path, count: u64) -> Result<(), AnyError> {
         ("verdict = rejected and finding = K007", ""),
         ("answer ~ 'not to be found'", ""),
     ] {
-        let query = Query { filter: filter.into(), sort: sort.into(), offset: 0, limit: 100 };
+        let query = Query { filter: filter.into(), sort: sort.into(), offset: 0, limit: 100, ..Query::default() };
         let mut times = Vec::new();
         let mut found = String::new();
         for _ in 0..REPEATS {

@@ -200,5 +200,13 @@ impl Trainer for Counter {
 /// A step taken at no cost.
 pub fn trained(step: StepId, policy: PolicyVersion) -> TrainedItem {
     let report = serde_json::json!({ "loss": 0.0 });
-    TrainedItem { step, policy, applied: true, report, digest: Digest(String::new()), weights: weights() }
+    TrainedItem {
+        step,
+        policy,
+        applied: true,
+        report,
+        digest: Digest(String::new()),
+        weights: weights(),
+        tokens: Vec::new(),
+    }
 }

@@ -27,16 +27,40 @@ pub struct DashboardArgs {
 
 /// A run in the terminal: overview, rollouts, one rollout. Reads only.
 #[derive(Args, Debug)]
-#[command(after_help = "Example: troupe watch runs/first")]
+#[command(after_help = "Examples:\n  troupe watch runs/first\n  \
+                        troupe watch http://127.0.0.1:7007 --token-file token.txt\n\n\
+                        An address is that of a dashboard. Its token, where it has one, comes from --token-file or the \
+                        environment variable TROUPE_DASHBOARD_TOKEN.")]
 pub struct WatchArgs {
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR or URL")]
     pub run_dir: PathBuf,
+    /// A file with the dashboard's token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
     /// One JSON document a line.
     Jsonl,
+    /// One table, with tokens and log-probs as lists.
+    Parquet,
+    /// An event file: every number of every step, queues and GPUs over time.
+    Tensorboard,
+    /// The timeline as a trace for ui.perfetto.dev: lanes, rollouts, updates, queues, GPUs.
+    Perfetto,
+}
+
+impl ExportFormat {
+    /// As it is given.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExportFormat::Jsonl => "jsonl",
+            ExportFormat::Parquet => "parquet",
+            ExportFormat::Tensorboard => "tensorboard",
+            ExportFormat::Perfetto => "perfetto",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,9 +73,12 @@ pub enum ExportWhat {
     Faults,
 }
 
-/// A run's data for other programs, as JSON Lines on stdout. Reads only.
+/// A run's data for other programs, on stdout or in a file. Reads only.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  troupe export runs/first --format jsonl > rollouts.jsonl\n  \
+                        troupe export runs/first --format parquet --out rollouts.parquet\n  \
+                        troupe export runs/first --format tensorboard --out runs/first/tensorboard\n  \
+                        troupe export runs/first --format perfetto --out trace.json\n  \
                         troupe export runs/first --format jsonl --what steps")]
 pub struct ExportArgs {
     #[arg(value_name = "RUN_DIR")]
@@ -63,4 +90,7 @@ pub struct ExportArgs {
     /// Of rollouts, only those for which this is true (`troupe rollouts --help` lists the fields).
     #[arg(long, value_name = "EXPR")]
     pub filter: Option<String>,
+    /// The file to write in place of stdout; for tensorboard the folder.
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
 }

@@ -52,7 +52,7 @@ pub fn dashboard(args: DashboardArgs) -> Done {
 }
 
 /// The token in the file, else in the environment; `None` for neither.
-fn token(file: Option<&Path>) -> Result<Option<String>, UserError> {
+pub fn token(file: Option<&Path>) -> Result<Option<String>, UserError> {
     let (place, text) = match file {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| UserError::io("read the token's file", path, &e))?;

@@ -45,7 +45,7 @@ pub fn complain(failure: &Failure) {
     }
 }
 
-fn closed(error: io::Error) -> Failure {
+pub fn closed(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Failure::Closed
     } else {

@@ -30,6 +30,7 @@ const FILES: &[(&str, &str, &str)] = files!(
     "rollout.js": "text/javascript; charset=utf-8",
     "tokens.js": "text/javascript; charset=utf-8",
     "tasks.js": "text/javascript; charset=utf-8",
+    "lanes.js": "text/javascript; charset=utf-8",
     "crew.js": "text/javascript; charset=utf-8",
 );
 

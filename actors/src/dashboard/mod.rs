@@ -8,9 +8,10 @@ mod guard;
 mod live;
 mod scrape;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -31,6 +32,8 @@ pub struct Shared {
     questions: Semaphore,
     /// Open live streams.
     streams: AtomicUsize,
+    /// Answers that serve several viewers.
+    answers: Mutex<HashMap<&'static str, api::Answer>>,
 }
 
 /// A server that is bound and not serving yet.
@@ -50,8 +53,13 @@ impl Dashboard {
         let stop = Arc::new(AtomicBool::new(false));
         run.follow(stop.clone())?;
         let guard = Guard::new(listener.local_addr()?, access);
-        let shared =
-            Arc::new(Shared { run, guard, questions: Semaphore::new(QUESTIONS), streams: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            run,
+            guard,
+            questions: Semaphore::new(QUESTIONS),
+            streams: AtomicUsize::new(0),
+            answers: Mutex::default(),
+        });
         Ok(Dashboard { listener, router: router(shared), stop })
     }
 
@@ -82,10 +90,13 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/overview", get(api::overview))
         .route("/api/rollouts", get(api::rollouts))
         .route("/api/rollout/{id}", get(api::rollout))
+        .route("/api/pulse", get(api::pulse))
+        .route("/api/rollout/{id}/text", get(api::rollout_text))
         .route("/api/rollout/{id}/diff/{other}", get(api::compare))
         .route("/api/tasks", get(api::tasks))
         .route("/api/task/{name}", get(api::task))
         .route("/api/crew", get(api::crew))
+        .route("/api/timeline", get(api::timeline))
         .route("/api/live", get(live::live))
         .route("/metrics", get(scrape::metrics))
         .layer(from_fn_with_state(shared.clone(), guard::known_only));

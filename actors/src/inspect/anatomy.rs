@@ -5,10 +5,11 @@ use rollout::outcome::{ExecReport, Finding, Layers, Outcome, Ruling};
 use serde::Serialize;
 
 use super::Run;
+use super::notes::Place;
 use super::query::summary;
 use crate::cli::arithmetic;
-use crate::store::StoreError;
 use crate::store::reader::{FaultEntry, RolloutDetail, RolloutSummary};
+use crate::store::{StoreError, TokenScores};
 
 /// Most tokens that are shown one by one.
 const TOKENS_MAX: usize = 16_384;
@@ -35,6 +36,8 @@ pub struct RolloutPage {
     /// The rollouts of its group, itself included.
     pub group: Vec<RolloutSummary>,
     pub faults: Vec<FaultEntry>,
+    /// Who evaluates it or did, among what is remembered.
+    pub places: Vec<Place>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +47,14 @@ pub struct Verdict {
     pub text: Option<String>,
 }
 
-/// What the store holds of each token. (Entropies and the learner's ratios are stored as means of a step only.)
+/// Under the learner's policy, at the behaviour's temperature: log-probs (natural log) and entropies (nats) of each token.
+#[derive(Debug, Serialize)]
+pub struct Learnt {
+    pub logprobs: Vec<f32>,
+    pub entropies: Vec<f32>,
+}
+
+/// What the store holds of each token.
 #[derive(Debug, Serialize)]
 pub struct Tokens {
     /// The text of each piece. A character that is made of several tokens is one piece with the first of them.
@@ -52,6 +62,8 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// Behaviour log-probs, natural log.
     pub logprobs: Vec<f32>,
+    /// What the learner found before the step that trained on it; absent where none did.
+    pub learner: Option<Learnt>,
     /// The policy version of each.
     pub policies: Vec<u64>,
     /// How many of the first belong to the plan; absent without a delimiter.
@@ -106,7 +118,8 @@ impl Run {
             },
             findings,
             arithmetic: self.arithmetic(&detail),
-            tokens: self.tokens(&detail),
+            tokens: self.tokens(&detail, reader.token_scores(id)?),
+            places: self.places(id)?,
             group: self.group_of(&detail.summary),
             faults,
             report: detail.report.clone(),
@@ -136,7 +149,7 @@ impl Run {
         lines.iter().map(|l| l.trim().to_string()).filter(|l| !l.is_empty() && l != "-- reward").collect()
     }
 
-    fn tokens(&self, detail: &RolloutDetail) -> Option<Tokens> {
+    fn tokens(&self, detail: &RolloutDetail, scores: Option<TokenScores>) -> Option<Tokens> {
         let completion = detail.completion.as_ref()?;
         let shown = completion.tokens.len().min(TOKENS_MAX);
         let ids = completion.tokens[..shown].to_vec();
@@ -151,6 +164,11 @@ impl Run {
                 None => ids.iter().map(u32::to_string).collect(),
             },
             readable: tokenizer.is_some(),
+            learner: scores.map(|mut scores| {
+                scores.logprobs.truncate(shown);
+                scores.entropies.truncate(shown);
+                Learnt { logprobs: scores.logprobs, entropies: scores.entropies }
+            }),
             logprobs: completion.logprobs[..shown.min(completion.logprobs.len())].to_vec(),
             policies: (0..shown).map(policy_of).collect(),
             plan: completion.plan_tokens,

@@ -1,5 +1,5 @@
 //! The executors and the actors, as far as the store knows them: what is at which stage, how long each phase of an
-//! evaluation took, which devices measured, which faults happened. It keeps no log of leases, lanes or mailboxes.
+//! evaluation took, which devices measured, which faults happened. Lanes, curves and queues over time are in `notes`.
 
 use std::collections::BTreeMap;
 

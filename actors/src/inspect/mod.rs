@@ -9,18 +9,20 @@ pub mod anatomy;
 pub mod crew;
 pub mod filter;
 pub mod follow;
+pub mod notes;
 pub mod overview;
 pub mod query;
 pub mod table;
 pub mod tasks;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rollout::task::TaskSpec;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -33,6 +35,22 @@ use table::Table;
 const EVERY: Duration = Duration::from_millis(250);
 /// A look that took long is followed by a pause of this many times its duration: a viewer stays a small part of a processor.
 const REST: u32 = 4;
+/// The lowest of priorities.
+const NICE: i32 = 19;
+
+/// Gives this thread's processor time away to whoever needs it, a run above all. Threads that it starts later do the same; where
+/// it is not allowed nothing changes.
+pub fn yield_to_the_run() {
+    thread_local! {
+        static DONE: Cell<bool> = const { Cell::new(false) };
+    }
+    if DONE.replace(true) {
+        return;
+    }
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "the priority stays");
+    }
+}
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +62,7 @@ pub enum InspectError {
 }
 
 /// What changes while a run is followed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulse {
     /// Rises with everything that is new.
     pub version: u64,
@@ -68,6 +86,8 @@ pub struct Run {
     config: Option<Config>,
     pulse: watch::Sender<Pulse>,
     tokenizer: OnceLock<Option<model::Tokenizer>>,
+    notes: Mutex<notes::Notes>,
+    metrics: Mutex<overview::Metrics>,
 }
 
 impl Run {
@@ -91,6 +111,8 @@ impl Run {
             config,
             pulse: watch::Sender::default(),
             tokenizer: OnceLock::new(),
+            notes: Mutex::default(),
+            metrics: Mutex::default(),
         })
     }
 
@@ -151,6 +173,7 @@ impl Run {
     pub fn follow(self: &Arc<Self>, stop: Arc<AtomicBool>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let run = self.clone();
         std::thread::Builder::new().name("follow".into()).spawn(move || {
+            yield_to_the_run();
             let mut follower = None;
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();

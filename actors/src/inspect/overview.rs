@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alarms::{Alarm, alarms};
@@ -16,7 +16,7 @@ const INTERVALS: usize = 120;
 /// Without a change for this long, a run without a summary is called quiet.
 const QUIET_MS: u64 = 15_000;
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Overview {
     pub run_dir: String,
     /// The version of Troupe that began the run.
@@ -43,7 +43,7 @@ pub struct Overview {
     pub steps_planned: Option<u64>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "text")]
 pub enum Status {
     Running(String),
@@ -53,7 +53,7 @@ pub enum Status {
 }
 
 /// Curves over one axis. A value that a step does not have is null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curves {
     pub x: Vec<f64>,
     pub y: BTreeMap<String, Vec<Option<f64>>>,
@@ -80,7 +80,11 @@ impl Run {
             ledger,
             verdicts,
             faults,
-            steps: curves(&reader)?,
+            steps: {
+                let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                metrics.read(&reader)?;
+                metrics.curves()
+            },
             throughput: self.throughput(),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
@@ -89,7 +93,9 @@ impl Run {
 
     fn status(&self, reader: &Reader, summary: &Option<Value>, now: u64) -> Result<Status, StoreError> {
         let done = |phase: &str| reader.meta(&format!("done.{phase}")).map(|v| v.is_some());
-        let phase = match (done("eval_before")?, done("train")?) {
+        // A run without evaluations goes to RL at once.
+        let begun = done("eval_before")? || reader.last_step()?.is_some();
+        let phase = match (begun, done("train")?) {
             (false, _) => "before RL: set-up or evaluation",
             (true, false) => "RL",
             (true, true) => "after RL: evaluation",
@@ -176,28 +182,40 @@ impl Run {
     }
 }
 
-/// All metrics by step.
-fn curves(reader: &Reader) -> Result<Curves, StoreError> {
-    let mut by_name: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
-    let mut steps = std::collections::BTreeSet::new();
-    reader.each_metric(|step, name, value| {
-        steps.insert(step);
-        match by_name.get_mut(name) {
-            Some(points) => points.push((step, value)),
-            None => drop(by_name.insert(name.to_string(), vec![(step, value)])),
-        }
-    })?;
-    let steps: Vec<u64> = steps.into_iter().collect();
-    let width = steps.len().div_ceil(POINTS).max(1);
-    let x = steps.chunks(width).map(|c| c[c.len() - 1] as f64).collect();
-    let place: BTreeMap<u64, usize> = steps.iter().enumerate().map(|(n, step)| (*step, n / width)).collect();
-    let mean = |points: Vec<(u64, f64)>| {
-        let mut sums = vec![(0.0, 0u32); steps.len().div_ceil(width)];
-        for (step, value) in points {
-            let sum = &mut sums[place[&step]];
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
-        sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / f64::from(n))).collect()
-    };
-    Ok(Curves { x, y: by_name.into_iter().map(|(name, points)| (name, mean(points))).collect() })
+/// The numbers of all steps read so far: a step's are written once.
+#[derive(Default)]
+pub struct Metrics {
+    by_name: BTreeMap<String, Vec<(u64, f64)>>,
+    steps: Vec<u64>,
+}
+
+impl Metrics {
+    fn read(&mut self, reader: &Reader) -> Result<(), StoreError> {
+        let Metrics { by_name, steps } = self;
+        // Steps count from 1.
+        reader.each_metric(steps.last().copied().unwrap_or(0), |step, name, value| {
+            if steps.last() != Some(&step) {
+                steps.push(step);
+            }
+            match by_name.get_mut(name) {
+                Some(points) => points.push((step, value)),
+                None => drop(by_name.insert(name.to_string(), vec![(step, value)])),
+            }
+        })
+    }
+
+    fn curves(&self) -> Curves {
+        let width = self.steps.len().div_ceil(POINTS).max(1);
+        let x = self.steps.chunks(width).map(|c| c[c.len() - 1] as f64).collect();
+        let place = |step: &u64| self.steps.binary_search(step).unwrap_or_else(|at| at) / width;
+        let mean = |points: &[(u64, f64)]| {
+            let mut sums = vec![(0.0, 0u32); self.steps.len().div_ceil(width)];
+            for (step, value) in points {
+                let sum = &mut sums[place(step)];
+                *sum = (sum.0 + value, sum.1 + 1);
+            }
+            sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / f64::from(n))).collect()
+        };
+        Curves { x, y: self.by_name.iter().map(|(name, points)| (name.clone(), mean(points))).collect() }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rollout::id::TaskId;
 use rusqlite::types::Value;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::filter::{Filter, column_of, field_names};
 use super::table::{Column, Table};
@@ -15,8 +15,9 @@ use crate::errors::{UserError, nearest};
 use crate::store::reader::RolloutSummary;
 use crate::store::{PhaseTag, StoreError, path, schema};
 
-/// Longest search through texts, and rollouts of one statement of it.
-const SEARCH: Duration = Duration::from_secs(2);
+/// Longest search through texts for a page, and where the rest was asked for too; rollouts of one statement of it.
+const SEARCH: Duration = Duration::from_millis(250);
+const SEARCH_DEEP: Duration = Duration::from_secs(10);
 const CHUNK: usize = 256;
 /// Most rows of a page.
 pub const LIMIT_MAX: usize = 1000;
@@ -28,16 +29,19 @@ pub struct Query {
     pub sort: String,
     pub offset: usize,
     pub limit: usize,
+    /// Search longer than a page may take.
+    pub deep: bool,
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Page {
     pub rollouts: Vec<RolloutSummary>,
     /// Rollouts for which the filter holds; `None` where a search ended before it had seen all.
     pub matching: Option<u64>,
     pub all: u64,
-    /// Of a search that ran out of time: how many rollouts it looked at, of how many.
+    /// Of a search that ended early, because the page was full or the time was up: how many rollouts it looked at, in the
+    /// order of the page, of how many.
     pub searched: Option<(u64, u64)>,
     pub took_ms: f64,
 }
@@ -165,7 +169,9 @@ impl Run {
         };
         // Without the lock: the store may take its time.
         if let Some((filter, places)) = search {
-            let found = self.search(filter, &places, Some(started + SEARCH))?;
+            let until = started + if query.deep { SEARCH_DEEP } else { SEARCH };
+            let enough = if query.deep { usize::MAX } else { wanted };
+            let found = self.search(filter, &places, Some(until), enough)?;
             let seen = found.seen as u64;
             let complete = found.seen == places.len();
             page.matching = complete.then_some(found.ids.len() as u64);
@@ -187,15 +193,21 @@ impl Run {
             rows.map(|row| (table.id(row), known.as_ref().is_none_or(|k| k.must[row]))).collect()
         };
         let mut ids: Vec<u64> = match filter.filter(|f| !f.is_quick()) {
-            Some(filter) => self.search(filter, &places, None)?.ids,
+            Some(filter) => self.search(filter, &places, None, usize::MAX)?.ids,
             None => places.into_iter().map(|(id, _)| id).collect(),
         };
         ids.sort_unstable();
         Ok(ids)
     }
 
-    /// Those of `places` (id, whether it is known to match) that match, in their order, until the deadline.
-    fn search(&self, filter: &Filter, places: &[(u64, bool)], until: Option<Instant>) -> Result<Found, StoreError> {
+    /// Those of `places` (id, whether it is known to match) that match, in their order, until the deadline or `enough`.
+    fn search(
+        &self,
+        filter: &Filter,
+        places: &[(u64, bool)],
+        until: Option<Instant>,
+        enough: usize,
+    ) -> Result<Found, StoreError> {
         let connection = schema::open_reader(&path(self.dir()))?;
         let (condition, values) = filter.sql(self.levels());
         let sql = format!(
@@ -204,7 +216,7 @@ impl Run {
         let mut statement = connection.prepare(&sql)?;
         let mut found = Found::default();
         for chunk in places.chunks(CHUNK) {
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if found.ids.len() >= enough || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
             let unsure: Vec<u64> = chunk.iter().filter(|(_, sure)| !sure).map(|(id, _)| *id).collect();

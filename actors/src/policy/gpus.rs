@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollout::outcome::Fault;
 use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Tenant};
@@ -15,6 +16,11 @@ use tokio::sync::OnceCell;
 
 use crate::config::Config;
 use crate::errors::UserError;
+use crate::logbook::{GpuSource, Logbook, Sampler};
+use crate::store::StoreHandle;
+
+/// How often the GPUs are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Devices shared by executors, by turns.
 pub struct Gpus {
@@ -83,6 +89,26 @@ impl Gpus {
     pub fn of(inventory: Arc<dyn Inventory>, configs: Vec<DeviceConfig>) -> Gpus {
         let started = configs.iter().map(|_| OnceCell::new()).collect();
         Gpus { inventory, configs, started }
+    }
+
+    /// Looks at the GPUs among them about once a second; `None` where there is none, or no thread for it.
+    pub fn watched(self: &Arc<Self>, store: &StoreHandle) -> Option<Sampler> {
+        let of = self.configs.len();
+        let source = |(position, config): (usize, &DeviceConfig)| {
+            let Kind::Cuda(uuid) = &config.kind else { return None };
+            let gpus = Arc::downgrade(self);
+            let load = Box::new(move || Some(gpus.upgrade()?.started[position].get()?.load()));
+            Some(GpuSource { uuid: uuid.clone(), position, of, load })
+        };
+        let sources: Vec<GpuSource> = self.configs.iter().enumerate().filter_map(source).collect();
+        if sources.is_empty() {
+            return None;
+        }
+        let complain = |error: &dyn std::fmt::Display| {
+            tracing::warn!("the GPUs' clocks and temperatures are not noted: {error}");
+        };
+        let book = Logbook::start(store.clone()).inspect_err(|e| complain(e)).ok()?;
+        Sampler::start(self.inventory.clone(), sources, book, LOOK).inspect_err(|e| complain(e)).ok()
     }
 
     pub fn count(&self) -> usize {

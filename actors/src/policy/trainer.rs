@@ -18,6 +18,7 @@ use super::checkpoint::{Checkpoints, Manifest};
 use super::weights;
 use crate::config::Config;
 use crate::crew::{TrainError, TrainJob, TrainedItem, Trainer, TrainerFactory};
+use crate::store::TokenScores;
 use crate::supervise::{CHECKPOINT, LEARNER_FAILED, fault};
 
 /// What the learner needs to start, at first and after a death.
@@ -129,7 +130,9 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let done = item(manifest, &self.learner);
         self.newest = Some(done.clone());
-        Ok(done)
+        let tokens = self.learner.take_seen().into_iter();
+        let tokens = tokens.map(|(logprobs, entropies)| TokenScores { logprobs, entropies }).collect();
+        Ok(TrainedItem { tokens, ..done })
     }
 }
 
@@ -141,6 +144,7 @@ fn item<AB: AutodiffBackend + Kernels>(manifest: Manifest, learner: &Learner<AB>
         report: manifest.report,
         digest: manifest.digest,
         weights: weights(learner.inference()),
+        tokens: Vec::new(),
     }
 }
 

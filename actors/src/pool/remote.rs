@@ -35,9 +35,18 @@ pub(super) struct Remotes {
     next: u32,
     /// Told to leave, and not yet reported as idle.
     leaving: Vec<NodeKey>,
+    names: Vec<(NodeKey, String)>,
 }
 
 impl Remotes {
+    pub(super) fn names(&self) -> impl Iterator<Item = (NodeKey, &str)> {
+        self.names.iter().map(|(key, name)| (*key, name.as_str()))
+    }
+
+    pub(super) fn name(&self, key: NodeKey) -> &str {
+        self.names().find(|(known, _)| *known == key).map_or("a node", |(_, name)| name)
+    }
+
     /// False where nobody is there to take it.
     pub(super) fn send(&self, key: NodeKey, number: u32, job: ExecJob) -> bool {
         let Some(gateway) = &self.gateway else { return false };
@@ -51,6 +60,9 @@ impl PoolState {
             RemoteMsg::Attach { gateway, key, name, executors } => {
                 tracing::info!(node = name, executors, "a node's executors join the pool");
                 self.remote.gateway = Some(gateway);
+                self.args.logbook.happened(format!("node {name}"), "joined", format!("{executors} executors"));
+                self.remote.names.retain(|(known, _)| *known != key);
+                self.remote.names.push((key, name));
                 for _ in 0..executors {
                     let number = FIRST + self.remote.next;
                     self.remote.next = (self.remote.next + 1) % (u32::MAX - FIRST);
@@ -58,14 +70,30 @@ impl PoolState {
                 }
             }
             RemoteMsg::Pause { key, paused } => {
+                self.node_happened(key, if paused { "silent" } else { "heard again" }, "");
                 self.slots.values_mut().filter(|slot| slot.hands.of(key)).for_each(|slot| slot.paused = paused);
             }
             RemoteMsg::Leave { key } => {
+                self.node_happened(key, "leaving", "ends what it has");
                 self.slots.values_mut().filter(|slot| slot.hands.of(key)).for_each(|slot| slot.leaving = true);
                 self.remote.leaving.push(key);
             }
-            RemoteMsg::Detach { key, why } => self.detach(|slot| slot.hands.of(key), &why),
+            RemoteMsg::Detach { key, why } => {
+                self.detach(|slot| slot.hands.of(key), &why);
+                self.node_gone(key, &why);
+            }
             RemoteMsg::Done { number, item } => self.done(number, item),
+        }
+    }
+
+    fn node_happened(&self, key: NodeKey, what: &str, detail: &str) {
+        self.args.logbook.happened(format!("node {}", self.remote.name(key)), what, detail);
+    }
+
+    fn node_gone(&mut self, key: NodeKey, why: &str) {
+        if self.remote.names().any(|(known, _)| known == key) {
+            self.node_happened(key, "gone", why);
+            self.remote.names.retain(|(known, _)| *known != key);
         }
     }
 
@@ -82,16 +110,19 @@ impl PoolState {
     pub(super) fn release_idle_nodes(&mut self) {
         let slots = &mut self.slots;
         let gateway = &self.remote.gateway;
+        let mut gone = Vec::new();
         self.remote.leaving.retain(|key| {
             if slots.values().any(|slot| slot.hands.of(*key) && slot.job.is_some()) {
                 return true;
             }
             slots.retain(|_, slot| !slot.hands.of(*key));
+            gone.push(*key);
             if let Some(gateway) = gateway {
                 let _ = gateway.cast(HeadMsg::Idle { key: *key });
             }
             false
         });
+        gone.into_iter().for_each(|key| self.node_gone(key, "it has ended what it had"));
     }
 
     /// A gateway that died took every node's errands with it; the next one has its nodes report again.
@@ -100,6 +131,8 @@ impl PoolState {
         if self.remote.gateway.as_ref().is_some_and(dead) {
             self.remote.gateway = None;
             self.remote.leaving.clear();
+            self.args.logbook.happened("gateway", "died", "every node reports again");
+            self.remote.names.clear();
             self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
         }
     }

@@ -4,10 +4,13 @@ use std::time::Instant;
 
 use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use rollout::id::{Attempt, RolloutId};
+use serde_json::json;
 
 use super::{PoolState, spawn};
 use crate::cluster::wire::NodeKey;
-use crate::executor::{ExecJob, ExecutorMsg};
+use crate::executor::{ExecJob, ExecutedItem, ExecutorMsg, lane};
+use crate::flow::wall_ms;
+use crate::logbook::Span;
 use crate::scaling::Load;
 use crate::supervise::{Deaths, Role};
 
@@ -41,11 +44,23 @@ pub(super) struct Slot {
     pub(super) leaving: bool,
     /// Gets no more jobs for now.
     pub(super) paused: bool,
+    /// What is noted of its job where no actor of this process does that.
+    pub(super) span: Option<Span>,
+    /// Jobs it has answered, and when it did last, milliseconds since the Unix epoch.
+    pub(super) answered: (u64, Option<u64>),
 }
 
 impl Slot {
     pub(super) fn of(hands: Hands) -> Slot {
-        Slot { hands, job: None, leaving: false, paused: false }
+        Slot { hands, job: None, leaving: false, paused: false, span: None, answered: (0, None) }
+    }
+
+    /// It has answered its job.
+    pub(super) fn word(&mut self, item: &ExecutedItem) {
+        self.answered = (self.answered.0 + 1, Some(wall_ms()));
+        if let Some(span) = self.span.take() {
+            span.end(item.result.as_ref().map_or_else(|fault| fault.code.as_str(), |_| "report"));
+        }
     }
 
     fn is_own(&self) -> bool {
@@ -94,6 +109,11 @@ impl PoolState {
                 Hands::Remote(key) => self.remote.send(*key, *number, next.job.clone()),
             };
             if sent {
+                if let Hands::Remote(key) = &slot.hands {
+                    let (rollout, attempt) = (next.job.rollout.0, next.job.attempt.0);
+                    let lane = format!("{}/{}", self.remote.name(*key), lane(*number));
+                    slot.span = Some(self.args.logbook.begin(lane, Some(rollout), Some(attempt)));
+                }
                 slot.job = Some(next.job);
             } else {
                 // Dead, and its supervision event (or the gateway's) is on the way.
@@ -120,6 +140,32 @@ impl PoolState {
             queued: self.waiting.len() as u32,
             oldest_ms: self.waiting.iter().map(|w| age_ms(w.since)).max().unwrap_or(0),
         }
+    }
+
+    /// What the pool has to do and what each node's executors do, for those who look at the run. `sent`: when the message that
+    /// asks for it was sent, so that the wait in the mailbox is known.
+    pub(super) fn sample(&self, sent: Instant) -> serde_json::Value {
+        let load = self.load();
+        let nodes: Vec<serde_json::Value> = self
+            .remote
+            .names()
+            .map(|(key, name)| {
+                let slots = || self.slots.values().filter(|slot| slot.hands.of(key));
+                let any = |is: fn(&Slot) -> bool| slots().any(is);
+                json!({
+                    "name": name, "executors": slots().count(), "busy": slots().filter(|s| s.job.is_some()).count(),
+                    "state": if any(|s| s.leaving) { "leaving" } else if any(|s| s.paused) { "silent" } else { "working" },
+                    "answered": slots().map(|s| s.answered.0).sum::<u64>(),
+                    "last_answer_at": slots().filter_map(|s| s.answered.1).max(),
+                })
+            })
+            .collect();
+        json!({
+            "mailbox_wait_ms": age_ms(sent), "executors": load.executors, "busy": load.busy, "queued": load.queued,
+            "oldest_ms": load.oldest_ms, "same_candidate": self.followers.values().map(Vec::len).sum::<usize>(),
+            "verdicts_kept": self.verdicts.len(), "asked_llm_judge": self.bench.as_ref().map_or(0, |b| b.asked.len()),
+            "nodes": nodes,
+        })
     }
 
     pub(super) fn held(&self) -> Vec<(RolloutId, Attempt)> {

@@ -3,6 +3,7 @@
 //! `docs/store.md` documents the schema. Writing goes through [`writer::StoreHandle`] only: operations of one batch
 //! reach the file together or not at all, in the order they were sent.
 
+pub mod notes_reader;
 pub mod pack;
 pub mod reader;
 pub mod rows;
@@ -12,7 +13,7 @@ pub mod writer;
 use std::path::{Path, PathBuf};
 
 pub use reader::Reader;
-pub use rows::{FaultRow, Op, PhaseTag, RowPatch, StepRow};
+pub use rows::{FaultRow, HappeningRow, Op, PhaseTag, RowPatch, SampleRow, SpanRow, StepRow, TokenScores};
 pub use writer::{StoreConfig, StoreHandle, Writer};
 
 /// The store's file name in a run directory.
@@ -45,7 +46,7 @@ pub enum StoreError {
     /// The process that made it was killed before the configuration was in it: nothing was begun.
     #[error("the run in {0} was killed before it began: start it again with `troupe run --run-dir {0}`")]
     Unbegun(PathBuf),
-    #[error("{path} has store format {found}, this program reads {expected}")]
+    #[error("{path} has store format {found}, this program reads formats up to {expected}")]
     Format { path: PathBuf, found: String, expected: u32 },
     #[error("cannot open the store {path}: {source}")]
     Open { path: PathBuf, source: rusqlite::Error },

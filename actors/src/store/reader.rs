@@ -8,7 +8,7 @@ use rollout::journal::{Record, Snapshot};
 use rollout::outcome::{ExecReport, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::pack::{unpack_f32s, unpack_u32s};
 use super::rows::{PhaseTag, StepRow};
@@ -21,7 +21,7 @@ pub struct Reader {
 }
 
 /// One rollout without its long columns: what a list shows. Absent fields are not known yet.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutSummary {
     pub id: u64,
     pub phase: PhaseTag,
@@ -90,6 +90,10 @@ impl Reader {
     /// Opens the store of a run directory.
     pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
         Ok(Reader { connection: schema::open_reader(&super::path(run_dir))? })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// A value of the `meta` table (`docs/store.md` lists the keys).
@@ -191,10 +195,11 @@ impl Reader {
         Ok(rows.map(|at| at.map(|at| at as u64)).collect::<Result<_, _>>()?)
     }
 
-    /// Calls `visit` with every number of every step (step, name, value), in order of steps.
-    pub fn each_metric(&self, mut visit: impl FnMut(u64, &str, f64)) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT step, name, value FROM metrics ORDER BY step")?;
-        let mut rows = statement.query([])?;
+    /// Calls `visit` with every number of every step after `step` (step, name, value), in order of steps.
+    pub fn each_metric(&self, step: u64, mut visit: impl FnMut(u64, &str, f64)) -> Result<(), StoreError> {
+        let sql = "SELECT step, name, value FROM metrics WHERE step > ?1 ORDER BY step";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([step as i64])?;
         while let Some(row) = rows.next()? {
             let name = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
             visit(row.get::<_, i64>(0)? as u64, name, row.get(2)?);

@@ -129,6 +129,49 @@ pub struct FaultRow {
     pub at_ms: u64,
 }
 
+/// What one lane (an executor, the learner) did for one rollout or step, from its beginning on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpanRow {
+    /// Rises with time, also over the processes of a run.
+    pub id: u64,
+    /// `executor 3`, `NODE/executor 65537`, `learner`.
+    pub lane: String,
+    pub rollout: Option<u64>,
+    pub attempt: Option<u32>,
+    pub began_ms: u64,
+    /// `None` while it goes on.
+    pub ended_ms: Option<u64>,
+    /// What was entered, and how many milliseconds after the beginning.
+    pub stages: Vec<(String, u64)>,
+    /// `report`, `step`, `started`, a fault's code, or `lost`.
+    pub ending: Option<String>,
+}
+
+/// What one source said at one moment: `run`, `pool`, `gpu N`, `node NAME`. About once a second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleRow {
+    pub at_ms: u64,
+    pub source: String,
+    pub value: serde_json::Value,
+}
+
+/// Something that happened to an actor or a node, not to a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HappeningRow {
+    pub at_ms: u64,
+    pub actor: String,
+    /// `started`, `died`, `restarted`, `joined`, ...
+    pub what: String,
+    pub detail: String,
+}
+
+/// What the learner found for each token of an answer, before it updated anything. Natural log, nats; one per token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScores {
+    pub logprobs: Vec<f32>,
+    pub entropies: Vec<f32>,
+}
+
 /// One operation. Operations sent together are written together.
 #[derive(Debug)]
 pub enum Op {
@@ -155,4 +198,13 @@ pub enum Op {
     },
     Step(Box<StepRow>),
     Fault(FaultRow),
+    /// Replaces what is known of the span.
+    Span(SpanRow),
+    Sample(SampleRow),
+    Happening(HappeningRow),
+    TokenScores {
+        rollout: RolloutId,
+        step: StepId,
+        scores: TokenScores,
+    },
 }

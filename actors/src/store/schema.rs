@@ -7,8 +7,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 
-/// Rises with every change of the tables; a store of another format is refused, never guessed at.
-pub const FORMAT: u32 = 1;
+/// Rises with every change of the tables; a store of a later format is refused, never guessed at.
+pub const FORMAT: u32 = 2;
+/// The oldest format that is read: 2 only added tables, which a store of 1 does not have.
+const OLDEST: u32 = 1;
 
 /// How long a statement waits for another process's lock. Only a checkpoint or a foreign writer can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,17 @@ CREATE TABLE IF NOT EXISTS steps (
 CREATE TABLE IF NOT EXISTS faults (
   id INTEGER PRIMARY KEY, rollout INTEGER, attempt INTEGER, code TEXT NOT NULL, message TEXT NOT NULL, at INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS spans (
+  id INTEGER PRIMARY KEY, lane TEXT NOT NULL, rollout INTEGER, attempt INTEGER, began INTEGER NOT NULL, ended INTEGER,
+  stages TEXT NOT NULL, ending TEXT
+);
+CREATE TABLE IF NOT EXISTS samples (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, source TEXT NOT NULL, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS happenings (
+  id INTEGER PRIMARY KEY, at INTEGER NOT NULL, actor TEXT NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS token_scores (
+  rollout INTEGER PRIMARY KEY, step INTEGER NOT NULL, logprobs BLOB NOT NULL, entropies BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS metrics (step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (step, name)) WITHOUT ROWID;
 ";
 
@@ -63,7 +76,11 @@ pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, St
         None => {
             transaction.execute("INSERT INTO meta (key, value) VALUES ('format', ?1)", [FORMAT.to_string()])?;
         }
-        Some(found) => check_format(path, found)?,
+        Some(found) => {
+            check_format(path, found)?;
+            // The tables that an older store lacked were made above.
+            transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'format'", [FORMAT.to_string()])?;
+        }
     }
     transaction.commit().map_err(open)?;
     Ok(connection)
@@ -112,7 +129,7 @@ fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn check_format(path: &Path, found: String) -> Result<(), StoreError> {
-    if found == FORMAT.to_string() {
+    if found.parse().is_ok_and(|found: u32| (OLDEST..=FORMAT).contains(&found)) {
         return Ok(());
     }
     Err(StoreError::Format { path: path.to_path_buf(), found, expected: FORMAT })

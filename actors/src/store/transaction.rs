@@ -11,6 +11,7 @@ use rollout::outcome::{Candidate, ExecReport, Finding, Outcome, Ruling};
 use rollout::reward::{Advantage, Reward};
 use rusqlite::{Connection, params};
 
+use super::notes::Notes;
 use crate::codec;
 use crate::store::StoreError;
 use crate::store::pack::Packer;
@@ -72,6 +73,7 @@ pub struct Pending {
     snapshot: Option<(u64, Vec<u8>)>,
     steps: Vec<StepRow>,
     faults: Vec<FaultRow>,
+    notes: Notes,
 }
 
 impl Pending {
@@ -89,6 +91,7 @@ impl Pending {
             snapshot: None,
             steps: Vec::new(),
             faults: Vec::new(),
+            notes: Notes::default(),
         })
     }
 
@@ -108,6 +111,10 @@ impl Pending {
                 Op::Row { rollout, patch } => self.patch(rollout.0, patch),
                 Op::Step(row) => self.steps.push(*row),
                 Op::Fault(row) => self.faults.push(row),
+                Op::Span(row) => self.notes.span(row),
+                Op::Sample(row) => self.notes.samples.push(row),
+                Op::Happening(row) => self.notes.happenings.push(row),
+                Op::TokenScores { rollout, step, scores } => self.notes.scores.push((rollout, step, scores)),
             }
         }
     }
@@ -194,6 +201,7 @@ impl Pending {
                     fault.at_ms as i64
                 ])?;
         }
+        self.notes.write(&tx, &mut self.packer)?;
         tx.commit()?;
         if durable {
             connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -316,6 +324,6 @@ fn write_step(tx: &rusqlite::Transaction<'_>, row: &StepRow) -> Result<(), Store
     Ok(())
 }
 
-fn pack_error(source: std::io::Error) -> StoreError {
+pub(super) fn pack_error(source: std::io::Error) -> StoreError {
     StoreError::Io { path: "a token column".into(), source }
 }

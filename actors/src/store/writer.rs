@@ -18,6 +18,8 @@ use super::rows::Op;
 use super::schema;
 use transaction::Pending;
 
+#[path = "notes.rs"]
+mod notes;
 #[path = "transaction.rs"]
 mod transaction;
 
@@ -147,6 +149,16 @@ impl StoreHandle {
             return self.check();
         }
         self.post(Message::Batch(ops))
+    }
+
+    /// Writes `ops` together if there is room for them now, for what the run can do without; false where there was none.
+    pub fn offer(&self, ops: Vec<Op>) -> bool {
+        self.failure.get().is_none() && self.sender.try_send(Message::Batch(ops)).is_ok()
+    }
+
+    /// Batches that wait for the writer's thread.
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
     }
 
     /// Calls `ack` once everything sent so far is durable.

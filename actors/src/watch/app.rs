@@ -3,8 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::widgets::TableState;
 
-use crate::cli::show;
-use crate::inspect::Run;
+use super::source::Source;
 use crate::inspect::overview::Overview;
 use crate::inspect::query::{Page, Query};
 
@@ -47,20 +46,19 @@ pub struct App {
 
 impl App {
     /// Asks for what the view needs. An error is shown and what was known stays.
-    pub fn refresh(&mut self, run: &Run) {
+    pub fn refresh(&mut self, source: &Source) {
         self.query.limit = ROWS;
         let asked = match self.view {
-            View::Overview => run.overview().map(|o| self.overview = Some(o)).map_err(|e| e.to_string()),
-            View::Rollouts => run.page(&self.query).map(|p| self.page = Some(p)).map_err(|e| e.to_string()),
-            View::Rollout(id) => match run.reader().and_then(|reader| reader.rollout(id)) {
-                Ok(Some(detail)) => {
+            View::Overview => source.overview().map(|o| self.overview = Some(o)),
+            View::Rollouts => source.page(&self.query).map(|p| self.page = Some(p)),
+            View::Rollout(id) => match source.text(id) {
+                Ok(Some(text)) => {
                     // Made harmless there: nothing in it can move the cursor or turn the text.
-                    let text = show::text(&detail, run.config());
                     self.lines = text.lines().map(|line| line.replace('\t', "    ")).collect();
                     Ok(())
                 }
                 Ok(None) => Err(format!("no rollout {id}")),
-                Err(e) => Err(e.to_string()),
+                Err(e) => Err(e),
             },
         };
         self.error = asked.err();

@@ -149,7 +149,7 @@ fn rollouts(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
     let Some(page) = &app.page else { return frame.render_widget("reading ..", area) };
     let found = match (page.matching, page.searched) {
         (Some(n), _) => format!("{n} of {}", page.all),
-        (None, Some((seen, of))) => format!("looked through {seen} of {of} before the time was up"),
+        (None, Some((seen, of))) => format!("in the first {seen} of {of}"),
         (None, None) => String::new(),
     };
     let title = format!("{found}, from {}  {}", app.query.offset + 1, printable(&app.query.filter));

@@ -1,20 +1,25 @@
-//! `troupe watch`: a run in the terminal, over ssh too, through the same reader as the web page. It reads only.
+//! `troupe watch`: a run in the terminal, over ssh too, through the same reader as the web page, or through a dashboard. It
+//! reads only.
 
 mod app;
 mod draw;
+pub mod source;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use crate::inspect::Run;
 use app::{After, App};
+use source::Source;
 
 /// How long a key is waited for before the run is looked at again.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How often a dashboard is asked whether there is something new.
+const ASK: Duration = Duration::from_secs(1);
 
 /// Why watching ended early.
 #[derive(Debug, thiserror::Error)]
@@ -29,29 +34,38 @@ pub enum WatchError {
 ///
 /// # Errors
 /// Stdin or stdout is no terminal, or it fails.
-pub fn watch(run: Arc<Run>) -> Result<(), WatchError> {
+pub fn watch(source: &Source) -> Result<(), WatchError> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(WatchError::NoTerminal);
     }
     let stop = Arc::new(AtomicBool::new(false));
-    run.follow(stop.clone())?;
+    if let Source::Dir(run) = source {
+        run.follow(stop.clone())?;
+    }
     // Also puts the terminal back when something panics.
     let mut terminal = ratatui::try_init()?;
-    let left = drive(&mut terminal, &run);
+    let left = drive(&mut terminal, source);
     let restored = ratatui::try_restore();
     stop.store(true, Ordering::Relaxed);
     left?;
     Ok(restored?)
 }
 
-fn drive(terminal: &mut ratatui::DefaultTerminal, run: &Run) -> std::io::Result<()> {
+fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::Result<()> {
     let mut app = App::default();
-    let mut seen = None;
+    let (mut seen, mut asked) = (None, None::<Instant>);
     loop {
-        let version = run.pulse().version;
-        if seen != Some(version) {
-            app.refresh(run);
-            seen = Some(version);
+        let pause = if matches!(source, Source::Url(_)) { ASK } else { Duration::ZERO };
+        if asked.is_none_or(|at| at.elapsed() >= pause) {
+            match source.pulse() {
+                Ok(pulse) if seen != Some(pulse.version) => {
+                    app.refresh(source);
+                    seen = Some(pulse.version);
+                }
+                Ok(_) => {}
+                Err(error) => app.error = Some(error),
+            }
+            asked = Some(Instant::now());
         }
         terminal.draw(|frame| draw::draw(frame, &mut app))?;
         if !event::poll(EVERY)? {
@@ -62,7 +76,7 @@ fn drive(terminal: &mut ratatui::DefaultTerminal, run: &Run) -> std::io::Result<
         {
             match app.key(key) {
                 After::Leave => return Ok(()),
-                After::Ask => app.refresh(run),
+                After::Ask => app.refresh(source),
                 After::Nothing => {}
             }
         }

@@ -188,6 +188,7 @@ pub fn lab_with(host: &str, beat: Beat, takes_ms: u64, cookie: Cookie) -> Lab {
             deadline: PATIENCE,
             reuse_verdicts: false,
             verdicts_max: 0,
+            logbook: Default::default(),
             cluster: Some(link),
             out,
         };

@@ -63,7 +63,10 @@ fn another_protocol_version_is_refused_with_the_reason() {
         let reply = tokio::time::timeout(PATIENCE, hear).await.unwrap();
         (reply, peer)
     });
-    assert!(matches!(&reply, ToNode::Refused { reason } if *reason == format!("this head speaks protocol version {PROTOCOL}")), "{reply:?}");
+    assert!(
+        matches!(&reply, ToNode::Refused { reason } if *reason == format!("this head speaks protocol version {PROTOCOL}")),
+        "{reply:?}"
+    );
     wait_for("all three are counted", || (lab.head().refusals().foreign == 3).then_some(()));
     unaffected(&lab, 0);
 }

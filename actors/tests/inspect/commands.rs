@@ -83,7 +83,10 @@ fn an_export_has_one_line_for_each_and_a_line_is_what_show_prints() {
 fn a_watcher_without_a_terminal_is_told_what_else_there_is() {
     let place = place();
     place.troupe(&["watch", "run"]).fails(2, PARTS).fails(2, &["needs a terminal", "troupe rollouts"]);
-    place.troupe(&["watch", "http://h:1/"]).fails(2, PARTS).fails(2, &["over ssh"]);
+    place.troupe(&["watch", "http://127.0.0.1:1/"]).fails(2, PARTS).fails(2, &["cannot be asked", "--token-file"]);
+    place.troupe(&["watch", "http://u:sesame@h/"]).fails(2, PARTS);
+    place.put("token", "a-token-of-some-length\n");
+    place.troupe(&["watch", "run", "--token-file", "token"]).fails(2, PARTS).fails(2, &["has no effect"]);
 }
 
 #[test]
@@ -98,4 +101,85 @@ fn what_is_printed_of_a_hostile_rollout_moves_no_cursor() {
     }
     let got = place.troupe(&["rollouts", "run"]);
     assert!(!got.succeeds().out.contains('\u{1b}'), "{:?}", got.out);
+}
+
+fn json_of(row: &parquet::record::Row) -> serde_json::Value {
+    use parquet::record::Field;
+    fn value(field: &Field) -> serde_json::Value {
+        match field {
+            Field::Null => serde_json::Value::Null,
+            Field::Long(v) => (*v).into(),
+            Field::UInt(v) => (*v).into(),
+            Field::Float(v) => (*v).into(),
+            Field::Double(v) => (*v).into(),
+            Field::Str(v) => v.as_str().into(),
+            Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The same run in every format; what another program reads of it is what the store holds.
+#[test]
+fn every_format_holds_the_run() {
+    let place = place();
+    let export = |args: &[&str]| place.troupe(&[&["export", "run", "--format"], args].concat());
+    export(&["parquet", "--out", "rollouts.parquet"]).succeeds();
+    let file = std::fs::File::open(place.path().join("rollouts.parquet")).unwrap();
+    let reader = parquet::file::reader::SerializedFileReader::new(file).unwrap();
+    use parquet::file::reader::FileReader as _;
+    let rows: Vec<serde_json::Value> = reader.get_row_iter(None).unwrap().map(|r| json_of(&r.unwrap())).collect();
+    assert_eq!(rows.len(), fixture::HOSTILE.len());
+    for (id, row) in rows.iter().enumerate() {
+        assert_eq!(row["id"], id);
+        assert!(row["answer"].as_str().unwrap().contains(fixture::HOSTILE[id]));
+        assert_eq!((row["tokens"].as_array().unwrap().len(), &row["tokens"][0]), (20, &serde_json::json!(3)));
+        assert_eq!(row["entropies"].is_null(), id != 2);
+    }
+    export(&["parquet", "--what", "steps", "--out", "steps.parquet"]).succeeds();
+    export(&["parquet", "--filter", "id = 5", "--out", "one.parquet"]).succeeds();
+
+    export(&["tensorboard"]).fails(2, PARTS).fails(2, &["--out"]);
+    export(&["tensorboard", "--out", "tb"]).succeeds();
+    let files: Vec<_> = std::fs::read_dir(place.path().join("tb")).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(files.len() == 1 && files[0].to_string_lossy().starts_with("events.out.tfevents."), "{files:?}");
+
+    let trace: serde_json::Value = serde_json::from_str(&export(&["perfetto"]).succeeds().out).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |ph: &str, pid: u64| events.iter().filter(|e| e["ph"] == ph && e["pid"] == pid).count();
+    assert_eq!(count("X", 1), 8 + 8 * 3, "spans and their stages");
+    assert_eq!((count("b", 2), count("e", 2)), (fixture::HOSTILE.len(), fixture::HOSTILE.len()));
+    assert_eq!(count("i", 3), 8 + 4, "steps and happenings");
+    assert!(count("C", 4) > 100);
+    let only: serde_json::Value =
+        serde_json::from_str(&export(&["perfetto", "--filter", "id < 2"]).succeeds().out).unwrap();
+    assert_eq!(only["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "b").count(), 2);
+    export(&["perfetto", "--what", "steps"]).fails(2, PARTS).fails(2, &["no effect"]);
+    export(&["jsonl", "--out", "no/such/folder"]).fails(2, &["cannot write the export"]);
+
+    // What others make of it, where they are installed.
+    let python = std::env::var("TROUPE_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let script = r#"
+import sys
+try:
+    import pyarrow.parquet as pq
+except ImportError as e:
+    print("skipped:", e); sys.exit(0)
+t = pq.read_table(sys.argv[1] + "/rollouts.parquet").to_pylist()
+assert [r["id"] for r in t] == list(range(8)), t
+assert all(r["tokens"] == [3] * 20 and abs(r["logprobs"][2] + 0.4) < 1e-6 for r in t)
+assert t[2]["entropies"] == [0.5] * 20 and t[1]["entropies"] is None
+assert t[7]["seed"] == str(2**64 - 1 - 7) and "\u202e" in t[6]["answer"]
+assert len(pq.read_table(sys.argv[1] + "/steps.parquet")) == 8
+assert pq.read_table(sys.argv[1] + "/one.parquet").to_pylist()[0]["id"] == 5
+print("pyarrow read it")
+"#;
+    match std::process::Command::new(python).args(["-c", script]).arg(place.path()).output() {
+        Ok(out) => {
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            print!("{}", String::from_utf8_lossy(&out.stdout));
+        }
+        Err(error) => println!("skipped: no Python ({error})"),
+    }
 }

@@ -91,6 +91,7 @@ async fn lab(workers: u32, workers_max: u32, takes: Duration) -> Lab {
     let args = PoolArgs {
         factory,
         llm_judge: None,
+        logbook: Default::default(),
         cluster: None,
         workers,
         workers_max,

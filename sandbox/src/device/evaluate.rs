@@ -20,6 +20,7 @@ use crate::evidence;
 use crate::executor::Limits;
 use crate::fault::{DEVICE, KILLED, PROTOCOL, fault};
 use crate::referee::Prepared;
+use crate::stage;
 use crate::trial::{self, Ending, ms_since};
 use crate::zygote::Zygote;
 
@@ -117,11 +118,14 @@ async fn attempt(
     let mut phase_ms = BTreeMap::new();
     let mut lap = Lap { phase_ms: &mut phase_ms, since: Instant::now() };
     let evaluation = Evaluation { device, session: Session::new(device), task, candidate };
+    stage::enter("wait for the device");
     let pass = device.enter(Use::Shared).await?;
     lap.end("device_wait_prepare");
+    stage::enter("device reference");
     let (mut prepared, the_box, draws) = evaluation.prepare().await?;
     drop(pass);
     lap.end("device_reference");
+    stage::enter("device compile");
     let key = cache::key(task, candidate, &prepared.job["device"]);
     let known = device.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&key);
     if let Some(known) = &known {
@@ -138,6 +142,7 @@ async fn attempt(
         Err(fault) => return Err(abandon(child, fault).await),
     };
     lap.end("device_compile");
+    stage::enter("wait to check");
     let mut checked = Checked::default();
     match compiled {
         Err(ending) => checked.ending = Some(ending),
@@ -150,6 +155,7 @@ async fn attempt(
                 Err(fault) => return Err(abandon(child, fault).await),
             };
             lap.end("device_wait_check");
+            stage::enter("device check");
             let done = match evaluation.session.known() {
                 Ok(()) => evaluation.check(&mut child, draws, &mut checked).await,
                 Err(fault) => Err(fault),
@@ -158,6 +164,7 @@ async fn attempt(
                 return Err(abandon(child, fault).await);
             }
             lap.end("device_check");
+            stage::enter("wait to time");
             if checked.ending.is_none() && device.config.timed {
                 if let Err(fault) = child.freeze(true).await {
                     return Err(abandon(child, fault).await);
@@ -168,6 +175,7 @@ async fn attempt(
                     Err(fault) => return Err(abandon(child, fault).await),
                 };
                 lap.end("device_wait_time");
+                stage::enter("time");
                 let leased = match evaluation.session.known() {
                     Ok(()) => device.lease(evaluation.session.id).await,
                     Err(fault) => Err(fault),
@@ -183,6 +191,7 @@ async fn attempt(
                 }
                 let result = lease::measure(&evaluation, &mut child, &prepared).await;
                 lap.end("device_time");
+                stage::enter("release");
                 // Its context goes while nobody else is timed.
                 let result = match result {
                     Ok(Measured::Accepted(timing)) => {

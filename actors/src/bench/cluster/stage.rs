@@ -225,6 +225,7 @@ async fn start_pool(head: &Head, to: Sender<Ended>) -> Result<ActorRef<PoolMsg>,
         deadline: PATIENCE,
         reuse_verdicts: false,
         verdicts_max: 0,
+        logbook: Default::default(),
         cluster: Some(head.link()),
         out,
     };

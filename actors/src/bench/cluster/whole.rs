@@ -82,7 +82,7 @@ struct Steps {
 impl Steps {
     fn item(manifest: Manifest) -> TrainedItem {
         let Manifest { step, policy, digest, applied, report, .. } = manifest;
-        TrainedItem { step, policy, applied, report, digest, weights: standins::weights() }
+        TrainedItem { step, policy, applied, report, digest, weights: standins::weights(), tokens: Vec::new() }
     }
 
     fn save(&self, manifest: &Manifest) -> std::io::Result<()> {

@@ -96,6 +96,7 @@ impl Bench {
             reuse_verdicts: false,
             verdicts_max: 0,
             cluster: None,
+            logbook: Default::default(),
             out: post_box.clone(),
         };
         let (pool, _) = Pool::spawn_linked(None, Pool, args, post_box.get_cell()).await.map_err(failed)?;

@@ -1,6 +1,7 @@
 // One rollout: what was asked, planned and written, what the verifier said, and how the reward came about.
 import { ask, badge, card, count, dash, facts, fill, h, link, real, shown, time } from "./dom.js";
 import { difference, python } from "./python.js";
+import { parts } from "./lanes.js";
 import { tokens } from "./tokens.js";
 
 const LAYERS = [["extracted", "one program in the answer"], ["syntax", "it is Python"], ["functional", "the work is done in kernels"], ["compiled", "compiles"], ["correct", "right results"]];
@@ -65,6 +66,19 @@ function group(found, id, compare) {
       h("td", {}, s.id === id ? "" : h("button", { onclick: () => compare(s.id) }, "diff"))))))));
 }
 
+/** Who evaluates it now, or did. */
+function places(list) {
+  if (!list.length) return null;
+  const now = Date.now();
+  return card("Where it was evaluated", list.map((p) => {
+    const all = parts(p, now);
+    const open = p.ended_ms === null;
+    return h("div", {}, h("div", { class: "row" }, h("b", {}, shown(p.lane)), p.gpu ? h("span", {}, "on ", shown(p.gpu)) : null, h("span", { class: "soft" }, "attempt " + p.attempt + ", from " + time(p.began_ms)),
+      open ? h("span", { class: "pill good" }, "now: " + all[all.length - 1][2]) : h("span", { class: "pill " + (p.ending === "report" ? "" : "bad") }, p.ending)),
+    h("div", { class: "small mono" }, all.map(([from, to, stage]) => stage + " " + Math.round(to - from) + " ms").join(", ")));
+  }));
+}
+
 export function rollout(text) {
   const id = Number(text);
   const box = h("div", { class: "stack" });
@@ -103,6 +117,7 @@ export function rollout(text) {
       h("div", { class: "two" },
         h("div", { class: "stack" }, verdict(found),
           card("Reward", found.arithmetic.length ? found.arithmetic.map((line) => h("div", { class: "mono" }, line)) : h("p", { class: "soft" }, "No reward yet.")),
+          places(found.places),
           timing(found.report),
           found.faults.length ? card("Faults of ours", found.faults.map((f) => h("div", { class: "bad" }, f.code + " (attempt " + f.attempt + "): ", shown(f.message)))) : null),
         h("div", { class: "stack" },

@@ -33,6 +33,8 @@ export function rollouts(_, search) {
   let at = -1;
   let page = null;
   let stop = new AbortController();
+  let deep = false;
+  const further = h("button", { onclick: () => { deep = true; update(); } }, "Search all of them");
 
   const address = () => {
     const parts = new URLSearchParams();
@@ -42,6 +44,7 @@ export function rollouts(_, search) {
   };
   const change = () => {
     wanted.offset = 0;
+    deep = false;
     at = -1;
     known = new Set();
     if (location.hash === address()) update();
@@ -74,7 +77,7 @@ export function rollouts(_, search) {
     stop.abort();
     stop = new AbortController();
     heads();
-    const parts = new URLSearchParams({ filter: wanted.filter, sort: wanted.sort, offset: wanted.offset, limit: LIMIT });
+    const parts = new URLSearchParams({ filter: wanted.filter, sort: wanted.sort, offset: wanted.offset, limit: LIMIT, deep });
     try {
       page = await ask("/api/rollouts?" + parts, stop.signal);
     } catch (problem) {
@@ -92,10 +95,11 @@ export function rollouts(_, search) {
       return h("tr", { class: "pick" + fresh + (n === at ? " at" : ""), onclick: click }, COLUMNS.map(([, , show, kind]) => h("td", { class: kind }, show(r))));
     }));
     const found = page.matching === null
-      ? "looked through " + count(page.searched[0]) + " of " + count(page.searched[1]) + " answers before the time was up"
+      ? "looked through the " + (wanted.sort ? "first " : "newest ") + count(page.searched[0]) + " of " + count(page.searched[1]) + " answers"
       : count(page.matching) + " of " + count(page.all);
     const end = wanted.offset + page.rollouts.length;
     about.textContent = found + (page.rollouts.length ? ", shown " + count(wanted.offset + 1) + " to " + count(end) : "") + ", " + page.took_ms.toFixed(1) + " ms";
+    further.hidden = page.matching !== null || deep;
     previous.disabled = wanted.offset === 0;
     next.disabled = page.matching !== null ? end >= page.matching : page.rollouts.length < LIMIT;
   }
@@ -116,7 +120,7 @@ export function rollouts(_, search) {
         h("p", { class: "small" }, "= != < <= > >= ~ (contains); and, or, not, parentheses; `none` is what is not known. `answer` and `finding` are looked up in the store and take longer."))),
     error,
     h("div", { class: "card scroll" }, h("table", {}, head, rows)),
-    h("div", { class: "row" }, previous, next, about));
+    h("div", { class: "row" }, previous, next, about, further));
   return {
     box,
     update,
@@ -124,6 +128,7 @@ export function rollouts(_, search) {
       wanted.filter = now.get("filter") || "";
       wanted.sort = now.get("sort") || "";
       wanted.offset = 0;
+      deep = false;
       input.value = wanted.filter;
       return update();
     },

@@ -8,6 +8,7 @@ export function tokens(found) {
   const code = (n) => found.plan === null || n >= found.plan;
   const advantage = (n) => (code(n) ? found.advantage_code : found.advantage_plan);
   const largest = Math.max(Math.abs(found.advantage_plan ?? 0), Math.abs(found.advantage_code ?? 0));
+  const ratio = (n) => Math.exp(found.learner.logprobs[n] - found.logprobs[n]);
   const versions = [...new Set(found.policies)];
   const modes = {
     "log-prob": [(n) => { const q = level(-found.logprobs[n], 4); return q ? "q" + q : ""; }, "the redder, the less likely it was when it was sampled (full at -4 nats)"],
@@ -17,6 +18,10 @@ export function tokens(found) {
     }, "green is made likelier, red less likely; plan and code have one advantage each"],
     class: [(n) => (code(n) ? "v0" : "v1"), "orange is plan, blue is code"],
     mask: [(n) => (!found.trained || !advantage(n) ? "masked" : ""), "grey did not count: an advantage of zero, or the rollout was not trained on"],
+    ...(found.learner ? {
+      entropy: [(n) => { const e = found.learner.entropies[n]; return e > 0.001 ? "q" + level(e, 2) : ""; }, "how undecided the learner was there (full at 2 nats), before the step"],
+      ratio: [(n) => { const r = ratio(n); return Math.abs(r - 1) < 0.001 ? "" : (r > 1 ? "g" : "q") + level(Math.abs(Math.log(r)), 0.2); }, "learner to sampling policy before the step: green above 1, red below (full at a factor of 1.22); at 1 both agree"],
+    } : {}),
     policy: [(n) => "v" + (versions.indexOf(found.policies[n]) % 4), "policy versions: " + versions.join(", ")],
   };
   const body = h("div", { class: "tokens mono" });
@@ -24,7 +29,8 @@ export function tokens(found) {
   const about = h("p", { class: "mono small" }, "Point at a token.");
   const spans = found.text.map((text, n) => {
     const point = () => fill(about, "token " + n + " (id " + found.ids[n] + ")  log-prob " + real(found.logprobs[n], 4) + "  probability " + real(Math.exp(found.logprobs[n]), 4) +
-      "  " + (code(n) ? "code" : "plan") + "  advantage " + real(advantage(n), 4) + "  policy " + found.policies[n]);
+      "  " + (code(n) ? "code" : "plan") + "  advantage " + real(advantage(n), 4) + "  policy " + found.policies[n] +
+      (found.learner ? "  entropy " + real(found.learner.entropies[n], 4) + "  ratio " + real(ratio(n), 4) : ""));
     return h("span", { onmouseenter: point }, shown(found.readable ? text : text + " "));
   });
   const buttons = Object.keys(modes).map((name) => h("button", { onclick: () => choose(name) }, name));
@@ -36,6 +42,7 @@ export function tokens(found) {
   }
   fill(body, spans);
   choose("log-prob");
+  const mean = (from, to) => (to > from ? real(found.learner.entropies.slice(from, to).reduce((a, b) => a + b, 0) / (to - from), 3) : dash);
   const sum = found.logprobs.reduce((a, b) => a + b, 0);
   return h("div", {},
     h("div", { class: "row" }, buttons, legend),
@@ -43,5 +50,5 @@ export function tokens(found) {
     h("p", { class: "soft small" }, found.ids.length + " tokens, mean log-prob " + (found.ids.length ? (sum / found.ids.length).toFixed(4) : dash) + ". ",
       found.left_out ? found.left_out + " more are not shown. " : "",
       found.readable ? "" : "The tokenizer is not in the run directory: ids are shown. ",
-      "Entropies and the learner's ratios are stored as means of a step, not by token."));
+      found.learner ? "Entropy in the plan " + mean(0, found.plan ?? 0) + ", in the code " + mean(found.plan ?? 0, found.ids.length) + " nats." : "Entropy and ratio are known of what was trained on, in runs since store format 2."));
 }

@@ -1,0 +1,240 @@
+//! What a run notes beside its results, as the pages show it: lanes, GPUs, queues, nodes, happenings. The newest of it is kept
+//! in memory, once for all viewers of this process, and continued from where the last look ended.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Run;
+use super::overview::Curves;
+use crate::store::notes_reader::Numbered;
+use crate::store::{HappeningRow, Reader, SampleRow, SpanRow, StoreError};
+
+/// Kept in memory of each kind.
+const SPANS: usize = 20_000;
+const SAMPLES: usize = 20_000;
+const HAPPENINGS: usize = 1_000;
+/// Rows of one look.
+const CHUNK: usize = 20_000;
+/// Looks are at least this far apart, whoever asks.
+const FRESH: Duration = Duration::from_millis(400);
+/// Spans and points that one answer shows.
+const SHOWN: usize = 4_000;
+const POINTS: usize = 300;
+
+/// The newest notes of a run.
+#[derive(Default)]
+pub struct Notes {
+    looked: Option<Instant>,
+    spans: BTreeMap<u64, SpanRow>,
+    samples: VecDeque<Numbered<SampleRow>>,
+    happenings: VecDeque<Numbered<HappeningRow>>,
+}
+
+impl Notes {
+    fn look(&mut self, reader: &Reader) -> Result<(), StoreError> {
+        if self.looked.is_none() {
+            self.spans.extend(reader.newest_spans(SPANS)?.into_iter().map(|span| (span.id, span)));
+        } else {
+            let open: Vec<u64> = self.spans.values().filter(|s| s.ended_ms.is_none()).map(|s| s.id).collect();
+            let last = self.spans.keys().next_back().copied().unwrap_or(0);
+            let changed = if open.is_empty() { Vec::new() } else { reader.spans_of(&open)? };
+            let new = reader.spans_after(last, CHUNK)?;
+            self.spans.extend(changed.into_iter().chain(new).map(|span| (span.id, span)));
+        }
+        while self.spans.len() > SPANS {
+            self.spans.pop_first();
+        }
+        let last = match self.samples.back() {
+            Some(sample) => sample.id,
+            None => reader.samples_from(SAMPLES)?,
+        };
+        self.samples.extend(reader.samples_after(last, CHUNK)?);
+        let extra = self.samples.len().saturating_sub(SAMPLES);
+        self.samples.drain(..extra);
+        let last = self.happenings.back().map_or(0, |h| h.id);
+        self.happenings.extend(reader.happenings_after(last, CHUNK)?);
+        let extra = self.happenings.len().saturating_sub(HAPPENINGS);
+        self.happenings.drain(..extra);
+        self.looked = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// A lane and what it did in the window.
+#[derive(Debug, Serialize)]
+pub struct Lane {
+    pub name: String,
+    /// The GPU that it works on, where it is one of this host's executors.
+    pub gpu: Option<String>,
+    pub spans: Vec<SpanRow>,
+    /// Share of the window in which it worked.
+    pub busy: f64,
+}
+
+/// What a source said last, and its numbers over time.
+#[derive(Debug, Serialize)]
+pub struct Source {
+    pub at: u64,
+    pub last: Value,
+    pub curves: Curves,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Timeline {
+    /// Milliseconds since the Unix epoch. `to` is now while the run goes on, else when the last was noted.
+    pub from: u64,
+    pub to: u64,
+    /// False: the run was made by a program that noted nothing.
+    pub noted: bool,
+    pub lanes: Vec<Lane>,
+    /// Older spans of the window that are not shown.
+    pub left_out: usize,
+    /// `run`, `pool`, `gpu N`.
+    pub sources: BTreeMap<String, Source>,
+    /// Newest first.
+    pub happenings: Vec<HappeningRow>,
+}
+
+/// Where a rollout is or was evaluated.
+#[derive(Debug, Serialize)]
+pub struct Place {
+    #[serde(flatten)]
+    pub span: SpanRow,
+    pub gpu: Option<String>,
+}
+
+impl Run {
+    /// The newest notes, not older than `FRESH`.
+    fn with_notes<T>(&self, then: impl FnOnce(&Notes) -> T) -> Result<T, StoreError> {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.looked.is_none_or(|at| at.elapsed() >= FRESH) {
+            notes.look(&self.reader()?)?;
+        }
+        Ok(then(&notes))
+    }
+
+    /// Everything noted in the last `window_s` seconds.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn timeline(&self, window_s: u64) -> Result<Timeline, StoreError> {
+        let now = crate::flow::wall_ms();
+        self.with_notes(|notes| {
+            let last = notes.samples.back().map_or(0, |s| s.row.at_ms);
+            let last = last.max(notes.spans.values().next_back().map_or(0, |s| s.ended_ms.unwrap_or(s.began_ms)));
+            // A run that goes on says something every second.
+            let to = if now.saturating_sub(last) < 5_000 || last == 0 { now } else { last };
+            let from = to.saturating_sub(window_s.max(1) * 1000);
+            let gpus = gpus(notes);
+            let inside: Vec<&SpanRow> =
+                notes.spans.values().rev().filter(|s| s.ended_ms.unwrap_or(to) >= from && s.began_ms <= to).collect();
+            let mut lanes: BTreeMap<(u8, String), Lane> = BTreeMap::new();
+            for span in inside.iter().take(SHOWN).rev() {
+                let lane = lanes.entry(order(&span.lane)).or_insert_with(|| Lane {
+                    name: span.lane.clone(),
+                    gpu: gpu_of(&span.lane, &gpus),
+                    spans: Vec::new(),
+                    busy: 0.0,
+                });
+                let (began, ended) = (span.began_ms.max(from), span.ended_ms.unwrap_or(to).min(to));
+                lane.busy += ended.saturating_sub(began) as f64 / (to - from) as f64;
+                lane.spans.push((*span).clone());
+            }
+            Timeline {
+                from,
+                to,
+                noted: !notes.samples.is_empty() || !notes.spans.is_empty(),
+                left_out: inside.len().saturating_sub(SHOWN),
+                lanes: lanes.into_values().collect(),
+                sources: sources(notes, from),
+                happenings: notes.happenings.iter().rev().take(200).map(|h| h.row.clone()).collect(),
+            }
+        })
+    }
+
+    /// Who evaluated a rollout, or does so now; oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn places(&self, rollout: u64) -> Result<Vec<Place>, StoreError> {
+        self.with_notes(|notes| {
+            let gpus = gpus(notes);
+            let of = notes.spans.values().filter(|span| span.rollout == Some(rollout));
+            of.map(|span| Place { span: span.clone(), gpu: gpu_of(&span.lane, &gpus) }).collect()
+        })
+    }
+}
+
+/// By position: the source's name and the device's. Executor `n` of this host works at position `n % of`.
+fn gpus(notes: &Notes) -> Vec<String> {
+    let mut found: BTreeMap<u64, (u64, String)> = BTreeMap::new();
+    for sample in notes.samples.iter().rev().filter(|s| s.row.source.starts_with("gpu ")).take(64) {
+        let (value, name) = (&sample.row.value, &sample.row.source);
+        let label = match value["name"].as_str() {
+            Some(device) => format!("{name} ({device})"),
+            None => name.clone(),
+        };
+        let place = (value["of"].as_u64().unwrap_or(1), label);
+        found.entry(value["position"].as_u64().unwrap_or(0)).or_insert(place);
+    }
+    let of = found.values().next().map_or(0, |(of, _)| *of);
+    (0..of).map(|n| found.get(&n).map_or_else(|| format!("gpu at {n}"), |(_, label)| label.clone())).collect()
+}
+
+fn gpu_of(lane: &str, gpus: &[String]) -> Option<String> {
+    let number: usize = lane.strip_prefix("executor ")?.parse().ok()?;
+    gpus.get(number.checked_rem(gpus.len())?).cloned()
+}
+
+/// The learner first, then our own executors by number, then those of nodes.
+fn order(lane: &str) -> (u8, String) {
+    let padded = |text: &str| match text.rsplit_once(' ') {
+        Some((name, number)) => format!("{name} {number:0>10}"),
+        None => text.to_string(),
+    };
+    match lane {
+        "learner" => (0, String::new()),
+        lane if lane.starts_with("executor ") => (1, padded(lane)),
+        lane => (2, padded(lane)),
+    }
+}
+
+/// Every number that each source said since `from`, over time.
+fn sources(notes: &Notes, from: u64) -> BTreeMap<String, Source> {
+    let mut of: BTreeMap<&str, Vec<&SampleRow>> = BTreeMap::new();
+    for sample in notes.samples.iter().filter(|s| s.row.at_ms >= from) {
+        of.entry(&sample.row.source).or_default().push(&sample.row);
+    }
+    of.into_iter()
+        .filter_map(|(name, samples)| {
+            let last = samples.last()?;
+            let step = samples.len().div_ceil(POINTS).max(1);
+            let chosen: Vec<&SampleRow> = samples.iter().rev().step_by(step).rev().copied().collect();
+            let mut curves = Curves { x: chosen.iter().map(|s| s.at_ms as f64 / 1000.0).collect(), y: BTreeMap::new() };
+            for key in last.value.as_object().into_iter().flatten().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
+                curves.y.insert(key.clone(), chosen.iter().map(|s| s.value[key].as_f64()).collect());
+            }
+            Some((name.to_string(), Source { at: last.at_ms, last: last.value.clone(), curves }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_in_order_and_an_executor_is_on_the_gpu_at_its_place() {
+        let mut lanes = ["box/executor 65536", "executor 10", "learner", "executor 9"];
+        lanes.sort_by_key(|lane| order(lane));
+        assert_eq!(lanes, ["learner", "executor 9", "executor 10", "box/executor 65536"]);
+        let gpus = ["gpu 0".to_string(), "gpu 1".to_string()];
+        assert_eq!(gpu_of("executor 3", &gpus).as_deref(), Some("gpu 1"));
+        assert_eq!(gpu_of("box/executor 65536", &gpus), None, "another host's");
+        assert_eq!(gpu_of("executor 3", &[]), None);
+    }
+}

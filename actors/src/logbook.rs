@@ -1,0 +1,243 @@
+//! What a run notes beside its results, for those who look at it: which lane did what when, what sources said once a second,
+//! what happened to actors and nodes.
+//!
+//! A run can do without any of it, so it never waits for it: entries are collected in memory (bounded) and offered to the
+//! store a few times a second by a thread of its own; where there is no room they are dropped and counted.
+
+mod gpus;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::flow::wall_ms;
+use crate::store::rows::{HappeningRow, Op, SampleRow, SpanRow};
+use crate::store::{StoreError, StoreHandle};
+
+pub use gpus::{GpuSource, Sampler};
+
+/// How often entries are offered to the store.
+const EVERY: Duration = Duration::from_millis(200);
+/// Entries that wait at most; more are dropped.
+const WAITING_MAX: usize = 8192;
+/// Stages kept of one span.
+const STAGES_MAX: usize = 64;
+
+/// Where entries go; cheap to clone. The default one forgets everything.
+#[derive(Clone, Default)]
+pub struct Logbook(Option<Arc<Book>>);
+
+struct Book {
+    store: StoreHandle,
+    next: AtomicU64,
+    dropped: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By id: only the newest word on each.
+    spans: BTreeMap<u64, SpanRow>,
+    others: Vec<Op>,
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        self.spans.len() + self.others.len() >= WAITING_MAX
+    }
+}
+
+impl Book {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self) {
+        let waiting = std::mem::take(&mut *self.lock());
+        let ops: Vec<Op> = waiting.spans.into_values().map(Op::Span).chain(waiting.others).collect();
+        let count = ops.len() as u64;
+        if count > 0 && !self.store.offer(ops) {
+            self.dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Book {
+    fn drop(&mut self) {
+        self.offer();
+    }
+}
+
+impl Logbook {
+    /// One that writes to the store until its last clone is gone.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(store: StoreHandle) -> Result<Logbook, StoreError> {
+        // Later processes of a run count on from a later time.
+        let next = AtomicU64::new(wall_ms() * 1000);
+        let book = Arc::new(Book { store, next, dropped: AtomicU64::new(0), waiting: Mutex::default() });
+        let weak = Arc::downgrade(&book);
+        let work = move || {
+            loop {
+                std::thread::sleep(EVERY);
+                let Some(book) = weak.upgrade() else { return };
+                book.offer();
+            }
+        };
+        std::thread::Builder::new()
+            .name("logbook".into())
+            .spawn(work)
+            .map_err(|source| StoreError::Io { path: "logbook thread".into(), source })?;
+        Ok(Logbook(Some(book)))
+    }
+
+    /// Entries that found no room.
+    pub fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |book| book.dropped.load(Ordering::Relaxed))
+    }
+
+    /// `lane` begins to work, for a rollout where there is one.
+    pub fn begin(&self, lane: impl Into<String>, rollout: Option<u64>, attempt: Option<u32>) -> Span {
+        let id = self.0.as_ref().map_or(0, |book| book.next.fetch_add(1, Ordering::Relaxed));
+        let row = SpanRow { id, lane: lane.into(), rollout, attempt, began_ms: wall_ms(), ..SpanRow::default() };
+        self.put(&row);
+        Span { began: Instant::now(), row, book: self.clone() }
+    }
+
+    pub fn sample(&self, source: impl Into<String>, value: serde_json::Value) {
+        self.note(|| Op::Sample(SampleRow { at_ms: wall_ms(), source: source.into(), value }));
+    }
+
+    /// Something happened to an actor or a node.
+    pub fn happened(&self, actor: impl Into<String>, what: &str, detail: impl Into<String>) {
+        let (actor, what, detail) = (actor.into(), what.to_string(), detail.into());
+        self.note(|| Op::Happening(HappeningRow { at_ms: wall_ms(), actor, what, detail }));
+    }
+
+    fn note(&self, op: impl FnOnce() -> Op) {
+        let Some(book) = &self.0 else { return };
+        let mut waiting = book.lock();
+        match waiting.is_full() {
+            true => drop(book.dropped.fetch_add(1, Ordering::Relaxed)),
+            false => waiting.others.push(op()),
+        }
+    }
+
+    fn put(&self, row: &SpanRow) {
+        let Some(book) = &self.0 else { return };
+        let mut waiting = book.lock();
+        if waiting.is_full() && !waiting.spans.contains_key(&row.id) {
+            book.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            waiting.spans.insert(row.id, row.clone());
+        }
+    }
+}
+
+/// Work that goes on. Dropped before it ended, it is noted as `lost`.
+pub struct Span {
+    began: Instant,
+    row: SpanRow,
+    book: Logbook,
+}
+
+impl Span {
+    /// The work enters a stage.
+    pub fn stage(&mut self, name: &str) {
+        if self.row.stages.len() < STAGES_MAX {
+            self.row.stages.push((name.to_string(), self.began.elapsed().as_millis() as u64));
+            self.book.put(&self.row);
+        }
+    }
+
+    /// The work is over: `report`, `step`, or a fault's code.
+    pub fn end(mut self, ending: &str) {
+        self.close(ending);
+    }
+
+    fn close(&mut self, ending: &str) {
+        if self.row.ended_ms.is_none() {
+            self.row.ended_ms = Some(self.row.began_ms + self.began.elapsed().as_millis() as u64);
+            self.row.ending = Some(ending.to_string());
+            self.book.put(&self.row);
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        self.close("lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Reader, StoreConfig, Writer};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn spans_samples_and_happenings_reach_the_store_and_an_unended_span_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let book = Logbook::start(writer.handle()).unwrap();
+        let mut done = book.begin("executor 0", Some(7), Some(1));
+        done.stage("compile");
+        done.stage("run");
+        let open = book.begin("executor 1", Some(8), Some(2));
+        done.end("report");
+        book.sample("pool", serde_json::json!({ "queued": 3 }));
+        book.happened("executor 1", "died", "killed");
+        let seen = |reader: &Reader| reader.newest_spans(10).unwrap();
+        // While it goes on.
+        let until = Instant::now() + LONG;
+        let reader = loop {
+            let reader = Reader::open(dir.path()).unwrap();
+            if seen(&reader).len() == 2 {
+                break reader;
+            }
+            assert!(Instant::now() < until, "the spans never came");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let spans = seen(&reader);
+        assert_eq!((spans[0].rollout, spans[0].ending.as_deref()), (Some(7), Some("report")));
+        let stages: Vec<&str> = spans[0].stages.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(stages, ["compile", "run"]);
+        assert_eq!((spans[1].ended_ms, &spans[1].ending), (None, &None));
+        assert_eq!(reader.spans_of_rollout(8).unwrap(), spans[1..]);
+        assert_eq!(reader.spans_after(spans[0].id, 10).unwrap(), spans[1..]);
+        drop((open, book));
+        writer.stop().unwrap();
+        let reader = Reader::open(dir.path()).unwrap();
+        assert_eq!(seen(&reader)[1].ending.as_deref(), Some("lost"));
+        assert_eq!(reader.samples_after(0, 10).unwrap()[0].row.value["queued"], 3);
+        assert_eq!(reader.happenings_after(0, 10).unwrap()[0].row.what, "died");
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_what_finds_no_room_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let handle = writer.handle();
+        let count = 12_000;
+        let happening = |n: u64| {
+            Op::Happening(HappeningRow { at_ms: n, actor: String::new(), what: String::new(), detail: String::new() })
+        };
+        for n in 0..count {
+            handle.send(vec![happening(n)]).unwrap();
+        }
+        handle.flush(LONG).unwrap();
+        let left = Reader::open(dir.path()).unwrap().happenings_after(0, 20_000).unwrap();
+        assert!(left.len() < 12_000 && left.len() >= 10_000, "{}", left.len());
+        assert_eq!(left.last().unwrap().row.at_ms, count - 1);
+        let book = Logbook::start(handle).unwrap();
+        for _ in 0..3 * WAITING_MAX {
+            book.happened("a", "b", "");
+        }
+        assert!(book.dropped() > 0);
+        assert_eq!(Logbook::default().begin("executor 0", None, None).row.id, 0, "without a store nothing is kept");
+    }
+}

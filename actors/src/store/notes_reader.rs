@@ -1,0 +1,137 @@
+//! Reading what a run notes beside its results. A store of format 1 has none of it: everything is empty then.
+
+use rusqlite::OptionalExtension;
+use serde::Serialize;
+
+use super::pack::unpack_f32s;
+use super::rows::{HappeningRow, SampleRow, SpanRow, TokenScores};
+use super::{Reader, StoreError};
+
+/// A row and its number, so that the next look begins behind it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Numbered<T> {
+    pub id: u64,
+    #[serde(flatten)]
+    pub row: T,
+}
+
+impl Reader {
+    fn has_notes(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'spans'";
+        Ok(self.connection().query_row(sql, [], |row| row.get::<_, i64>(0))? > 0)
+    }
+
+    /// Spans past `id` in order, `limit` at most.
+    pub fn spans_after(&self, id: u64, limit: usize) -> Result<Vec<SpanRow>, StoreError> {
+        self.spans_where("id > ?1 ORDER BY id LIMIT ?2", &[&(id as i64), &(limit as i64)])
+    }
+
+    /// The newest spans, oldest of them first.
+    pub fn newest_spans(&self, limit: usize) -> Result<Vec<SpanRow>, StoreError> {
+        let mut found = self.spans_where("1 ORDER BY id DESC LIMIT ?1", &[&(limit as i64)])?;
+        found.reverse();
+        Ok(found)
+    }
+
+    /// These spans, where they are still kept.
+    pub fn spans_of(&self, ids: &[u64]) -> Result<Vec<SpanRow>, StoreError> {
+        self.spans_where("id IN (SELECT value FROM json_each(?1)) ORDER BY id", &[&serde_json::to_string(ids)?])
+    }
+
+    /// Spans of one rollout, oldest first, among those that are kept.
+    pub fn spans_of_rollout(&self, rollout: u64) -> Result<Vec<SpanRow>, StoreError> {
+        self.spans_where("rollout = ?1 ORDER BY id", &[&(rollout as i64)])
+    }
+
+    fn spans_where(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<SpanRow>, StoreError> {
+        if !self.has_notes()? {
+            return Ok(Vec::new());
+        }
+        let sql =
+            format!("SELECT id, lane, rollout, attempt, began, ended, stages, ending FROM spans WHERE {condition}");
+        let mut statement = self.connection().prepare_cached(&sql)?;
+        let mut rows = statement.query(values)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let number = |column: usize| row.get::<_, Option<i64>>(column).map(|v| v.map(|v| v as u64));
+            found.push(SpanRow {
+                id: row.get::<_, i64>(0)? as u64,
+                lane: row.get(1)?,
+                rollout: number(2)?,
+                attempt: row.get(3)?,
+                began_ms: row.get::<_, i64>(4)? as u64,
+                ended_ms: number(5)?,
+                stages: serde_json::from_str(&row.get::<_, String>(6)?)?,
+                ending: row.get(7)?,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Samples past `id` in order, `limit` at most.
+    pub fn samples_after(&self, id: u64, limit: usize) -> Result<Vec<Numbered<SampleRow>>, StoreError> {
+        if !self.has_notes()? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT id, at, source, value FROM samples WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let mut statement = self.connection().prepare_cached(sql)?;
+        let mut rows = statement.query([id as i64, limit as i64])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let value = row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?;
+            let sample = SampleRow {
+                at_ms: row.get::<_, i64>(1)? as u64,
+                source: row.get(2)?,
+                value: serde_json::from_str(value)?,
+            };
+            found.push(Numbered { id: row.get::<_, i64>(0)? as u64, row: sample });
+        }
+        Ok(found)
+    }
+
+    /// The number of the sample after which `limit` more follow; 0 where there are fewer.
+    pub fn samples_from(&self, limit: usize) -> Result<u64, StoreError> {
+        if !self.has_notes()? {
+            return Ok(0);
+        }
+        let sql = "SELECT id FROM samples ORDER BY id DESC LIMIT 1 OFFSET ?1";
+        let id = self.connection().query_row(sql, [limit as i64], |row| row.get::<_, i64>(0)).optional()?;
+        Ok(id.unwrap_or(0) as u64)
+    }
+
+    /// Happenings past `id` in order, `limit` at most.
+    pub fn happenings_after(&self, id: u64, limit: usize) -> Result<Vec<Numbered<HappeningRow>>, StoreError> {
+        if !self.has_notes()? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT id, at, actor, what, detail FROM happenings WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let mut statement = self.connection().prepare_cached(sql)?;
+        let rows = statement.query_map([id as i64, limit as i64], |row| {
+            Ok(Numbered {
+                id: row.get::<_, i64>(0)? as u64,
+                row: HappeningRow {
+                    at_ms: row.get::<_, i64>(1)? as u64,
+                    actor: row.get(2)?,
+                    what: row.get(3)?,
+                    detail: row.get(4)?,
+                },
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What the learner found for a rollout's tokens; `None` where it was not trained on, or by an older program.
+    pub fn token_scores(&self, rollout: u64) -> Result<Option<TokenScores>, StoreError> {
+        if !self.has_notes()? {
+            return Ok(None);
+        }
+        let sql = "SELECT logprobs, entropies FROM token_scores WHERE rollout = ?1";
+        let found: Option<(Vec<u8>, Vec<u8>)> = self
+            .connection()
+            .prepare_cached(sql)?
+            .query_row([rollout as i64], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((logprobs, entropies)) = found else { return Ok(None) };
+        Ok(Some(TokenScores { logprobs: unpack_f32s(&logprobs)?, entropies: unpack_f32s(&entropies)? }))
+    }
+}
