@@ -145,10 +145,14 @@ impl Duty for Sampling {
             Event::Planned(..) => {}
             Event::Loaded(digest, offer, loaded) => {
                 self.fetching = false;
+                let failed = loaded.is_err();
                 if self.plan.as_ref().is_some_and(|(now, _)| *now == digest) {
                     self.loaded(&offer, loaded, line).await?;
                 }
-                self.fetch(line);
+                // A version that did not come waits for `Again`; a newer one does not.
+                if !failed || self.wanted.as_ref().is_some_and(|wanted| wanted.policy != offer.policy) {
+                    self.fetch(line);
+                }
             }
             Event::Again => self.fetch(line),
             Event::Drawn(Drawn::Sampled(items)) => items.into_iter().for_each(|item| self.sampled(&item, line)),
