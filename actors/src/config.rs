@@ -412,7 +412,7 @@ impl Config {
             &mut self.generator.reload_dir,
             &mut self.cluster.cookie_file,
             &mut self.launch.ssh_config,
-            &mut self.cluster.weights_dir,
+            &mut self.cluster.object_store,
             &mut self.cluster.tls_cert,
             &mut self.cluster.tls_key,
             &mut self.cluster.tls_ca,

@@ -52,7 +52,7 @@ pub struct Manifest {
     pub files: Vec<FileRef>,
     /// What adapters belong to; the same files in every version.
     pub base: Vec<FileRef>,
-    /// The folder of `files` in `cluster.weights_dir`, where the head writes them there.
+    /// The folder of `files` in `cluster.object_store`, where the head writes them there.
     pub shared: Option<String>,
 }
 
@@ -83,7 +83,7 @@ pub struct Press {
     pub publisher: Publisher,
     /// A folder for this run's versions alone.
     pub folder: PathBuf,
-    /// Its name in `cluster.weights_dir`, if it is there.
+    /// Its name in `cluster.object_store`, if it is there.
     pub shared: Option<String>,
     pub epoch: u64,
 }

@@ -27,8 +27,8 @@ pub struct Cluster {
     pub max_message_bytes: usize,
     pub reconnect_s: u64,
     pub reconnect_pause_ms: u64,
-    /// Empty: over the side channel. See [`Cluster::weights_path`].
-    pub weights_dir: PathBuf,
+    /// A folder; empty: over the side channel. See [`Cluster::weights_path`].
+    pub object_store: PathBuf,
     /// `HOST:PORT`; empty: this node offers nothing to others.
     pub peer_listen: String,
     /// PEM files; empty: no TLS. See [`Cluster::tls_paths`].
@@ -52,7 +52,7 @@ impl Default for Cluster {
             max_message_bytes: 64 * 1024,
             reconnect_s: 600,
             reconnect_pause_ms: 5000,
-            weights_dir: PathBuf::new(),
+            object_store: PathBuf::new(),
             peer_listen: String::new(),
             tls_cert: PathBuf::new(),
             tls_key: PathBuf::new(),
@@ -103,7 +103,7 @@ impl Cluster {
 
     /// The folder that head and generators share, if one is set.
     pub fn weights_path(&self) -> Option<&Path> {
-        super::set_path(&self.weights_dir)
+        super::set_path(&self.object_store)
     }
 
     pub fn beat(&self) -> Beat {
@@ -125,6 +125,14 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), UserErro
             .found(format!("cluster.listen = {:?}", c.listen))
             .expected("HOST:PORT, for example \"10.0.0.5:7440\", or \"0.0.0.0:7440\" for every interface")
             .hint("an address of this machine: `ip address` lists them"));
+    }
+    let store = c.object_store.to_string_lossy();
+    if store.contains("://") {
+        return Err(UserError::new("the shared folder is a URL")
+            .at(place(settings, &["cluster.object_store"]))
+            .found(format!("cluster.object_store = {store:?}"))
+            .expected("a folder that head and generators see")
+            .hint("mount the bucket (rclone, s3fs, gcsfuse) and name the folder"));
     }
     let in_order = c.heartbeat_ms < c.suspect_ms && c.suspect_ms < c.dead_ms && c.heartbeat_ms * 2 <= c.lease_ms;
     if in_order {

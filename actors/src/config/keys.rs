@@ -215,7 +215,7 @@ pub const KEYS: &[Key] = &[
     key("cluster.max_message_bytes", whole(4096, 65_536)),
     key("cluster.reconnect_s", whole(0, COUNT)),
     key("cluster.reconnect_pause_ms", whole(10, 600_000)),
-    key("cluster.weights_dir", Kind::Text),
+    key("cluster.object_store", Kind::Text),
     key("cluster.peer_listen", Kind::Text),
     key("cluster.tls_cert", Kind::Text),
     key("cluster.tls_key", Kind::Text),

@@ -21,7 +21,7 @@ pub const JOIN: Scope = Scope {
         COOKIE[1],
         "cluster.reconnect_s",
         "cluster.reconnect_pause_ms",
-        "cluster.weights_dir",
+        "cluster.object_store",
         "cluster.peer_listen",
         "cluster.tls_cert",
         "cluster.tls_key",

@@ -150,6 +150,14 @@ fn a_wrong_type_or_range_names_what_was_expected() {
 }
 
 #[test]
+fn a_bucket_is_no_shared_folder() {
+    let e = error("[cluster]\nlisten = \"127.0.0.1:7440\"\nobject_store = \"s3://bucket/weights\"\n");
+    assert_parts(&e, "is a URL", "my.toml, line 3", "s3://bucket/weights", "a folder", "mount");
+    let kept = error("[cluster]\nlisten = \"127.0.0.1:7440\"\nsuspect_ms = 9000\n");
+    assert_parts(&kept, "in no order", "line 3", "suspect_ms = 9000", "suspect_ms < dead_ms", "");
+}
+
+#[test]
 fn broken_toml_and_a_missing_file_are_clear() {
     let e = error("[run]\nseed = 1\ndir = runs\n");
     assert_parts(&e, "not valid TOML", "my.toml, line 3", "dir = runs", "", "quotes");

@@ -22,7 +22,7 @@ const KEPT: usize = 2;
 /// What is on this machine's disk.
 pub(super) struct Larder {
     folder: PathBuf,
-    /// `cluster.weights_dir`, where it is set.
+    /// `cluster.object_store`, where it is set.
     shared: Option<PathBuf>,
     cookie: Cookie,
     shelf: Arc<Shelf>,
