@@ -54,16 +54,17 @@ case "${targets[*]}" in *extract* | *lint*) programs ;; esac
 # makes them seeds of refusals.
 mkdir -p "$seeds/wire" "$seeds/roster" "$seeds/side_channel"
 ones() { printf '\x01%.0s' $(seq "$1"); }
-message() { { printf 'TRPE\x01\x00'; ones 24; printf '\x05'; printf "$2"; } > "$seeds/wire/$1"; }
+message() { { printf 'TRPE\x02\x00'; ones 24; printf '\x05'; printf "$2"; } > "$seeds/wire/$1"; }
 message hello '\x00\x00\x01n\x010\x01h\x01\x04none'
 message ready '\x01\x08'
-message pong '\x02\x03\x01\x02\x03'
-message done_here '\x03\x07\x00\x00\x02{}'
-message done_blob '\x03\x07\x00\x01\x02aa\x09'
-message done_fault '\x03\x07\x01\x04F107\x00'
-message leaving '\x04'
-message list '\x05\x00'
-message drain '\x06\x01n'
+message pong '\x03\x03\x01\x02\x03'
+message done_here '\x04\x07\x00\x00\x02{}'
+message done_blob '\x04\x07\x00\x01\x02aa\x09'
+message done_fault '\x04\x07\x01\x04F107\x00'
+message leaving '\x05'
+message adopted '\x02\x07\x00'
+message list '\x06\x00'
+message drain '\x07\x01n'
 message errand '\x03\x01\x02\x03\x01t\x00\x05hello'
 message dismiss '\x04\x01'
 message draining '\x06\x00\x01\x01n'

@@ -70,6 +70,8 @@ impl World {
                 }
                 self.roster.ready(now, key, executors)
             }
+            // Of weights, which the roster does not know.
+            ToHead::Adopted { .. } => return,
             ToHead::Pong { leases } => {
                 if self.roster.name(key).is_some() {
                     self.heard.insert(key, now);

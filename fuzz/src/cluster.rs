@@ -13,3 +13,28 @@ pub mod roster;
 pub mod shelf;
 #[path = "../../actors/src/cluster/wire.rs"]
 pub mod wire;
+
+/// There is none here: what it protects is read by the same code, and reading TLS itself is rustls's work.
+pub mod tls {
+    use std::io;
+
+    use tokio::net::TcpStream;
+
+    #[derive(Clone)]
+    pub enum Tls {}
+
+    #[derive(Clone)]
+    pub enum Acceptor {}
+
+    impl Tls {
+        pub fn acceptor(&self) -> Option<&Acceptor> {
+            match *self {}
+        }
+    }
+
+    impl Acceptor {
+        pub async fn accept(&self, _: TcpStream) -> io::Result<TcpStream> {
+            match *self {}
+        }
+    }
+}
