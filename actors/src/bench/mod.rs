@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod corpus;
 pub mod device;
+pub mod ear;
 pub mod executor;
 pub mod generator;
 pub mod learner;

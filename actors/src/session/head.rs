@@ -65,6 +65,7 @@ pub fn generating<'a, B: Backend>(
         press: Press { publisher: policy::publisher::<B>(model.clone(), adapted), folder, shared, epoch },
         places_here: if config.generator.here { recipe.max_batch } else { 0 },
         sample_ms: config.rollout.sample_deadline_s * 1000,
+        vocab: model.vocab_size,
         recipe,
     };
     Some((generating, &trainer.start))

@@ -1,5 +1,5 @@
-//! What a run notes beside its results: spans, samples, happenings, token scores. The newest are kept, so that a long run's
-//! file does not grow with them.
+//! What a run notes beside its results: spans, samples, happenings, of which the newest are kept, so that a long run's file does not
+//! grow with them; and token scores, which stay as long as the answers that they belong to.
 
 use std::collections::BTreeMap;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
+use actors::bench::ear;
 use actors::cluster::Head;
 use actors::cluster::wire::Beat;
 use actors::crew::{SampleJob, TaskEntry, Weights};
@@ -16,7 +17,7 @@ use actors::orchestrator::OrchestratorMsg;
 use actors::policy::cpu;
 use model::lora::LoraConfig;
 use model::lora::config::Target;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorRef};
 use rollout::completion::Completion;
 use rollout::id::{Attempt, PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
@@ -69,46 +70,11 @@ fn a_run_sampled_elsewhere_ends_as_one_that_is_sampled_here() {
     }
 }
 
-struct Listener;
-
 type Ended = (RolloutId, Attempt, Result<Arc<Completion>, Fault>);
 
 enum Told {
     Ended(Ended),
     Adopted(u64),
-}
-
-impl Actor for Listener {
-    type Msg = OrchestratorMsg;
-    type State = Sender<Told>;
-    type Arguments = Sender<Told>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        to: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(to)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        message: OrchestratorMsg,
-        to: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            OrchestratorMsg::Sampled(items) => items.into_iter().for_each(|item| {
-                let _ = to.send(Told::Ended((item.rollout, item.attempt, Ok(item.completion))));
-            }),
-            OrchestratorMsg::Refused { rollout, attempt, fault } => {
-                let _ = to.send(Told::Ended((rollout, attempt, Err(fault))));
-            }
-            OrchestratorMsg::Adopted { policy } => drop(to.send(Told::Adopted(policy.0))),
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 /// A head with a fleet, and nothing of a run around it.
@@ -155,7 +121,17 @@ fn room(beat: Beat) -> Room {
     let (start, link) = (Adoption { weights: weights(&rig, 0), policy: PolicyVersion(0) }, head.link());
     let factory = rig.crew().sampler;
     let fleet = runtime.block_on(async {
-        let (out, _) = Listener::spawn(None, Listener, to).await.unwrap();
+        let out = ear::listen(move |message| match message {
+            OrchestratorMsg::Sampled(items) => items.into_iter().for_each(|item| {
+                let _ = to.send(Told::Ended((item.rollout, item.attempt, Ok(item.completion))));
+            }),
+            OrchestratorMsg::Refused { rollout, attempt, fault } => {
+                let _ = to.send(Told::Ended((rollout, attempt, Err(fault))));
+            }
+            OrchestratorMsg::Adopted { policy } => drop(to.send(Told::Adopted(policy.0))),
+            _ => {}
+        });
+        let out = out.await.unwrap();
         let args = FleetArgs { factory, places: 0, start, orders: 64, link, out };
         Fleet::spawn(None, Fleet, args).await.unwrap().0
     });

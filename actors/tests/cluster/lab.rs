@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actors::bench::ear;
 use actors::cluster::head::Generating;
 use actors::cluster::kit::{Kit, Work, stand_in};
 use actors::cluster::wire::{Beat, NodeRow};
@@ -17,7 +18,7 @@ use actors::observe::{Observer, Progress};
 use actors::orchestrator::OrchestratorMsg;
 use actors::pool::{Pool, PoolArgs, PoolMsg};
 use actors::scaling::Load;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorRef};
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{Candidate, Fault, Ruling};
 use rollout::task::{Split, TaskSpec};
@@ -33,37 +34,6 @@ pub const QUICK: Beat = Beat { period_ms: 100, suspect_ms: 500, dead_ms: 1000, l
 
 /// Whether it passed, or the fault's code.
 pub type Verdict = Result<bool, Fault>;
-
-struct Listener;
-
-impl Actor for Listener {
-    type Msg = OrchestratorMsg;
-    type State = Sender<(RolloutId, Attempt, Verdict)>;
-    type Arguments = Sender<(RolloutId, Attempt, Verdict)>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        to: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(to)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        message: OrchestratorMsg,
-        to: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let OrchestratorMsg::Executed(items) = message {
-            for item in items {
-                let verdict = item.result.map(|report| report.outcome.is_correct());
-                let _ = to.send((item.rollout, item.attempt, verdict));
-            }
-        }
-        Ok(())
-    }
-}
 
 struct Notes(Sender<String>);
 
@@ -179,7 +149,14 @@ pub fn lab_with(host: &str, beat: Beat, takes_ms: u64, cookie: Cookie) -> Lab {
     let (to, ended) = channel();
     let link = head.link();
     let pool = runtime.block_on(async {
-        let (out, _) = Listener::spawn(None, Listener, to).await.unwrap();
+        let out = ear::listen(move |message| {
+            let OrchestratorMsg::Executed(items) = message else { return };
+            for item in items {
+                let verdict = item.result.map(|report| report.outcome.is_correct());
+                let _ = to.send((item.rollout, item.attempt, verdict));
+            }
+        });
+        let out = out.await.unwrap();
         let args = PoolArgs {
             factory: stand_in(Duration::ZERO),
             llm_judge: None,

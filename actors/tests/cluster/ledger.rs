@@ -69,6 +69,7 @@ pub fn generating(rig: &Rig, here: usize) -> Generating {
     let adapted = rig.lora.as_ref().map(|_| Adapted { checkpoints: rig.checkpoints(), start: rig.policy.clone() });
     let entries = rig.entries();
     Generating {
+        vocab: config.vocab_size,
         recipe: Recipe {
             run: "rig".into(),
             device: Device::Cpu,

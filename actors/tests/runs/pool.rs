@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use actors::bench::ear;
 use actors::crew::{BoxFuture, Verifier, VerifierFactory};
 use actors::executor::ExecJob;
 use actors::orchestrator::OrchestratorMsg;
 use actors::pool::{Pool, PoolArgs, PoolMsg};
 use actors::scaling::Load;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorRef};
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Ruling};
 use rollout::task::{Split, TaskSpec};
@@ -17,37 +18,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Stands for the orchestrator: passes on whose evaluation ended.
-struct Listener;
-
-impl Actor for Listener {
-    type Msg = OrchestratorMsg;
-    type State = mpsc::UnboundedSender<(RolloutId, bool)>;
-    type Arguments = mpsc::UnboundedSender<(RolloutId, bool)>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        to: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(to)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        message: OrchestratorMsg,
-        to: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let OrchestratorMsg::Executed(items) = message {
-            for item in items {
-                to.send((item.rollout, item.result.is_ok()))?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Takes its time, and counts how many are at work.
 struct Slow {
@@ -77,7 +47,13 @@ struct Lab {
 
 async fn lab(workers: u32, workers_max: u32, takes: Duration) -> Lab {
     let (to, ended) = mpsc::unbounded_channel();
-    let (out, _) = Listener::spawn(None, Listener, to).await.unwrap();
+    let out = ear::listen(move |message| {
+        let OrchestratorMsg::Executed(items) = message else { return };
+        for item in items {
+            let _ = to.send((item.rollout, item.result.is_ok()));
+        }
+    });
+    let out = out.await.unwrap();
     let (at_once, most, started) =
         (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
     let factory: VerifierFactory = Arc::new({

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorRef};
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{Candidate, Ruling};
 use rollout::task::{Split, TaskSpec};
 use tokio::runtime::Runtime;
 
+use crate::bench::ear;
 use crate::cluster::kit::{Kit, Work, stand_in};
 use crate::cluster::{Cookie, Head, HeadConfig};
 use crate::config::Cluster;
@@ -36,40 +37,6 @@ pub struct Ended {
     /// The fault's code where there is no verdict.
     pub verdict: Result<bool, String>,
     pub at: Instant,
-}
-
-/// Stands where the orchestrator stands.
-struct Collector;
-
-impl Actor for Collector {
-    type Msg = OrchestratorMsg;
-    type State = Sender<Ended>;
-    type Arguments = Sender<Ended>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        to: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(to)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<OrchestratorMsg>,
-        message: OrchestratorMsg,
-        to: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let OrchestratorMsg::Executed(items) = message {
-            let at = Instant::now();
-            for item in items {
-                let verdict = item.result.map(|report| report.outcome.is_correct()).map_err(|fault| fault.code);
-                // Nobody listens any more where the measurement is over.
-                let _ = to.send(Ended { rollout: item.rollout, attempt: item.attempt, verdict, at });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Processes that are killed when they are dropped.
@@ -216,7 +183,16 @@ impl Stage {
 }
 
 async fn start_pool(head: &Head, to: Sender<Ended>) -> Result<ActorRef<PoolMsg>, ractor::SpawnErr> {
-    let (out, _) = Collector::spawn(None, Collector, to).await?;
+    let out = ear::listen(move |message| {
+        let OrchestratorMsg::Executed(items) = message else { return };
+        let at = Instant::now();
+        for item in items {
+            let verdict = item.result.map(|report| report.outcome.is_correct()).map_err(|fault| fault.code);
+            // Nobody listens any more where the measurement is over.
+            let _ = to.send(Ended { rollout: item.rollout, attempt: item.attempt, verdict, at });
+        }
+    })
+    .await?;
     let args = PoolArgs {
         factory: stand_in(Duration::ZERO),
         llm_judge: None,

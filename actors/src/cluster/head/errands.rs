@@ -69,7 +69,10 @@ impl HeadState {
                 self.report(found, report);
             }
             Role::Generator => {
-                let read = |bytes: Vec<u8>| sound(codec::decode::<Completion>(&bytes).map_err(|e| e.to_string())?);
+                let (vocab, most) = self.args.source.as_ref().map_or((0, 0), |s| (s.vocab, s.max_new_tokens));
+                let read = |bytes: Vec<u8>| {
+                    sound(codec::decode::<Completion>(&bytes).map_err(|e| e.to_string())?, vocab, most)
+                };
                 let completion = bytes.and_then(|bytes| read(bytes).map_err(|why| unreadable("answer", why)));
                 self.completion(found, completion);
             }
@@ -107,9 +110,16 @@ impl HeadState {
     }
 }
 
-/// What the learner relies on.
-fn sound(completion: Completion) -> Result<Completion, String> {
+/// What the learner relies on: it refuses the whole batch of an answer with a token that the policy (`vocab` tokens) does not have, or
+/// that is longer than asked for.
+fn sound(completion: Completion, vocab: usize, most: usize) -> Result<Completion, String> {
     let tokens = completion.tokens.len();
+    if tokens > most {
+        return Err(format!("{tokens} tokens, at most {most} were asked for"));
+    }
+    if let Some(token) = completion.tokens.iter().find(|token| **token as usize >= vocab) {
+        return Err(format!("token {token} of a vocabulary of {vocab}"));
+    }
     if tokens == 0 || completion.logprobs.len() != tokens {
         return Err(format!("{tokens} tokens and {} log-probs", completion.logprobs.len()));
     }
@@ -146,7 +156,8 @@ mod tests {
             text: String::new(),
             plan_tokens: Some(1),
         };
-        assert_eq!(sound(good()), Ok(good()));
+        assert_eq!(sound(good(), 4, 3), Ok(good()));
+        assert!(sound(good(), 3, 3).is_err() && sound(good(), 4, 2).is_err(), "a token that is none, or too many");
         let bad: [fn(&mut Completion); 7] = [
             |c| c.logprobs.truncate(2),
             |c| c.logprobs[1] = f32::NAN,
@@ -159,7 +170,7 @@ mod tests {
         for (n, spoil) in bad.into_iter().enumerate() {
             let mut completion = good();
             spoil(&mut completion);
-            assert!(sound(completion).is_err(), "{n}");
+            assert!(sound(completion, 4, 3).is_err(), "{n}");
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Generating {
     pub places_here: usize,
     /// Milliseconds of one answer.
     pub sample_ms: u64,
+    /// Of the policy: tokens of answers are below it.
+    pub vocab: usize,
 }
 
 /// The same, once the recipe lies on the shelf.
@@ -40,6 +42,8 @@ pub struct Source {
     pub recipe: BlobRef,
     pub press: Press,
     pub sample_ms: u64,
+    pub vocab: usize,
+    pub max_new_tokens: usize,
 }
 
 /// What a node holds.

@@ -206,8 +206,10 @@ impl Head {
 fn offered(generating: Generating, policy: &Path, shelf: &Shelf) -> Result<Source, UserError> {
     let unreadable = |e: &std::io::Error| UserError::io("read the policy for generators", policy, e);
     let files = small_files(policy, shelf).map_err(|e| unreadable(&e))?;
-    let recipe = serde_json::to_vec(&Recipe { files, ..generating.recipe }).map_err(|e| unreadable(&e.into()))?;
-    Ok(Source { recipe: shelf.put(recipe), press: generating.press, sample_ms: generating.sample_ms })
+    let Generating { recipe, press, sample_ms, vocab, .. } = generating;
+    let max_new_tokens = recipe.max_new_tokens;
+    let recipe = serde_json::to_vec(&Recipe { files, ..recipe }).map_err(|e| unreadable(&e.into()))?;
+    Ok(Source { recipe: shelf.put(recipe), press, sample_ms, vocab, max_new_tokens })
 }
 
 type Running = (ractor::ActorRef<HeadMsg>, ractor::concurrency::JoinHandle<()>);

@@ -145,12 +145,13 @@ impl Duty for Sampling {
             Event::Planned(..) => {}
             Event::Loaded(digest, offer, loaded) => {
                 self.fetching = false;
-                let failed = loaded.is_err();
-                if self.plan.as_ref().is_some_and(|(now, _)| *now == digest) {
+                let ours = self.plan.as_ref().is_some_and(|(now, _)| *now == digest);
+                let again = ours && loaded.is_err() && self.wanted.as_ref().is_some_and(|w| w.policy == offer.policy);
+                if ours {
                     self.loaded(&offer, loaded, line).await?;
                 }
-                // A version that did not come waits for `Again`; a newer one does not.
-                if !failed || self.wanted.as_ref().is_some_and(|wanted| wanted.policy != offer.policy) {
+                // A version that did not come waits for `Again`; a newer one, or that of another recipe, does not.
+                if !again {
                     self.fetch(line);
                 }
             }
