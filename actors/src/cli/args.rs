@@ -50,8 +50,8 @@ pub enum Command {
     Dashboard(DashboardArgs),
     Watch(WatchArgs),
     Export(ExportArgs),
-    /// Work for a run of another machine: its executors evaluate the run's candidates until the run is over, or this node is
-    /// drained.
+    /// Work for a run of another machine, until it is over or this node is drained: as executors, which evaluate its candidates,
+    /// or as a generator, which samples its answers.
     #[command(
         after_help = "Example: troupe join 10.0.0.5:7440 --role executor --workers 8 --set cluster.cookie_file=cookie"
     )]

@@ -81,6 +81,7 @@ pub enum ExportWhat {
                         troupe export runs/first --format perfetto --out trace.json\n  \
                         troupe export runs/first --format jsonl --what steps")]
 pub struct ExportArgs {
+    /// The run's directory; the run may go on, have ended or have crashed
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
     #[arg(long, value_enum)]
