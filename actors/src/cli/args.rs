@@ -428,6 +428,9 @@ pub struct ExecutorBenchArgs {
     /// On GPUs: measurements of one candidate for its coefficient of variation.
     #[arg(long, default_value_t = 50)]
     pub repeats: usize,
+    /// On GPUs: evaluations of one candidate beside a noisy neighbour; each may be refused several times.
+    #[arg(long, default_value_t = 10)]
+    pub noisy: usize,
     /// On GPUs: candidates of the fault drill.
     #[arg(long, default_value_t = 200)]
     pub drill: usize,

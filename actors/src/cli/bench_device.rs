@@ -18,9 +18,6 @@ use crate::config::Config;
 use crate::errors::UserError;
 use crate::policy::Gpus;
 
-/// Measurements beside a neighbour: each may be refused several times.
-const NOISY: usize = 10;
-
 pub fn executor(mut args: ExecutorBenchArgs) -> Done {
     let temp = std::env::temp_dir();
     let larger = tempfile::Builder::new().prefix("troupe-set-").tempdir();
@@ -148,31 +145,11 @@ async fn measure(
     let io = |e: std::io::Error| UserError::io("run a peer", &args.device_set, &e);
     device::warm_up(items, lanes).await;
     if wanted("equivalence") {
-        let set = device::equivalence(python, &args.device_set, items, lanes).await.map_err(io)?;
-        for e in &set {
-            output::line(format!(
-                "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart{}): {:+.2} %",
-                e.name,
-                e.ours,
-                e.do_bench,
-                e.spread(),
-                if e.host_bound { "; longer flush, it was bound by the host" } else { "" },
-                e.difference
-            ))?;
-        }
-        output::line(format!(
-            "speed-ups of {} candidates, against do_bench's: {}; do_bench against itself, two halves of its processes: {}",
-            set.len(),
-            within(&set, |e| e.difference),
-            within(&set, device::Equivalence::itself)
-        ))?;
-        let unbound: Vec<_> = set.iter().filter(|e| !e.host_bound).cloned().collect();
-        output::line(format!(
-            "of them the {} where do_bench does not measure the host: {}; do_bench against itself: {}",
-            unbound.len(),
-            within(&unbound, |e| e.difference),
-            within(&unbound, device::Equivalence::itself)
-        ))?;
+        let tell = |processes: usize, set: &[device::Equivalence]| {
+            output::say(format!("{processes} processes of do_bench\n{}", equivalence(set)));
+        };
+        let set = device::equivalence(python, &args.device_set, items, lanes, tell).await.map_err(io)?;
+        output::line(equivalence(&set))?;
         found["equivalence"] = json!(set);
     }
     if wanted("throughput") || wanted("ours") {
@@ -207,6 +184,36 @@ async fn measure(
     Ok(())
 }
 
+/// A line for each candidate, and how many are how far off.
+fn equivalence(set: &[device::Equivalence]) -> String {
+    let line = |e: &device::Equivalence| {
+        format!(
+            "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart{}): {:+.2} %",
+            e.name,
+            e.ours,
+            e.do_bench,
+            e.spread(),
+            if e.host_bound { "; longer flush, it was bound by the host" } else { "" },
+            e.difference
+        )
+    };
+    let mut lines: Vec<String> = set.iter().map(line).collect();
+    lines.push(format!(
+        "speed-ups of {} candidates, against do_bench's: {}; do_bench against itself, two halves of its processes: {}",
+        set.len(),
+        within(set, |e| e.difference),
+        within(set, device::Equivalence::itself)
+    ));
+    let unbound: Vec<_> = set.iter().filter(|e| !e.host_bound).cloned().collect();
+    lines.push(format!(
+        "of them the {} where do_bench does not measure the host: {}; do_bench against itself: {}",
+        unbound.len(),
+        within(&unbound, |e| e.difference),
+        within(&unbound, device::Equivalence::itself)
+    ));
+    lines.join("\n")
+}
+
 /// How many of `set` are how far off, percent.
 fn within(set: &[device::Equivalence], off: impl Fn(&device::Equivalence) -> f64) -> String {
     let all: Vec<f64> = set.iter().map(|e| off(e).abs()).collect();
@@ -230,7 +237,7 @@ async fn fair(args: &ExecutorBenchArgs, python: &Path, items: &[Item], lanes: &L
     }
     for (item, idle) in picked.iter().zip(&idle) {
         let neighbour = neighbour(python).await.map_err(|e| UserError::io("start a neighbour", python, &e))?;
-        let f = device::fairness(item, lanes, NOISY, Some(idle.mean)).await;
+        let f = device::fairness(item, lanes, args.noisy, Some(idle.mean)).await;
         drop(neighbour);
         output::line(shown("beside a neighbour", &f))?;
         noisy.push(f);

@@ -56,7 +56,8 @@ const DO_BENCH: Duration = Duration::from_secs(300);
 const EVALUATIONS: usize = 5;
 const PROCESSES: usize = 4;
 
-/// The speed-ups of `ours` beside those of `do_bench.py` on the same GPU, nothing else on it.
+/// The speed-ups of `ours` beside those of `do_bench.py` on the same GPU, nothing else on it. `tell` hears after every process of
+/// `do_bench` how many there are and what is known by then, so that a run that is ended early has shown something.
 ///
 /// # Errors
 /// The script cannot be run, or says nothing.
@@ -65,11 +66,13 @@ pub async fn equivalence(
     dir: &Path,
     items: &[Item],
     lanes: &Lanes,
+    mut tell: impl FnMut(usize, &[Equivalence]),
 ) -> std::io::Result<Vec<Equivalence>> {
     let ours = evaluations(items, lanes).await;
     let good: Vec<&Item> = items.iter().filter(|i| ours.contains_key(&i.name)).collect();
     let mut theirs: BTreeMap<String, (Vec<[f64; 3]>, bool)> = BTreeMap::new();
-    for _ in 0..PROCESSES {
+    let mut known = Vec::new();
+    for process in 1..=PROCESSES {
         for (item, found) in good.iter().zip(do_bench(python, dir, &good).await?) {
             let (processes, bound) = theirs.entry(item.name.clone()).or_default();
             if let Some((found, host_bound)) = found {
@@ -77,13 +80,22 @@ pub async fn equivalence(
                 *bound |= host_bound;
             }
         }
+        known = compare(&good, &ours, &theirs);
+        tell(process, &known);
     }
+    Ok(known)
+}
+
+fn compare(
+    good: &[&Item],
+    ours: &BTreeMap<String, Vec<[f64; 3]>>,
+    theirs: &BTreeMap<String, (Vec<[f64; 3]>, bool)>,
+) -> Vec<Equivalence> {
     let median = |of: &[[f64; 3]]| median(&of.iter().map(|e| e[0]).collect::<Vec<_>>());
-    Ok(good
-        .iter()
+    good.iter()
         .filter_map(|item| {
-            let (processes, host_bound) = theirs.remove(&item.name)?;
-            let evaluations = ours[&item.name].clone();
+            let (processes, host_bound) = theirs.get(&item.name)?.clone();
+            let evaluations = ours.get(&item.name)?.clone();
             let (ours, do_bench) = (median(&evaluations), median(&processes));
             let difference = 100.0 * (ours / do_bench - 1.0);
             Some(Equivalence {
@@ -96,7 +108,7 @@ pub async fn equivalence(
                 host_bound,
             })
         })
-        .collect())
+        .collect()
 }
 
 /// Speed-up and both times, and whether the host held it up.
