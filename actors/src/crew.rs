@@ -138,6 +138,10 @@ pub struct TrainError {
 pub trait Trainer {
     /// The newest durable step, if any was taken.
     fn newest(&self) -> Option<TrainedItem>;
+    /// Makes what the first step needs, so that whatever is lacking is told before anything else is done.
+    fn prepare(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
     /// Takes the step and makes it durable before it returns.
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError>;
 }

@@ -117,20 +117,31 @@ fn work(args: &LearnerArgs, jobs: &Receiver<Box<TrainJob>>) -> Result<(), Fault>
         .recv_timeout(args.pen_deadline)
         .map_err(|_| fault(LEARNER_LOST, "the learner before this one did not end in time"))?;
     let _held = Held(args.pen.give.clone());
-    let mut trainer = (args.factory)()?;
+    let mut trainer = Some((args.factory)()?);
     while let Ok(job) = jobs.recv() {
-        let done = match trainer.newest() {
+        let trainer_of = match &mut trainer {
+            Some(trainer) => trainer,
+            None => trainer.insert((args.factory)()?),
+        };
+        let done = match trainer_of.newest() {
             Some(newest) if newest.step == job.step => Ok(newest),
-            _ => trainer.train(&job),
+            _ => trainer_of.train(&job),
         };
         match done {
             Ok(item) => {
                 let _ = args.out.cast(OrchestratorMsg::Trained(Box::new(item)));
             }
             Err(error) => {
+                // A failed step may have left anything in memory: the next one starts from the newest checkpoint. The old learner goes
+                // first, for a GPU need not have room for two; where a GPU may still be at it, nothing is given away or begun.
+                let fatal = error.fatal;
+                match fatal {
+                    true => std::mem::forget(trainer.take()),
+                    false => trainer = None,
+                }
                 let _ = args.out.cast(OrchestratorMsg::TrainFailed { step: job.step, attempt: job.attempt, error });
-                // A failed step may have left anything in memory: start again from the newest checkpoint.
-                trainer = (args.factory)()?;
+                // The run ends with it; what is still asked for until then is not answered.
+                while fatal && jobs.recv().is_ok() {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One process's part of a run: from a store to the end of the last phase, a stop, or a fault.
 
+mod entries;
 mod generator;
 mod head;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::backend::AutodiffBackend;
+use model::Loaded;
 use model::correction::Correction;
 use model::correction::geometric::Bounds;
 use model::correction::icepop::Range;
@@ -25,16 +27,16 @@ use sandbox::executor::Limits;
 use sandbox::pyenv::{self, PyEnvConfig};
 use tokio::sync::oneshot;
 
+use entries::{entries, longest_text};
+
 use crate::config::{self, Config, GeneratorKind};
-use crate::crew::{Crew, Prompt, TaskEntry};
-use crate::errors::UserError;
+use crate::crew::Crew;
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
 use crate::llm_judge;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
 use crate::policy::{self, Checkpoints, TrainerSettings};
-use crate::prompt::prompt_messages;
 use crate::resume::{Plan, restore};
 use crate::run::{ADAPTER_DIR, POLICY_DIR, RunError};
 use crate::sft;
@@ -89,9 +91,12 @@ where
     let checkpoints = Checkpoints::new(run_dir, config.learner.keep_checkpoints);
     let unreadable = |source| RunError::Io { doing: "cannot read the checkpoints of", path: run_dir.into(), source };
     let newest = checkpoints.newest().map_err(unreadable)?;
-    let loaded = model::load_hf::<AB>(&start, &device)?;
-    let tokenizer = Arc::new(loaded.tokenizer);
-    let entries = entries(config, tasks, &tokenizer, loaded.config.max_position_embeddings)?;
+    // The network is not kept: on a GPU it would stand beside the learner's and the generators'.
+    let (shape, tokenizer) = {
+        let Loaded { config, tokenizer, .. } = model::load_hf::<AB>(&start, &device)?;
+        (config, Arc::new(tokenizer))
+    };
+    let entries = entries(config, tasks, &tokenizer, shape.max_position_embeddings)?;
 
     let reader = Reader::open(run_dir)?;
     let plan = plan(config, tasks);
@@ -110,17 +115,23 @@ where
         optim: optim(config),
         loss: loss(config),
         guard: config.guard,
-        lora: config::adapters(config, &loaded.config)?,
+        lora: config::adapters(config, &shape)?,
         seed: config.run.seed,
         checkpoints: checkpoints.clone(),
         threads: sft::threads(),
-        gpu: sft::gpu(config),
+        execution: sft::execution(config),
+        gpu: model::learner::GpuCompute {
+            // The newest; with adapters it is a copy of its own, and the next one is made beside it.
+            published: if config.lora.rank > 0 { 2 } else { 1 },
+            longest: longest_text(config, &entries, shape.max_position_embeddings),
+            ..sft::gpu(config)
+        },
         tenant: tenant.clone(),
     };
     let sampler = generator::sampler::<AB::InnerBackend>(
         config,
         run_dir,
-        (&loaded.config, &tokenizer),
+        (&shape, &tokenizer),
         &entries,
         &tenant,
         restored.phases.is_empty(),
@@ -154,18 +165,23 @@ where
         judge.restore(counts);
     }
     drop(reader);
-    // The generators start from the newest checkpoint, or from the warm start.
-    let newest = (crew.trainer)().map_err(|fault| failed(fault, false, run_dir))?.newest();
-    let start = match newest {
-        Some(item) => Adoption { weights: item.weights, policy: item.policy },
-        None => {
-            let (_, network) = model::load_weights::<AB::InnerBackend>(&start, &device)?;
-            Adoption { weights: policy::weights(network), policy: PolicyVersion(0) }
+    // The newest checkpoint's policy, or the warm start; read again at the end, so that the first is not held all the time.
+    let factory = crew.trainer.clone();
+    let newest = |prepare: bool| -> Result<Adoption, RunError> {
+        let mut trainer = factory().map_err(|fault| failed(fault, false, run_dir))?;
+        if prepare {
+            trainer.prepare().map_err(|fault| failed(fault, false, run_dir))?;
         }
+        if let Some(item) = trainer.newest() {
+            return Ok(Adoption { weights: item.weights, policy: item.policy });
+        }
+        drop(trainer);
+        let (_, network) = model::load_weights::<AB::InnerBackend>(&start, &device)?;
+        Ok(Adoption { weights: policy::weights(network), policy: PolicyVersion(0) })
     };
-    let mut last = start.weights.clone();
     if !restored.phases.is_empty() {
-        let policy = (&loaded.config, &*tokenizer);
+        let start = newest(true)?;
+        let policy = (&shape, &*tokenizer);
         let generating =
             head::generating::<AB::InnerBackend>(config, run_dir, (epoch, &secret), policy, &entries, &trainer);
         let head = head::start(config, tasks, secret, epoch, &handle, observer, generating)?;
@@ -204,12 +220,9 @@ where
             RunEnd::Stopped => return Ok(true),
             RunEnd::Failed { fault, disk_full } => return Err(failed(fault, disk_full, run_dir)),
         }
-        if let Some(item) = (crew.trainer)().map_err(|fault| failed(fault, false, run_dir))?.newest() {
-            last = item.weights;
-        }
     }
-    if let Some(network) = policy::network::<AB::InnerBackend>(&last) {
-        model::save_hf(&run_dir.join(POLICY_DIR), &loaded.config, &network, &tokenizer)?;
+    if let Some(network) = policy::network::<AB::InnerBackend>(&newest(false)?.weights) {
+        model::save_hf(&run_dir.join(POLICY_DIR), &shape, &network, &tokenizer)?;
         if trainer.lora.is_some() {
             let (learner, _) =
                 policy::newest_learner::<AB>(&trainer, &device).map_err(|fault| failed(fault, false, run_dir))?;
@@ -313,46 +326,6 @@ fn start_policy<AB: AutodiffBackend + Kernels>(
     }
     std::fs::rename(staging.keep(), &own).map_err(failed)?;
     Ok(own)
-}
-
-/// Every task that is sampled from, with its prompt.
-fn entries(
-    config: &Config,
-    tasks: &[TaskSpec],
-    tokenizer: &model::Tokenizer,
-    positions: usize,
-) -> Result<Vec<Arc<TaskEntry>>, RunError> {
-    let style = sft::prompt_style(config);
-    let mut entries = Vec::new();
-    for task in tasks.iter().filter(|task| task.split == Split::Train || task.split == config.eval.tasks()) {
-        let messages = prompt_messages(task, style);
-        let tokens = tokenizer.encode_chat(&messages, true)?;
-        if tokens.len() + config.sampling.max_new_tokens > positions {
-            return Err(UserError::new("a task's prompt leaves too little room for an answer")
-                .at(format!("task {}", task.id))
-                .found(format!(
-                    "{} prompt tokens + sampling.max_new_tokens = {}",
-                    tokens.len(),
-                    config.sampling.max_new_tokens
-                ))
-                .expected(format!("at most {positions} positions of the model"))
-                .hint("lower sampling.max_new_tokens, shorten the task, or use a model with a longer context")
-                .into());
-        }
-        let text = tokenizer.render_chat(&messages, true)?;
-        entries.push(Arc::new(TaskEntry {
-            id: Arc::new(task.id.clone()),
-            spec: Arc::new(task.clone()),
-            prompt: Arc::new(Prompt { text, tokens }),
-        }));
-    }
-    Ok(entries)
-}
-
-/// Tokens of the longest prompt and answer that can come.
-fn longest_text(config: &Config, entries: &[Arc<TaskEntry>], positions: usize) -> usize {
-    let longest = entries.iter().map(|entry| entry.prompt.tokens.len()).max().unwrap_or(0);
-    (longest + config.sampling.max_new_tokens).min(positions)
 }
 
 /// The phases' settings as the run file gives them.

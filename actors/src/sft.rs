@@ -98,7 +98,7 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
         schedule: LrSchedule::cosine(config.sft.warmup_steps as u64, batches as u64, FINAL_LR_PERCENT),
     };
     let mut learner = Learner::new(network, optim)
-        .with_execution(Execution::Auto, threads())
+        .with_execution(execution(config), threads())
         .with_gpu(GpuCompute { keeps_copy: false, ..gpu(config) });
     let mut rng = ChaCha8Rng::seed_from_u64(config.run.seed);
     let mut order: Vec<usize> = (0..samples.len()).collect();
@@ -120,6 +120,14 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
     }
     model::save_hf(&folder, &shape, &learner.inference(), &tokenizer)?;
     Ok(folder)
+}
+
+/// Where the learner computes. On a GPU nothing else takes the GPU executor's place: burn's own operators would be many times slower.
+pub fn execution(config: &Config) -> Execution {
+    match config.model.device {
+        Device::Cpu => Execution::Auto,
+        Device::Cuda => Execution::Device,
+    }
 }
 
 /// How a GPU computes, as the run file says.

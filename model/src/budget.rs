@@ -47,6 +47,10 @@ pub struct Wanted<'a> {
     pub reference: bool,
     /// Weights and moments are kept as they were, to go back to.
     pub keeps_copy: bool,
+    /// Versions of the whole policy that others hold, in fp32, while an update makes the next.
+    pub published: usize,
+    /// Tokens of the longest prompt with its answer, which a pass has to take; 0 where that is not known.
+    pub longest: usize,
 }
 
 /// One thing that is held.
@@ -71,13 +75,14 @@ pub struct Budget {
 /// No pass fits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "training needs {} more of the GPU's memory for the smallest pass, {} are free: {}\n  hint: {hint}",
+    "training needs {} more of the GPU's memory for a pass of {rows} rows, the shortest there can be; {} are free: {}\n  hint: {hint}",
     gigabytes(*.needed), gigabytes(*.free), table(.lines)
 )]
 pub struct Short {
     pub needed: usize,
     pub free: usize,
     pub lines: Vec<Line>,
+    rows: usize,
     hint: &'static str,
 }
 
@@ -114,6 +119,9 @@ impl Wanted<'_> {
         if self.keeps_copy {
             lines.push(line("weights and moments to go back to", 12 * trained));
         }
+        if self.published > 0 {
+            lines.push(line("published versions of the policy", 4 * self.published * self.parameters));
+        }
         if self.reference {
             lines.push(line("the reference network", 4 * self.parameters));
         }
@@ -136,10 +144,16 @@ impl Wanted<'_> {
         self.lines(rows, fresh).iter().filter(|l| !l.held).map(|l| l.bytes).sum()
     }
 
-    /// The most rows of a pass, a multiple of `FILL`; 0 where none fits.
+    /// Rows that a pass has to have room for, a multiple of `FILL`.
+    fn least(&self) -> usize {
+        self.longest.max(1).next_multiple_of(FILL)
+    }
+
+    /// The most rows of a pass, a multiple of `FILL`; 0 where too few fit.
     fn rows(&self, free: usize, fresh: bool) -> usize {
         let fits = |blocks: &usize| self.needed(blocks * FILL, fresh) <= free;
-        (1..=MAX_ROWS / FILL).rev().find(fits).map_or(0, |blocks| blocks * FILL)
+        let (least, most) = (self.least() / FILL, MAX_ROWS.max(self.least()) / FILL);
+        (least..=most).rev().find(fits).map_or(0, |blocks| blocks * FILL)
     }
 
     /// What to do with `free` bytes.
@@ -159,13 +173,17 @@ impl Wanted<'_> {
         let hint = match (self.adapters, self.recompute) {
             _ if self.keeps_copy => "set `learner.epochs = 1`: with more, weights and moments are kept to go back to",
             _ if self.reference => "set `learner.kl_coef = 0`: with it, the reference network is kept",
+            _ if self.longest > MAX_ROWS / 2 => {
+                "lower `sampling.max_new_tokens`, set `learner.gpu_recompute`, train adapters (`lora.rank`), or take a smaller model"
+            }
             (None, _) => "train adapters (`lora.rank`), take a smaller model, or free what others hold of this GPU",
             (Some(_), false) => {
                 "set `learner.gpu_recompute`, take a smaller model, or free what others hold of this GPU"
             }
             (Some(_), true) => "take a smaller model, or free what others hold of this GPU",
         };
-        Err(Short { needed: self.needed(FILL, fresh), free, lines: self.lines(FILL, fresh), hint })
+        let rows = self.least();
+        Err(Short { needed: self.needed(rows, fresh), free, lines: self.lines(rows, fresh), rows, hint })
     }
 }
 
@@ -228,7 +246,25 @@ mod tests {
             moments_held,
             reference,
             keeps_copy,
+            published: 0,
+            longest: 0,
         }
+    }
+
+    /// Planted and seen to fail: 64 rows called enough.
+    #[test]
+    fn the_longest_text_fits_or_nothing_is_begun() {
+        let dims = dims(4096, 12_288, 32, 8);
+        let free = H200 - 4 * 8_190_735_360;
+        let long = Wanted { longest: 18_432, ..eight(&dims) };
+        let refused = long.plan(free).unwrap_err().to_string();
+        assert!(refused.contains("18432 rows") && refused.contains("max_new_tokens"), "{refused}");
+        // Adapters leave room for it: the pass is as long as the text.
+        let adapters = Wanted { adapters: Some(43_646_976), ..long };
+        assert_eq!(adapters.plan(free).unwrap().rows, 18_432);
+        // What others hold of the policy counts.
+        let told = Wanted { published: 1, ..eight(&dims) }.plan(free).unwrap_err().to_string();
+        assert!(told.contains("published versions of the policy 32.76 GB"), "{told}");
     }
 
     /// The table of docs/learner-gpu.md. Planted and seen to fail: gradients of 2 bytes.

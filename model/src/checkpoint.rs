@@ -6,24 +6,25 @@
 
 mod lora;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
 use rollout::id::Digest as HexDigest;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::ModelError;
 use crate::host::weights::to_vec;
 use crate::kernels::Kernels;
 use crate::kernels::lasting;
 use crate::learner::{Counters, Learner, hex};
 use crate::optim::Optimizer;
+use crate::weights::{self, Lazy, Weights};
 pub use lora::LoraManifest;
 
 const FORMAT: u32 = 1;
@@ -101,16 +102,9 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     fn write_files(&self, staging: &Path) -> Result<CheckpointManifest, CheckpointError> {
         let (tensors, adam_time) = self.tensors();
         let path = staging.join(STATE);
-        let views = tensors.iter().map(|t| {
-            let view = TensorView::new(Dtype::F32, t.shape.clone(), &t.bytes);
-            view.map(|view| (t.name.as_str(), view))
-        });
-        let bad =
-            |e: safetensors::SafeTensorError| CheckpointError::Tensors { path: path.clone(), reason: e.to_string() };
-        let views = views.collect::<Result<Vec<_>, _>>().map_err(bad)?;
-        let bytes = safetensors::serialize(views, None).map_err(bad)?;
-        write(&path, &bytes)?;
-        let digest = HexDigest(hex(&Sha256::digest(&bytes)));
+        weights::write_each(&path, tensors).map_err(bad(&path))?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(io("flush", &path))?;
+        let digest = digest(&path)?;
         let lora = self.lora_manifest();
         let manifest = CheckpointManifest {
             format: if lora.is_some() { LORA_FORMAT } else { FORMAT },
@@ -140,27 +134,21 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         }
         self.check_trained(&path, manifest.lora.as_ref())?;
         let path = dir.join(STATE);
-        let bytes = std::fs::read(&path).map_err(io("read", &path))?;
-        let found = HexDigest(hex(&Sha256::digest(&bytes)));
+        let found = digest(&path)?;
         if found != manifest.digest {
             return Err(CheckpointError::Digest { path, found, expected: manifest.digest });
         }
-        let bad = |reason: String| CheckpointError::Tensors { path: path.clone(), reason };
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
-        let mut stored = HashMap::new();
-        for (name, view) in file.tensors() {
-            let values: Vec<f32> =
-                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            stored.insert(name, (view.shape().to_vec(), values));
-        }
+        let stored = Weights::open_file(&path, "the checkpoint is not whole").map_err(bad(&path))?;
+        let left = stored.names().map(str::to_owned).collect();
         let mut load =
-            Load::<AB> { path: Vec::new(), stored, time: manifest.adam_time, state: HashMap::new(), error: None };
+            Load::<AB> { path: Vec::new(), stored, left, time: manifest.adam_time, state: HashMap::new(), error: None };
         let loaded = self.load_trained(&mut load);
-        if let Some(reason) = load.error {
-            return Err(bad(reason));
+        if let Some(error) = load.error {
+            return Err(bad(&path)(error));
         }
-        if let Some(name) = load.stored.keys().min() {
-            return Err(bad(format!("tensor `{name}` has no place in what this learner trains")));
+        if let Some(name) = load.left.first() {
+            let reason = format!("tensor `{name}` has no place in what this learner trains");
+            return Err(CheckpointError::Tensors { path, reason });
         }
         self.set_trained(loaded);
         self.optimizer.state = load.state;
@@ -169,31 +157,25 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         Ok(manifest)
     }
 
-    /// Everything that is saved, and AdamW's time.
-    fn tensors(&self) -> (Vec<Stored>, u64) {
+    /// Everything that is saved, each read when it is written, and AdamW's time.
+    fn tensors(&self) -> (Vec<Lazy<'static>>, u64) {
         let mut save = Save { optimizer: &self.optimizer, path: Vec::new(), out: Vec::new(), time: 0 };
         self.visit_trained(&mut save);
         (save.out, save.time)
     }
 }
 
-struct Stored {
-    name: String,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
 struct Save<'a, AB: AutodiffBackend> {
     optimizer: &'a Optimizer<AB>,
     path: Vec<String>,
-    out: Vec<Stored>,
+    out: Vec<Lazy<'static>>,
     time: u64,
 }
 
 impl<AB: AutodiffBackend> Save<'_, AB> {
-    fn push(&mut self, kind: &str, shape: Vec<usize>, data: TensorData) {
-        let bytes = to_vec(data).iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.out.push(Stored { name: format!("{kind}/{}", self.path.join(".")), shape, bytes });
+    fn push(&mut self, kind: &str, shape: Vec<usize>, read: impl Fn() -> TensorData + 'static) {
+        let name = format!("{kind}/{}", self.path.join("."));
+        self.out.push(Lazy { name, shape, read: Box::new(move || to_vec(read())) });
     }
 }
 
@@ -209,34 +191,40 @@ impl<AB: AutodiffBackend> ModuleVisitor<AB> for Save<'_, AB> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
         let tensor = param.val();
         let shape = tensor.dims().to_vec();
-        self.push("param", shape.clone(), tensor.into_data());
+        self.push("param", shape.clone(), move || tensor.to_data());
         if let Some(state) = self.optimizer.state.get(&param.id) {
             self.time = state.momentum.time as u64;
-            let (m, v) = (state.momentum.moment_1.to_data(), state.momentum.moment_2.to_data());
-            self.push("adam_m", shape.clone(), m);
-            self.push("adam_v", shape, v);
+            let (m, v) = (state.momentum.moment_1.clone(), state.momentum.moment_2.clone());
+            self.push("adam_m", shape.clone(), move || m.to_data());
+            self.push("adam_v", shape, move || v.to_data());
         }
     }
 }
 
 struct Load<AB: AutodiffBackend> {
     path: Vec<String>,
-    stored: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    stored: Weights,
+    /// Names of what has not been taken yet.
+    left: BTreeSet<String>,
     time: u64,
     state: HashMap<ParamId, AdamWState<AB::InnerBackend, 1>>,
-    error: Option<String>,
+    error: Option<ModelError>,
 }
 
 impl<AB: AutodiffBackend> Load<AB> {
-    /// The stored tensor of this kind at this path, if its shape fits.
+    /// The stored tensor of this kind at this path, if there is one; its shape has to fit.
     fn take(&mut self, kind: &str, expected: &[usize]) -> Option<Vec<f32>> {
         let name = format!("{kind}/{}", self.path.join("."));
-        let (shape, values) = self.stored.remove(&name)?;
-        if shape != expected {
-            self.error.get_or_insert(format!("tensor `{name}` has shape {shape:?}, expected {expected:?}"));
+        if !self.left.remove(&name) {
             return None;
         }
-        Some(values)
+        match self.stored.tensor(&name, expected) {
+            Ok(values) => Some(values),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
     }
 }
 
@@ -254,8 +242,9 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
         let (shape, device) = (tensor.dims(), tensor.device());
         let size: usize = shape.iter().product();
         let Some(values) = self.take("param", &shape) else {
-            let name = self.path.join(".");
-            self.error.get_or_insert(format!("tensor `param/{name}` is missing"));
+            let (file, name) = (PathBuf::from(STATE), format!("param/{}", self.path.join(".")));
+            let hint = "the checkpoint is of another network".to_string();
+            self.error.get_or_insert(ModelError::MissingTensor { path: file, tensor: name, hint });
             return Param::from_mapped_value(id, tensor, mapper);
         };
         if let (Some(m), Some(v)) = (self.take("adam_m", &shape), self.take("adam_v", &shape)) {
@@ -270,6 +259,24 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Load<AB> {
         }
         let loaded = lasting::<AB::InnerBackend, D>(TensorData::new(values, shape), &device);
         Param::from_mapped_value(id, Tensor::from_inner(loaded).require_grad(), mapper)
+    }
+}
+
+fn bad(path: &Path) -> impl FnOnce(ModelError) -> CheckpointError {
+    let path = path.to_path_buf();
+    move |source| CheckpointError::Tensors { path, reason: source.to_string() }
+}
+
+/// SHA-256 of a file, which need not fit into memory.
+fn digest(path: &Path) -> Result<HexDigest, CheckpointError> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).map_err(io("read", path))?;
+    let mut piece = vec![0u8; 1 << 20];
+    loop {
+        match file.read(&mut piece).map_err(io("read", path))? {
+            0 => return Ok(HexDigest(hex(&hash.finalize()))),
+            read => hash.update(&piece[..read]),
+        }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::optim::{OptimConfig, Optimizer};
 use crate::stats::{SftReport, StepReport};
 use batch::Item;
 use check::{check, check_train};
+pub use gpu::{GpuCompute, GpuType};
 use objective::Batch;
 pub(crate) use publish::hex;
 pub use publish::{Published, WeightsManifest, weights_digest};
@@ -79,34 +80,6 @@ pub enum Execution {
     Autodiff,
 }
 
-/// What the GPU executor computes with. Master weights, gradients of parameters, statistics and log-probs are fp32 either way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GpuType {
-    #[default]
-    Bf16,
-    /// Without TF32: for parity, not for speed.
-    Fp32,
-}
-
-/// How the GPU executor computes, where it is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GpuCompute {
-    pub element: GpuType,
-    /// Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, a tenth of the memory.
-    pub recompute: bool,
-    /// Attention without tensor cores, whatever the shape.
-    pub plain_attention: bool,
-    /// Whether bf16 copies of all weights are kept.
-    pub copies: Copies,
-    /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
-    pub wait_s: u64,
-    /// Steps of several passes keep weights and moments to go back to; planned for where this is said.
-    pub keeps_copy: bool,
-    /// GPUs of this host that share the micro-batches, the network's own included; 0 is 1.
-    pub gpus: usize,
-}
-
 /// What a caller can do wrong, or a GPU before anything was changed. The learner is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -119,14 +92,22 @@ pub enum LearnerError {
         "sample {sample}: prompt and answer have {tokens} tokens, expected at most {limit} (`max_position_embeddings` of the model's config.json)\n  hint: shorten the prompt or the answer, or take a model with a longer context"
     )]
     TooLong { sample: usize, tokens: usize, limit: usize },
+    /// `fatal`: in this process it will be no better the next time.
     #[error("the GPU executor: {what}")]
-    Device { what: String },
+    Device { what: String, fatal: bool },
     #[error("kl_coef is set, but there is no reference network")]
     NoReference,
     #[error(transparent)]
     Correction(#[from] CorrectionError),
     #[error(transparent)]
     Guard(#[from] guard::GuardError),
+}
+
+impl LearnerError {
+    /// To be tried again in this process in vain, or at the risk that an earlier pass is still at work on the GPU.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Device { fatal: true, .. })
+    }
 }
 
 /// The log-probs (and the like) of one item's tokens.

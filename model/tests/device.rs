@@ -11,6 +11,8 @@ mod adapters;
 mod gpus;
 mod peer;
 mod policy;
+#[path = "device/sampled.rs"]
+mod sampled;
 
 use burn::optim::{AdamWConfig, SimpleOptimizer};
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
@@ -43,6 +45,8 @@ const EXACT: GpuCompute = GpuCompute {
     wait_s: 0,
     keeps_copy: false,
     gpus: 1,
+    published: 0,
+    longest: 0,
 };
 const FAST: GpuCompute = GpuCompute { element: GpuType::Bf16, ..EXACT };
 

@@ -16,7 +16,7 @@ pub struct Manifest {
     pub policy: PolicyVersion,
     /// Folder beside the manifest.
     pub folder: String,
-    /// SHA-256 over the checkpoint's files.
+    /// SHA-256 of the checkpoint's `state.safetensors`; a resumed run compares it with the file's own.
     pub digest: Digest,
     pub applied: bool,
     /// The learner's report on the step: a resumed run restores its row from here.

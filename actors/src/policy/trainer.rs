@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::backend::AutodiffBackend;
 use model::guard::GuardConfig;
 use model::kernels::Kernels;
-use model::learner::Learner;
+use model::learner::{Execution, Learner};
 use model::lora::LoraConfig;
 use model::loss::LossConfig;
 use model::optim::OptimConfig;
@@ -35,6 +35,7 @@ pub struct TrainerSettings {
     pub seed: u64,
     pub checkpoints: Checkpoints,
     pub threads: usize,
+    pub execution: Execution,
     pub gpu: model::learner::GpuCompute,
     /// What the learner does is work of this one.
     pub tenant: Tenant,
@@ -55,7 +56,7 @@ pub fn newest_learner<AB: AutodiffBackend + Kernels>(
 ) -> Result<(Learner<AB>, Option<Manifest>), Fault> {
     let (_, network) = model::load_weights::<AB>(&settings.start, device).map_err(|e| fault(CHECKPOINT, e))?;
     let mut learner = Learner::new(network, settings.optim.clone())
-        .with_execution(model::learner::Execution::Auto, settings.threads)
+        .with_execution(settings.execution, settings.threads)
         .with_gpu(settings.gpu)
         .with_guard(settings.guard);
     match &settings.lora {
@@ -69,7 +70,15 @@ pub fn newest_learner<AB: AutodiffBackend + Kernels>(
     }
     let newest = settings.checkpoints.newest().map_err(|e| fault(CHECKPOINT, e))?;
     if let Some(manifest) = &newest {
-        learner.load_checkpoint(&settings.checkpoints.path(manifest.policy)).map_err(|e| fault(CHECKPOINT, e))?;
+        let folder = settings.checkpoints.path(manifest.policy);
+        let found = learner.load_checkpoint(&folder).map_err(|e| fault(CHECKPOINT, e))?.digest;
+        // Whole as it may be, it has to be the one that was published.
+        if found != manifest.digest {
+            let (folder, expected) = (folder.display(), &manifest.digest.0);
+            let other =
+                format!("{folder} holds another checkpoint: its SHA-256 is {}, `newest.json` says {expected}", found.0);
+            return Err(fault(CHECKPOINT, other));
+        }
     }
     Ok((learner, newest))
 }
@@ -85,15 +94,13 @@ struct BurnTrainer<AB: AutodiffBackend> {
     learner: Learner<AB>,
     settings: Arc<TrainerSettings>,
     newest: Option<TrainedItem>,
-    /// The slow path has been complained about.
-    told: bool,
 }
 
 impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
     fn start(settings: Arc<TrainerSettings>, device: &AB::Device) -> Result<Self, Fault> {
         let (learner, newest) = newest_learner(&settings, device)?;
         let newest = newest.map(|manifest| item(manifest, &learner));
-        Ok(BurnTrainer { learner, settings, newest, told: false })
+        Ok(BurnTrainer { learner, settings, newest })
     }
 
     /// Writes the checkpoint and names it the newest.
@@ -116,16 +123,16 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
         self.newest.clone()
     }
 
+    fn prepare(&mut self) -> Result<(), Fault> {
+        self.learner.prepare().map_err(|e| fault(LEARNER_FAILED, e))
+    }
+
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
         let _work = self.settings.tenant.work();
         let report = self
             .learner
             .train_step(&job.samples, &self.settings.loss)
-            .map_err(|e| TrainError { fatal: false, fault: fault(LEARNER_FAILED, e) })?;
-        if let (false, Some(Err(reason))) = (self.told, self.learner.gpu_found()) {
-            tracing::warn!("burn's autodiff computes in the GPU executor's place, many times slower: {reason}");
-            self.told = true;
-        }
+            .map_err(|e| TrainError { fatal: e.is_fatal(), fault: fault(LEARNER_FAILED, e) })?;
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let done = item(manifest, &self.learner);

@@ -81,6 +81,11 @@ pub enum DeviceError {
     AdaptersOnOne { wanted: usize },
     #[error("NCCL, {action}: {code:?}\n  hint: NCCL_DEBUG=WARN in the environment makes NCCL say why")]
     Group { action: &'static str, code: cudarc::nccl::sys::ncclResult_t },
+    #[error(
+        "a text of {found} tokens does not fit the passes of up to {most} rows that were planned\n  hint: lower `sampling.max_new_tokens`, \
+         or leave out longer examples"
+    )]
+    Rows { found: usize, most: usize },
     #[error("another GPU of the learner failed; the process has to start again")]
     GroupFailed,
     #[error(transparent)]
@@ -101,7 +106,13 @@ impl DeviceError {
                 | Self::AdaptersOnOne { .. }
                 | Self::NoGroupLibrary
                 | Self::Group { .. }
+                | Self::Rows { .. }
         )
+    }
+
+    /// The GPU answers no more, or may still be at work on memory that this process would give away: nothing is to be tried again in it.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Late { .. } | Self::Lost { .. } | Self::GroupFailed)
     }
 }
 

@@ -40,8 +40,9 @@ pub fn plan(items: &[Item], max_items: usize, max_rows: usize) -> Vec<MicroBatch
     for i in order {
         let item = &items[i];
         let same_prompt = group(&i) == last_group;
+        let more = item.tokens.len() + if same_prompt { 0 } else { item.prompt.len() };
         let full = |b: &MicroBatch| {
-            b.items.len() >= max_items.max(1) || b.rows + item.tokens.len() > max_rows || b.backward != item.backward
+            b.items.len() >= max_items.max(1) || b.rows + more > max_rows || b.backward != item.backward
         };
         if batches.last().is_none_or(full) {
             batches.push(MicroBatch { items: Vec::new(), backward: item.backward, rows: 0 });
@@ -53,6 +54,13 @@ pub fn plan(items: &[Item], max_items: usize, max_rows: usize) -> Vec<MicroBatch
         last_group = group(&i);
     }
     batches
+}
+
+/// Rows of a micro-batch, at most, with which there are some for each of `count`, as far as there are so many items.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub fn share(items: &[Item], max_items: usize, count: usize) -> usize {
+    let rows: usize = plan(items, max_items, usize::MAX).iter().map(|b| b.rows).sum();
+    rows.div_ceil(count.max(1))
 }
 
 /// Micro-batch numbers for each of `threads`, the rows spread evenly (the largest first, to the least loaded).
@@ -89,5 +97,27 @@ mod tests {
         assert_eq!(batches.last().map(|b| (b.items.clone(), b.backward)), Some((vec![3], false)));
         let shares = spread(&batches, 2);
         assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), batches.len());
+    }
+
+    /// Planted and seen to fail: prompts not counted in `full`.
+    #[test]
+    fn no_micro_batch_of_several_has_more_rows_than_it_may() {
+        let prompts: Vec<Vec<u32>> = (0..8).map(|n| vec![n; 2048]).collect();
+        let answer = [7u32; 300];
+        let items: Vec<Item> = prompts.iter().map(|prompt| Item { prompt, tokens: &answer, backward: true }).collect();
+        let batches = plan(&items, 16, 8320);
+        assert_eq!(batches.iter().map(|b| b.items.len()).collect::<Vec<_>>(), [3, 3, 2]);
+        assert!(batches.iter().all(|b| b.rows <= 8320));
+    }
+
+    /// Planted and seen to fail: a share of the tokens with every prompt counted, of which most is one prompt.
+    #[test]
+    fn everybody_has_a_share_however_long_a_common_prompt_is() {
+        let (prompt, answer) = ([1u32; 500], [7u32; 10]);
+        let items = [Item { prompt: &prompt, tokens: &answer, backward: true }; 8];
+        for count in 1..5 {
+            let batches = plan(&items, 64, share(&items, 64, count));
+            assert!(spread(&batches, count).iter().all(|share| !share.is_empty()), "{count}: {batches:?}");
+        }
     }
 }

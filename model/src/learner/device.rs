@@ -73,7 +73,9 @@ impl Slot {
     ) -> Learned<Option<&mut OnDevice>> {
         if !self.may(execution, network) {
             return match (&self.state, execution) {
-                (State::Missing(what), Execution::Device) => Err(LearnerError::Device { what: what.clone() }),
+                (State::Missing(what), Execution::Device) => {
+                    Err(LearnerError::Device { what: what.clone(), fatal: true })
+                }
                 (_, Execution::Device) => Err(not_dense().into()),
                 _ => Ok(None),
             };
@@ -95,7 +97,7 @@ impl Slot {
         match (&mut self.state, execution) {
             (State::Ready(ready), _) => Ok(Some(ready)),
             (State::Short(what), _) | (State::Missing(what), Execution::Device) => {
-                Err(LearnerError::Device { what: what.clone() })
+                Err(LearnerError::Device { what: what.clone(), fatal: true })
             }
             _ => Ok(None),
         }
@@ -127,7 +129,7 @@ impl Slot {
 
 impl From<DeviceError> for LearnerError {
     fn from(source: DeviceError) -> Self {
-        Self::Device { what: source.to_string() }
+        Self::Device { what: source.to_string(), fatal: source.is_wish() || source.is_lost() }
     }
 }
 
@@ -182,6 +184,8 @@ impl OnDevice {
             moments_held: beside.moments_held,
             reference: beside.reference,
             keeps_copy: compute.keeps_copy,
+            published: compute.published,
+            longest: compute.longest,
         };
         let budget = wanted.plan(runtime.memory()?.0)?;
         let GpuCompute { recompute, plain_attention, .. } = compute;
@@ -226,16 +230,14 @@ impl OnDevice {
         let mut params = GradientsParams::new();
         let held = Held::new(&trained, objective.is_some(), &mut params)?;
         wait_for_burn::<AB>(&trained.network().embed.val().device())?;
+        // Every GPU is to have some.
+        let count = self.peers.as_ref().filter(|_| objective.is_some()).map_or(1, Peers::count);
+        let batches = self.batches(items, max_items, count)?;
         let scored = match (&mut self.peers, objective) {
             (Some(peers), Some(objective)) => {
-                // Every GPU is to have some: passes of at most its share of the tokens.
-                let tokens: usize = items.iter().map(|i| i.prompt.len() + i.tokens.len()).sum();
-                let rows = self.budget.rows.min(tokens.div_ceil(peers.count()));
-                let batches = batch::plan(items, max_items, rows);
                 peers.run(&mut self.executor, &held, items, &batches, temperature, objective)
             }
             _ => {
-                let batches = batch::plan(items, max_items, self.budget.rows);
                 let prepared = held.prepare(&mut self.executor);
                 let run = |()| passes(&mut self.executor, items, &batches, temperature, objective, held.sink());
                 prepared.and_then(run)
@@ -243,9 +245,23 @@ impl OnDevice {
         };
         // Whatever became of it: memory must not be used by burn, or freed, while the stream is still at it.
         let ended = self.executor.runtime().wait("the end of a pass");
-        let scored = scored?;
-        ended?;
-        Ok((scored, params))
+        if let Err(error) = ended {
+            // The stream may be at it for as long as the process lives.
+            std::mem::forget((held, params));
+            return Err(error.into());
+        }
+        Ok((scored?, params))
+    }
+
+    /// The passes for `items`, each of which the plan has room for.
+    fn batches(&self, items: &[Item], max_items: usize, count: usize) -> Result<Vec<batch::MicroBatch>> {
+        let most = self.budget.rows;
+        let rows = if count > 1 { most.min(batch::share(items, max_items, count)) } else { most };
+        let batches = batch::plan(items, max_items, rows);
+        match batches.iter().map(|b| b.rows).max() {
+            Some(found) if found > most => Err(DeviceError::Rows { found, most }),
+            _ => Ok(batches),
+        }
     }
 
     /// Scores under the reference network, whose weights are kept on the device after the first time.
@@ -261,7 +277,7 @@ impl OnDevice {
             None => Reference::send(self.executor.runtime(), weights)?,
         };
         let at = self.reference.insert(kept).at.clone();
-        let batches = batch::plan(items, max_items, self.budget.rows);
+        let batches = self.batches(items, max_items, 1)?;
         let prepared = self.executor.prepare(&at);
         let scored = prepared.and_then(|()| passes(&mut self.executor, items, &batches, temperature, None, None));
         let ended = self.executor.runtime().wait("the end of the reference's pass");
@@ -315,8 +331,12 @@ impl OnDevice {
         });
         // As in `run`; `held` keeps what was replaced until then.
         let ended = rt.wait("an update");
+        if let Err(error) = ended {
+            std::mem::forget((held, module));
+            return Err(error);
+        }
         drop(held);
-        done.and(ended).map(|()| module)
+        done.map(|()| module)
     }
 }
 

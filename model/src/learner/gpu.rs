@@ -1,12 +1,45 @@
 //! What a learner's GPU executor is told, and what it says of itself.
 
 use burn::tensor::backend::AutodiffBackend;
+use serde::{Deserialize, Serialize};
 
-use super::{GpuCompute, Learner, LearnerError, device};
-use crate::budget::Budget;
+use super::{Learner, LearnerError, device};
+use crate::budget::{Budget, Copies};
 use crate::kernels::Kernels;
 use crate::lora::Lora;
 use crate::network::Transformer;
+
+/// What the GPU executor computes with. Master weights, gradients of parameters, statistics and log-probs are fp32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuType {
+    #[default]
+    Bf16,
+    /// Without TF32: for parity, not for speed.
+    Fp32,
+}
+
+/// How the GPU executor computes, where it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuCompute {
+    pub element: GpuType,
+    /// Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, a tenth of the memory.
+    pub recompute: bool,
+    /// Attention without tensor cores, whatever the shape.
+    pub plain_attention: bool,
+    /// Whether bf16 copies of all weights are kept.
+    pub copies: Copies,
+    /// Seconds that any wait for the GPU may take; 0: `device::WAIT`.
+    pub wait_s: u64,
+    /// Steps of several passes keep weights and moments to go back to; planned for where this is said.
+    pub keeps_copy: bool,
+    /// GPUs of this host that share the micro-batches, the network's own included; 0 is 1.
+    pub gpus: usize,
+    /// Versions of the whole policy that others hold while an update makes the next; planned for.
+    pub published: usize,
+    /// Tokens of the longest prompt with its answer; 0 where that is not known.
+    pub longest: usize,
+}
 
 /// What else of the learner's is on the GPU, or will be.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +75,17 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     pub fn with_gpu(mut self, compute: GpuCompute) -> Self {
         self.device = device::Slot::new(compute);
         self
+    }
+
+    /// Makes what computes, where that is the GPU executor: whatever it lacks is told now and not at the first step.
+    ///
+    /// # Errors
+    /// As of the first step.
+    pub fn prepare(&mut self) -> Result<(), LearnerError> {
+        if !self.on_host() {
+            self.on_device()?;
+        }
+        Ok(())
     }
 
     /// After the first step or score: whether kernels had to be compiled for the GPU executor, or why burn's autodiff computes in its

@@ -51,7 +51,7 @@ impl Slot {
     ) -> Result<Option<&mut OnDevice>> {
         match execution {
             Execution::Device => {
-                Err(LearnerError::Device { what: "this build has no CUDA (feature `cuda`)".to_string() })
+                Err(LearnerError::Device { what: "this build has no CUDA (feature `cuda`)".to_string(), fatal: true })
             }
             _ => Ok(None),
         }

@@ -25,6 +25,7 @@ fn two_gpus_make_the_gradient_of_one() {
     if !two() {
         return;
     }
+    // Prompts are shared, so that most rows are answers'; two micro-batches at least, one for each GPU (`learner::batch` tests that).
     let samples = batch(9);
     for family in [Family::Qwen3, Family::Llama] {
         let config = large(family, 24);
