@@ -166,6 +166,7 @@ impl Rig {
                 seed: SEED,
                 checkpoints: self.checkpoints(),
                 threads: 1,
+                execution: Default::default(),
                 gpu: Default::default(),
                 tenant: Default::default(),
             }),
