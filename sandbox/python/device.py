@@ -44,6 +44,8 @@ class Host:
     """The processor. The clock is the process's own."""
 
     kind, flush_bytes = "cpu", HOST_FLUSH_BYTES
+    # What is done before a call, at the least, microseconds: nothing that could be told by the clock.
+    flushed_us = 0.0
 
     def __init__(self):
         self.torch = torch.device("cpu")
@@ -179,6 +181,12 @@ class Cuda:
             return made, times
 
         self.timed = timed
+        self._one_flush = one_flush
+
+    @property
+    def flushed_us(self):
+        """What is done before a call takes so long, at the least, by this process's last calls."""
+        return MIN_FLUSHES * self._one_flush[0]
 
     def _check(self, code, what):
         if code:

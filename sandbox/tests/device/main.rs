@@ -9,6 +9,7 @@ mod environment;
 #[path = "../evaluate/fixtures.rs"]
 #[allow(dead_code)]
 mod fixtures;
+mod harness;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -106,6 +107,7 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
             drift: 1e9,
             host_longer: (2.0, 5_000.0),
             host_shorter: (0.0, 1e9),
+            uneven: (1e6, 1e9),
             ..Default::default()
         },
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
@@ -249,6 +251,8 @@ fn forged_answers_are_no_answers() {
             r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'float32', 'shape': [-4], 'at': 0, 'len': -16}]}"#,
             r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': 7, 'outputs': [{'dtype': 'float7', 'shape': 'x', 'at': 0, 'len': 16}]}"#,
             r#"{'event': 'called', 'outputs': None}"#,
+            // What a device's own failures say, in the candidate's words.
+            r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'CUDA error: out of memory', 'shape': [4], 'at': 0, 'len': 16}]}"#,
             r#"{'event': 'timed', 'times': [{}]}"#,
         ];
         for frame in forged {
@@ -332,6 +336,31 @@ fn who_is_interrupted_while_it_is_timed_leaves_the_device_free() {
             let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the next is not harmed");
             assert!(next.outcome.is_correct(), "{:?}", next.outcome);
         }
+        assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
+        lab.end().await;
+    });
+}
+
+/// An evaluation that is given up while the slot is proved after it: the next one waits for that and goes on.
+#[test]
+fn who_is_given_up_while_the_device_is_proved_does_not_strand_it() {
+    runtime().block_on(async {
+        let Some(lab) = lab(2, true).await else { return };
+        let code = add();
+        // It ends by itself while it is timed, which is suspicious: the proof takes a new process.
+        let ends = only_there("global calls\n    calls += 1\n    calls > 12 and os._exit(3)");
+        let ends = ends.replace("import stat", "import stat\ncalls = 0");
+        let proving = async {
+            while !lab.device.state().starts_with("Proving") {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            report = lab.evaluate(0, ADD_TASK, &ends) => panic!("it was over before it was proved: {report:?}"),
+            () = proving => {}
+        }
+        let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the slot is not stranded");
+        assert!(next.outcome.is_correct(), "{:?}", next.outcome);
         assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
         lab.end().await;
     });
@@ -455,6 +484,36 @@ fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() 
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
         assert_eq!(lab.device.state(), "Free");
         lab.end().await;
+    });
+}
+
+/// The whole way through a lease: memory in use is ours, and its return is what there is to wait for.
+#[test]
+fn where_processes_are_hidden_candidates_are_timed_all_the_same() {
+    runtime().block_on(async {
+        let hidden = |mb: u64| Reading { processes: None, memory_used_bytes: mb << 20, ..quiet() };
+        let Some((lab, inventory)) = fake_lab(vec![hidden(10)]).await else { return };
+        inventory.script(FAKE, [Ok(hidden(5000))]);
+        let timing = lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.expect("it was timed");
+        assert!(timing.conditions.processes_hidden && timing.refused.is_empty(), "{timing:?}");
+        assert_eq!(lab.device.state(), "Free");
+        lab.end().await;
+    });
+}
+
+#[test]
+fn a_box_that_is_too_small_names_the_setting() {
+    runtime().block_on(async {
+        let Some(python) = environment::python() else { return };
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (kind, inventory) = host();
+        let config = DeviceConfig { box_bytes: 8 << 20, ..device_config(kind, &python, scratch.path(), false) };
+        let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
+        let executor = Executor::start(executor_config(&python, scratch.path().join("e"), &device)).await.unwrap();
+        let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.expect_err("it does not fit");
+        assert!(fault.code == "F006" && fault.message.contains("gpu.box_mb is 8"), "{fault}");
+        executor.shutdown().await;
+        device.shutdown().await;
     });
 }
 
