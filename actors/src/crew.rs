@@ -153,12 +153,17 @@ pub type TrainerFactory = Arc<dyn Fn() -> Result<Box<dyn Trainer>, Fault> + Send
 /// Called in the executor's task with its number.
 pub type VerifierFactory = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<Box<dyn Verifier>, Fault>> + Send + Sync>;
 
+/// Whether more executors would only wait for the device that they time on.
+pub type Saturated = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// All factories of a run.
 #[derive(Clone)]
 pub struct Crew {
     pub sampler: SamplerFactory,
     pub trainer: TrainerFactory,
     pub verifier: VerifierFactory,
+    /// Of the devices that verifiers use; `None` where there is none.
+    pub saturated: Option<Saturated>,
     /// Asked about what passed; `None` when it is off.
     pub llm_judge: Option<Arc<crate::llm_judge::Setup>>,
     /// Where executors of other machines join; `None` when nobody can.

@@ -108,6 +108,7 @@ impl Meters {
         if seen.present > 0 {
             about.insert("executors".into(), json!(self.hint.load.executors));
             about.insert("executors_wanted".into(), json!(self.hint.wanted));
+            about.insert("timing_saturated".into(), json!(self.hint.load.saturated));
             about.insert("executors_busy".into(), json!(seen.busy as f64 / seen.present as f64));
             about.insert("executors_oldest_wait_ms".into(), json!(seen.oldest_ms));
         }

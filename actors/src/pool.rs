@@ -17,7 +17,7 @@ use rollout::id::{Attempt, Digest, RolloutId, TaskId};
 use rollout::outcome::{ExecReport, Fault};
 
 use crate::cluster::Link;
-use crate::crew::VerifierFactory;
+use crate::crew::{Saturated, VerifierFactory};
 use crate::executor::{ExecJob, ExecutedItem, Executor, ExecutorArgs, ExecutorMsg, lane};
 use crate::llm_judge::{LlmJudge, LlmJudgeMsg, Setup};
 use crate::logbook::Logbook;
@@ -76,6 +76,8 @@ impl ractor::Message for PoolMsg {}
 
 pub struct PoolArgs {
     pub factory: VerifierFactory,
+    /// Of the devices that own executors use.
+    pub saturated: Option<Saturated>,
     pub llm_judge: Option<Arc<Setup>>,
     pub workers: u32,
     /// Executors at most; beyond `workers` they come and go with the load.
@@ -180,11 +182,13 @@ impl Actor for Pool {
             PoolMsg::Resize { workers } => state.resize(workers).await?,
             PoolMsg::Tick { sent } => {
                 let now_ms = state.began.elapsed().as_millis() as u64;
-                let load = state.load();
+                // Asked once a look: it tells of the time since the last one.
+                let saturated = state.args.saturated.as_ref().is_some_and(|saturated| saturated());
+                let load = Load { saturated, ..state.load() };
                 let _ = state.args.out.cast(OrchestratorMsg::Executors(state.advisor.look(now_ms, &load)));
                 state.look_after_gateway();
                 state.args.logbook.sample("pool", state.sample(sent));
-                let own = state.own_load();
+                let own = Load { saturated, ..state.own_load() };
                 if let Some(workers) = state.scaler.look(now_ms, &own) {
                     tracing::info!(?own, workers, "the number of executors changes");
                     state.args.logbook.happened("pool", "resized", format!("{workers} executors of its own"));

@@ -137,6 +137,8 @@ fn live_line(live: &Live) -> String {
     let (load, wanted) = (live.executors.load, live.executors.wanted);
     if wanted > load.executors {
         text.push_str(&format!("  executors {} ({wanted} would keep up)", load.executors));
+    } else if load.saturated && load.queued > 0 {
+        text.push_str(&format!("  executors {} (timing is at its limit: more GPUs would help)", load.executors));
     }
     if live.faults > 0 {
         text.push_str(&format!("  faults {}", live.faults));

@@ -30,6 +30,8 @@ pub struct Load {
     pub queued: u32,
     /// Age of the oldest candidate that waits, milliseconds.
     pub oldest_ms: u64,
+    /// Every device that they time on is at its limit: one more would wait there.
+    pub saturated: bool,
 }
 
 /// The pool at a moment, and how many executors would keep up: a hint where their number is fixed, or at its limit.
@@ -84,7 +86,7 @@ impl Scaler {
     /// by what idled all the time.
     pub fn look(&mut self, now_ms: u64, load: &Load) -> Option<u32> {
         let ScalingConfig { min, max, grow_after_ms, shrink_after_ms } = self.config;
-        let pressed = load.queued > 0 && load.busy >= load.executors;
+        let pressed = load.queued > 0 && load.busy >= load.executors && !load.saturated;
         self.pressed_since = pressed.then(|| self.pressed_since.unwrap_or(now_ms));
         let idle_now = load.executors.saturating_sub(load.busy);
         self.idle = (load.queued == 0 && idle_now > 0).then(|| match self.idle {
@@ -115,7 +117,20 @@ mod tests {
     const CONFIG: ScalingConfig = ScalingConfig { min: 2, max: 10, grow_after_ms: 100, shrink_after_ms: 1000 };
 
     fn load(executors: u32, busy: u32, queued: u32, oldest_ms: u64) -> Load {
-        Load { executors, busy, queued, oldest_ms }
+        Load { executors, busy, queued, oldest_ms, saturated: false }
+    }
+
+    /// Planted bug: candidates queue for the one place where they are timed, and the pool doubles for nothing.
+    #[test]
+    fn it_does_not_grow_while_the_timing_stage_is_at_its_limit() {
+        let (mut scaler, mut advisor) = (Scaler::new(CONFIG), Advisor::default());
+        let full = Load { saturated: true, ..load(2, 2, 9, 9_000) };
+        for now_ms in (0..20_000).step_by(100) {
+            assert_eq!(scaler.look(now_ms, &full), None);
+            assert_eq!(advisor.look(now_ms, &full).wanted, 2);
+        }
+        assert_eq!(scaler.look(20_000, &load(2, 2, 9, 9_000)), None, "pressure begins");
+        assert_eq!(scaler.look(20_100, &load(2, 2, 9, 9_000)), Some(4));
     }
 
     #[test]

@@ -155,9 +155,10 @@ where
             limits(config),
             secret,
             config.executor.require_isolation.clone(),
-            gpus,
+            gpus.clone(),
             observer.clone(),
         ),
+        saturated: gpus.map(policy::Gpus::saturation),
         llm_judge: llm_judge.clone(),
         cluster: None,
     };

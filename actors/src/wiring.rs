@@ -103,6 +103,7 @@ pub async fn spawn_pool(
 ) -> Spawned<PoolMsg> {
     let args = PoolArgs {
         factory: crew.verifier.clone(),
+        saturated: crew.saturated.clone(),
         llm_judge: crew.llm_judge.clone(),
         workers: capacities.executors,
         workers_max: capacities.executors_max,

@@ -22,7 +22,8 @@ pub struct Timing {
     pub tie: bool,
     /// The reference when it was last timed alone.
     pub baseline_us: f64,
-    /// Measurements that were not accepted before this one, and why.
+    /// Measurements that were not accepted before this one, and why; last, beginning with "accepted", why this one's time was counted as
+    /// longer than it was.
     pub refused: Vec<String>,
     pub conditions: Conditions,
 }

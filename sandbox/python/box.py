@@ -56,6 +56,29 @@ class Shelf:
         return entry
 
 
+class Later(Shelf):
+    """A shelf that says where everything will be, and puts it there when it is told to."""
+
+    def __init__(self, memory, part):
+        super().__init__(memory, part)
+        self.held = []
+
+    def add(self, tensor):
+        tensor = tensor.detach()
+        if self.at + tensor.nbytes > self.end:
+            raise Full(f"{tensor.nbytes} bytes where {self.end - self.at} are left")
+        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": self.at,
+                 "len": tensor.nbytes}
+        self.held.append((self.at, tensor))
+        self.at += aligned(tensor.nbytes)
+        return entry
+
+    def put(self):
+        for at, tensor in self.held:
+            place(self.memory, at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)
+        self.held.clear()
+
+
 def place(memory, at, size, dtype, shape):
     """The tensor that stands there."""
     return memory[at: at + size].view(dtype).view(shape)

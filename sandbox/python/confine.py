@@ -142,6 +142,13 @@ def environment(home, extra):
     os.chdir(home)
 
 
+def beside(cpus):
+    """Stays on those processors of `cpus` that it may use: a container has some of them, or none."""
+    allowed = os.sched_getaffinity(0) & set(cpus)
+    if allowed:
+        os.sched_setaffinity(0, allowed)
+
+
 def signals():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,8 @@ FLUSH_BYTES = 256 << 20
 # How often, at least and at most: while the device does it, the host launches what is timed. A process that has just been
 # woken takes hundreds of microseconds for that, and none of them is the kernel's.
 MIN_FLUSHES, MAX_FLUSHES = 2, 16
+# Before the first call of a burst at least: its process was asleep a moment ago, and who is behind then stays behind.
+FIRST_FLUSHES = 6
 # Calls by which the next one's need is told, and how much more than they needed it gets.
 LAST, SPARE = 4, 1.5
 # Calls that are queued before the first is waited for. A kernel takes a microsecond longer where others wait behind it, as they
@@ -44,6 +46,8 @@ class Host:
     """The processor. The clock is the process's own."""
 
     kind, flush_bytes = "cpu", HOST_FLUSH_BYTES
+    # What is done before a call, at the least, microseconds: nothing that could be told by the clock.
+    flushed_us = 0.0
 
     def __init__(self):
         self.torch = torch.device("cpu")
@@ -130,10 +134,10 @@ class Cuda:
 
         clock, needed, one_flush = time.perf_counter, [], [100.0]
 
-        def launch(call, before, start, end):
+        def launch(call, least, before, start, end):
             """Queues flushes and a call. (What it returned, flushes, the host's time for the call, when it was launched)."""
             flushes = -(-SPARE * max(needed, default=0.0) // one_flush[0])
-            flushes = int(min(max(flushes, MIN_FLUSHES), MAX_FLUSHES))
+            flushes = int(min(max(flushes, least), MAX_FLUSHES))
             record(before, stream)
             for _ in range(flushes):
                 check(fill(junk, one, size, stream), "cuMemsetD8Async")
@@ -146,12 +150,12 @@ class Cuda:
             needed[:] = [*needed[1 - LAST:], host] if len(needed) >= LAST else [*needed, host]
             return out, flushes, host, ended
 
-        def together(calls):
-            """Some calls, all queued before the first one is waited for."""
+        def together(calls, least):
+            """Some calls, all queued before the first one is waited for; before that one so many flushes at least."""
             check(persisting(), "cuCtxResetPersistingL2Cache")
             began, made, notes = clock(), [], []
-            for call, held in zip(calls, events):
-                out, *note = launch(call, *held)
+            for n, (call, held) in enumerate(zip(calls, events)):
+                out, *note = launch(call, MIN_FLUSHES if n else least, *held)
                 made.append(out)
                 notes.append(note)
             # Every stream of the context, not the one that the events are in.
@@ -172,13 +176,19 @@ class Cuda:
             made, times = [], []
             queued = len(calls) - synced
             parts = [calls[n:min(n + MAX_QUEUED, queued)] for n in range(0, queued, MAX_QUEUED)]
-            for part in [*parts, *([c] for c in calls[queued:])]:
-                outs, took = together(part)
+            for n, part in enumerate([*parts, *([c] for c in calls[queued:])]):
+                outs, took = together(part, MIN_FLUSHES if n else FIRST_FLUSHES)
                 made += outs
                 times += took
             return made, times
 
         self.timed = timed
+        self._one_flush = one_flush
+
+    @property
+    def flushed_us(self):
+        """What is done before a call takes so long, at the least, by this process's last calls."""
+        return MIN_FLUSHES * self._one_flush[0]
 
     def _check(self, code, what):
         if code:

@@ -16,6 +16,7 @@ import child
 import device
 import frames
 import interp
+import landlock
 import memory
 import outputs
 import shim
@@ -92,12 +93,19 @@ def put_compiled(folder, known, blob):
 
 
 def compile_in_fork(source_path, job, blob, say):
-    """Imports and compiles in a process of its own: what it patches to do so without a device ends with it. Returns
-    whether there is something to run."""
+    """Imports and compiles in a process of its own: what it patches to do so without a device ends with it. It cannot open the
+    device's files: nobody has let it onto the device yet. Returns whether there is something to run."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     phase, code = "import", 1
+    try:
+        landlock.without_nodes()
+    except BaseException as e:
+        # Before any candidate code: ours. Believed only when nothing else came before it.
+        say({"event": "unconfined", "message": f"{type(e).__name__}: {e}"})
+        os._exit(1)
+    say({"event": "started"})
     try:
         standin.become(job["device"])
         shim.install()
@@ -271,9 +279,11 @@ class Running:
             if isinstance(value, Autotuner):
                 value.cache.clear()
 
-    def burst(self, draws):
-        """Timed calls: microseconds of each and until the device was at rest after it; then the outputs."""
+    def burst(self, heat, draws, go):
+        """Timed calls: microseconds of each and until the device was at rest after it; then the outputs. What `draws` describe is
+        not in the box yet: it is put there once this process has warmed up on `heat`, and `go` returns when it is."""
         calls = [(d, frames.unpack(d["inputs"], self.view)) for d in draws]
+        thrown_away = frames.unpack(heat["inputs"], self.view)
         model, timed = self.model, self.where.timed
 
         def asked(draw, args):
@@ -285,10 +295,11 @@ class Running:
         with self.on.mode(), torch.no_grad():
             if isinstance(model, torch.nn.Module):
                 child.oracle.set_mode(model, True)
-            device.heat(lambda: model(*calls[0][1]))
+            device.heat(lambda: model(*thrown_away))
             self.where.sync()
-            # From here on the host's clock runs.
             yield {"event": "ready"}
+            # The host's clock runs from its sending.
+            go()
             made, times = timed([asked(*call) for call in calls], device.synced(len(calls)))
         # Told at once.
         yield {"event": "timed", "times": times}
@@ -311,7 +322,6 @@ def run(job_fd, result, command, box_fd):
         child.flush()
         frames.write_frame(result, {**header, "ms": (time.perf_counter() - began) * 1e3}, blob)
 
-    say({"event": "started"})
     path = os.path.join(os.getcwd(), "candidate.py")
     with open(path, "w") as f:
         f.write(source)
@@ -342,7 +352,11 @@ def run(job_fd, result, command, box_fd):
                 running.tune()
                 say({"event": "tuned"})
             elif order["op"] == "burst":
-                for answer in running.burst(order["calls"]):
+                def go():
+                    frame = frames.read_frame(command)
+                    if frame is None or frame[0]["op"] != "go":
+                        raise EOFError("the burst was given up")
+                for answer in running.burst(order["heat"], order["calls"], go):
                     say(answer)
             else:
                 return

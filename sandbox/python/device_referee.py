@@ -6,6 +6,7 @@ both map (`box`), named by a descriptor that Rust passes on. Protocol: frames on
 import copy
 import ctypes
 import os
+import random
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import torch
 
 import box
+import confine
 import device
 import frames
 import oracle
@@ -34,6 +36,8 @@ TIMED_MARGIN = 2.0
 KEPT_BYTES = 4 << 30
 # How many times an interval with nothing in it is measured, and the reference, alone, for its baseline.
 EMPTY_CALLS, BASELINE_CALLS, WARM_CALLS = 20, 30, 3
+# A baseline takes no longer than this, seconds, and no fewer calls.
+BASELINE_S, FEW_CALLS = 3.0, 3
 
 
 class Lost(Exception):
@@ -41,7 +45,15 @@ class Lost(Exception):
 
 
 def is_out_of_memory(error):
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in str(error)
+    """By what it is: a message may repeat what a candidate wrote."""
+    return (isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            or isinstance(error, RuntimeError) and "out of memory" in str(error))
+
+
+def is_ours(error):
+    """Whether the device failed, not what a candidate's frame says. Torch and `device` raise `RuntimeError`; what only describes no
+    tensors is a `ValueError`, `KeyError` or `TypeError`, with the candidate's words in it."""
+    return is_out_of_memory(error) or isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 class Session(referee.Prepared):
@@ -50,7 +62,9 @@ class Session(referee.Prepared):
     def __init__(self, where, secret, name, nonce, source, budget):
         init = self.begin(secret, name, f"{nonce}/device", source)
         self.where, self.sent, self.current, self.firsts, self.timed = where, [], 1, None, []
-        self.bursts = 0
+        self.bursts, self.heating, self.later = 0, None, []
+        # Where the inputs of timed calls are: nobody else can tell beforehand.
+        self.places = random.SystemRandom()
         args = self.task.inputs(self.task.space, self.seed("inputs", 0))
         answer = oracle.Answer(self.model, args, self.seed("run", 0), True)
         sizes = [sum(box.aligned(t.nbytes) for t in found) for found in (
@@ -62,7 +76,8 @@ class Session(referee.Prepared):
         state, inputs, outputs = sizes[0], *(int(n * box.ROOM) + box.SPARE for n in sizes[1:])
         self.sets = max(MIN_SETS, min(MAX_SETS, (budget - state) // (inputs + outputs)))
         if state + MIN_SETS * (inputs + outputs) > budget:
-            raise MemoryError(f"a box of {(state + MIN_SETS * (inputs + outputs)) >> 20} MiB is more than may be used")
+            needed = -(-(state + MIN_SETS * (inputs + outputs)) >> 20)
+            raise TaskError(f"its inputs, weights and outputs need a box of {needed} MiB, gpu.box_mb is {budget >> 20}")
         self.layout = box.Layout(state, inputs, outputs, self.sets)
         fd, self.memory = where.make(self.layout.size)
         blob = frames.Blob()
@@ -144,22 +159,47 @@ class Session(referee.Prepared):
         return {"unchanged": self.draws[0].passes([view.tensor(e).clone() for e in entries], margin=1.0)}
 
     def burst(self, calls):
-        """Fresh inputs for so many timed calls, each at its own place. The expected outputs come later, from copies."""
-        self.timed, wires = [], []
-        for n in range(min(calls, self.sets)):
+        """Fresh inputs for so many timed calls, each at a place that nobody could foresee, and something to warm up on. They are
+        put there by `fill`, when the candidate has warmed up. The expected outputs come later, from copies."""
+        self.timed, self.later, wires = [], [], []
+        slots = self.places.sample(range(self.sets), min(calls, self.sets))
+        for slot in slots:
             self.bursts += 1
             seed = self.seed("timed run", self.bursts)
             args = self.task.inputs(self.task.space, self.seed("timed", self.bursts))
-            shelf = box.Shelf(self.memory, self.layout.inputs[n])
-            wires.append({"kind": "timed", "seed": seed, "train": True, "grad": False, "set": n, "state": None,
+            part = self.somewhere(slot, args)
+            shelf = box.Later(self.memory, part)
+            wires.append({"kind": "timed", "seed": seed, "train": True, "grad": False, "set": slot, "state": None,
                           "inputs": frames.pack(args, shelf)})
-            self.timed.append((seed, args))
+            self.later.append(shelf)
+            self.timed.append((seed, args, slot, part))
+        if self.heating is None:
+            self.heating = self.task.inputs(self.task.space, self.seed("heating"))
+        shelf = box.Shelf(self.memory, self.somewhere(slots[0], self.heating))
+        heat = {"inputs": frames.pack(self.heating, shelf)}
         self.where.sync()
-        return wires
+        return {"heat": heat, "calls": wires}
+
+    def somewhere(self, slot, args):
+        """Part of a slot that holds these, at a random distance from its start."""
+        at, size = self.layout.inputs[slot]
+        needed = sum(box.aligned(a.nbytes) for a in args if isinstance(a, torch.Tensor))
+        skipped = box.ALIGN * self.places.randrange(max(0, size - needed) // box.ALIGN + 1)
+        return at + skipped, size - skipped
+
+    def fill(self):
+        """Puts the inputs of the burst where they were said to be."""
+        for shelf in self.later:
+            shelf.put()
+        self.later = []
+        self.where.sync()
+        return {}
 
     def time_reference(self):
         """Times the reference on the inputs of the last burst."""
-        return timed_calls(self.where, self.model, self.timed, self.task.plain, device.synced(len(self.timed)))
+        calls = [timed[:2] for timed in self.timed]
+        took = timed_calls(self.where, self.model, calls, self.task.plain, device.synced(len(calls)), self.heating)
+        return {**took, "flushed_us": self.where.flushed_us}
 
     def expected(self, seed, args):
         """(what the reference returns, whether it changes its inputs)."""
@@ -177,15 +217,15 @@ class Session(referee.Prepared):
         entries = said.get("outputs")
         if not isinstance(entries, list) or len(entries) != len(self.timed):
             return {"wrong": "a burst has another number of calls"}
-        for n, ((seed, args), outs) in enumerate(zip(self.timed, entries)):
+        for n, ((seed, args, slot, at), outs) in enumerate(zip(self.timed, entries)):
             expected, mutates = self.expected(seed, args)
-            view = box.View(self.memory, self.layout.inputs[n])
-            shelf = box.Shelf(self.memory, self.layout.inputs[n])
+            view = box.View(self.memory, at)
+            shelf = box.Shelf(self.memory, at)
             if not mutates and changed(args, shelf, view):
                 return {"wrong": f"timed call {n}: forward changed its arguments"}
             if not isinstance(outs, list) or len(outs) != len(expected):
                 return {"wrong": f"timed call {n}: {len(outs)} outputs, expected {len(expected)}"}
-            part = box.View(self.memory, self.layout.outputs[n])
+            part = box.View(self.memory, self.layout.outputs[slot])
             for i, (entry, want) in enumerate(zip(outs, expected)):
                 got = part.tensor(entry).clone()
                 if got.shape != want.shape or got.dtype != want.dtype:
@@ -198,8 +238,9 @@ class Session(referee.Prepared):
         """The reference alone, nobody else on the device: what a lease's own figures are held against."""
         args = self.task.inputs(self.task.space, self.seed("baseline"))
         seed = self.seed("baseline run")
-        timed_calls(self.where, self.model, [(seed, args)] * WARM_CALLS, self.task.plain)
-        return timed_calls(self.where, self.model, [(seed, args)] * BASELINE_CALLS, self.task.plain)
+        warm = timed_calls(self.where, self.model, [(seed, args)] * WARM_CALLS, self.task.plain)
+        fit = int(BASELINE_S * 1e6 / max(1.0, warm["wall_us"] / WARM_CALLS))
+        return timed_calls(self.where, self.model, [(seed, args)] * max(FEW_CALLS, min(BASELINE_CALLS, fit)), self.task.plain)
 
 
 def warm_up():
@@ -289,8 +330,9 @@ def runs_plainly(model, args):
         torch.set_default_device(held)
 
 
-def timed_calls(where, model, calls, plain=True, synced=0):
-    """Each call's times and the wall time of all. PyTorch's own settings, as users have them."""
+def timed_calls(where, model, calls, plain=True, synced=0, heating=None):
+    """Each call's times and the wall time of all, warmed up on `heating`. PyTorch's own settings, as users have them."""
+    heating = calls[0][1] if heating is None else heating
     torch.backends.cudnn.allow_tf32 = True
 
     def asked(seed, args):
@@ -305,7 +347,7 @@ def timed_calls(where, model, calls, plain=True, synced=0):
         if isinstance(model, torch.nn.Module):
             oracle.set_mode(model, True)
         with torch.no_grad():
-            device.heat(lambda: model(*calls[0][1]))
+            device.heat(lambda: model(*heating))
             where.sync()
             began = time.perf_counter()
             made, times = where.timed([asked(*call) for call in calls], synced)
@@ -342,6 +384,8 @@ class Referee:
             return self.hello(header)
         if op == "prove":
             return self.prove(), b""
+        if op == "memory":
+            return {"bytes": torch.cuda.memory_reserved() if self.where.kind == "cuda" else 0}, b""
         if op == "prepare":
             session = Session(self.where, self.secret, header["task"], header["nonce"], header["source"],
                               header["budget"])
@@ -363,7 +407,9 @@ class Referee:
         if op == "draw":
             return {"draw": session.draw(header["n"]), "notes": session.notes}, b""
         if op == "burst":
-            return {"calls": session.burst(header["calls"])}, b""
+            return session.burst(header["calls"]), b""
+        if op == "fill":
+            return session.fill(), b""
         if op == "reference":
             return session.time_reference(), b""
         if op == "baseline":
@@ -376,7 +422,7 @@ class Referee:
             if op == "check":
                 return session.check_burst(header["said"]), b""
         except Exception as e:
-            if is_out_of_memory(e) or "CUDA error" in str(e):
+            if is_ours(e):
                 raise
             # The candidate's frame does not describe tensors: its doing, not ours.
             return {"malformed": f"{type(e).__name__}: {e}"}, b""
@@ -384,6 +430,7 @@ class Referee:
 
     def hello(self, header):
         self.secret = bytes.fromhex(header["secret"])
+        confine.beside(header.get("cpus", []))
         plan.small = header["device"] == "cpu"
         self.where = device.up(header["device"])
         torch.set_default_device(self.where.torch)

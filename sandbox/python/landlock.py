@@ -43,10 +43,22 @@ def readable():
     return [p for p in paths if p and p != "/" and os.path.exists(p)]
 
 
+# What this process was restricted to: version, private directory, what it may read.
+held = None
+
+
+def without_nodes():
+    """Gives the device files up as well, for good: for what is not to use the device yet. Raises where it could not."""
+    if held is not None:
+        restrict(*held)
+
+
 def restrict(version, home, readable, nodes=()):
     """`nodes`: device files that may be used. Gives up everything else, for good. Needs NO_NEW_PRIVS. Returns the version that is in force."""
+    global held
     if version < 1:
         return 0
+    held = (version, home, readable)
     handled = (1 << 13) - 1
     handled |= REFER if version >= 2 else 0
     handled |= TRUNCATE if version >= 3 else 0

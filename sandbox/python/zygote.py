@@ -122,8 +122,8 @@ class Zygote:
         confine.unprivileged(self.uid)
         landlock.restrict(bars.landlock, home, bars.readable, bars.nodes if device else ())
         confine.limits(limits, self.base, bool(self.uid is not None or "user" in self.parts), bool(bars.nodes and device))
-        if device and bars.cpus:
-            os.sched_setaffinity(0, bars.cpus)
+        if device:
+            confine.beside(bars.cpus)
         # Where it never works we said so when we were ready; where it does, a child without it is not a candidate's.
         if not seccomp.apply(bars.filter) and bars.filtered:
             raise OSError("the system call filter is not in force")

@@ -46,6 +46,7 @@ pub(crate) struct Left {
 }
 
 /// How it went: outputs to compare, or an outcome already.
+#[derive(Debug)]
 pub(crate) enum Ending {
     Outputs {
         draws: Value,

@@ -75,6 +75,7 @@ pub fn crew(solves: fn(u64) -> bool) -> Crew {
             let executions = executions.clone();
             Box::pin(async move { Ok(Box::new(Coin { executions, solves }) as Box<dyn Verifier>) })
         }),
+        saturated: None,
         llm_judge: None,
         cluster: None,
     }

@@ -284,9 +284,10 @@ async fn neighbour(python: &Path) -> std::io::Result<Child> {
 }
 
 fn table(t: &Throughput) -> String {
+    let utilisation = t.utilisation.map_or(String::new(), |u| format!(", NVML utilisation {u:.0} %"));
     let mut out = vec![format!(
-        "{} candidates in {:.1} s on {} executors and {} GPUs ({} checks at once): {:.1} candidates/min per GPU, {} timed; GPU \
-         busy {:.0} % (checks and timing), timing alone {:.0} %",
+        "{} candidates in {:.1} s on {} executors and {} GPUs ({} checks at once): {:.1} candidates/min per GPU, {} timed; \
+         gate occupied {:.0} % (checks and timing), timing alone {:.0} %{utilisation}",
         t.candidates,
         t.seconds,
         t.lanes,
@@ -294,7 +295,7 @@ fn table(t: &Throughput) -> String {
         t.checks,
         t.per_minute,
         t.timed,
-        100.0 * t.busy,
+        100.0 * t.occupied,
         100.0 * t.timing
     )];
     let verdicts: Vec<String> = t.verdicts.iter().map(|(v, n)| format!("{v} {n}")).collect();

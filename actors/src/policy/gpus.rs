@@ -1,7 +1,8 @@
 //! The GPUs of this host that executors check and time on: found through NVML, each started when it is first needed.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rollout::outcome::Fault;
@@ -15,6 +16,7 @@ use sandbox::gpu::timing::SamplerConfig;
 use tokio::sync::OnceCell;
 
 use crate::config::Config;
+use crate::crew::Saturated;
 use crate::errors::UserError;
 use crate::logbook::{GpuSource, Logbook, Sampler};
 use crate::store::StoreHandle;
@@ -48,7 +50,7 @@ impl Gpus {
         if wanted == "processor" {
             // Of times that say nothing a few will do.
             let sampler = SamplerConfig { min_samples: 2, max_samples: 4, ..SamplerConfig::default() };
-            let disturbed = Limits { host_longer: (1e6, 1e9), ..Limits::default() };
+            let disturbed = Limits { host_longer: (1e6, 1e9), uneven: (1e6, 1e9), ..Limits::default() };
             let config = device_config(config, Kind::Processor(None), python, scratch, secret);
             let config = DeviceConfig { sampler, disturbed, ..config };
             return Ok(Some(Arc::new(Gpus::of(Arc::new(FakeInventory::default()), vec![config]))));
@@ -63,11 +65,27 @@ impl Gpus {
         let inventory = NvmlInventory::open().map_err(|e| complain(e.to_string()))?;
         let known = inventory.devices().map_err(|e| complain(e.to_string()))?;
         let uuids: Vec<String> = match wanted {
-            "all" => known.iter().map(|d| d.uuid.clone()).collect(),
+            "all" => {
+                let (sliced, whole): (Vec<_>, Vec<_>) = known.iter().partition(|d| d.mig);
+                for gpu in &sliced {
+                    tracing::warn!(
+                        "{} ({}) is not used: MIG is on, and its slices are not used one by one",
+                        gpu.name,
+                        gpu.uuid
+                    );
+                }
+                whole.into_iter().map(|d| d.uuid.clone()).collect()
+            }
             list => list.split(',').map(|u| u.trim().to_owned()).collect(),
         };
         if uuids.is_empty() {
-            return Err(complain("no GPU".into()));
+            return Err(complain(match known.len() {
+                0 => "no GPU".into(),
+                n => format!("{n} GPUs, all of them in MIG mode: slices are not used one by one"),
+            }));
+        }
+        if let Some(sliced) = known.iter().find(|d| d.mig && uuids.contains(&d.uuid)) {
+            return Err(complain(format!("{} is in MIG mode: its slices are not used one by one", sliced.uuid)));
         }
         if let Some(unknown) = uuids.iter().find(|u| known.iter().all(|d| d.uuid != **u)) {
             let names: Vec<&str> = known.iter().map(|d| d.uuid.as_str()).collect();
@@ -109,6 +127,19 @@ impl Gpus {
         };
         let book = Logbook::start(store.clone()).inspect_err(|e| complain(e)).ok()?;
         Sampler::start(self.inventory.clone(), sources, book, LOOK).inspect_err(|e| complain(e)).ok()
+    }
+
+    /// Says whether every device that has started is at its limit in timing: more executors would wait there.
+    pub fn saturation(self: Arc<Self>) -> Saturated {
+        let before = Mutex::new(HashMap::new());
+        Arc::new(move || {
+            let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut started = self.started.iter().enumerate().filter_map(|(n, cell)| Some((n, cell.get()?))).peekable();
+            let any = started.peek().is_some();
+            // Each is asked, whatever the others say: it tells of the time since it was last asked.
+            let free = started.filter(|(n, device)| !device.saturated(before.entry(*n).or_default())).count();
+            any && free == 0
+        })
     }
 
     pub fn count(&self) -> usize {

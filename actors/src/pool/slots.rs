@@ -139,6 +139,7 @@ impl PoolState {
             busy: staying.filter(|slot| slot.job.is_some()).count() as u32,
             queued: self.waiting.len() as u32,
             oldest_ms: self.waiting.iter().map(|w| age_ms(w.since)).max().unwrap_or(0),
+            saturated: false,
         }
     }
 

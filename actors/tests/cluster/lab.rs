@@ -159,6 +159,7 @@ pub fn lab_with(host: &str, beat: Beat, takes_ms: u64, cookie: Cookie) -> Lab {
         let out = out.await.unwrap();
         let args = PoolArgs {
             factory: stand_in(Duration::ZERO),
+            saturated: None,
             llm_judge: None,
             workers: 0,
             workers_max: 0,

@@ -171,6 +171,7 @@ impl Rig {
                 tenant: Default::default(),
             }),
             verifier: Arc::new(move |_| Box::pin(async move { Ok(Box::new(ByTag { delay }) as Box<dyn Verifier>) })),
+            saturated: None,
             llm_judge: None,
             cluster: None,
         }

@@ -66,6 +66,7 @@ async fn lab(workers: u32, workers_max: u32, takes: Duration) -> Lab {
     });
     let args = PoolArgs {
         factory,
+        saturated: None,
         llm_judge: None,
         logbook: Default::default(),
         cluster: None,

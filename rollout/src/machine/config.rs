@@ -55,7 +55,7 @@ impl Default for MachineConfig {
             steps: 240,
             sample_deadline_ms: 300_000,
             judge_deadline_ms: 30_000,
-            execute_deadline_ms: 69_600_000,
+            execute_deadline_ms: 78_300_000,
             train_deadline_ms: 1_200_000,
             adopt_deadline_ms: 60_000,
             zero_variance_limit: 192,

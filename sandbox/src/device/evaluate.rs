@@ -12,8 +12,8 @@ use rollout::timing::Timing;
 use serde_json::{Value, json};
 
 use super::cache;
-use super::gate::{Pass, Use};
-use super::lease::{self, Measured};
+use super::gate::Use;
+use super::lease::{self, Measured, Pair, Subject};
 use super::trial::OnDevice;
 use super::{Device, Session};
 use crate::evidence;
@@ -92,7 +92,8 @@ pub(crate) async fn evaluate(
         device.adopt(pid);
     }
     let first = attempt(device, zygote, limits, scratch, task, candidate, Use::Shared).await?;
-    if !shared_blame(&first.outcome) {
+    // One that was timed was alone then.
+    if !shared_blame(&first.outcome) || first.phase_ms.contains_key("device_time") {
         return Ok(first);
     }
     // Others had some of the memory and of the time: once more without them before it is blamed.
@@ -119,10 +120,15 @@ async fn attempt(
     let mut lap = Lap { phase_ms: &mut phase_ms, since: Instant::now() };
     let evaluation = Evaluation { device, session: Session::new(device), task, candidate };
     stage::enter("wait for the device");
-    let pass = device.enter(Use::Shared).await?;
+    // What a reference takes alone is found out before its first candidate has a context: nothing of it can run then.
+    let first = device.config.timed && device.baseline(task).is_none();
+    let pass = device.enter(if first { Use::Alone } else { Use::Shared }).await?;
     lap.end("device_wait_prepare");
     stage::enter("device reference");
     let (mut prepared, the_box, draws) = evaluation.prepare().await?;
+    if first {
+        lease::take_baseline(device, task, evaluation.ask(json!({"op": "baseline"})).await?)?;
+    }
     drop(pass);
     lap.end("device_reference");
     stage::enter("device compile");
@@ -184,22 +190,18 @@ async fn attempt(
                     Ok(lease) => lease,
                     Err(fault) => return Err(abandon(child, fault).await),
                 };
-                if let Err(fault) = child.freeze(false).await {
-                    let fault = abandon(child, fault).await;
-                    lease.release(true).await?;
-                    return Err(fault);
-                }
-                let result = lease::measure(&evaluation, &mut child, &prepared).await;
+                let subject = Subject { device, task, job: &prepared.job };
+                let result = lease::measure(&subject, &mut Pair { evaluation: &evaluation, child: &mut child }).await;
                 lap.end("device_time");
                 stage::enter("release");
                 // Its context goes while nobody else is timed.
                 let result = match result {
                     Ok(Measured::Accepted(timing)) => {
-                        finish(evaluation, child, home, checked, Some(timing), phase_ms, None).await
+                        finish(evaluation, child, home, checked, Some(timing), phase_ms, true).await
                     }
                     Ok(Measured::Ended(ending)) => {
                         checked.ending = Some(ending);
-                        finish(evaluation, child, home, checked, None, phase_ms, None).await
+                        finish(evaluation, child, home, checked, None, phase_ms, true).await
                     }
                     Err(fault) => Err(abandon(child, fault).await),
                 };
@@ -212,10 +214,10 @@ async fn attempt(
                     report
                 });
             }
-            return finish(evaluation, child, home, checked, None, phase_ms, Some(pass)).await;
+            return finish(evaluation, child, home, checked, None, phase_ms, true).await;
         }
     }
-    finish(evaluation, child, home, checked, None, phase_ms, None).await
+    finish(evaluation, child, home, checked, None, phase_ms, false).await
 }
 
 /// What the device itself could have done.
@@ -238,7 +240,7 @@ async fn finish(
     mut checked: Checked,
     timing: Option<Timing>,
     mut phase_ms: BTreeMap<String, f64>,
-    pass: Option<Pass>,
+    inside: bool,
 ) -> Result<OnDeviceReport, Fault> {
     let since = Instant::now();
     let (ending, log, child_ms) = child.finish(checked.ending.take()).await?;
@@ -258,12 +260,13 @@ async fn finish(
     };
     // What looks like the candidate's doing may be the device's: it shows that it works before anybody is blamed.
     if suspicious(&outcome) {
+        // Which takes the device, beside checks at the most.
+        let _pass = if inside { None } else { Some(evaluation.device.enter(Use::Shared).await?) };
         let proved = evaluation.device.ask(&json!({"op": "prove"})).await?;
         if proved.header["proved"] != true {
             return Err(fault(DEVICE, format!("the device does not compute what is known after: {outcome:?}")));
         }
     }
-    drop(pass);
     phase_ms.insert("device_end".into(), ms_since(since));
     let forwards: Vec<Value> = checked.said.iter().map(|said| said["evidence"].clone()).collect();
     let mut evidence = evidence::read(&json!(checked.draws), &json!(forwards), &Value::Null);
@@ -346,6 +349,7 @@ impl Evaluation<'_> {
             if draw.is_null() {
                 continue;
             }
+            let asked = Instant::now();
             let said = match child.ask(&json!({"op": "call", "draw": draw}), "called", limits.call_ms).await? {
                 Ok(said) => said,
                 Err(ending) => {
@@ -353,6 +357,8 @@ impl Evaluation<'_> {
                     return Ok(());
                 }
             };
+            // The last one is nominal, and the code is warm by then.
+            child.call_ms = ms_since(asked);
             took(1);
             let verdict = self.ask(json!({"op": "compare", "n": n, "said": said})).await?;
             took(2);

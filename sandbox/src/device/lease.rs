@@ -5,79 +5,167 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rollout::outcome::{Fault, Outcome, Phase};
+use rollout::task::TaskSpec;
 use rollout::timing::{Conditions, Timing};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::Device;
+use super::burst::{Host, burst, calls_in, us_of};
 use super::evaluate::Evaluation;
-use super::trial::OnDevice;
-use crate::fault::{DISTURBED, PROTOCOL, fault};
+use super::trial::{OnDevice, Step};
+use crate::fault::{DEVICE, DISTURBED, PROTOCOL, fault};
 use crate::gpu::contamination::{self, Contamination, Readings};
-use crate::gpu::floor::Floor;
+use crate::gpu::floor::{Floor, MARGIN};
 use crate::gpu::free::{Ours, foreign};
 use crate::gpu::inventory::Reading;
 use crate::gpu::timing::{Next, Sampler, Timed, median};
-use crate::referee::Prepared;
 use crate::trial::{Ending, crashed};
 
 /// Until somebody else's process is looked for again.
 const OCCUPIED: Duration = Duration::from_millis(250);
 /// How often the device is read while something is timed.
 const READ: Duration = Duration::from_millis(20);
-/// Work that goes on for longer than this after a call's last event, beyond what goes on after the reference's, belongs to
-/// the call: a share of its time, and microseconds.
-const REST_SHARE: f64 = 0.05;
-const REST_US: f64 = 5.0;
 /// Calls of the first burst, which does not count.
 const WARM: u64 = 3;
 /// By so much a call that is waited for may be slower than one that is not: noise.
 const SYNCED_SHARE: f64 = 0.01;
-/// What is done before a call takes the candidate's process as long as the referee's, within this share.
-const SPACER: f64 = 0.7;
 
 /// What a measurement came to.
+#[derive(Debug)]
 pub(super) enum Measured {
     Accepted(Timing),
     /// It ended while it was timed, or what it returned was wrong, or its time is not to be believed.
     Ended(Ending),
 }
 
+/// The two that are timed: the referee, which is ours, and the candidate's process, which is not.
+pub(super) trait Sides: Send {
+    /// A question to the referee.
+    async fn referee(&mut self, question: Value) -> Result<Value, Fault>;
+    /// Tells the candidate's process to do something and waits for its answer.
+    async fn order(&mut self, order: &Value, event: &str, limit_ms: u64) -> Result<Step, Fault>;
+    /// Waits for another answer to the last order.
+    async fn wait(&mut self, event: &str, limit_ms: u64) -> Result<Step, Fault>;
+    /// Stops the candidate's processes, or lets them go on.
+    async fn freeze(&mut self, frozen: bool) -> Result<(), Fault>;
+    /// Adds to the time that a step of measuring took.
+    fn spent(&mut self, step: &str, since: Instant);
+    /// What was spent waiting for the candidate, milliseconds.
+    fn waited_ms(&self) -> f64;
+    /// What a checked call took, milliseconds.
+    fn call_ms(&self) -> f64;
+}
+
+/// The real ones.
+pub(super) struct Pair<'a, 'e, 'z> {
+    pub evaluation: &'a Evaluation<'e>,
+    pub child: &'a mut OnDevice<'z>,
+}
+
+const STEP: &str = "device_time_";
+
+impl Sides for Pair<'_, '_, '_> {
+    async fn referee(&mut self, question: Value) -> Result<Value, Fault> {
+        self.evaluation.ask(question).await
+    }
+
+    async fn order(&mut self, order: &Value, event: &str, limit_ms: u64) -> Result<Step, Fault> {
+        self.child.ask(order, event, limit_ms).await
+    }
+
+    async fn wait(&mut self, event: &str, limit_ms: u64) -> Result<Step, Fault> {
+        self.child.wait(event, limit_ms).await
+    }
+
+    async fn freeze(&mut self, frozen: bool) -> Result<(), Fault> {
+        self.child.freeze(frozen).await
+    }
+
+    fn spent(&mut self, step: &str, since: Instant) {
+        let ms = since.elapsed().as_secs_f64() * 1e3;
+        *self.child.phase_ms.entry(format!("{STEP}{step}")).or_default() += ms;
+    }
+
+    fn waited_ms(&self) -> f64 {
+        let steps = ["tune", "ready", "candidate", "outputs"];
+        steps.iter().filter_map(|step| self.child.phase_ms.get(&format!("{STEP}{step}"))).sum()
+    }
+
+    fn call_ms(&self) -> f64 {
+        self.child.call_ms
+    }
+}
+
+/// What is measured, and on what.
+pub(super) struct Subject<'a> {
+    pub device: &'a Arc<Device>,
+    pub task: &'a TaskSpec,
+    /// As the referee described it to the child.
+    pub job: &'a Value,
+}
+
 /// One try.
 enum Try {
     Clean(Timed, Conditions),
-    Disturbed(Vec<String>),
+    /// Why, and what the reference took if it was not what it takes alone.
+    Disturbed(Vec<String>, Option<f64>),
     /// By the host's clock the candidate's figures are not true.
     Unbelievable(String),
     Ended(Ending),
 }
 
-/// Times a candidate that has passed every check. It holds the device alone.
-pub(super) async fn measure(
-    evaluation: &Evaluation<'_>,
-    child: &mut OnDevice<'_>,
-    prepared: &Prepared,
-) -> Result<Measured, Fault> {
-    let device = evaluation.device;
-    let limits = device.config.limits;
+/// Times a candidate that has passed every check and is frozen. It holds the device alone, for a limited time.
+pub(super) async fn measure<S: Sides>(subject: &Subject<'_>, sides: &mut S) -> Result<Measured, Fault> {
+    let limit_ms = subject.device.config.limits.lease_ms();
     let began = Instant::now();
-    if let Err(ending) = child.ask(&json!({"op": "tune"}), "tuned", limits.warm_ms).await? {
+    match timeout(Duration::from_millis(limit_ms), measured(subject, sides)).await {
+        Ok(done) => done,
+        // Its own doing where most of that was spent waiting for it.
+        Err(_) if 2.0 * sides.waited_ms() > 1e3 * began.elapsed().as_secs_f64() => {
+            Ok(Measured::Ended(Ending::Outcome(Outcome::TimedOut { phase: Phase::Run, limit_ms })))
+        }
+        Err(_) => Err(fault(DEVICE, format!("a lease of the device took longer than {limit_ms} ms"))),
+    }
+}
+
+async fn measured<S: Sides>(subject: &Subject<'_>, sides: &mut S) -> Result<Measured, Fault> {
+    let (device, task) = (subject.device, subject.task);
+    let limits = device.config.limits;
+    // While nothing of the candidate runs.
+    let began = Instant::now();
+    let ours = match device.ours_at_rest(subject.job["box"]["size"].as_u64().unwrap_or(0)).await {
+        Ok(ours) => ours,
+        Err(why) => return Err(disturbed(task, &[why])),
+    };
+    let mut alone_us = match device.baseline(task) {
+        Some(us) => us,
+        None => take_baseline(device, task, sides.referee(json!({"op": "baseline"})).await?)?,
+    };
+    sides.spent("baseline", began);
+    sides.freeze(false).await?;
+    let began = Instant::now();
+    let tuned = sides.order(&json!({"op": "tune"}), "tuned", limits.warm_ms).await?;
+    sides.spent("tune", began);
+    if let Err(ending) = tuned {
         return Ok(Measured::Ended(ending));
     }
-    spent(child, "tune", began);
+    let until = Instant::now() + Duration::from_millis(limits.time_ms);
     let mut refused = Vec::new();
-    let mut unbelievable = 0;
+    let (mut unbelievable, mut drifted) = (0, false);
     for _ in 0..device.config.tries.max(1) {
-        let began = Instant::now();
-        let baseline_us = evaluation.baseline().await?;
-        spent(child, "baseline", began);
-        match attempt(evaluation, child, prepared, baseline_us).await? {
+        match attempt(subject, sides, &ours, alone_us, until).await? {
             Try::Clean(timed, conditions) => {
-                return Ok(accept(evaluation, prepared, timed, conditions, baseline_us, refused));
+                return Ok(accept(subject, timed, conditions, alone_us, refused));
             }
-            Try::Disturbed(why) => {
-                // Which of the two figures was disturbed is not known.
-                evaluation.forget_baseline();
+            Try::Disturbed(why, drift_us) => {
+                // What the reference takes alone is what it took when it was fastest. A slower one now is no reason to believe that
+                // it takes longer: who left something running would only have to wait for the second try.
+                if let Some(now_us) = drift_us {
+                    drifted |= now_us > alone_us;
+                    alone_us = device.keep_lower(task, now_us);
+                }
                 refused.push(why.join(", "));
             }
             Try::Unbelievable(why) => {
@@ -86,29 +174,51 @@ pub(super) async fn measure(
             }
             Try::Ended(ending) => return Ok(Measured::Ended(ending)),
         }
+        if Instant::now() >= until {
+            break;
+        }
     }
     if unbelievable == refused.len() {
         let message = refused.pop().unwrap_or_default();
         return Ok(Measured::Ended(Ending::Outcome(Outcome::Implausible { message })));
     }
-    Err(fault(DISTURBED, format!("a measurement of {} was disturbed: {}", evaluation.task.id, refused.join("; "))))
+    if drifted {
+        // The device is drained and proved after this, and the next one's is taken before it has a context.
+        device.forget_baseline(task);
+    }
+    Err(disturbed(task, &refused))
+}
+
+fn disturbed(task: &TaskSpec, why: &[String]) -> Fault {
+    fault(DISTURBED, format!("a measurement of {} was disturbed: {}", task.id, why.join("; ")))
 }
 
 fn accept(
-    evaluation: &Evaluation<'_>,
-    prepared: &Prepared,
+    subject: &Subject<'_>,
     timed: Timed,
     conditions: Conditions,
     baseline_us: f64,
-    refused: Vec<String>,
+    mut refused: Vec<String>,
 ) -> Measured {
-    let device = evaluation.device;
-    if let Some(message) = device
-        .floor(&prepared.job["floor"])
-        .and_then(|floor| floor.implausible(timed.candidate_us, timed.reference_us, device.empty_us()))
+    let device = subject.device;
+    let floor = device.floor(&subject.job["floor"]);
+    if let Some(message) =
+        floor.and_then(|floor| floor.implausible(timed.candidate_us, timed.reference_us, device.empty_us()))
     {
         return Measured::Ended(Ending::Outcome(Outcome::Implausible { message }));
     }
+    // Another algorithm may do with less than the reference's operations and bytes; that it does is not paid for.
+    let least_us = floor.map_or(0.0, |floor| MARGIN * floor.as_the_reference_us());
+    let timed = match timed.candidate_us < least_us {
+        true => {
+            let measured = timed.candidate_us;
+            refused.push(format!(
+                "accepted, {measured:.2} us counted as {least_us:.2} us: what the reference's bytes and operations take here"
+            ));
+            timed.charged(least_us)
+        }
+        false => timed,
+    };
     Measured::Accepted(Timing {
         device: device.name(),
         reference_us: timed.reference_us,
@@ -125,35 +235,40 @@ fn accept(
     })
 }
 
-async fn attempt(
-    evaluation: &Evaluation<'_>,
-    child: &mut OnDevice<'_>,
-    prepared: &Prepared,
-    baseline_us: f64,
+async fn attempt<S: Sides>(
+    subject: &Subject<'_>,
+    sides: &mut S,
+    ours: &Ours,
+    alone_us: f64,
+    until: Instant,
 ) -> Result<Try, Fault> {
-    let device = evaluation.device;
+    let device = subject.device;
+    let limits = device.config.limits;
     let began = Instant::now();
-    let ours = Ours { pids: device.ours().await, memory_bytes: 0 };
+    let ours = Ours { pids: device.ours().await, memory_bytes: ours.memory_bytes };
     let before = device.reading();
-    spent(child, "read", began);
+    sides.spent("read", began);
     // Nothing is gained by measuring beside somebody else.
     let others: Vec<String> =
         before.iter().flat_map(|r| foreign(&device.config.free, r, &ours)).map(|why| why.to_string()).collect();
     if !others.is_empty() {
         tokio::time::sleep(OCCUPIED).await;
-        return Ok(Try::Disturbed(others));
+        return Ok(Try::Disturbed(others, None));
     }
     let watch = Watch::start(device);
     let mut sampler = Sampler::new(device.config.sampler.clone());
     let mut host = Host::default();
-    // One burst of each to warm up, which is thrown away; then as many as it takes.
+    // One burst of each to warm up, which is thrown away; then as many as it takes, or as there is time for.
     let mut warm = true;
     let mut candidate_first = true;
     let mut late = 0;
     let mut synced_us = Vec::new();
-    let sets = prepared.job["sets"].as_u64().unwrap_or(2);
+    let sets = subject.job["sets"].as_u64().unwrap_or(2);
+    let call_ms = sides.call_ms().max(alone_us / 1e3);
     let timed = loop {
-        let burst = match burst(evaluation, child, sets, candidate_first, warm).await? {
+        let limit_ms = if warm { limits.warm_ms } else { limits.burst_ms };
+        let calls = calls_in(limit_ms, call_ms, if warm { sets.min(WARM) } else { sets });
+        let burst = match burst(sides, calls, candidate_first, limit_ms).await? {
             Ok(burst) => burst,
             Err(ending) => return Ok(Try::Ended(ending)),
         };
@@ -165,230 +280,70 @@ async fn attempt(
         late += burst.late;
         synced_us.extend(&burst.synced_us);
         match sampler.feed(&burst.reference_us, &burst.candidate_us) {
-            Ok(Next::More) => {}
             Ok(Next::Done(timed)) => break timed,
+            Ok(Next::More) => {
+                if let (true, Some(timed)) = (Instant::now() >= until, sampler.so_far()) {
+                    break timed;
+                }
+            }
             Err(e) => return Ok(Try::Ended(crashed(Phase::Run, format!("its times are no times: {e}")))),
         }
     };
     let began = Instant::now();
-    let during = watch.stop();
+    let (during, blind) = watch.stop();
     let after = device.reading();
-    spent(child, "read", began);
+    sides.spent("read", began);
     if let Some(why) = host.unbelievable(&device.config.disturbed) {
         return Ok(Try::Unbelievable(why));
     }
-    let readings = Readings { before: before.as_ref(), during: &during, after: after.as_ref() };
+    let readings = Readings { before: before.as_ref(), during: &during, after: after.as_ref(), blind };
     let limits = device.config.disturbed;
     let reasons = match device.gpu {
         None => Vec::new(),
-        Some(_) => {
-            contamination::reasons(&limits, &device.config.free, &readings, &ours, baseline_us, timed.reference_us)
-        }
+        Some(_) => contamination::reasons(&limits, &device.config.free, &readings, &ours, alone_us, timed.reference_us),
     };
     if !reasons.is_empty() {
-        return Ok(Try::Disturbed(reasons.iter().map(Contamination::to_string).collect()));
+        let drift = reasons.iter().any(|r| matches!(r, Contamination::Drift { .. }));
+        let why = reasons.iter().map(Contamination::to_string).collect();
+        return Ok(Try::Disturbed(why, drift.then_some(timed.reference_us)));
     }
     // A call is never slower for being waited for, unless part of it went on where its events did not see it.
     let synced = median(&synced_us);
     let timed = if synced > timed.candidate_us * (1.0 + SYNCED_SHARE) { timed.charged(synced) } else { timed };
-    tracing::debug!(task = %evaluation.task.id, late, synced, ?timed, "timed");
+    tracing::debug!(task = %subject.task.id, late, synced, ?timed, "timed");
     Ok(Try::Clean(timed, contamination::conditions(&readings, &ours)))
 }
 
-/// One burst of each, the outputs checked.
-struct Burst {
-    /// Calls behind which others were queued, as in use.
-    reference_us: Vec<f64>,
-    candidate_us: Vec<f64>,
-    /// The candidate's calls that were waited for, with all that they caused.
-    synced_us: Vec<f64>,
-    /// By the host's clock, per call, beyond the device time: reference, candidate.
-    host_us: [f64; 2],
-    /// The least that was done before a call: reference, candidate.
-    spacer_us: [f64; 2],
-    /// Calls of the candidate's for which the device waited.
-    late: usize,
-}
-
-async fn burst(
-    evaluation: &Evaluation<'_>,
-    child: &mut OnDevice<'_>,
-    sets: u64,
-    candidate_first: bool,
-    warm: bool,
-) -> Result<Result<Burst, Ending>, Fault> {
-    let limits = evaluation.device.config.limits;
-    let began = Instant::now();
-    let calls = if warm { sets.min(WARM) } else { sets };
-    let calls = evaluation.ask(json!({"op": "burst", "calls": calls})).await?["calls"].take();
-    spent(child, "draw", began);
-    let count = calls.as_array().map_or(0, Vec::len);
-    let order = json!({"op": "burst", "calls": calls});
-    let mut theirs = None;
-    let mut ours = None;
-    let turns = if candidate_first { [true, false] } else { [false, true] };
-    for candidate in turns {
-        if candidate {
-            let limit_ms = if warm { limits.warm_ms } else { limits.burst_ms };
-            let began = Instant::now();
-            if let Err(ending) = child.ask(&order, "ready", limit_ms).await? {
-                return Ok(Err(ending));
-            }
-            spent(child, "ready", began);
-            let began = Instant::now();
-            let said = match child.wait("timed", limit_ms).await? {
-                Ok(said) => said,
-                Err(ending) => return Ok(Err(ending)),
-            };
-            let wall = began.elapsed();
-            spent(child, "candidate", began);
-            let copied = Instant::now();
-            let outputs = match child.wait("outputs", limit_ms).await? {
-                Ok(outputs) => outputs,
-                Err(ending) => return Ok(Err(ending)),
-            };
-            spent(child, "outputs", copied);
-            theirs = Some((said, outputs, wall));
-        } else {
-            let began = Instant::now();
-            let said = evaluation.ask(json!({"op": "reference"})).await?;
-            let wall = Duration::from_secs_f64(said["wall_us"].as_f64().unwrap_or(0.0).max(0.0) / 1e6);
-            spent(child, "reference", began);
-            ours = Some((said, wall));
-        }
+/// Takes a referee's answer for what the reference takes alone.
+pub(super) fn take_baseline(device: &Device, task: &TaskSpec, said: Value) -> Result<f64, Fault> {
+    let us = us_of(&said["times"]);
+    if us.is_empty() {
+        return Err(fault(PROTOCOL, "the referee timed no reference"));
     }
-    let (Some((theirs, outputs, their_wall)), Some((ours, our_wall))) = (theirs, ours) else {
-        return Err(fault(PROTOCOL, "half a burst"));
-    };
-    let began = Instant::now();
-    let verdict = evaluation.ask(json!({"op": "check", "said": outputs})).await?;
-    spent(child, "check", began);
-    if let Some(wrong) = verdict["wrong"].as_str().or(verdict["malformed"].as_str()) {
-        return Ok(Err(Ending::Outcome(Outcome::WrongAnswer { message: wrong.to_owned() })));
-    }
-    let Some(reference) = calls_of(&ours["times"]).filter(|calls| calls.len() == count) else {
-        return Err(fault(PROTOCOL, "the referee timed another number of calls"));
-    };
-    let Some(candidate) = calls_of(&theirs["times"]).filter(|calls| calls.len() == count) else {
-        return Ok(Err(crashed(Phase::Run, "it timed another number of calls than it was told to")));
-    };
-    let beyond = |wall: Duration, calls: &[Call]| {
-        (wall.as_secs_f64() * 1e6 - calls.iter().map(|c| c.us + c.spacer_us).sum::<f64>()) / count as f64
-    };
-    let host_us = [beyond(our_wall, &reference), beyond(their_wall, &candidate)];
-    let least = |calls: &[Call]| calls.iter().map(|c| c.spacer_us).fold(f64::INFINITY, f64::min);
-    let spacer_us = [least(&reference), least(&candidate)];
-    let late = candidate.iter().filter(|c| c.late).count();
-    let (queued, synced): (Vec<Call>, Vec<Call>) = candidate.into_iter().partition(|c| c.queued);
-    let (ours, ours_synced): (Vec<Call>, Vec<Call>) = reference.into_iter().partition(|c| c.queued);
-    if synced.len() != ours_synced.len() {
-        return Ok(Err(crashed(Phase::Run, "it waited for another number of calls than it was told to")));
-    }
-    let quiet = median(&ours_synced.iter().map(|c| c.rest_us).collect::<Vec<_>>());
-    // Where the device waited for the host the time is the host's. What it always waits for is launched too slowly.
-    let kept = |calls: &[Call], quiet: f64| {
-        let late = calls.iter().filter(|c| c.late).count();
-        let all = 2 * late > calls.len();
-        calls.iter().filter(|c| all || !c.late).map(|c| charged(c.us, c.rest_us - quiet)).collect::<Vec<f64>>()
-    };
-    let synced_us = kept(&synced, quiet);
-    // A device that queues nothing has the others only.
-    let (reference_us, candidate_us) = match queued.is_empty() || ours.is_empty() {
-        true => (kept(&ours_synced, f64::INFINITY), synced_us.clone()),
-        false => (kept(&ours, f64::INFINITY), kept(&queued, f64::INFINITY)),
-    };
-    Ok(Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, late }))
-}
-
-/// Adds to the time that a step of measuring took.
-fn spent(child: &mut OnDevice<'_>, step: &str, since: Instant) {
-    *child.phase_ms.entry(format!("device_time_{step}")).or_default() += since.elapsed().as_secs_f64() * 1e3;
-}
-
-/// One call's times, microseconds.
-struct Call {
-    us: f64,
-    rest_us: f64,
-    /// What was done before it, so that the host is ahead of the device.
-    spacer_us: f64,
-    late: bool,
-    /// Others were queued behind it.
-    queued: bool,
-}
-
-fn calls_of(list: &Value) -> Option<Vec<Call>> {
-    let one = |c: &Value| {
-        let number = |key: &str| c[key].as_f64();
-        Some(Call {
-            us: number("us")?,
-            rest_us: number("rest_us")?,
-            spacer_us: number("spacer_us")?,
-            late: c["late"].as_bool()?,
-            queued: c["queued"].as_bool()?,
-        })
-    };
-    list.as_array()?.iter().map(one).collect()
-}
-
-/// A call's time with what of it went on after its last event.
-fn charged(us: f64, after: f64) -> f64 {
-    if after > us * REST_SHARE + REST_US { us + after } else { us }
-}
-
-fn us_of(list: &Value) -> Vec<f64> {
-    calls_of(list).unwrap_or_default().iter().map(|c| c.us).collect()
-}
-
-/// The host's clock over all bursts.
-#[derive(Default)]
-struct Host {
-    reference: Vec<f64>,
-    candidate: Vec<f64>,
-    spacers: Vec<[f64; 2]>,
-}
-
-impl Host {
-    fn saw(&mut self, burst: &Burst) {
-        self.reference.push(burst.host_us[0]);
-        self.candidate.push(burst.host_us[1]);
-        self.spacers.push(burst.spacer_us);
-    }
-
-    fn unbelievable(&self, limits: &contamination::Limits) -> Option<String> {
-        let least = |side: usize| self.spacers.iter().map(|s| s[side]).fold(f64::INFINITY, f64::min);
-        if least(1) < SPACER * least(0) {
-            return Some(format!(
-                "the cache was cleared for {:.0} us before a call, which takes {:.0} us",
-                least(1),
-                least(0)
-            ));
-        }
-        // The least over all bursts: a busy host makes some longer, work that is hidden makes all of them longer.
-        let shortest = |us: &[f64]| us.iter().copied().fold(f64::INFINITY, f64::min);
-        let (ours, theirs) = (shortest(&self.reference), shortest(&self.candidate));
-        let shown = format!("{theirs:.0} us a call beyond the time of its events, the reference {ours:.0} us");
-        if theirs > ours * limits.host_longer.0 + limits.host_longer.1 {
-            return Some(format!("by the host's clock its calls take {shown}: its work goes on elsewhere"));
-        }
-        (theirs < ours * limits.host_shorter.0 - limits.host_shorter.1)
-            .then(|| format!("by the host's clock its calls take {shown}: what is done before a call was left out"))
-    }
+    Ok(device.keep_lower(task, median(&us)))
 }
 
 /// Reads the device while something is timed.
 struct Watch {
-    seen: Arc<Mutex<Vec<Reading>>>,
+    seen: Arc<Mutex<(Vec<Reading>, bool)>>,
     task: JoinHandle<()>,
 }
 
 impl Watch {
     fn start(device: &Arc<Device>) -> Watch {
-        let seen: Arc<Mutex<Vec<Reading>>> = Arc::default();
+        let seen: Arc<Mutex<(Vec<Reading>, bool)>> = Arc::default();
         let task = tokio::spawn({
             let (device, seen) = (device.clone(), seen.clone());
             async move {
-                while let Some(reading) = device.reading() {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
+                while device.gpu.is_some() {
+                    let reading = device.reading();
+                    {
+                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        match reading {
+                            Some(reading) => seen.0.push(reading),
+                            None => seen.1 = true,
+                        }
+                    }
                     tokio::time::sleep(READ).await;
                 }
             }
@@ -396,7 +351,8 @@ impl Watch {
         Watch { seen, task }
     }
 
-    fn stop(self) -> Vec<Reading> {
+    /// What was seen, and whether the driver did not answer once.
+    fn stop(self) -> (Vec<Reading>, bool) {
         self.task.abort();
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -408,33 +364,22 @@ impl Drop for Watch {
     }
 }
 
-impl Evaluation<'_> {
-    /// The reference's median when it was timed alone, measured where it is not known.
-    async fn baseline(&self) -> Result<f64, Fault> {
-        let known =
-            self.device.baselines.lock().unwrap_or_else(PoisonError::into_inner).get(&self.task.source).copied();
-        if let Some(us) = known {
-            return Ok(us);
-        }
-        let us = us_of(&self.ask(json!({"op": "baseline"})).await?["times"]);
-        if us.is_empty() {
-            return Err(fault(PROTOCOL, "the referee timed no reference"));
-        }
-        let found = median(&us);
-        let mut kept = self.device.baselines.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.insert(self.task.source.clone(), found);
-        Ok(found)
-    }
-
-    fn forget_baseline(&self) {
-        self.device.baselines.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.task.source);
-    }
-}
-
 impl Device {
-    /// One reading, `None` where there is nothing to read.
-    fn reading(&self) -> Option<Reading> {
-        self.inventory.read(&self.gpu.as_ref()?.uuid).ok()
+    /// The reference's median when it was timed alone, if it is known.
+    pub(super) fn baseline(&self, task: &TaskSpec) -> Option<f64> {
+        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).get(&task.source).copied()
+    }
+
+    /// Keeps it where it is the lowest so far; the lowest so far.
+    pub(super) fn keep_lower(&self, task: &TaskSpec, us: f64) -> f64 {
+        let mut kept = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = kept.entry(task.source.clone()).or_insert(us);
+        *held = held.min(us);
+        *held
+    }
+
+    fn forget_baseline(&self, task: &TaskSpec) {
+        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).remove(&task.source);
     }
 
     fn name(&self) -> String {

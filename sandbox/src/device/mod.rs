@@ -4,11 +4,16 @@
 //! that is how it is tested without a GPU. Stages: compile (processors; the child's own process), check (the device,
 //! shared), time (the device, alone). A candidate stays one process throughout, and is frozen while it waits.
 
+mod burst;
 mod cache;
 mod evaluate;
 mod gate;
 mod lease;
+#[cfg(test)]
+mod lease_tests;
+mod own;
 mod referee;
+mod session;
 mod slot;
 mod tenant;
 mod trial;
@@ -17,7 +22,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,11 +35,12 @@ use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
 use self::referee::DeviceReferee;
+use self::session::Session;
 pub use self::tenant::{Tenant, Work};
-use crate::fault::{DEVICE, REFEREE_LOST, SCRATCH, fault};
+use crate::fault::{DEVICE, SCRATCH, fault};
 use crate::frames::Frame;
 use crate::gpu::contamination;
-use crate::gpu::free::{FreePolicy, Ours, Watch};
+use crate::gpu::free::FreePolicy;
 use crate::gpu::inventory::{Device as Gpu, Inventory};
 use crate::gpu::timing::SamplerConfig;
 use crate::harness;
@@ -73,24 +79,31 @@ pub struct DeviceLimits {
     pub up_ms: u64,
     /// One checked forward.
     pub call_ms: u64,
-    /// One burst of timed calls.
+    /// One burst of timed calls: as many as fit by what a checked one took.
     pub burst_ms: u64,
     /// Choosing among configurations anew, and the first burst.
     pub warm_ms: u64,
+    /// After so long the figures that there are have to do.
+    pub time_ms: u64,
 }
 
 impl Default for DeviceLimits {
     fn default() -> Self {
-        DeviceLimits { up_ms: 20_000, call_ms: 5_000, burst_ms: 10_000, warm_ms: 20_000 }
+        DeviceLimits { up_ms: 20_000, call_ms: 5_000, burst_ms: 10_000, warm_ms: 20_000, time_ms: 20_000 }
     }
 }
 
 impl DeviceLimits {
     /// Longest time that the device adds to an evaluation with each step within its limit, waits for the device apart: the
-    /// import and the compilation once more, the checks twice where the first time was not alone, the first burst.
+    /// import and the compilation once more, the checks twice where the first time was not alone, one lease.
     pub fn evaluation_ms(&self, limits: &crate::executor::Limits) -> u64 {
         const CALLS: u64 = 8;
-        limits.import_ms + limits.compile_ms + 2 * (self.up_ms + CALLS * self.call_ms) + self.warm_ms
+        limits.import_ms + limits.compile_ms + 2 * (self.up_ms + CALLS * self.call_ms) + self.lease_ms()
+    }
+
+    /// Longest lease: choosing among configurations, the first burst, the bursts that count, and the one in which their time ends.
+    pub fn lease_ms(&self) -> u64 {
+        2 * self.warm_ms + self.time_ms + self.burst_ms
     }
 }
 
@@ -133,13 +146,12 @@ fn reserve(memory_bytes: u64) -> u64 {
 /// More are no faster: contexts are made one after the other.
 const MAX_CHECKS: usize = 16;
 const BATCH: usize = 4;
+/// Timed for so much of the time a device is at its limit.
+const FULL: f64 = 0.9;
 /// Compiled kernels kept, bytes. A kernel takes some ten thousand.
 const COMPILED_BYTES: usize = 256 << 20;
 /// Referees of a GPU that stand by. Each holds some 500 MB, most of it shared with the others.
 const SPARES: usize = 3;
-/// How often a GPU that is to be free is looked at, and how long beyond the window in which it has to be idle.
-const LOOK: Duration = Duration::from_millis(100);
-const FREE_WITHIN: Duration = Duration::from_secs(10);
 
 /// One device and its referee. Shared by the executors that use it.
 pub struct Device {
@@ -170,8 +182,10 @@ pub struct Device {
     quarantined: StdMutex<Option<(Instant, u32)>>,
     /// Leases that nobody holds any more and nobody has ended.
     given_up: StdMutex<Vec<LeaseId>>,
-    /// Our processes when the slot was leased.
-    leased: StdMutex<BTreeSet<u32>>,
+    /// What was on it when the slot was leased.
+    leased: StdMutex<slot::Leased>,
+    /// NVML's numbers of processes are not this machine's.
+    hidden: AtomicBool,
 }
 
 impl Device {
@@ -179,7 +193,7 @@ impl Device {
     ///
     /// # Errors
     /// No such GPU, no driver, no memory; the referee's own faults.
-    pub async fn start(mut config: DeviceConfig, inventory: Arc<dyn Inventory>) -> Result<Device, Fault> {
+    pub async fn start(config: DeviceConfig, inventory: Arc<dyn Inventory>) -> Result<Device, Fault> {
         let gpu = match config.kind.uuid() {
             None => None,
             Some(uuid) => {
@@ -190,8 +204,18 @@ impl Device {
             }
         };
         if let Some(gpu) = &gpu {
-            free(&config, gpu, &*inventory).await?;
+            own::free(&config, gpu, &*inventory).await?;
         }
+        let before = gpu.as_ref().and_then(|gpu| inventory.read(&gpu.uuid).ok());
+        let device = Device::of(config, inventory, gpu)?;
+        drop(device.referee().await?);
+        device.compare_numbers(before).await;
+        device.join().await?;
+        Ok(device)
+    }
+
+    /// One whose referee has not been started.
+    fn of(mut config: DeviceConfig, inventory: Arc<dyn Inventory>, gpu: Option<Gpu>) -> Result<Device, Fault> {
         config.scratch = std::path::absolute(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
         std::fs::create_dir_all(&config.scratch).map_err(|e| fault(SCRATCH, e))?;
         let harness = tempfile::Builder::new().prefix("device-").tempdir_in(&config.scratch);
@@ -213,7 +237,7 @@ impl Device {
             }
         };
         let gate = Gate::new(GateConfig { shared: checks, batch: BATCH, patience: 2 * checks });
-        let device = Device {
+        Ok(Device {
             config,
             inventory,
             gpu,
@@ -234,10 +258,8 @@ impl Device {
             quarantined: StdMutex::default(),
             given_up: StdMutex::default(),
             leased: StdMutex::default(),
-        };
-        drop(device.referee().await?);
-        device.join().await?;
-        Ok(device)
+            hidden: AtomicBool::new(false),
+        })
     }
 
     /// What a zygote is told, so that its children can use this device.
@@ -287,6 +309,21 @@ impl Device {
     /// How long it was checked or timed on so far, and how long timed alone.
     pub fn busy(&self) -> (Duration, Duration) {
         self.gate.busy()
+    }
+
+    /// Whether its timing stage has been at its limit since `before`, which is moved on: candidates wait to be timed, or somebody was
+    /// timed nearly all the time.
+    pub fn saturated(&self, before: &mut Option<(Instant, Duration)>) -> bool {
+        let (now, (_, alone)) = (Instant::now(), self.gate.busy());
+        let share = before.replace((now, alone)).map_or(0.0, |(then, was)| {
+            (alone.saturating_sub(was)).as_secs_f64() / now.duration_since(then).as_secs_f64().max(1e-3)
+        });
+        self.gate.load().2 >= BATCH || share > FULL
+    }
+
+    /// NVML's utilisation now; `None` where there is none.
+    pub fn utilisation_percent(&self) -> Option<u32> {
+        self.reading().map(|reading| reading.utilisation_percent)
     }
 
     /// Candidates whose compiled kernels are kept, and how often one of them came again.
@@ -344,7 +381,8 @@ impl Device {
             Some(spare) => spare,
             None => spawn()?,
         };
-        let begun = next.begin(&self.config.secret, kind).await?;
+        let cpus = self.gpu.as_ref().map_or(&[][..], |gpu| &gpu.cpus);
+        let begun = next.begin(&self.config.secret, kind, cpus).await?;
         // Importing takes seconds, in which nobody is on the device: the next ones do it before they are needed.
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         while spares.len() < self.spares_wanted() {
@@ -392,99 +430,10 @@ impl Device {
             let _ = self.inventory.unlock_clocks(&gpu.uuid);
         }
     }
-
-    /// A zygote whose children are not foreign.
-    pub(crate) fn adopt(&self, zygote: u32) {
-        self.zygotes.lock().unwrap_or_else(PoisonError::into_inner).insert(zygote);
-    }
-
-    /// Our processes on this machine: the referee, and everything below our zygotes.
-    pub(crate) async fn ours(&self) -> BTreeSet<u32> {
-        let mut zygotes: Vec<u32> = {
-            let mut known = self.zygotes.lock().unwrap_or_else(PoisonError::into_inner);
-            // The number of one that is gone may be somebody else's by now.
-            known.retain(|&pid| parent(pid) == Some(std::process::id()));
-            known.iter().copied().collect()
-        };
-        let mut found: BTreeSet<u32> = self.referee_pid().await.into_iter().collect();
-        found.insert(std::process::id());
-        while let Some(pid) = zygotes.pop() {
-            if !found.insert(pid) {
-                continue;
-            }
-            let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-            for thread in threads.flatten() {
-                let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-                zygotes.extend(children.split_whitespace().filter_map(|n| n.parse::<u32>().ok()));
-            }
-        }
-        found
-    }
 }
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({:?})", self.config.kind)
-    }
-}
-
-/// The parent of a process.
-fn parent(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()
-}
-
-/// Waits until the GPU is free: nothing of ours is on it yet.
-async fn free(config: &DeviceConfig, gpu: &Gpu, inventory: &dyn Inventory) -> Result<(), Fault> {
-    let (policy, began, mut watch) = (&config.free, Instant::now(), Watch::default());
-    // A model of this process may be at work; otherwise nothing of ours is there yet.
-    let at_work = config.tenant.is_some();
-    let ours = Ours { pids: at_work.then(std::process::id).into_iter().collect(), memory_bytes: 0 };
-    let limit = Duration::from_millis(policy.window_ms) + FREE_WITHIN;
-    loop {
-        let reading = inventory.read(&gpu.uuid).map_err(|e| e.to_string());
-        let why = watch.look(policy, began.elapsed().as_millis() as u64, &reading, &ours, at_work);
-        if why.is_empty() {
-            return Ok(());
-        }
-        if began.elapsed() > limit {
-            let why: Vec<String> = why.iter().map(ToString::to_string).collect();
-            return Err(fault(DEVICE, format!("{} ({}) is not free: {}", gpu.name, gpu.uuid, why.join("; "))));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// An evaluation's own part of the referee; closed when dropped.
-pub(crate) struct Session {
-    device: Arc<Device>,
-    pub id: u64,
-    /// The how manieth referee knows it.
-    referee: AtomicU64,
-}
-
-impl Session {
-    fn new(device: &Arc<Device>) -> Session {
-        let id = device.next_session.fetch_add(1, Ordering::Relaxed);
-        Session { device: device.clone(), id, referee: AtomicU64::new(0) }
-    }
-
-    pub(crate) fn is_known_to(&self, referee: u64) {
-        self.referee.store(referee, Ordering::Relaxed);
-    }
-
-    /// Fails where the referee that knows it is gone. Who asks before it waits, or leases the device, does not have others wait for
-    /// something that cannot come to anything.
-    pub(crate) fn known(&self) -> Result<(), Fault> {
-        if self.referee.load(Ordering::Relaxed) == self.device.referees.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Err(fault(REFEREE_LOST, "its evaluation began under an earlier referee, which is gone"))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.device.closed.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
     }
 }

@@ -57,8 +57,8 @@ impl DeviceReferee {
     }
 
     /// Makes it the device's: its context, what its libraries load at first use.
-    pub async fn begin(mut self, secret: &[u8; 32], kind: &str) -> Result<Self, Fault> {
-        let hello = json!({"op": "hello", "secret": crate::harness::hex(secret), "device": kind});
+    pub async fn begin(mut self, secret: &[u8; 32], kind: &str, cpus: &[u32]) -> Result<Self, Fault> {
+        let hello = json!({"op": "hello", "secret": crate::harness::hex(secret), "device": kind, "cpus": cpus});
         match self.ask_within(&hello, START).await {
             Ok(frame) => {
                 self.facts = frame.header;

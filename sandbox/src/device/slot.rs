@@ -1,6 +1,7 @@
 //! The device as a slot (`rollout::slots`): leased by one measurement, free again only after the device itself is empty and
 //! has computed what is known.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use rollout::slots::{LeaseId, Proof, Slot, SlotCommand, SlotEvent, Slots, SlotsC
 use serde_json::json;
 
 use super::Device;
+use super::own::CONTEXT_LEAST;
 use crate::fault::{DEVICE, fault};
 
 const SLOT: WorkerId = WorkerId(0);
@@ -21,6 +23,16 @@ const QUARANTINE: Duration = Duration::from_secs(5);
 const LONGEST_QUARANTINE: Duration = Duration::from_secs(60);
 /// Processes that are asked for one proof: one that dies, or cannot be started, proves nothing either way.
 const PROVERS: usize = 3;
+/// Where processes are hidden, memory that does not shrink for so long is not that of a process of ours any more.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What was on the device when it was leased: the candidate, its processes stopped, and the referee.
+#[derive(Debug, Default)]
+pub(super) struct Leased {
+    pids: BTreeSet<u32>,
+    /// Where processes are hidden: memory in use, and what of it the referee keeps.
+    memory: Option<(u64, u64)>,
+}
 
 /// A lease that is not lost where the evaluation that holds it fails half way or is given up: the next one settles it first.
 pub(super) struct Held {
@@ -29,10 +41,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Ends a lease whose processes are gone. `suspect`: what happened could be the device's fault.
+    /// Ends a lease whose processes are gone. `suspect`: what happened could be the device's fault. Who stops waiting for this does
+    /// not stop it.
     pub async fn release(mut self, suspect: bool) -> Result<(), Fault> {
         match self.lease.take() {
-            Some(lease) => self.device.release(lease, suspect).await,
+            Some(lease) => self.device.settle(self.device.ended(lease, suspect)).await,
             None => Ok(()),
         }
     }
@@ -74,21 +87,43 @@ impl Device {
     /// Leases the slot for one measurement. The gate has made sure that nobody else is on the device.
     pub(super) async fn lease(self: &Arc<Self>, session: u64) -> Result<Held, Fault> {
         let given_up = std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner));
-        for lease in given_up {
-            self.release(lease, true).await?;
-        }
+        let commands = given_up.into_iter().flat_map(|lease| self.ended(lease, true)).collect();
+        self.settle(commands).await?;
+        self.settled().await?;
         self.rejoin().await?;
-        let ours = self.ours().await;
-        *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = ours;
+        let pids = self.ours().await;
+        let memory = match self.reading() {
+            Some(reading) if reading.processes.is_none() => {
+                Some((reading.memory_used_bytes, self.referees_bytes().await?))
+            }
+            _ => None,
+        };
+        *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = Leased { pids, memory };
         let leased = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            let now_ms = self.now_ms();
-            slots.on(now_ms, SlotEvent::Tick);
-            slots.lease(now_ms, RolloutId(session))
+            slots.lease(self.now_ms(), RolloutId(session))
         };
         match leased {
             Some((_, lease)) => Ok(Held { device: self.clone(), lease: Some(lease) }),
             None => Err(fault(DEVICE, format!("the device is not free: {}", self.state()))),
+        }
+    }
+
+    /// Waits until what an earlier lease left behind has been seen to, by whoever does that. The slot's own limits end the wait.
+    async fn settled(self: &Arc<Self>) -> Result<(), Fault> {
+        loop {
+            let overdue = self.on(SlotEvent::Tick);
+            if !overdue.is_empty() {
+                return self.settle(overdue).await;
+            }
+            let at_it = {
+                let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+                matches!(slots.get(SLOT), Some(Slot::Draining { .. } | Slot::Proving { .. }))
+            };
+            if !at_it {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -110,13 +145,21 @@ impl Device {
         Ok(())
     }
 
-    /// Ends a lease whose processes are gone. `suspect`: what happened could be the device's fault.
-    async fn release(&self, lease: LeaseId, suspect: bool) -> Result<(), Fault> {
-        let commands = self.on(match suspect {
+    fn ended(&self, lease: LeaseId, suspect: bool) -> Vec<SlotCommand> {
+        self.on(match suspect {
             true => SlotEvent::Crashed { slot: SLOT, lease },
             false => SlotEvent::Released { slot: SLOT, lease },
-        });
-        self.carry_out(commands).await
+        })
+    }
+
+    /// Carries out what the slot asks for, to its end: a slot that is half drained is nobody's.
+    async fn settle(self: &Arc<Self>, commands: Vec<SlotCommand>) -> Result<(), Fault> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let device = self.clone();
+        let task = tokio::spawn(async move { device.carry_out(commands).await });
+        task.await.map_err(|e| fault(DEVICE, format!("what drains the device: {e}")))?
     }
 
     async fn carry_out(&self, mut commands: Vec<SlotCommand>) -> Result<(), Fault> {
@@ -143,16 +186,25 @@ impl Device {
     /// Waits until the device lists no process of ours that is dead. Other people's are another matter.
     async fn drain(&self, lease: LeaseId) -> Vec<SlotCommand> {
         let before = std::mem::take(&mut *self.leased.lock().unwrap_or_else(PoisonError::into_inner));
+        let began = Instant::now();
+        let kept = match before.memory {
+            // One that is gone keeps nothing.
+            Some((_, kept)) => self.referees_bytes().await.unwrap_or(0).saturating_sub(kept),
+            None => 0,
+        };
         loop {
-            let listed: Option<Vec<u32>> = match &self.gpu {
-                None => Some(Vec::new()),
-                Some(gpu) => match self.inventory.read(&gpu.uuid) {
-                    Ok(reading) => Some(reading.processes.unwrap_or_default().iter().map(|p| p.pid).collect()),
-                    Err(_) => None,
+            let empty = match (self.gpu.is_some(), self.reading()) {
+                (false, _) => true,
+                (true, None) => false,
+                (true, Some(reading)) => match reading.processes {
+                    Some(listed) => {
+                        let ours = self.ours().await;
+                        listed.iter().all(|p| ours.contains(&p.pid) || !before.pids.contains(&p.pid))
+                    }
+                    None => came_back(before.memory, kept, reading.memory_used_bytes, began.elapsed()),
                 },
             };
-            let ours = self.ours().await;
-            if listed.is_some_and(|pids| pids.iter().all(|pid| ours.contains(pid) || !before.contains(pid))) {
+            if empty {
                 return self.on(SlotEvent::DeviceEmpty { slot: SLOT, lease });
             }
             let commands = self.on(SlotEvent::Tick);
@@ -161,6 +213,11 @@ impl Device {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// What the referee keeps of the device's memory.
+    async fn referees_bytes(&self) -> Result<u64, Fault> {
+        Ok(self.ask(&json!({"op": "memory"})).await?.header["bytes"].as_u64().unwrap_or(0))
     }
 
     async fn proved(&self, proof: Proof) -> bool {
@@ -182,5 +239,30 @@ impl Device {
             return Ok(proved?.header["proved"] == true);
         }
         Ok(self.ask(&json!({"op": "prove"})).await?.header["proved"] == true)
+    }
+}
+
+/// Whether memory says that a candidate's process is gone: `before` is what was in use when the device was leased and what the referee
+/// kept of it, which has grown by `grown`. A context less is in use, or, where there may have been none any more, not more than before.
+fn came_back(before: Option<(u64, u64)>, grown: u64, used: u64, since: Duration) -> bool {
+    let Some((had, _)) = before else { return true };
+    let had = had.saturating_add(grown);
+    used.saturating_add(CONTEXT_LEAST) <= had || (since >= SETTLED && used <= had)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_processes_are_hidden_memory_has_to_come_back() {
+        let (mb, now) = (1 << 20, Duration::ZERO);
+        let before = Some((3000 * mb, 500 * mb));
+        assert!(came_back(before, 0, 2500 * mb, now));
+        assert!(!came_back(before, 0, 3000 * mb, now), "its context is still there");
+        assert!(came_back(before, 1000 * mb, 3500 * mb, now), "the referee took some");
+        assert!(came_back(before, 0, 3000 * mb, SETTLED), "it was dead before");
+        assert!(!came_back(before, 0, 3100 * mb, SETTLED), "more than before");
+        assert!(came_back(None, 0, 3100 * mb, now), "nothing was leased");
     }
 }

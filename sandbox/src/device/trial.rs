@@ -45,6 +45,8 @@ pub(crate) struct OnDevice<'a> {
     ended: Option<Ended>,
     /// Nothing is left of it.
     over: bool,
+    /// What its last checked call took.
+    pub call_ms: f64,
     pub phase_ms: BTreeMap<String, f64>,
 }
 
@@ -91,6 +93,7 @@ impl<'a> OnDevice<'a> {
             started: false,
             ended: None,
             over: false,
+            call_ms: f64::INFINITY,
             phase_ms: BTreeMap::new(),
         })
     }

@@ -18,11 +18,14 @@ pub struct Limits {
     /// says, compared with the reference: a factor, and microseconds more or less.
     pub host_longer: (f64, f64),
     pub host_shorter: (f64, f64),
+    /// A burst's calls may take so much longer than the one in their middle: a factor, and microseconds. What one of them does for the
+    /// others is not left out with it.
+    pub uneven: (f64, f64),
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { drift: 0.03, clock: 0.03, host_longer: (2.0, 250.0), host_shorter: (0.4, 50.0) }
+        Limits { drift: 0.03, clock: 0.03, host_longer: (2.0, 250.0), host_shorter: (0.4, 50.0), uneven: (2.0, 5.0) }
     }
 }
 
@@ -32,6 +35,8 @@ pub struct Readings<'a> {
     pub before: Option<&'a Reading>,
     pub during: &'a [Reading],
     pub after: Option<&'a Reading>,
+    /// A look in between came to nothing.
+    pub blind: bool,
 }
 
 /// What disturbed a measurement.
@@ -87,7 +92,7 @@ pub fn reasons(
             found.push(Contamination::Seen(why));
         }
     }
-    if readings.before.is_none() || readings.after.is_none() || readings.during.is_empty() {
+    if readings.blind || readings.before.is_none() || readings.after.is_none() || readings.during.is_empty() {
         found.push(Contamination::Blind);
     }
     let at_work = || readings.during.iter().skip(1).chain(readings.after);
@@ -145,7 +150,7 @@ mod tests {
     }
 
     fn of(before: Reading, during: Vec<Reading>, after: Reading, now_us: f64) -> Vec<Contamination> {
-        let readings = Readings { before: Some(&before), during: &during, after: Some(&after) };
+        let readings = Readings { before: Some(&before), during: &during, after: Some(&after), blind: false };
         reasons(
             &Limits::default(),
             &FreePolicy::default(),
@@ -177,5 +182,9 @@ mod tests {
         let memory = of(at(1980), good(), Reading { memory_mhz: 1500, ..at(1980) }, 100.0);
         assert_eq!(memory, [Contamination::MemoryClock { low: 1500, high: 2619 }]);
         assert_eq!(of(at(1980), Vec::new(), at(1980), 100.0), [Contamination::Blind]);
+        let (at_work, during) = (at(1980), good());
+        let one = Readings { before: Some(&at_work), during: &during, after: Some(&at_work), blind: true };
+        let blind = reasons(&Limits::default(), &FreePolicy::default(), &one, &Ours::default(), 100.0, 100.0);
+        assert_eq!(blind, [Contamination::Blind], "one look that failed");
     }
 }

@@ -97,6 +97,18 @@ impl Sampler {
     }
 }
 
+impl Sampler {
+    /// What there is, where there is no time for more.
+    pub fn so_far(&self) -> Option<Timed> {
+        let samples = self.reference.len().min(self.candidate.len());
+        let few = samples < self.config.min_samples;
+        (samples > 0).then(|| {
+            let timed = timed(&self.reference, &self.candidate, self.config.relative_width);
+            Timed { converged: timed.converged && !few, ..timed }
+        })
+    }
+}
+
 fn timed(reference: &[f64], candidate: &[f64], width: f64) -> Timed {
     let (reference_us, candidate_us) = (median(reference), median(candidate));
     let ((r_low, r_high), (c_low, c_high)) = (interval(reference, CONFIDENCE), interval(candidate, CONFIDENCE));

@@ -9,6 +9,8 @@ mod environment;
 #[path = "../evaluate/fixtures.rs"]
 #[allow(dead_code)]
 mod fixtures;
+mod harness;
+mod interrupted;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -106,6 +108,7 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
             drift: 1e9,
             host_longer: (2.0, 5_000.0),
             host_shorter: (0.0, 1e9),
+            uneven: (1e6, 1e9),
             ..Default::default()
         },
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
@@ -249,6 +252,8 @@ fn forged_answers_are_no_answers() {
             r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'float32', 'shape': [-4], 'at': 0, 'len': -16}]}"#,
             r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': 7, 'outputs': [{'dtype': 'float7', 'shape': 'x', 'at': 0, 'len': 16}]}"#,
             r#"{'event': 'called', 'outputs': None}"#,
+            // What a device's own failures say, in the candidate's words.
+            r#"{'event': 'called', 'tree': 't', 'raised': None, 'evidence': {}, 'outputs': [{'dtype': 'CUDA error: out of memory', 'shape': [4], 'at': 0, 'len': 16}]}"#,
             r#"{'event': 'timed', 'times': [{}]}"#,
         ];
         for frame in forged {
@@ -295,91 +300,6 @@ fn a_killed_referee_is_a_fault_and_is_replaced() {
         assert_ne!(lab.device.referee_pid().await.unwrap(), before);
         lab.end().await;
     });
-}
-
-/// A lease does not outlive who holds it: an evaluation that is given up while it is timed, then one whose process, then one whose
-/// zygote is killed meanwhile.
-#[test]
-fn who_is_interrupted_while_it_is_timed_leaves_the_device_free() {
-    runtime().block_on(async {
-        let Some(lab) = lab(2, true).await else { return };
-        let leased = || async {
-            for _ in 0..6000 {
-                if lab.device.state().starts_with("Leased") {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-            panic!("never timed: {}", lab.device.state());
-        };
-        let code = add();
-        tokio::select! {
-            report = lab.evaluate(0, ADD_TASK, &code) => panic!("it was over before it was timed: {report:?}"),
-            () = leased() => {}
-        }
-        let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the given up lease is settled");
-        assert!(next.outcome.is_correct(), "{:?}", next.outcome);
-        for zygote in [false, true] {
-            let kill = async {
-                leased().await;
-                let parent = lab.executors[0].running_pids()[0].expect("a zygote");
-                let pid = if zygote { parent } else { youngest(parent) };
-                let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-                assert!(status.unwrap().success());
-            };
-            let (report, ()) = tokio::join!(lab.evaluate(0, ADD_TASK, &code), kill);
-            assert!(report.is_err(), "zygote {zygote}: {:?}", report.map(|r| r.outcome));
-            let next = lab.evaluate(1, ADD_TASK, &code).await.expect("the next is not harmed");
-            assert!(next.outcome.is_correct(), "{:?}", next.outcome);
-        }
-        assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
-        lab.end().await;
-    });
-}
-
-/// What the referee knew went with it: who is timed and who waits for it are told, neither is judged, and the device is free again.
-#[test]
-fn a_referee_that_dies_takes_its_evaluations_along_and_nothing_else() {
-    runtime().block_on(async {
-        let Some(lab) = lab(2, true).await else { return };
-        let code = add();
-        let kill = async {
-            while !lab.device.state().starts_with("Leased") {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-            let pid = lab.device.running_referee().expect("a referee");
-            let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-            assert!(status.unwrap().success());
-        };
-        let both = async { tokio::join!(lab.evaluate(0, ADD_TASK, &code), lab.evaluate(1, ADD_TASK, &code), kill) };
-        let limit = std::time::Duration::from_secs(240);
-        let (first, second, ()) = tokio::time::timeout(limit, both).await.expect("nobody waits for ever");
-        let lost = |r: &Result<ExecReport, Fault>| r.as_ref().is_err_and(|f| f.code == "F005");
-        assert!(lost(&first) || lost(&second), "{first:?} {second:?}");
-        for report in [first, second].into_iter().flatten() {
-            assert!(report.outcome.is_correct(), "{:?}", report.outcome);
-        }
-        for n in 0..2 {
-            let next = lab.evaluate(n, ADD_TASK, &code).await.expect("there is a new one");
-            assert!(next.outcome.is_correct(), "{:?}", next.outcome);
-        }
-        assert_eq!((lab.device.state().as_str(), lab.device.load()), ("Free", (0, 0, 0)));
-        lab.end().await;
-    });
-}
-
-/// The newest process below another.
-fn youngest(pid: u32) -> u32 {
-    let mut found = vec![];
-    let mut queue = vec![pid];
-    while let Some(pid) = queue.pop() {
-        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            queue.extend(children.split_whitespace().filter_map(|n| n.parse::<u32>().ok()));
-        }
-        found.push(pid);
-    }
-    found.into_iter().max().unwrap()
 }
 
 /// Two lanes on one device: nobody is checked while somebody is timed, and all come through.
@@ -455,6 +375,36 @@ fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() 
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
         assert_eq!(lab.device.state(), "Free");
         lab.end().await;
+    });
+}
+
+/// The whole way through a lease: memory in use is ours, and its return is what there is to wait for.
+#[test]
+fn where_processes_are_hidden_candidates_are_timed_all_the_same() {
+    runtime().block_on(async {
+        let hidden = |mb: u64| Reading { processes: None, memory_used_bytes: mb << 20, ..quiet() };
+        let Some((lab, inventory)) = fake_lab(vec![hidden(10)]).await else { return };
+        inventory.script(FAKE, [Ok(hidden(5000))]);
+        let timing = lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.expect("it was timed");
+        assert!(timing.conditions.processes_hidden && timing.refused.is_empty(), "{timing:?}");
+        assert_eq!(lab.device.state(), "Free");
+        lab.end().await;
+    });
+}
+
+#[test]
+fn a_box_that_is_too_small_names_the_setting() {
+    runtime().block_on(async {
+        let Some(python) = environment::python() else { return };
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (kind, inventory) = host();
+        let config = DeviceConfig { box_bytes: 3 << 20, ..device_config(kind, &python, scratch.path(), false) };
+        let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
+        let executor = Executor::start(executor_config(&python, scratch.path().join("e"), &device)).await.unwrap();
+        let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.expect_err("it does not fit");
+        assert!(fault.code == "F006" && fault.message.contains("gpu.box_mb is 3"), "{fault}");
+        executor.shutdown().await;
+        device.shutdown().await;
     });
 }
 

@@ -195,6 +195,7 @@ async fn start_pool(head: &Head, to: Sender<Ended>) -> Result<ActorRef<PoolMsg>,
     .await?;
     let args = PoolArgs {
         factory: stand_in(Duration::ZERO),
+        saturated: None,
         llm_judge: None,
         workers: 0,
         workers_max: 0,

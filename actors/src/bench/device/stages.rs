@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rollout::outcome::Fault;
 use serde::Serialize;
 
 use super::{Item, Lanes, quantile};
+
+/// How often the GPUs are looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Milliseconds that candidates spent in a stage.
 #[derive(Clone, Debug, Serialize)]
@@ -32,9 +35,12 @@ pub struct Throughput {
     pub timed: usize,
     /// What came to something else than the set says: name, expected, found.
     pub unexpected: Vec<(String, String, String)>,
-    /// Shares of the time in which a GPU checked or timed, and timed alone.
-    pub busy: f64,
+    /// Shares of the time in which somebody was let onto a GPU (checks or timing), and alone. Whether it computed meanwhile is another
+    /// matter: `utilisation`.
+    pub occupied: f64,
     pub timing: f64,
+    /// NVML's share of the time in which a kernel ran, the mean of looks meanwhile, percent; `None` where there is none.
+    pub utilisation: Option<f64>,
     pub stages: Vec<Stage>,
     /// Verdict to how many.
     pub verdicts: BTreeMap<String, usize>,
@@ -62,13 +68,30 @@ pub async fn throughput(items: &[Item], lanes: &Lanes) -> Result<Throughput, Fau
         devices.push(lanes.gpus.of_executor(n).await?);
     }
     let before: Vec<_> = devices.iter().map(|d| d.busy()).collect();
+    let over = tokio::sync::Notify::new();
     let began = Instant::now();
-    let judged = lanes.run(work, 2).await;
+    let looks = async {
+        let mut seen = Vec::new();
+        loop {
+            seen.extend(devices.iter().filter_map(|d| d.utilisation_percent()).map(f64::from));
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = over.notified() => return seen,
+            }
+        }
+    };
+    let work = async {
+        let judged = lanes.run(work, 2).await;
+        over.notify_one();
+        judged
+    };
+    let (judged, looks) = tokio::join!(work, looks);
     let seconds = began.elapsed().as_secs_f64();
-    let (mut busy, mut timing) = (0.0, 0.0);
+    let utilisation = (!looks.is_empty()).then(|| looks.iter().sum::<f64>() / looks.len() as f64);
+    let (mut occupied, mut timing) = (0.0, 0.0);
     for (device, before) in devices.iter().zip(&before) {
         let now = device.busy();
-        busy += (now.0 - before.0).as_secs_f64();
+        occupied += (now.0 - before.0).as_secs_f64();
         timing += (now.1 - before.1).as_secs_f64();
     }
     let mut stages: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -80,10 +103,11 @@ pub async fn throughput(items: &[Item], lanes: &Lanes) -> Result<Throughput, Fau
         let item = &items[j.item];
         *verdicts.entry(j.verdict().to_owned()).or_default() += 1;
         faults.extend(j.faults.iter().map(|f| format!("{}: {f}", item.name)));
-        stages.entry("total".into()).or_default().push(j.took.as_secs_f64() * 1e3);
+        // With what was tried again; a report's own `total` is one evaluation's.
+        stages.entry("candidate".into()).or_default().push(j.took.as_secs_f64() * 1e3);
         match &j.result {
             Ok(report) => {
-                for (name, ms) in &report.phase_ms {
+                for (name, ms) in report.phase_ms.iter().filter(|(name, _)| *name != "total") {
                     stages.entry(name.clone()).or_default().push(*ms);
                 }
                 if let Some(x) = super::lanes::speedup(report) {
@@ -107,8 +131,9 @@ pub async fn throughput(items: &[Item], lanes: &Lanes) -> Result<Throughput, Fau
         per_minute: 60.0 * items.len() as f64 / seconds / gpus as f64,
         timed: speedups.len(),
         unexpected,
-        busy: busy / seconds / gpus as f64,
+        occupied: occupied / seconds / gpus as f64,
         timing: timing / seconds / gpus as f64,
+        utilisation,
         stages: stages.into_iter().map(|(name, ms)| stage(name, ms)).collect(),
         verdicts,
         speedups,

@@ -88,6 +88,7 @@ impl Bench {
         let (post_box, _) = PostBox::spawn(None, PostBox, out).await.map_err(failed)?;
         let args = PoolArgs {
             factory,
+            saturated: None,
             llm_judge: None,
             workers: executors,
             workers_max: executors,

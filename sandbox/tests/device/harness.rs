@@ -1,0 +1,108 @@
+//! Parts of the Python harness by themselves.
+
+use std::process::Command;
+
+use super::environment;
+
+/// Runs `code` beside the harness; `None` where there is no Python.
+fn run(code: &str) -> Option<String> {
+    let python = environment::python()?;
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+    let mut command = Command::new(python);
+    command.args(["-c", code]).current_dir(home.path()).env("PYTHONPATH", harness).env("PYTHONDONTWRITEBYTECODE", "1");
+    let out = command.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{text}");
+    Some(text)
+}
+
+/// Planted bug: the inputs of a burst are in the box before its clock runs, each at the place where they were in the last one.
+#[test]
+fn timed_inputs_come_after_the_warm_up_and_to_places_that_nobody_could_foresee() {
+    run("
+import torch, box, device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def get_inputs():
+    return [torch.randn(1000, 100)]
+'''
+s = d.Session(device.up('cpu'), b'1' * 32, 't', 'n', source, 1 << 28)
+view, seen = box.View(s.memory), []
+for _ in range(6):
+    said = s.burst(s.sets)
+    entries = [c['inputs']['list'][0]['tensor'] for c in said['calls']]
+    stand = [view.tensor(e) for e in entries]
+    args = [t[1][0] for t in s.timed]
+    assert not any(torch.equal(a, b) for a, b in zip(stand, args)), 'they are there already'
+    s.fill()
+    assert all(torch.equal(a, b) for a, b in zip(stand, args)), 'they are not there'
+    at = [e['at'] for e in entries]
+    assert len({b - a for a, b in zip(at, at[1:])}) > 2, at
+    seen.append(at)
+assert len({tuple(at) for at in seen}) == 6
+assert s.check_burst({'outputs': []})['wrong'], 'another number of calls'
+");
+}
+
+/// Planted bug: the driver's list of processors holds some that a container does not have.
+#[test]
+fn processors_beside_a_gpu_are_used_as_far_as_they_may_be() {
+    run("
+import os, confine
+mine = os.sched_getaffinity(0)
+confine.beside([*mine, 4000])
+assert os.sched_getaffinity(0) == mine
+confine.beside([4000]), confine.beside([])
+assert os.sched_getaffinity(0) == mine
+one = min(mine)
+confine.beside([one, 4000])
+assert os.sched_getaffinity(0) == {one}
+");
+}
+
+/// Planted bug: code that is imported or compiled opens the GPU, which nobody has let it onto yet.
+#[test]
+fn the_device_files_are_given_up_where_a_candidate_is_compiled() {
+    let said = run("
+import os, confine, landlock
+version = landlock.abi()
+confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
+landlock.restrict(version, os.getcwd(), landlock.readable(), ['/dev/full'])
+open('/dev/full', 'w').close()
+if os.fork() == 0:
+    landlock.without_nodes()
+    try:
+        open('/dev/full', 'w')
+        os._exit(0 if version < 1 else 3)
+    except PermissionError:
+        pass
+    open('kept', 'w').close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+open('/dev/full', 'w').close()
+print('landlock', version)
+");
+    if let Some(said) = said {
+        assert!(said.contains("landlock"), "{said}");
+    }
+}
+
+/// Planted bug: an error that repeats a candidate's words passes for the device's own.
+#[test]
+fn the_devices_failures_are_known_by_their_type() {
+    run("
+import torch, device_referee as d
+assert d.is_ours(RuntimeError('CUDA error: an illegal memory access')) and d.is_ours(torch.OutOfMemoryError('x'))
+assert d.is_ours(MemoryError()) and d.is_out_of_memory(RuntimeError('CUDA out of memory'))
+for words in ('CUDA error', 'out of memory'):
+    for kind in (ValueError, KeyError, TypeError):
+        assert not d.is_ours(kind(words)), (kind, words)
+");
+}
