@@ -78,7 +78,7 @@ impl Device {
         slots.get(SLOT).map_or_else(|| "absent".to_owned(), |slot| format!("{slot:?}"))
     }
 
-    /// Brings the device in: it is drained and proved before its first lease, and after a quarantine.
+    /// Brings the device in: it is drained and proved before its first lease, as after a quarantine.
     pub(super) async fn join(&self) -> Result<(), Fault> {
         let commands = self.on(SlotEvent::Added { slot: SLOT });
         self.carry_out(commands).await
@@ -128,7 +128,7 @@ impl Device {
     }
 
     /// A quarantined device is waited for: who comes next would find it no better.
-    async fn rejoin(&self) -> Result<(), Fault> {
+    async fn rejoin(self: &Arc<Self>) -> Result<(), Fault> {
         let quarantined = {
             let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             matches!(slots.get(SLOT), Some(Slot::Quarantined { .. }))
@@ -137,10 +137,11 @@ impl Device {
             return Ok(());
         }
         let found = *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((since, times)) = found else { return self.join().await };
-        let long = (QUARANTINE * 2u32.saturating_pow(times.saturating_sub(1))).min(LONGEST_QUARANTINE);
-        tokio::time::sleep(long.saturating_sub(since.elapsed())).await;
-        self.join().await?;
+        if let Some((since, times)) = found {
+            let long = (QUARANTINE * 2u32.saturating_pow(times.saturating_sub(1))).min(LONGEST_QUARANTINE);
+            tokio::time::sleep(long.saturating_sub(since.elapsed())).await;
+        }
+        self.settle(self.on(SlotEvent::Added { slot: SLOT })).await?;
         *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
@@ -208,7 +209,8 @@ impl Device {
                 return self.on(SlotEvent::DeviceEmpty { slot: SLOT, lease });
             }
             let commands = self.on(SlotEvent::Tick);
-            if !commands.is_empty() {
+            // Who waits for this may have been told that it is overdue.
+            if !commands.is_empty() || !self.state().starts_with("Draining") {
                 return commands;
             }
             tokio::time::sleep(LOOK).await;
