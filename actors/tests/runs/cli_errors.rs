@@ -64,7 +64,7 @@ fn a_run_that_could_never_take_a_step_is_refused_before_anything_is_made() {
         ("rollout.groups_per_step=40", &["no step could ever be taken", "rollout.credits = 640"]),
         ("rollout.credits=24", &["no step could ever be taken", "rollout.credits = 192"]),
         ("sft.enabled=false", &["without a warm start", "model.dir"]),
-        ("executor.run_timeout_ms=300000", &["before its own limits", "rollout.execute_deadline_s = 520"]),
+        ("executor.run_timeout_ms=330000", &["before its own limits", "rollout.execute_deadline_s = 550"]),
     ];
     for (set, texts) in cases {
         place.troupe(&["run", "--dry-run", "--set", set]).fails(2, PARTS).fails(2, &[set]).fails(2, texts);
