@@ -89,8 +89,12 @@ def main():
         torch.manual_seed(3)
         tokens = torch.randint(2, vocab, (BATCHES, ROWS, LENGTH))
         if name.endswith("-text"):
-            programs = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+            # The scripts, then the tasks and candidates below them.
+            here = pathlib.Path(__file__).parent
+            programs = sorted(here.glob("*.py")) + sorted(here.glob("*/*.py"))
             text = transformers.AutoTokenizer.from_pretrained(folder)("".join(p.read_text() for p in programs))["input_ids"]
+            if len(text) < tokens.numel():
+                sys.exit(f"{here}: its programs are {len(text)} tokens, {tokens.numel()} are needed")
             tokens = torch.tensor(text[: tokens.numel()]).reshape(tokens.shape)
         for n, batch in enumerate(tokens):
             found = {}
