@@ -4,7 +4,7 @@
 //! nodes, which hear nothing any more, report again. Everything from outside is looked at here before it counts: the header's
 //! protocol and epoch, the sender, the length.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use super::shelf::Shelf;
 use super::strangers::Strangers;
 use super::weights::Published;
 use super::wire::{
-    self, Beat, BlobRef, Frame, Header, Hello, NodeKey, NodeRow, Role, ToHead, ToNode, Welcome, WireError,
+    self, Beat, BlobRef, Errand, Frame, Header, Hello, NodeKey, NodeRow, Role, ToHead, ToNode, Welcome, WireError,
 };
 use super::{HEADS, Link, group_of, newest};
 use crate::crew::SampleJob;
@@ -58,12 +58,13 @@ pub enum HeadMsg {
     Tick,
     /// A pool has started.
     Pool(ActorRef<PoolMsg>),
-    /// From the pool: a candidate for executor `number` of a node.
+    /// From the pool: candidates for a node, each for the executor of that number.
     Execute {
         key: NodeKey,
-        number: u32,
-        job: ExecJob,
+        jobs: Vec<(u32, ExecJob)>,
     },
+    /// From itself, behind all that was waiting: errands that are ready go out.
+    Post,
     /// A fleet has started.
     Fleet(ActorRef<GeneratorMsg>),
     /// From the fleet: answers for a node's generator to sample.
@@ -142,6 +143,8 @@ pub struct HeadState {
     strangers: Strangers,
     /// Candidates that lie on the shelf.
     lent: Lent,
+    /// Leased, and not on their way yet; a `Post` is under way where there are any.
+    ready: BTreeMap<NodeKey, Vec<Errand>>,
     refusals: Refusals,
     noted: Option<Instant>,
     began: Instant,
@@ -165,6 +168,7 @@ impl Actor for HeadGateway {
         Ok(HeadState {
             roster: Roster::new(args.beat, args.evaluation_ms).with_sampling(sample_ms),
             lent: Lent::new(args.shelf.clone()),
+            ready: BTreeMap::new(),
             args,
             myself,
             pool,
@@ -209,7 +213,8 @@ impl Actor for HeadGateway {
             HeadMsg::Unsample { key, rollouts } => state.unsample(key, rollouts),
             HeadMsg::Weights(adoption) => state.weights(adoption),
             HeadMsg::Published(policy, result) => state.published(policy, result),
-            HeadMsg::Execute { key, number, job } => state.execute(key, number, &job),
+            HeadMsg::Execute { key, jobs } => state.execute(key, &jobs),
+            HeadMsg::Post => state.post(),
             HeadMsg::Idle { key } => {
                 let acts = state.roster.idle(key);
                 state.act(acts);
@@ -276,7 +281,7 @@ impl HeadState {
             ToHead::Ready { executors } => self.roster.ready(now, key, executors),
             ToHead::Adopted { policy, serves } => return self.adopted(key, policy, serves),
             ToHead::Pong { leases } => self.roster.pong(now, key, &leases),
-            ToHead::Done { lease, report } => return self.done(key, lease, report),
+            ToHead::Done(answers) => return self.done(key, answers),
             ToHead::Leaving => self.roster.drain(key),
         };
         self.act(acts);

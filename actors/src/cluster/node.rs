@@ -12,12 +12,13 @@ use rollout::outcome::Fault;
 
 use self::executors::Executors;
 use self::sampling::Sampling;
+use super::batch;
 use super::cookie::Cookie;
 use super::fetch::Client;
 use super::kit::Local;
 use super::peer::{DialError, Heard, Peer};
 use super::session::SessionEvent;
-use super::wire::{self, Hello, Role, ToHead, ToNode, Welcome};
+use super::wire::{self, Answer, Hello, Role, ToHead, ToNode, Welcome};
 use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
 use crate::run::RunError;
@@ -37,6 +38,8 @@ const WELCOME: Duration = Duration::from_secs(5);
 /// Handshakes in a row that the head ended before it is believed to mean it.
 const REFUSED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Things that happen inside and are seen to before the head is listened to again.
+const AT_ONCE: usize = 64;
 /// Frames before a welcome, bytes.
 const LIMIT: usize = 64 * 1024;
 
@@ -91,6 +94,12 @@ trait Duty: Send {
     /// A new connection: reports what is ready, or begins to make it.
     fn welcomed(&mut self, line: &Line<'_>);
 
+    /// What has happened inside meanwhile.
+    fn already(&mut self) -> Option<Self::Event>;
+
+    /// Answers that are ready to be told; afterwards there are none.
+    fn answers(&mut self) -> Vec<Answer>;
+
     /// The next thing that happens inside; nothing is lost when it is not waited for to the end.
     fn next(&mut self) -> impl Future<Output = Self::Event> + Send;
 
@@ -120,6 +129,12 @@ impl Line<'_> {
     fn tell(&self, what: &ToHead) {
         if let Err(error) = self.peer.say(self.welcome.epoch, what, self.welcome.limit as usize) {
             tracing::warn!(%error, "a message to the head is not sent");
+        }
+    }
+
+    fn answer(&self, answers: Vec<Answer>) {
+        for answers in batch::messages(answers, self.welcome.limit as usize) {
+            self.tell(&ToHead::Done(answers));
         }
     }
 
@@ -283,13 +298,13 @@ impl<D: Duty> Node<D> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (mut heard_at, mut leaving) = (Instant::now(), false);
         loop {
-            tokio::select! {
+            let went = tokio::select! {
                 heard = peer.hear() => match heard {
                     None => return Ok(Parting::Lost("the gateway ended".into())),
                     Some(Heard::Session(SessionEvent::Gone { id, .. })) if peer.is_mine(id) => {
                         return Ok(Parting::Lost("the connection ended".into()));
                     }
-                    Some(Heard::Session(_)) => {}
+                    Some(Heard::Session(_)) => Ok(()),
                     Some(Heard::Frame(bytes)) => {
                         heard_at = Instant::now();
                         match read(&bytes, welcome) {
@@ -298,9 +313,10 @@ impl<D: Duty> Node<D> {
                             Some(said) => duty.told(said, &Line { args, peer, welcome }),
                             None => {}
                         }
+                        Ok(())
                     }
                 },
-                event = duty.next() => duty.happened(event, &Line { args, peer, welcome }).await?,
+                event = duty.next() => all(duty, event, &Line { args, peer, welcome }).await,
                 _ = ticks.tick() => {
                     // Within that time: the next look would be after it.
                     if heard_at.elapsed() + TICK > dead {
@@ -312,10 +328,27 @@ impl<D: Duty> Node<D> {
                         line.note("asked to stop: ends what it has, then leaves (once more to end at once)".into());
                         line.tell(&ToHead::Leaving);
                     }
+                    Ok(())
                 }
-            }
+            };
+            // What is ready goes out at once and together, also where the node cannot go on.
+            Line { args, peer, welcome }.answer(duty.answers());
+            went?;
         }
     }
+}
+
+/// What happened, and what has happened inside by then: its answers share their messages.
+async fn all<D: Duty>(duty: &mut D, first: D::Event, line: &Line<'_>) -> Result<(), NodeError> {
+    duty.happened(first, line).await?;
+    // Bounded, so that pings are heard.
+    for _ in 1..AT_ONCE {
+        match duty.already() {
+            Some(event) => duty.happened(event, line).await?,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// What the head says, if it is this head.

@@ -24,8 +24,8 @@ pub enum RemoteMsg {
     Leave { key: NodeKey },
     /// The node is gone.
     Detach { key: NodeKey, why: String },
-    /// From executor `number` of a node.
-    Done { number: u32, item: ExecutedItem },
+    /// From a node's executors, by number.
+    Done(Vec<(u32, ExecutedItem)>),
 }
 
 /// Whom to send jobs through.
@@ -47,10 +47,16 @@ impl Remotes {
         self.names().find(|(known, _)| *known == key).map_or("a node", |(_, name)| name)
     }
 
-    /// False where nobody is there to take it.
-    pub(super) fn send(&self, key: NodeKey, number: u32, job: ExecJob) -> bool {
-        let Some(gateway) = &self.gateway else { return false };
-        gateway.cast(HeadMsg::Execute { key, number, job }).is_ok()
+    /// False where nobody is there to take jobs.
+    pub(super) fn reachable(&self) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| gateway.get_status() < ActorStatus::Stopping)
+    }
+
+    /// What a gateway has that dies now is faulted when it is found dead.
+    pub(super) fn send(&self, key: NodeKey, jobs: Vec<(u32, ExecJob)>) {
+        if let Some(gateway) = &self.gateway {
+            let _ = gateway.cast(HeadMsg::Execute { key, jobs });
+        }
     }
 }
 
@@ -82,7 +88,7 @@ impl PoolState {
                 self.detach(|slot| slot.hands.of(key), &why);
                 self.node_gone(key, &why);
             }
-            RemoteMsg::Done { number, item } => self.done(number, item),
+            RemoteMsg::Done(items) => items.into_iter().for_each(|(number, item)| self.done(number, item)),
         }
     }
 

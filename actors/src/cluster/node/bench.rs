@@ -123,6 +123,6 @@ pub async fn held(pool: &ActorRef<PoolMsg>, within: Duration) -> Option<Vec<(Rol
 
 /// # Errors
 /// The pool is dead.
-pub fn give(pool: &ActorRef<PoolMsg>, job: ExecJob) -> Result<(), String> {
-    pool.cast(PoolMsg::Execute(vec![job])).map_err(|e| format!("the executors are gone: {e}"))
+pub fn give(pool: &ActorRef<PoolMsg>, jobs: Vec<ExecJob>) -> Result<(), String> {
+    pool.cast(PoolMsg::Execute(jobs)).map_err(|e| format!("the executors are gone: {e}"))
 }
