@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort, pg};
 use ractor_cluster::NodeSessionMessage;
 use rollout::id::{PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
+use serde::Serialize;
 
 use super::lent::Lent;
 use super::roster::{Act, Roster};
@@ -34,6 +35,7 @@ use crate::pool::{PoolMsg, RemoteMsg};
 mod errands;
 mod generators;
 mod start;
+mod state;
 
 use generators::Versions;
 pub use generators::{Generating, Source};
@@ -90,6 +92,8 @@ pub enum HeadMsg {
     Rows(RpcReplyPort<Vec<NodeRow>>),
     /// What was refused so far.
     Refusals(RpcReplyPort<Refusals>),
+    /// All of it, for a state dump.
+    State(RpcReplyPort<serde_json::Value>),
 }
 
 impl Message for HeadMsg {
@@ -103,7 +107,7 @@ impl Message for HeadMsg {
 }
 
 /// What came from outside and did not count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Refusals {
     /// Connections that ended without a proof of the cookie: a wrong one, a port scanner, noise.
     pub strangers: u64,
@@ -227,7 +231,10 @@ impl Actor for HeadGateway {
                 let _ = reply.send(state.roster.rows(now));
             }
             HeadMsg::Refusals(reply) => {
-                let _ = reply.send(Refusals { late: state.roster.late, ..state.refusals });
+                let _ = reply.send(state.refused());
+            }
+            HeadMsg::State(reply) => {
+                let _ = reply.send(state.state());
             }
         }
         Ok(())
@@ -235,6 +242,10 @@ impl Actor for HeadGateway {
 }
 
 impl HeadState {
+    fn refused(&self) -> Refusals {
+        Refusals { late: self.roster.late, ..self.refusals }
+    }
+
     fn now_ms(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use rollout::outcome::Fault;
+use serde_json::{Value, json};
 
 use self::executors::Executors;
 use self::sampling::Sampling;
@@ -20,7 +21,8 @@ use super::peer::{DialError, Heard, Peer};
 use super::session::SessionEvent;
 use super::wire::{self, Answer, Hello, Role, ToHead, ToNode, Welcome};
 use crate::errors::UserError;
-use crate::observe::{Observer, Progress};
+use crate::logbook::Logbook;
+use crate::observe::{Observer, Progress, Source};
 use crate::run::RunError;
 use crate::stop::StopToken;
 use crate::supervise::{LEASE_LOST, fault};
@@ -38,6 +40,8 @@ const WELCOME: Duration = Duration::from_secs(5);
 /// Handshakes in a row that the head ended before it is believed to mean it.
 const REFUSED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How often its state is noted.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Things that happen inside and are seen to before the head is listened to again.
 const AT_ONCE: usize = 64;
 /// Frames before a welcome, bytes.
@@ -112,6 +116,9 @@ trait Duty: Send {
 
     /// The connection is gone, and with it all errands.
     fn parted(&mut self);
+
+    /// For a state dump.
+    fn state(&self) -> Value;
 }
 
 /// One connection to the head, for its node's duty.
@@ -149,6 +156,8 @@ struct Node<D> {
     args: NodeArgs,
     peer: Peer,
     duty: D,
+    /// Of the present only: for a state dump.
+    logbook: Logbook,
 }
 
 /// Runs until the node is dismissed, refused, or has tried for `cluster.reconnect_s` to find its head.
@@ -160,34 +169,41 @@ pub async fn run(args: NodeArgs) -> Result<NodeEnd, NodeError> {
     let scratch = tempfile::Builder::new().prefix("troupe-node-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let folder = scratch.path().to_path_buf();
+    let logbook = Logbook::in_memory();
+    args.observer.may_look(Source::Folder(folder.clone()));
+    args.observer.may_look(Source::Logbook(logbook.glance()));
     match args.role {
         Role::Executor => {
-            let duty = Executors::new(args.executors, folder);
-            work(args, duty).await
+            let duty = Executors::new(args.executors, folder, logbook.clone());
+            work(args, duty, logbook).await
         }
         Role::Generator => {
             let duty = Sampling::new(&args, folder).await?;
-            work(args, duty).await
+            work(args, duty, logbook).await
         }
     }
 }
 
-async fn work<D: Duty>(args: NodeArgs, duty: D) -> Result<NodeEnd, NodeError> {
+async fn work<D: Duty>(args: NodeArgs, duty: D, logbook: Logbook) -> Result<NodeEnd, NodeError> {
     let no_gateway = |e| NodeError::Fault(fault(LEASE_LOST, format!("no gateway can be started: {e}")));
     let peer = Peer::new(&args.cookie).await.map_err(no_gateway)?;
-    let mut node = Node { args, peer, duty };
+    let mut node = Node { args, peer, duty, logbook };
     let mut refused = 0;
     loop {
         let welcome = match node.reach(&mut refused).await? {
             Ok(welcome) => welcome,
             Err(end) => return Ok(end),
         };
+        node.logbook.happened("head", "joined", format!("{} as {}", node.args.head, welcome.name));
         let parting = node.serve(&welcome).await;
         node.peer.hang_up();
         node.duty.parted();
         match parting? {
             Parting::End(end) => return Ok(end),
-            Parting::Lost(why) => node.note(format!("{why}; looking for the head at {}", node.args.head)),
+            Parting::Lost(why) => {
+                node.logbook.happened("head", "lost", &why);
+                node.note(format!("{why}; looking for the head at {}", node.args.head));
+            }
         }
     }
 }
@@ -291,12 +307,12 @@ impl<D: Duty> Node<D> {
     /// One connection's work.
     async fn serve(&mut self, welcome: &Welcome) -> Result<Parting, NodeError> {
         self.note(format!("joined {} as {}", self.args.head, welcome.name));
-        let Node { args, peer, duty } = self;
+        let Node { args, peer, duty, logbook } = self;
         duty.welcomed(&Line { args, peer, welcome });
         let dead = Duration::from_millis(welcome.beat.dead_ms);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let (mut heard_at, mut leaving) = (Instant::now(), false);
+        let (mut heard_at, mut leaving, mut noted_at) = (Instant::now(), false, None::<Instant>);
         loop {
             let went = tokio::select! {
                 heard = peer.hear() => match heard {
@@ -321,6 +337,13 @@ impl<D: Duty> Node<D> {
                     // Within that time: the next look would be after it.
                     if heard_at.elapsed() + TICK > dead {
                         return Ok(Parting::Lost(format!("the head is silent for {} ms", welcome.beat.dead_ms)));
+                    }
+                    if noted_at.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+                        noted_at = Some(Instant::now());
+                        logbook.sample("node", json!({
+                            "head": args.head, "name": welcome.name, "epoch": welcome.epoch, "leaving": leaving,
+                            "head_heard_ms": heard_at.elapsed().as_millis() as u64, "duty": duty.state(),
+                        }));
                     }
                     if args.stop.asked() && !leaving {
                         leaving = true;

@@ -18,10 +18,11 @@ use crate::cluster::kit::{Kit, Work};
 use crate::cluster::{Cookie, Head, HeadConfig};
 use crate::config::Cluster;
 use crate::crew::{Crew, TrainError, TrainJob, TrainedItem, Trainer};
+use crate::dump::Dumper;
 use crate::errors::{UserError, disk_full};
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
-use crate::observe::{Observer, Progress};
+use crate::observe::{Observer, Progress, Source};
 use crate::orchestrator::{OrchestratorArgs, RunEnd};
 use crate::policy::{Checkpoints, Manifest};
 use crate::resume::{Plan, restore};
@@ -132,7 +133,8 @@ impl Observer for Said {
 /// # Errors
 /// A port that is taken, a store that cannot be written, a run that failed (F105, F106).
 pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
-    let observer: Arc<dyn Observer> = Arc::new(Said);
+    let no_signal = |source| RunError::Io { doing: "cannot listen for SIGUSR1 in", path: whole.dir.clone(), source };
+    let observer: Arc<dyn Observer> = Dumper::listen("head", Some(&whole.dir), Arc::new(Said)).map_err(no_signal)?;
     std::fs::create_dir_all(whole.dir.join("checkpoints"))
         .map_err(|e| UserError::io("make the run directory", &whole.dir, &e))?;
     let writer = Writer::start(StoreConfig::new(whole.dir.clone()), Box::new(|e| eprintln!("the store failed: {e}")))?;
@@ -168,6 +170,7 @@ pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
         observer: observer.clone(),
     })?;
     eprintln!("the head listens, epoch {epoch}");
+    observer.may_look(Source::Cluster(head.link()));
     let crew = Crew {
         trainer: Arc::new(move || Ok(Box::new(Steps { checkpoints: checkpoints.clone() }))),
         cluster: Some(head.link()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rollout::id::{Attempt, RolloutId, TaskId};
 use rollout::outcome::{Candidate, Fault, Ruling};
 use rollout::task::TaskSpec;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::bench::{self, Bench, FromPool};
@@ -18,6 +19,7 @@ use crate::cluster::fetch::Client;
 use crate::cluster::kit::{Kit, Local};
 use crate::cluster::wire::{self, Answer, Body, Errand, Role, ToHead, ToNode};
 use crate::executor::{ExecJob, ExecutedItem};
+use crate::logbook::Logbook;
 use crate::observe::Observer;
 use crate::run::RunError;
 use crate::supervise::{LEASE_LOST, fault};
@@ -49,6 +51,7 @@ pub(super) struct Executors {
     /// `None`: as many as the head says.
     count: Option<u32>,
     scratch: PathBuf,
+    logbook: Logbook,
     /// The executors, and the digest of the kit they are made of.
     bench: Option<(String, Bench)>,
     tasks: HashMap<TaskId, Arc<TaskSpec>>,
@@ -63,10 +66,11 @@ pub(super) struct Executors {
 }
 
 impl Executors {
-    pub(super) fn new(count: Option<u32>, scratch: PathBuf) -> Executors {
+    pub(super) fn new(count: Option<u32>, scratch: PathBuf, logbook: Logbook) -> Executors {
         Executors {
             count,
             scratch,
+            logbook,
             bench: None,
             tasks: HashMap::new(),
             from_pool: mpsc::channel(INSIDE),
@@ -132,7 +136,8 @@ impl Duty for Executors {
                 let Built { kit, factory } = built?;
                 self.tasks = kit.tasks_by_id();
                 let executors = self.count.unwrap_or(kit.executors).max(1);
-                let bench = Bench::start(factory, executors, kit.deadline(), self.from_pool.0.clone());
+                let (out, logbook) = (self.from_pool.0.clone(), self.logbook.clone());
+                let bench = Bench::start(factory, executors, kit.deadline(), out, logbook);
                 let bench = bench.await.map_err(NodeError::Fault)?;
                 self.bench = Some((digest, bench));
                 line.tell(&ToHead::Ready { executors });
@@ -163,6 +168,18 @@ impl Duty for Executors {
         self.errands.clear();
         self.moving.clear();
         self.answers.clear();
+    }
+
+    /// The executors themselves are in the logbook: they note what they are at.
+    fn state(&self) -> Value {
+        let errand = |((rollout, attempt), lease): (&(RolloutId, Attempt), &u64)| {
+            let moving = self.moving.contains(&(*rollout, *attempt));
+            json!({ "lease": lease, "rollout": rollout, "attempt": attempt, "on_the_side_channel": moving })
+        };
+        json!({
+            "role": Role::Executor, "executors": self.bench.as_ref().map(|(_, bench)| bench.executors),
+            "errands": self.errands.iter().map(errand).collect::<Vec<_>>(),
+        })
     }
 }
 

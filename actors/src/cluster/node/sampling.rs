@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rollout::completion::Completion;
 use rollout::id::{Attempt, PolicyVersion, RolloutId, TaskId};
 use rollout::outcome::Fault;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::larder::{Fetch, Larder, Stored};
@@ -209,6 +210,23 @@ impl Duty for Sampling {
         }
         self.moving.clear();
         self.answers.clear();
+    }
+
+    fn state(&self) -> Value {
+        let ms = |since: &Instant| since.elapsed().as_millis() as u64;
+        let errand = |((rollout, attempt), given): (&Key, &Given)| {
+            let moving = self.moving.contains(&(*rollout, *attempt));
+            json!({
+                "lease": given.lease, "rollout": rollout, "attempt": attempt, "age_ms": ms(&given.since),
+                "on_the_side_channel": moving,
+            })
+        };
+        let seat = self.seat.as_ref();
+        json!({
+            "role": Role::Generator, "places": seat.map(|seat| seat.places), "policy": seat.and_then(|seat| seat.policy),
+            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy), "fetching": self.fetching,
+            "generator_heard_ms": ms(&self.heard), "errands": self.given.iter().map(errand).collect::<Vec<_>>(),
+        })
     }
 }
 
