@@ -65,6 +65,10 @@ impl PoolState {
         match message {
             RemoteMsg::Attach { gateway, key, name, executors } => {
                 tracing::info!(node = name, executors, "a node's executors join the pool");
+                // Nodes may find the next gateway before the end of the last one is seen here.
+                if self.remote.gateway.as_ref().is_some_and(|known| known.get_id() != gateway.get_id()) {
+                    self.lose_gateway();
+                }
                 self.remote.gateway = Some(gateway);
                 self.args.logbook.happened(format!("node {name}"), "joined", format!("{executors} executors"));
                 self.remote.names.retain(|(known, _)| *known != key);
@@ -135,11 +139,15 @@ impl PoolState {
     pub(super) fn look_after_gateway(&mut self) {
         let dead = |gateway: &ActorRef<HeadMsg>| gateway.get_status() >= ActorStatus::Stopping;
         if self.remote.gateway.as_ref().is_some_and(dead) {
-            self.remote.gateway = None;
-            self.remote.leaving.clear();
-            self.args.logbook.happened("gateway", "died", "every node reports again");
-            self.remote.names.clear();
-            self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
+            self.lose_gateway();
         }
+    }
+
+    fn lose_gateway(&mut self) {
+        self.remote.gateway = None;
+        self.remote.leaving.clear();
+        self.args.logbook.happened("gateway", "died", "every node reports again");
+        self.remote.names.clear();
+        self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
     }
 }

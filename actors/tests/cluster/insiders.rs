@@ -3,9 +3,12 @@
 use actors::bench::standins;
 use actors::cluster::Cookie;
 use actors::cluster::fetch::Client;
+use actors::cluster::head::HeadMsg;
 use actors::cluster::operator::Operator;
 use actors::cluster::peer::{Heard, Peer};
 use actors::cluster::wire::{self, Answer, Beat, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+use actors::pool::{PoolMsg, RemoteMsg};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::lab::{BEAT, COOKIE, Lab, PATIENCE, QUICK, lab, wait_for};
 
@@ -200,6 +203,38 @@ fn a_node_that_is_drained_before_it_is_ready_is_let_go_at_once() {
         assert_eq!(next(&mut peer, welcome.epoch, &[]).await, ToNode::Dismiss { over: false });
     });
     assert!(lab.head().rows().is_empty());
+}
+
+/// Takes everything and does nothing.
+struct Deaf;
+
+impl Actor for Deaf {
+    type Msg = HeadMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<HeadMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// Nodes that are faster than the pool's look at the old gateway. Planted: none of it (as it was). Seen: rollout 0 never ends.
+#[test]
+fn a_new_gateway_ends_what_the_old_one_had() {
+    let lab = lab(QUICK, 10);
+    let attach = || {
+        let (gateway, _) = lab.runtime.block_on(Deaf::spawn(None, Deaf, ())).unwrap();
+        let node = RemoteMsg::Attach { gateway, key: 7, name: "one".into(), executors: 1 };
+        lab.pool.cast(PoolMsg::Remote(node)).unwrap();
+    };
+    attach();
+    lab.give(0..1, 1);
+    wait_for("it is out", || (lab.load().busy == 1).then_some(()));
+    attach();
+    let (rollout, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    let fault = verdict.unwrap_err();
+    assert!(rollout.0 == 0 && fault.code == "F123" && fault.message.contains("gateway"), "{fault}");
+    assert_eq!((lab.load().executors, lab.load().busy), (1, 0), "the executor of the new one is there");
 }
 
 /// The row of the supervision table: what is out is faulted, a new gateway starts, nodes report again.
