@@ -62,7 +62,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     // The limit also bounds what a damaged length prefix can make the decoder allocate.
     let config = bincode::config::standard().with_limit::<MAX_BYTES>();
     let (value, used) =
-        bincode::serde::decode_from_slice(body, config).map_err(|e| CodecError::Decode(e.to_string()))?;
+        bincode::serde::borrow_decode_from_slice(body, config).map_err(|e| CodecError::Decode(e.to_string()))?;
     if used != body.len() {
         return Err(CodecError::TrailingBytes(body.len() - used));
     }

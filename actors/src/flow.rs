@@ -5,7 +5,7 @@
 
 mod ends;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -421,6 +421,10 @@ impl Flow {
             "mailbox_wait_ms": sent.elapsed().as_millis() as u64, "store_batches": self.store.waiting(),
             "notes_dropped": dropped,
         });
+        // With work and without an answer for so long.
+        let silent = self.stalls.silent_ms(self.began.elapsed().as_millis() as u64);
+        let names = ["generators", "judge", "executors", "learner"];
+        value["silent_ms"] = serde_json::json!(names.into_iter().zip(silent).collect::<BTreeMap<_, _>>());
         if let Driver::Rl(snapshot) = &self.driver {
             let live = self.meters.live(&snapshot.machine.view(), self.training.is_some());
             value["credits_in_use"] = live.credits_in_use.into();

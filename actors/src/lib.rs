@@ -13,6 +13,7 @@ pub mod crew;
 pub mod cuda;
 pub mod dashboard;
 pub mod driver;
+pub mod dump;
 pub mod eval;
 pub mod executor;
 pub mod export;

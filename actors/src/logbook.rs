@@ -2,13 +2,15 @@
 //! what happened to actors and nodes.
 //!
 //! A run can do without any of it, so it never waits for it: entries are collected in memory (bounded) and offered to the
-//! store a few times a second by a thread of its own; where there is no room they are dropped and counted.
+//! store a few times a second by a thread of its own; where there is no room they are dropped and counted. The present (`now`) is kept
+//! in memory besides: it can be asked for when nothing else answers.
 
 mod gpus;
+mod now;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::flow::wall_ms;
@@ -16,6 +18,7 @@ use crate::store::rows::{HappeningRow, Op, SampleRow, SpanRow};
 use crate::store::{StoreError, StoreHandle};
 
 pub use gpus::{GpuSource, Sampler};
+use now::Now;
 
 /// How often entries are offered to the store.
 const EVERY: Duration = Duration::from_millis(200);
@@ -29,7 +32,9 @@ const STAGES_MAX: usize = 64;
 pub struct Logbook(Option<Arc<Book>>);
 
 struct Book {
-    store: StoreHandle,
+    /// A node has none: what it notes is of the present only.
+    store: Option<StoreHandle>,
+    now: Mutex<Now>,
     next: AtomicU64,
     dropped: AtomicU64,
     waiting: Mutex<Waiting>,
@@ -53,12 +58,30 @@ impl Book {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn now(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn offer(&self) {
+        let Some(store) = &self.store else { return };
         let waiting = std::mem::take(&mut *self.lock());
         let ops: Vec<Op> = waiting.spans.into_values().map(Op::Span).chain(waiting.others).collect();
         let count = ops.len() as u64;
-        if count > 0 && !self.store.offer(ops) {
+        if count > 0 && !store.offer(ops) {
             self.dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Book {
+    fn note(&self, op: Op) {
+        if self.store.is_none() {
+            return;
+        }
+        let mut waiting = self.lock();
+        match waiting.is_full() {
+            true => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+            false => waiting.others.push(op),
         }
     }
 }
@@ -77,7 +100,13 @@ impl Logbook {
     pub fn start(store: StoreHandle) -> Result<Logbook, StoreError> {
         // Later processes of a run count on from a later time.
         let next = AtomicU64::new(wall_ms() * 1000);
-        let book = Arc::new(Book { store, next, dropped: AtomicU64::new(0), waiting: Mutex::default() });
+        let book = Arc::new(Book {
+            store: Some(store),
+            now: Mutex::default(),
+            next,
+            dropped: AtomicU64::new(0),
+            waiting: Mutex::default(),
+        });
         let weak = Arc::downgrade(&book);
         let work = move || {
             loop {
@@ -93,6 +122,17 @@ impl Logbook {
         Ok(Logbook(Some(book)))
     }
 
+    /// One that keeps the present in memory and nothing else.
+    pub fn in_memory() -> Logbook {
+        let (next, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
+        Logbook(Some(Arc::new(Book { store: None, now: Mutex::default(), next, dropped, waiting: Mutex::default() })))
+    }
+
+    /// To look at the present with; it does not keep the logbook.
+    pub fn glance(&self) -> Glance {
+        Glance(self.0.as_ref().map_or_else(Weak::new, Arc::downgrade))
+    }
+
     /// Entries that found no room.
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |book| book.dropped.load(Ordering::Relaxed))
@@ -102,37 +142,52 @@ impl Logbook {
     pub fn begin(&self, lane: impl Into<String>, rollout: Option<u64>, attempt: Option<u32>) -> Span {
         let id = self.0.as_ref().map_or(0, |book| book.next.fetch_add(1, Ordering::Relaxed));
         let row = SpanRow { id, lane: lane.into(), rollout, attempt, began_ms: wall_ms(), ..SpanRow::default() };
-        self.put(&row);
-        Span { began: Instant::now(), row, book: self.clone() }
+        let began = Instant::now();
+        self.put(began, &row);
+        Span { began, row, book: self.clone() }
     }
 
     pub fn sample(&self, source: impl Into<String>, value: serde_json::Value) {
-        self.note(|| Op::Sample(SampleRow { at_ms: wall_ms(), source: source.into(), value }));
+        let Some(book) = &self.0 else { return };
+        let source = source.into();
+        book.now().sample(&source, &value);
+        book.note(Op::Sample(SampleRow { at_ms: wall_ms(), source, value }));
     }
 
     /// Something happened to an actor or a node.
     pub fn happened(&self, actor: impl Into<String>, what: &str, detail: impl Into<String>) {
+        let Some(book) = &self.0 else { return };
         let (actor, what, detail) = (actor.into(), what.to_string(), detail.into());
-        self.note(|| Op::Happening(HappeningRow { at_ms: wall_ms(), actor, what, detail }));
+        let row = HappeningRow { at_ms: wall_ms(), actor, what, detail };
+        book.now().happened(row.clone());
+        book.note(Op::Happening(row));
     }
 
-    fn note(&self, op: impl FnOnce() -> Op) {
+    fn put(&self, began: Instant, row: &SpanRow) {
         let Some(book) = &self.0 else { return };
-        let mut waiting = book.lock();
-        match waiting.is_full() {
-            true => drop(book.dropped.fetch_add(1, Ordering::Relaxed)),
-            false => waiting.others.push(op()),
+        book.now().span(began, row);
+        if book.store.is_none() {
+            return;
         }
-    }
-
-    fn put(&self, row: &SpanRow) {
-        let Some(book) = &self.0 else { return };
         let mut waiting = book.lock();
         if waiting.is_full() && !waiting.spans.contains_key(&row.id) {
             book.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
             waiting.spans.insert(row.id, row.clone());
         }
+    }
+}
+
+/// A look at a logbook, for as long as there is one.
+#[derive(Clone, Default)]
+pub struct Glance(Weak<Book>);
+
+impl Glance {
+    /// What goes on, what sources said last, what happened to whom; `None` where the logbook is gone.
+    pub fn state(&self) -> Option<serde_json::Value> {
+        let book = self.0.upgrade()?;
+        let state = book.now().state();
+        Some(state)
     }
 }
 
@@ -148,7 +203,7 @@ impl Span {
     pub fn stage(&mut self, name: &str) {
         if self.row.stages.len() < STAGES_MAX {
             self.row.stages.push((name.to_string(), self.began.elapsed().as_millis() as u64));
-            self.book.put(&self.row);
+            self.book.put(self.began, &self.row);
         }
     }
 
@@ -161,7 +216,7 @@ impl Span {
         if self.row.ended_ms.is_none() {
             self.row.ended_ms = Some(self.row.began_ms + self.began.elapsed().as_millis() as u64);
             self.row.ending = Some(ending.to_string());
-            self.book.put(&self.row);
+            self.book.put(self.began, &self.row);
         }
     }
 }

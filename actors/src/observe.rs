@@ -1,9 +1,13 @@
 //! What a run tells whoever watches it: the terminal, a test, later a dashboard. A watcher can never slow a run down
 //! or change it: calls are short, and everything told is also in the store.
 
+use std::path::PathBuf;
+
 use rollout::id::{PolicyVersion, StepId};
 use serde::Serialize;
 
+use crate::cluster::Link;
+use crate::logbook::Glance;
 use crate::scaling::Hint;
 use crate::store::rows::StepRow;
 
@@ -93,6 +97,19 @@ pub enum Progress {
 /// Someone who watches.
 pub trait Observer: Send + Sync {
     fn on(&self, progress: Progress);
+
+    /// There is this to look at from now on. Most do not care.
+    fn may_look(&self, _: Source) {}
+}
+
+/// Something that answers at any time, also where the run itself says nothing any more.
+#[derive(Clone)]
+pub enum Source {
+    Logbook(Glance),
+    /// The head's gateway.
+    Cluster(Link),
+    /// Where this process may leave files.
+    Folder(PathBuf),
 }
 
 /// Nobody watches.

@@ -23,7 +23,7 @@ use crate::generator::{Adoption, GeneratorMsg};
 use crate::judge::{JudgeMsg, JudgedItem};
 use crate::learner::{LearnerMsg, Pen};
 use crate::logbook::{Logbook, Span};
-use crate::observe::{Observer, Progress};
+use crate::observe::{Observer, Progress, Source};
 use crate::outbox::{Outbox, Stage};
 use crate::pool::PoolMsg;
 use crate::scaling::Hint;
@@ -145,6 +145,7 @@ impl Actor for Orchestrator {
         args: OrchestratorArgs,
     ) -> Result<OrchestratorState, ActorProcessingErr> {
         let logbook = Logbook::start(args.store.clone())?;
+        args.observer.may_look(Source::Logbook(logbook.glance()));
         logbook.happened("orchestrator", "started", format!("policy {}", args.start.policy));
         let start = Adoption { weights: args.start.weights.clone(), policy: args.start.policy };
         let generator = wiring::spawn_generator(&args.crew, &args.capacities, start, &myself).await?;

@@ -34,7 +34,7 @@ use crate::crew::Crew;
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
 use crate::llm_judge;
-use crate::observe::{Observer, Progress, RunPhase};
+use crate::observe::{Observer, Progress, RunPhase, Source};
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEnd, StopReason, orchestrator_lost};
 use crate::policy::{self, Checkpoints, TrainerSettings};
 use crate::resume::{Plan, restore};
@@ -187,6 +187,7 @@ where
             head::generating::<AB::InnerBackend>(config, run_dir, (epoch, &secret), policy, &entries, &trainer);
         let head = head::start(config, tasks, secret, epoch, &handle, observer, generating)?;
         crew.cluster = head.as_ref().map(|head| head.link());
+        crew.cluster.iter().for_each(|link| observer.may_look(Source::Cluster(link.clone())));
         let (done, ended) = oneshot::channel();
         let args = OrchestratorArgs {
             crew: crew.clone(),

@@ -61,6 +61,11 @@ impl Stalls {
         watch.told_ms = 0;
     }
 
+    /// How long each has had work and not answered, milliseconds, in the order of [`Worker::ALL`].
+    pub fn silent_ms(&self, now_ms: u64) -> [Option<u64>; 4] {
+        self.0.map(|watch| watch.since_ms.map(|since| now_ms.saturating_sub(since)))
+    }
+
     /// Looks at who has how much to do, in the order of [`Worker::ALL`]; what to tell.
     pub fn look(&mut self, now_ms: u64, waiting: [u64; 4]) -> Vec<String> {
         let mut told = Vec::new();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use rollout::id::{Attempt, RolloutId};
 use troupe_fuzz::cluster::roster::{Act, Roster};
-use troupe_fuzz::cluster::wire::{self, Beat, Hello, NodeKey, Role, ToHead};
+use troupe_fuzz::cluster::wire::{self, Answer, Beat, Hello, NodeKey, Role, ToHead};
 
 const BEAT: Beat = Beat { period_ms: 1000, suspect_ms: 3000, dead_ms: 5000, lease_ms: 10_000 };
 const TICK_MS: u64 = 50;
@@ -78,12 +78,14 @@ impl World {
                 }
                 self.roster.pong(now, key, &leases)
             }
-            ToHead::Done { lease, .. } => {
-                let found = self.roster.done(key, lease);
-                let expected = self.out.get(&lease) == Some(&key);
-                assert_eq!(found.is_some(), expected, "lease {lease} of {key}");
-                if expected {
-                    self.out.remove(&lease);
+            ToHead::Done(answers) => {
+                for Answer { lease, .. } in answers {
+                    let found = self.roster.done(key, lease);
+                    let expected = self.out.get(&lease) == Some(&key);
+                    assert_eq!(found.is_some(), expected, "lease {lease} of {key}");
+                    if expected {
+                        self.out.remove(&lease);
+                    }
                 }
                 return;
             }
@@ -142,13 +144,12 @@ fuzz_target!(|data: &[u8]| {
                     world.out.insert(lease, key);
                 }
             }
-            4 => world.said(
-                key,
-                ToHead::Done {
-                    lease: u64::from(arg >> 2),
-                    report: Err(rollout::outcome::Fault { code: String::new(), message: String::new() }),
-                },
-            ),
+            4 => {
+                // Several, one of them twice.
+                let report = Err(rollout::outcome::Fault { code: String::new(), message: String::new() });
+                let answer = |n: u8| Answer { lease: u64::from(arg >> 2) + u64::from(n), report: report.clone() };
+                world.said(key, ToHead::Done([0, 1, 0].map(answer).into()));
+            }
             5 => {
                 // Time: up to 12.8 s, looked at as the shell looks.
                 for _ in 0..*arg {

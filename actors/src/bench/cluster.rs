@@ -16,6 +16,7 @@ pub mod drill;
 pub mod memory;
 pub mod peer;
 pub mod relay;
+mod sampled;
 pub mod scene;
 pub mod stage;
 pub mod versus;

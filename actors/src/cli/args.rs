@@ -25,10 +25,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The main job: an RL run described by `cluster.toml`.
-    #[command(after_help = "Example: troupe run --set run.steps=50 --run-dir runs/first")]
+    #[command(after_help = "Example: troupe run --set run.steps=50 --run-dir runs/first\n\n\
+                            SIGUSR1 writes what the run is doing as JSON into its directory, also while it stands still.")]
     Run(RunArgs),
     /// Continue a run exactly where it stopped.
-    #[command(after_help = "Example: troupe resume runs/first")]
+    #[command(after_help = "Example: troupe resume runs/first\n\nSIGUSR1: as with `troupe run`.")]
     Resume(ResumeArgs),
     /// The warm start alone: supervised fine-tuning on plan-and-code examples. Prints the model's folder.
     #[command(after_help = "Example: troupe sft --set sft.epochs=10")]
@@ -53,7 +54,8 @@ pub enum Command {
     /// Work for a run of another machine, until it is over or this node is drained: as executors, which evaluate its candidates,
     /// or as a generator, which samples its answers.
     #[command(
-        after_help = "Example: troupe join 10.0.0.5:7440 --role executor --workers 8 --set cluster.cookie_file=cookie"
+        after_help = "Example: troupe join 10.0.0.5:7440 --role executor --workers 8 --set cluster.cookie_file=cookie\n\n\
+                      SIGUSR1 writes what the node is doing as JSON into its scratch folder and says where."
     )]
     Join(JoinArgs),
     /// The nodes that work for a run.

@@ -45,6 +45,9 @@ pub struct ClusterBenchArgs {
     pub head_in: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub listen: Option<String>,
+    /// For the drills of generators: nodes sample.
+    #[arg(long, hide = true)]
+    pub sampled: bool,
     /// How often each: a drill, or a side of the comparison.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeats: u32,

@@ -6,7 +6,7 @@ use crate::bench::cluster::{self, ClusterBench, ClusterFigures};
 
 pub fn cluster(args: ClusterBenchArgs) -> Done {
     if let (Some(dir), Some(listen)) = (&args.head_in, &args.listen) {
-        return bench_cluster_drills::head(dir, listen);
+        return bench_cluster_drills::head(dir, listen, args.sampled);
     }
     if args.drills {
         return bench_cluster_drills::drills(&args);

@@ -11,9 +11,9 @@ use crate::bench::cluster::{scene, whole};
 use crate::errors::UserError;
 
 /// The drills' own head.
-pub fn head(dir: &Path, listen: &str) -> Done {
+pub fn head(dir: &Path, listen: &str, sampled: bool) -> Done {
     let stop = run::signals()?;
-    whole::head(&scene::whole(dir, listen)?, &stop).map_err(|e| failure::of_run(e, dir))?;
+    whole::head(&scene::whole(dir, listen, sampled)?, &stop).map_err(|e| failure::of_run(e, dir))?;
     Ok(Answer::Yes)
 }
 
@@ -60,7 +60,7 @@ fn told(
         output::json(&json!({ "drill": what, "hits": hits, "books": books, "why": why }))?;
     } else {
         output::line(format!(
-            "{name:<12} {:>3} hits | suspected {} | noticed {} | at work again {} | rate back {}",
+            "{name:<16} {:>3} hits | suspected {} | noticed {} | at work again {} | rate back {}",
             hits.len(),
             spread(hits, |hit| hit.suspected_ms),
             spread(hits, |hit| hit.noticed_ms),
@@ -71,12 +71,12 @@ fn told(
             let said =
                 if books.wrong.is_empty() { "nothing lost, nothing twice".into() } else { books.wrong.join("; ") };
             output::line(format!(
-                "{:<12} {} sampled = {} trained + {} dropped + {} in flight; {} steps; faults {:?}: {said}",
+                "{:<16} {} sampled = {} trained + {} dropped + {} in flight; {} steps; faults {:?}: {said}",
                 "", books.sampled, books.trained, books.dropped, books.in_flight, books.steps, books.faults
             ))?;
         }
         if let Some(why) = &why {
-            output::line(format!("{:<12} {why}", ""))?;
+            output::line(format!("{:<16} {why}", ""))?;
         }
     }
     Ok(!failed && !wrong)

@@ -43,7 +43,7 @@ pub fn join(args: JoinArgs) -> Done {
         },
         executors: args.workers,
         local: Local { config, gpus: args.gpus },
-        observer: Arc::new(Lines),
+        observer: run::dumper("node", None, Arc::new(Lines))?,
         stop,
     };
     let here = std::env::temp_dir();

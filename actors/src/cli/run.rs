@@ -8,6 +8,7 @@ use rollout::task::{Split, TaskSpec};
 use super::args::{ConfigArgs, ResumeArgs, RunArgs};
 use super::{Answer, Done, Failure, failure, output, pyenv};
 use crate::config::{Config, Device, EvalSplit, GeneratorKind, ServerKind};
+use crate::dump::Dumper;
 use crate::errors::UserError;
 use crate::observe::Observer;
 use crate::policy::require_isolation;
@@ -77,6 +78,16 @@ fn stopping(tied: bool) -> Result<StopToken, Failure> {
 /// The configuration of this command, its paths absolute.
 pub fn configuration(args: &ConfigArgs) -> Result<Config, Failure> {
     Ok(Config::load_here(&args.files, &args.sets)?.with_absolute_paths(&current_dir()?))
+}
+
+/// Between a run (or a node) and who watches it: writes its state at SIGUSR1.
+pub fn dumper(
+    what: &'static str,
+    folder: Option<&Path>,
+    watcher: Arc<dyn Observer>,
+) -> Result<Arc<dyn Observer>, Failure> {
+    let dumper = Dumper::listen(what, folder, watcher);
+    Ok(dumper.map_err(|e| Failure::Broken(format!("SIGUSR1 cannot be listened for: {e}")))?)
 }
 
 pub fn signals() -> Result<StopToken, Failure> {
@@ -154,7 +165,8 @@ pub fn new_run_dir(parent: &Path) -> Result<PathBuf, UserError> {
 
 fn finish(run_dir: &Path, work: impl FnOnce(Arc<dyn Observer>) -> Result<RunSummary, RunError>) -> Done {
     let terminal = Arc::new(Terminal::new());
-    let result = work(terminal.clone());
+    let dumper = dumper("head", Some(run_dir), terminal.clone())?;
+    let result = work(dumper);
     terminal.finish();
     let summary = result.map_err(|e| failure::of_run(e, run_dir))?;
     output::line(summary_text(&summary))?;

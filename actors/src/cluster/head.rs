@@ -4,7 +4,7 @@
 //! nodes, which hear nothing any more, report again. Everything from outside is looked at here before it counts: the header's
 //! protocol and epoch, the sender, the length.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort, pg};
 use ractor_cluster::NodeSessionMessage;
 use rollout::id::{PolicyVersion, RolloutId};
 use rollout::outcome::Fault;
+use serde::Serialize;
 
 use super::lent::Lent;
 use super::roster::{Act, Roster};
@@ -21,7 +22,7 @@ use super::shelf::Shelf;
 use super::strangers::Strangers;
 use super::weights::Published;
 use super::wire::{
-    self, Beat, BlobRef, Frame, Header, Hello, NodeKey, NodeRow, Role, ToHead, ToNode, Welcome, WireError,
+    self, Beat, BlobRef, Errand, Frame, Header, Hello, NodeKey, NodeRow, Role, ToHead, ToNode, Welcome, WireError,
 };
 use super::{HEADS, Link, group_of, newest};
 use crate::crew::SampleJob;
@@ -34,6 +35,7 @@ use crate::pool::{PoolMsg, RemoteMsg};
 mod errands;
 mod generators;
 mod start;
+mod state;
 
 use generators::Versions;
 pub use generators::{Generating, Source};
@@ -58,12 +60,13 @@ pub enum HeadMsg {
     Tick,
     /// A pool has started.
     Pool(ActorRef<PoolMsg>),
-    /// From the pool: a candidate for executor `number` of a node.
+    /// From the pool: candidates for a node, each for the executor of that number.
     Execute {
         key: NodeKey,
-        number: u32,
-        job: ExecJob,
+        jobs: Vec<(u32, ExecJob)>,
     },
+    /// From itself, behind all that was waiting: errands that are ready go out.
+    Post,
     /// A fleet has started.
     Fleet(ActorRef<GeneratorMsg>),
     /// From the fleet: answers for a node's generator to sample.
@@ -89,6 +92,8 @@ pub enum HeadMsg {
     Rows(RpcReplyPort<Vec<NodeRow>>),
     /// What was refused so far.
     Refusals(RpcReplyPort<Refusals>),
+    /// All of it, for a state dump.
+    State(RpcReplyPort<serde_json::Value>),
 }
 
 impl Message for HeadMsg {
@@ -102,7 +107,7 @@ impl Message for HeadMsg {
 }
 
 /// What came from outside and did not count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Refusals {
     /// Connections that ended without a proof of the cookie: a wrong one, a port scanner, noise.
     pub strangers: u64,
@@ -142,6 +147,8 @@ pub struct HeadState {
     strangers: Strangers,
     /// Candidates that lie on the shelf.
     lent: Lent,
+    /// Leased, and not on their way yet; a `Post` is under way where there are any.
+    ready: BTreeMap<NodeKey, Vec<Errand>>,
     refusals: Refusals,
     noted: Option<Instant>,
     began: Instant,
@@ -165,6 +172,7 @@ impl Actor for HeadGateway {
         Ok(HeadState {
             roster: Roster::new(args.beat, args.evaluation_ms).with_sampling(sample_ms),
             lent: Lent::new(args.shelf.clone()),
+            ready: BTreeMap::new(),
             args,
             myself,
             pool,
@@ -209,7 +217,8 @@ impl Actor for HeadGateway {
             HeadMsg::Unsample { key, rollouts } => state.unsample(key, rollouts),
             HeadMsg::Weights(adoption) => state.weights(adoption),
             HeadMsg::Published(policy, result) => state.published(policy, result),
-            HeadMsg::Execute { key, number, job } => state.execute(key, number, &job),
+            HeadMsg::Execute { key, jobs } => state.execute(key, &jobs),
+            HeadMsg::Post => state.post(),
             HeadMsg::Idle { key } => {
                 let acts = state.roster.idle(key);
                 state.act(acts);
@@ -222,7 +231,10 @@ impl Actor for HeadGateway {
                 let _ = reply.send(state.roster.rows(now));
             }
             HeadMsg::Refusals(reply) => {
-                let _ = reply.send(Refusals { late: state.roster.late, ..state.refusals });
+                let _ = reply.send(state.refused());
+            }
+            HeadMsg::State(reply) => {
+                let _ = reply.send(state.state());
             }
         }
         Ok(())
@@ -230,6 +242,10 @@ impl Actor for HeadGateway {
 }
 
 impl HeadState {
+    fn refused(&self) -> Refusals {
+        Refusals { late: self.roster.late, ..self.refusals }
+    }
+
     fn now_ms(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
     }
@@ -276,7 +292,7 @@ impl HeadState {
             ToHead::Ready { executors } => self.roster.ready(now, key, executors),
             ToHead::Adopted { policy, serves } => return self.adopted(key, policy, serves),
             ToHead::Pong { leases } => self.roster.pong(now, key, &leases),
-            ToHead::Done { lease, report } => return self.done(key, lease, report),
+            ToHead::Done(answers) => return self.done(key, answers),
             ToHead::Leaving => self.roster.drain(key),
         };
         self.act(acts);

@@ -117,7 +117,10 @@ struct StandIn {
 impl Verifier for StandIn {
     fn verify<'a>(&'a mut self, _: &'a TaskSpec, candidate: &'a Candidate) -> BoxFuture<'a, Result<ExecReport, Fault>> {
         Box::pin(async move {
-            tokio::time::sleep(self.takes).await;
+            // Even a sleep of no time waits for the timer's next tick.
+            if !self.takes.is_zero() {
+                tokio::time::sleep(self.takes).await;
+            }
             let passed = blake3::hash(candidate.source.as_bytes()).as_bytes()[0].is_multiple_of(3);
             Ok(standins::report(passed))
         })

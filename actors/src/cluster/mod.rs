@@ -8,7 +8,7 @@
 //!                             side channel (HTTP, bulk_port) <-- kit, long ones ----+
 //! ```
 //!
-//! Reading order: `wire` (what is said), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
+//! Reading order: `wire` (what is said), `batch` (what goes out together), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
 //! evaluates with), `shelf`, `lent`, `bulk`, `guests` and `fetch` (the side channel), `strangers` (who has proved nothing yet), `peer`
 //! (a connection to a head), `operator`.
 //! A node's executors are members of the head's pool (`pool::remote`), so that queue, verdict reuse, leases, attempts and faults
@@ -17,6 +17,7 @@
 
 use ractor::{ActorCell, ActorId, pg};
 
+mod batch;
 pub mod bulk;
 pub mod cookie;
 mod cookie_source;

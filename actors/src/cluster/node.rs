@@ -9,17 +9,20 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use rollout::outcome::Fault;
+use serde_json::{Value, json};
 
 use self::executors::Executors;
 use self::sampling::Sampling;
+use super::batch;
 use super::cookie::Cookie;
 use super::fetch::Client;
 use super::kit::Local;
 use super::peer::{DialError, Heard, Peer};
 use super::session::SessionEvent;
-use super::wire::{self, Hello, Role, ToHead, ToNode, Welcome};
+use super::wire::{self, Answer, Hello, Role, ToHead, ToNode, Welcome};
 use crate::errors::UserError;
-use crate::observe::{Observer, Progress};
+use crate::logbook::Logbook;
+use crate::observe::{Observer, Progress, Source};
 use crate::run::RunError;
 use crate::stop::StopToken;
 use crate::supervise::{LEASE_LOST, fault};
@@ -37,6 +40,10 @@ const WELCOME: Duration = Duration::from_secs(5);
 /// Handshakes in a row that the head ended before it is believed to mean it.
 const REFUSED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How often its state is noted.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Things that happen inside and are seen to before the head is listened to again.
+const AT_ONCE: usize = 64;
 /// Frames before a welcome, bytes.
 const LIMIT: usize = 64 * 1024;
 
@@ -91,6 +98,12 @@ trait Duty: Send {
     /// A new connection: reports what is ready, or begins to make it.
     fn welcomed(&mut self, line: &Line<'_>);
 
+    /// What has happened inside meanwhile.
+    fn already(&mut self) -> Option<Self::Event>;
+
+    /// Answers that are ready to be told; afterwards there are none.
+    fn answers(&mut self) -> Vec<Answer>;
+
     /// The next thing that happens inside; nothing is lost when it is not waited for to the end.
     fn next(&mut self) -> impl Future<Output = Self::Event> + Send;
 
@@ -103,6 +116,9 @@ trait Duty: Send {
 
     /// The connection is gone, and with it all errands.
     fn parted(&mut self);
+
+    /// For a state dump.
+    fn state(&self) -> Value;
 }
 
 /// One connection to the head, for its node's duty.
@@ -123,6 +139,12 @@ impl Line<'_> {
         }
     }
 
+    fn answer(&self, answers: Vec<Answer>) {
+        for answers in batch::messages(answers, self.welcome.limit as usize) {
+            self.tell(&ToHead::Done(answers));
+        }
+    }
+
     /// The head's side channel.
     fn client(&self) -> Result<Client, String> {
         let host = self.args.head.rsplit_once(':').map_or(self.args.head.as_str(), |(host, _)| host);
@@ -134,6 +156,8 @@ struct Node<D> {
     args: NodeArgs,
     peer: Peer,
     duty: D,
+    /// Of the present only: for a state dump.
+    logbook: Logbook,
 }
 
 /// Runs until the node is dismissed, refused, or has tried for `cluster.reconnect_s` to find its head.
@@ -145,34 +169,41 @@ pub async fn run(args: NodeArgs) -> Result<NodeEnd, NodeError> {
     let scratch = tempfile::Builder::new().prefix("troupe-node-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     let folder = scratch.path().to_path_buf();
+    let logbook = Logbook::in_memory();
+    args.observer.may_look(Source::Folder(folder.clone()));
+    args.observer.may_look(Source::Logbook(logbook.glance()));
     match args.role {
         Role::Executor => {
-            let duty = Executors::new(args.executors, folder);
-            work(args, duty).await
+            let duty = Executors::new(args.executors, folder, logbook.clone());
+            work(args, duty, logbook).await
         }
         Role::Generator => {
             let duty = Sampling::new(&args, folder).await?;
-            work(args, duty).await
+            work(args, duty, logbook).await
         }
     }
 }
 
-async fn work<D: Duty>(args: NodeArgs, duty: D) -> Result<NodeEnd, NodeError> {
+async fn work<D: Duty>(args: NodeArgs, duty: D, logbook: Logbook) -> Result<NodeEnd, NodeError> {
     let no_gateway = |e| NodeError::Fault(fault(LEASE_LOST, format!("no gateway can be started: {e}")));
     let peer = Peer::new(&args.cookie).await.map_err(no_gateway)?;
-    let mut node = Node { args, peer, duty };
+    let mut node = Node { args, peer, duty, logbook };
     let mut refused = 0;
     loop {
         let welcome = match node.reach(&mut refused).await? {
             Ok(welcome) => welcome,
             Err(end) => return Ok(end),
         };
+        node.logbook.happened("head", "joined", format!("{} as {}", node.args.head, welcome.name));
         let parting = node.serve(&welcome).await;
         node.peer.hang_up();
         node.duty.parted();
         match parting? {
             Parting::End(end) => return Ok(end),
-            Parting::Lost(why) => node.note(format!("{why}; looking for the head at {}", node.args.head)),
+            Parting::Lost(why) => {
+                node.logbook.happened("head", "lost", &why);
+                node.note(format!("{why}; looking for the head at {}", node.args.head));
+            }
         }
     }
 }
@@ -276,20 +307,20 @@ impl<D: Duty> Node<D> {
     /// One connection's work.
     async fn serve(&mut self, welcome: &Welcome) -> Result<Parting, NodeError> {
         self.note(format!("joined {} as {}", self.args.head, welcome.name));
-        let Node { args, peer, duty } = self;
+        let Node { args, peer, duty, logbook } = self;
         duty.welcomed(&Line { args, peer, welcome });
         let dead = Duration::from_millis(welcome.beat.dead_ms);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let (mut heard_at, mut leaving) = (Instant::now(), false);
+        let (mut heard_at, mut leaving, mut noted_at) = (Instant::now(), false, None::<Instant>);
         loop {
-            tokio::select! {
+            let went = tokio::select! {
                 heard = peer.hear() => match heard {
                     None => return Ok(Parting::Lost("the gateway ended".into())),
                     Some(Heard::Session(SessionEvent::Gone { id, .. })) if peer.is_mine(id) => {
                         return Ok(Parting::Lost("the connection ended".into()));
                     }
-                    Some(Heard::Session(_)) => {}
+                    Some(Heard::Session(_)) => Ok(()),
                     Some(Heard::Frame(bytes)) => {
                         heard_at = Instant::now();
                         match read(&bytes, welcome) {
@@ -298,13 +329,21 @@ impl<D: Duty> Node<D> {
                             Some(said) => duty.told(said, &Line { args, peer, welcome }),
                             None => {}
                         }
+                        Ok(())
                     }
                 },
-                event = duty.next() => duty.happened(event, &Line { args, peer, welcome }).await?,
+                event = duty.next() => all(duty, event, &Line { args, peer, welcome }).await,
                 _ = ticks.tick() => {
                     // Within that time: the next look would be after it.
                     if heard_at.elapsed() + TICK > dead {
                         return Ok(Parting::Lost(format!("the head is silent for {} ms", welcome.beat.dead_ms)));
+                    }
+                    if noted_at.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+                        noted_at = Some(Instant::now());
+                        logbook.sample("node", json!({
+                            "head": args.head, "name": welcome.name, "epoch": welcome.epoch, "leaving": leaving,
+                            "head_heard_ms": heard_at.elapsed().as_millis() as u64, "duty": duty.state(),
+                        }));
                     }
                     if args.stop.asked() && !leaving {
                         leaving = true;
@@ -312,10 +351,27 @@ impl<D: Duty> Node<D> {
                         line.note("asked to stop: ends what it has, then leaves (once more to end at once)".into());
                         line.tell(&ToHead::Leaving);
                     }
+                    Ok(())
                 }
-            }
+            };
+            // What is ready goes out at once and together, also where the node cannot go on.
+            Line { args, peer, welcome }.answer(duty.answers());
+            went?;
         }
     }
+}
+
+/// What happened, and what has happened inside by then: its answers share their messages.
+async fn all<D: Duty>(duty: &mut D, first: D::Event, line: &Line<'_>) -> Result<(), NodeError> {
+    duty.happened(first, line).await?;
+    // Bounded, so that pings are heard.
+    for _ in 1..AT_ONCE {
+        match duty.already() {
+            Some(event) => duty.happened(event, line).await?,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// What the head says, if it is this head.

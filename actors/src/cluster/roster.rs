@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use rollout::id::{Attempt, RolloutId};
 use rollout::outcome::Fault;
+use serde::Serialize;
 
 use super::wire::{Beat, Hello, NodeKey, NodeRow, Role};
 use crate::supervise::{EXECUTOR_DEADLINE, LEASE_LOST, STAGE_DEADLINE, fault};
@@ -72,6 +73,20 @@ pub struct Lease {
     since_ms: u64,
     /// When the node last named it.
     seen_ms: u64,
+}
+
+/// One errand under way, for a state dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrandRow {
+    pub node: String,
+    pub lease: u64,
+    /// The pool's number of it; none for an answer to sample.
+    pub executor: Option<u32>,
+    pub rollout: RolloutId,
+    pub attempt: Attempt,
+    pub age_ms: u64,
+    /// Since the node last named it.
+    pub unnamed_ms: u64,
 }
 
 /// A silent node gets its time anew so often in a row, where the head was asleep: one that is starved would else never give up one
@@ -424,6 +439,28 @@ impl Roster {
             gpus: node.hello.gpus.clone(),
         };
         self.nodes.values().map(row).collect()
+    }
+
+    /// In the order of [`Roster::rows`].
+    pub fn keys(&self) -> impl Iterator<Item = NodeKey> {
+        self.nodes.keys().copied()
+    }
+
+    /// What is out, the oldest first.
+    pub fn errands(&self, now_ms: u64) -> Vec<ErrandRow> {
+        let row = |node: &Node, (number, lease): (&u64, &Lease)| ErrandRow {
+            node: node.name.clone(),
+            lease: *number,
+            executor: (lease.role == Role::Executor).then_some(lease.number),
+            rollout: lease.rollout,
+            attempt: lease.attempt,
+            age_ms: now_ms.saturating_sub(lease.since_ms),
+            unnamed_ms: now_ms.saturating_sub(lease.seen_ms),
+        };
+        let mut rows: Vec<ErrandRow> =
+            self.nodes.values().flat_map(|node| node.leases.iter().map(move |lease| row(node, lease))).collect();
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.age_ms), row.lease));
+        rows
     }
 }
 

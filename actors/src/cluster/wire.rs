@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::codec::{self, CodecError};
 
 /// The language of this program. Another number is refused.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 const MAGIC: [u8; 4] = *b"TRPE";
 /// Magic, protocol, sender, epoch.
 pub const HEADER_BYTES: usize = 4 + 2 + 16 + 8;
@@ -162,8 +162,38 @@ pub struct BlobRef {
 /// Bytes, or where they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
-    Here(Vec<u8>),
+    Here(#[serde(with = "whole")] Vec<u8>),
     Blob(BlobRef),
+}
+
+/// Bytes as one piece: serde takes a `Vec<u8>` for a list and would go over it byte by byte. On the wire it is the same.
+mod whole {
+    use std::fmt;
+
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+
+        from.deserialize_bytes(Bytes)
+    }
 }
 
 /// "You are in."
@@ -190,6 +220,14 @@ pub struct Errand {
     pub task: TaskId,
     /// `Candidate` as a record of the codec.
     pub candidate: Body,
+}
+
+/// What became of one errand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub lease: u64,
+    /// `ExecReport` as JSON, or a generator's `Completion` as a record of the codec, its prompt left out.
+    pub report: Result<Body, Fault>,
 }
 
 /// One answer to sample. `lease` is the head's number for this very errand.
@@ -250,11 +288,8 @@ pub enum ToHead {
     Pong {
         leases: Vec<u64>,
     },
-    /// `report`: `ExecReport` as JSON, or a generator's `Completion` as a record of the codec, its prompt left out.
-    Done {
-        lease: u64,
-        report: Result<Body, Fault>,
-    },
+    /// Each counts by itself.
+    Done(Vec<Answer>),
     /// The node wants to go: no more errands, please.
     Leaving,
     /// From an operator: the nodes, from this one on.
@@ -275,7 +310,8 @@ pub enum ToNode {
         reason: String,
     },
     Ping,
-    Errand(Errand),
+    /// Each counts by itself.
+    Errands(Vec<Errand>),
     /// To a generator.
     Sample(Vec<Draw>),
     /// To a generator: nobody waits for these answers any more.
@@ -318,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_with_its_header() {
-        let said = ToHead::Done { lease: 7, report: Ok(Body::Here(b"{}".to_vec())) };
+        let said = ToHead::Done(vec![Answer { lease: 7, report: Ok(Body::Here(b"{}".to_vec())) }]);
         let frame = seal(1 << 90, 3, &said, LIMIT).unwrap();
         let (header, heard) = open::<ToHead>(&frame.0, LIMIT).unwrap();
         assert_eq!(header, Header { protocol: PROTOCOL, from: 1 << 90, epoch: 3 });
@@ -337,7 +373,7 @@ mod tests {
         for cut in 0..frame.0.len() {
             assert!(open::<ToHead>(&frame.0[..cut], LIMIT).is_err(), "{cut} bytes");
         }
-        let long = ToHead::Done { lease: 1, report: Ok(Body::Here(vec![0; LIMIT])) };
+        let long = ToHead::Done(vec![Answer { lease: 1, report: Ok(Body::Here(vec![0; LIMIT])) }]);
         assert!(matches!(seal(5, 1, &long, LIMIT), Err(WireError::TooLarge { .. })));
         let long = seal(5, 1, &long, 2 * LIMIT).unwrap();
         assert!(matches!(open::<ToHead>(&long.0, LIMIT), Err(WireError::TooLarge { .. })));
@@ -361,7 +397,7 @@ mod tests {
             candidate: Body::Here(vec![1; 50]),
         };
         let frames = [
-            seal(5, 1, &ToNode::Errand(errand), LIMIT).unwrap().0,
+            seal(5, 1, &ToNode::Errands(vec![errand.clone(), errand]), LIMIT).unwrap().0,
             seal(5, 1, &ToHead::Pong { leases: (0..40).collect() }, LIMIT).unwrap().0,
         ];
         let mut read = 0;

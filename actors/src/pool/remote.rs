@@ -24,8 +24,8 @@ pub enum RemoteMsg {
     Leave { key: NodeKey },
     /// The node is gone.
     Detach { key: NodeKey, why: String },
-    /// From executor `number` of a node.
-    Done { number: u32, item: ExecutedItem },
+    /// From a node's executors, by number.
+    Done(Vec<(u32, ExecutedItem)>),
 }
 
 /// Whom to send jobs through.
@@ -47,10 +47,16 @@ impl Remotes {
         self.names().find(|(known, _)| *known == key).map_or("a node", |(_, name)| name)
     }
 
-    /// False where nobody is there to take it.
-    pub(super) fn send(&self, key: NodeKey, number: u32, job: ExecJob) -> bool {
-        let Some(gateway) = &self.gateway else { return false };
-        gateway.cast(HeadMsg::Execute { key, number, job }).is_ok()
+    /// False where nobody is there to take jobs.
+    pub(super) fn reachable(&self) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| gateway.get_status() < ActorStatus::Stopping)
+    }
+
+    /// What a gateway has that dies now is faulted when it is found dead.
+    pub(super) fn send(&self, key: NodeKey, jobs: Vec<(u32, ExecJob)>) {
+        if let Some(gateway) = &self.gateway {
+            let _ = gateway.cast(HeadMsg::Execute { key, jobs });
+        }
     }
 }
 
@@ -59,6 +65,10 @@ impl PoolState {
         match message {
             RemoteMsg::Attach { gateway, key, name, executors } => {
                 tracing::info!(node = name, executors, "a node's executors join the pool");
+                // Nodes may find the next gateway before the end of the last one is seen here.
+                if self.remote.gateway.as_ref().is_some_and(|known| known.get_id() != gateway.get_id()) {
+                    self.lose_gateway();
+                }
                 self.remote.gateway = Some(gateway);
                 self.args.logbook.happened(format!("node {name}"), "joined", format!("{executors} executors"));
                 self.remote.names.retain(|(known, _)| *known != key);
@@ -82,7 +92,7 @@ impl PoolState {
                 self.detach(|slot| slot.hands.of(key), &why);
                 self.node_gone(key, &why);
             }
-            RemoteMsg::Done { number, item } => self.done(number, item),
+            RemoteMsg::Done(items) => items.into_iter().for_each(|(number, item)| self.done(number, item)),
         }
     }
 
@@ -129,11 +139,15 @@ impl PoolState {
     pub(super) fn look_after_gateway(&mut self) {
         let dead = |gateway: &ActorRef<HeadMsg>| gateway.get_status() >= ActorStatus::Stopping;
         if self.remote.gateway.as_ref().is_some_and(dead) {
-            self.remote.gateway = None;
-            self.remote.leaving.clear();
-            self.args.logbook.happened("gateway", "died", "every node reports again");
-            self.remote.names.clear();
-            self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
+            self.lose_gateway();
         }
+    }
+
+    fn lose_gateway(&mut self) {
+        self.remote.gateway = None;
+        self.remote.leaving.clear();
+        self.args.logbook.happened("gateway", "died", "every node reports again");
+        self.remote.names.clear();
+        self.detach(|slot| matches!(slot.hands, Hands::Remote(_)), "the head's gateway died");
     }
 }

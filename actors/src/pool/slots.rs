@@ -1,5 +1,6 @@
 //! The pool's members: its own executors, which come and go with the load, and those of other nodes.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ractor::{ActorId, ActorProcessingErr, ActorRef};
@@ -97,16 +98,26 @@ impl PoolState {
         self.release_idle_nodes();
     }
 
-    /// Gives each idle member the oldest waiting job.
+    /// Gives each idle member the oldest waiting job; a node gets all of its own at once.
     pub(super) fn dispatch(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let reachable = self.remote.reachable();
+        let mut parcels = BTreeMap::<NodeKey, Vec<(u32, ExecJob)>>::new();
         for (number, slot) in &mut self.slots {
             if slot.job.is_some() || slot.leaving || slot.paused {
                 continue;
             }
-            let Some(next) = self.waiting.pop_front() else { return };
+            let Some(next) = self.waiting.pop_front() else { break };
             let sent = match &slot.hands {
                 Hands::Own { actor, .. } => actor.cast(ExecutorMsg::Execute(next.job.clone())).is_ok(),
-                Hands::Remote(key) => self.remote.send(*key, *number, next.job.clone()),
+                Hands::Remote(key) => {
+                    if reachable {
+                        parcels.entry(*key).or_default().push((*number, next.job.clone()));
+                    }
+                    reachable
+                }
             };
             if sent {
                 if let Hands::Remote(key) = &slot.hands {
@@ -120,6 +131,7 @@ impl PoolState {
                 self.waiting.push_front(next);
             }
         }
+        parcels.into_iter().for_each(|(key, jobs)| self.remote.send(key, jobs));
     }
 
     /// Everybody who takes candidates.

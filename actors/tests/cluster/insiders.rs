@@ -3,9 +3,12 @@
 use actors::bench::standins;
 use actors::cluster::Cookie;
 use actors::cluster::fetch::Client;
+use actors::cluster::head::HeadMsg;
 use actors::cluster::operator::Operator;
 use actors::cluster::peer::{Heard, Peer};
-use actors::cluster::wire::{self, Beat, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+use actors::cluster::wire::{self, Answer, Beat, Body, Errand, Hello, Role, ToHead, ToNode, Welcome};
+use actors::pool::{PoolMsg, RemoteMsg};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::lab::{BEAT, COOKIE, Lab, PATIENCE, QUICK, lab, wait_for};
 
@@ -39,19 +42,28 @@ async fn next(peer: &mut Peer, epoch: u64, leases: &[u64]) -> ToNode {
 
 /// A node by hand, welcomed and ready with one executor.
 async fn odd(lab: &Lab) -> (Peer, Welcome) {
+    odd_with(lab, 1).await
+}
+
+async fn odd_with(lab: &Lab, executors: u32) -> (Peer, Welcome) {
     let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
     peer.connect(&lab.address).await.unwrap();
     peer.say(0, &ToHead::Hello(hello(&sandbox::protocol_digest().0)), LIMIT).unwrap();
     let ToNode::Welcome(welcome) = next(&mut peer, 0, &[]).await else { panic!("no welcome") };
-    peer.say(welcome.epoch, &ToHead::Ready { executors: 1 }, LIMIT).unwrap();
+    peer.say(welcome.epoch, &ToHead::Ready { executors }, LIMIT).unwrap();
     (peer, welcome)
 }
 
+/// It has one executor, so that each message has one errand.
 async fn errand(peer: &mut Peer, welcome: &Welcome) -> Errand {
     match next(peer, welcome.epoch, &[]).await {
-        ToNode::Errand(errand) => errand,
+        ToNode::Errands(errands) if errands.len() == 1 => errands[0].clone(),
         other => panic!("{other:?}"),
     }
+}
+
+fn done(answers: impl IntoIterator<Item = (u64, Body)>) -> ToHead {
+    ToHead::Done(answers.into_iter().map(|(lease, body)| Answer { lease, report: Ok(body) }).collect())
 }
 
 /// It lives, and knows nothing of the candidate. Planted: `pong` refreshes every lease of the node. Seen: no fault comes.
@@ -69,7 +81,7 @@ fn a_node_that_forgets_its_errand_costs_that_errand() {
         let next = self::errand(&mut peer, &welcome).await;
         assert_eq!(next.rollout.0, 1);
         let report = serde_json::to_vec(&standins::report(true)).unwrap();
-        peer.say(welcome.epoch, &ToHead::Done { lease: next.lease, report: Ok(Body::Here(report)) }, LIMIT).unwrap();
+        peer.say(welcome.epoch, &done([(next.lease, Body::Here(report))]), LIMIT).unwrap();
         peer
     });
     let (rollout, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
@@ -92,7 +104,7 @@ fn a_long_report_comes_over_the_side_channel_and_a_bad_one_is_a_fault() {
         for (n, report) in [Body::Blob(good), Body::Blob(nowhere), Body::Here(b"{}".to_vec())].into_iter().enumerate() {
             lab.give(n as u64..n as u64 + 1, 1);
             let lease = errand(&mut peer, &welcome).await.lease;
-            peer.say(welcome.epoch, &ToHead::Done { lease, report: Ok(report) }, LIMIT).unwrap();
+            peer.say(welcome.epoch, &done([(lease, report)]), LIMIT).unwrap();
         }
         peer
     });
@@ -100,6 +112,41 @@ fn a_long_report_comes_over_the_side_channel_and_a_bad_one_is_a_fault() {
     let mut ended: Vec<_> = (0..3).map(|_| next()).map(|(n, _, v)| (n.0, v.map_err(|fault| fault.code))).collect();
     ended.sort();
     assert_eq!(ended, [(0, Ok(true)), (1, Err("F124".into())), (2, Err("F124".into()))]);
+}
+
+/// Answers in one message count one by one: twice the same, one that nobody waits for, one that cannot be read, and one that never comes.
+/// Planted: `done` stops at the first answer that is not taken. Seen: rollout 2 ends as F124.
+#[test]
+fn answers_that_share_a_message_count_by_themselves() {
+    let lab = lab(QUICK, 10);
+    lab.give(0..4, 1);
+    let (mut peer, epoch) = lab.runtime.block_on(async {
+        let (mut peer, welcome) = odd_with(&lab, 4).await;
+        // What the pool gives out together comes together.
+        let ToNode::Errands(errands) = next(&mut peer, welcome.epoch, &[]).await else { panic!("no errands") };
+        assert_eq!(errands.iter().map(|errand| errand.rollout.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let report = Body::Here(serde_json::to_vec(&standins::report(true)).unwrap());
+        let lease = |n: usize| errands[n].lease;
+        let answers = [
+            (lease(0), report.clone()),
+            (lease(0), report.clone()),
+            (lease(3) + 100, report.clone()),
+            (lease(1), Body::Here(b"{}".to_vec())),
+            (lease(2), report.clone()),
+        ];
+        peer.say(welcome.epoch, &done(answers), LIMIT).unwrap();
+        (peer, welcome.epoch)
+    });
+    // Pongs without the last one, until it is given up.
+    let pongs = lab.runtime.spawn(async move { next(&mut peer, epoch, &[]).await });
+    let next = || lab.ended.recv_timeout(PATIENCE).expect("each candidate ends");
+    let mut ended: Vec<_> = (0..4).map(|_| next()).map(|(n, _, v)| (n.0, v.map_err(|fault| fault.code))).collect();
+    ended.sort();
+    pongs.abort();
+    let lost = || Err("F124".to_string());
+    assert_eq!(ended, [(0, Ok(true)), (1, lost()), (2, Ok(true)), (3, lost())]);
+    assert!(lab.ended.try_recv().is_err(), "nothing ends twice");
+    assert_eq!(lab.head().refusals().late, 2);
 }
 
 #[test]
@@ -156,6 +203,38 @@ fn a_node_that_is_drained_before_it_is_ready_is_let_go_at_once() {
         assert_eq!(next(&mut peer, welcome.epoch, &[]).await, ToNode::Dismiss { over: false });
     });
     assert!(lab.head().rows().is_empty());
+}
+
+/// Takes everything and does nothing.
+struct Deaf;
+
+impl Actor for Deaf {
+    type Msg = HeadMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<HeadMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// Nodes that are faster than the pool's look at the old gateway. Planted: none of it (as it was). Seen: rollout 0 never ends.
+#[test]
+fn a_new_gateway_ends_what_the_old_one_had() {
+    let lab = lab(QUICK, 10);
+    let attach = || {
+        let (gateway, _) = lab.runtime.block_on(Deaf::spawn(None, Deaf, ())).unwrap();
+        let node = RemoteMsg::Attach { gateway, key: 7, name: "one".into(), executors: 1 };
+        lab.pool.cast(PoolMsg::Remote(node)).unwrap();
+    };
+    attach();
+    lab.give(0..1, 1);
+    wait_for("it is out", || (lab.load().busy == 1).then_some(()));
+    attach();
+    let (rollout, _, verdict) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    let fault = verdict.unwrap_err();
+    assert!(rollout.0 == 0 && fault.code == "F123" && fault.message.contains("gateway"), "{fault}");
+    assert_eq!((lab.load().executors, lab.load().busy), (1, 0), "the executor of the new one is there");
 }
 
 /// The row of the supervision table: what is out is faulted, a new gateway starts, nodes report again.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod drills;
+mod dump;
 mod generators;
 mod insiders;
 mod lab;

@@ -81,7 +81,8 @@ fn messages_of_another_life_change_nothing() {
     let _peer = lab.runtime.block_on(async {
         let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
         peer.connect(&lab.address).await.unwrap();
-        let forged = |lease| ToHead::Done { lease, report: Err(actors::supervise::fault("F999", "forged")) };
+        let fault = || actors::supervise::fault("F999", "forged");
+        let forged = |lease| ToHead::Done(vec![wire::Answer { lease, report: Err(fault()) }]);
         for lease in 0..5 {
             peer.say(1, &forged(lease), 65_536).unwrap();
             peer.say(7, &forged(lease), 65_536).unwrap();

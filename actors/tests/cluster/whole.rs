@@ -23,6 +23,16 @@ fn a_killed_node_is_replaced() {
 }
 
 #[test]
+fn a_killed_generator_is_replaced() {
+    stands(Drill::KillGenerator, 2);
+}
+
+#[test]
+fn a_frozen_generator_costs_what_it_sampled() {
+    stands(Drill::FreezeGenerator, 1);
+}
+
+#[test]
 fn a_killed_head_goes_on_in_its_folder_and_the_nodes_find_it() {
     stands(Drill::KillHead, 2);
 }

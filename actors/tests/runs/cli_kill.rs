@@ -15,7 +15,7 @@ const STEPS: usize = 12;
 /// Everything together.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-fn place() -> Option<Place> {
+pub fn place() -> Option<Place> {
     let python = cli_common::python()?;
     let place = Place::new();
     place.put("tasks/train/level1/relu_a.py", TASK);

@@ -22,6 +22,7 @@ mod cli_errors;
 mod cli_generator;
 mod cli_kill;
 mod cli_run;
+mod cli_state;
 mod cli_verify;
 mod generation_reload;
 mod generation_run;

@@ -11,7 +11,7 @@ use super::scene::{Place, Scene};
 use super::{attack, relay};
 use crate::stop::StopToken;
 
-/// What is done to the run. A node of another role than executor goes here with its own victim.
+/// What is done to the run. The victim is the first node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drill {
@@ -19,6 +19,10 @@ pub enum Drill {
     KillNode,
     /// SIGSTOP of it, until it is given up, then SIGCONT.
     FreezeNode,
+    /// SIGKILL of a generators' node; another takes its name.
+    KillGenerator,
+    /// SIGSTOP of it, until it is given up, then SIGCONT.
+    FreezeGenerator,
     /// SIGKILL of the head; the same run again in its folder.
     KillHead,
     /// SIGSTOP of the head until its nodes give it up, then SIGCONT.
@@ -35,9 +39,11 @@ pub enum Drill {
     Attack,
 }
 
-pub const ALL: [(&str, Drill); 9] = [
+pub const ALL: [(&str, Drill); 11] = [
     ("kill-node", Drill::KillNode),
     ("freeze-node", Drill::FreezeNode),
+    ("kill-generator", Drill::KillGenerator),
+    ("freeze-generator", Drill::FreezeGenerator),
     ("kill-head", Drill::KillHead),
     ("freeze-head", Drill::FreezeHead),
     ("partition", Drill::Partition),
@@ -134,6 +140,8 @@ fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, 
             }
             place.listen = format!("10.198.1.1:{port}");
         }
+        // Two of each: the run goes on meanwhile.
+        Drill::KillGenerator | Drill::FreezeGenerator => place.generators = 2,
         Drill::DiskFull => {
             let at = place.dir.display();
             command(&format!("mount -t tmpfs -o {DISK} tmpfs {at}")).map_err(skip)?;
@@ -173,7 +181,8 @@ pub fn run(
 ) -> Result<super::whole::Books, Verdict> {
     let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
     let (place, undo) = place(drill, program, dir.path(), port)?;
-    let mut scene = Scene::start(place, 2)?;
+    let generators = place.generators;
+    let mut scene = Scene::start(place, 2 + generators)?;
     for n in 0..repeats {
         if stop.asked() {
             return Err(Verdict::Failed("asked to stop".into()));
@@ -184,6 +193,7 @@ pub fn run(
     let mut books = scene.finish()?;
     let allowed: &[&str] = match drill {
         Drill::KillNode | Drill::FreezeNode | Drill::FreezeHead | Drill::Partition => &["F123"],
+        Drill::KillGenerator | Drill::FreezeGenerator => &["F123"],
         // A resumed head issues what was in flight again: no fault. What nodes answer to it in time counts.
         Drill::KillHead => &["F123"],
         Drill::DiskFull => &["F105", "F106", "F123"],
@@ -208,7 +218,7 @@ fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, Strin
     let (lost, silent) = ("node node-0 is lost", "node node-0 is silent");
     // When the victim, or what it needs, was there again.
     let returned = match drill {
-        Drill::KillNode => {
+        Drill::KillNode | Drill::KillGenerator => {
             scene.nodes[0].signal("KILL")?;
             hit.noticed_ms = ms(began, scene.heard(began, lost, 1)?);
             let returned = Instant::now();
@@ -216,7 +226,7 @@ fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, Strin
             hit.recovered_ms = ms(returned, scene.heard(returned, "node node-0 joined", 1)?);
             returned
         }
-        Drill::FreezeNode | Drill::Partition => {
+        Drill::FreezeNode | Drill::FreezeGenerator | Drill::Partition => {
             let cable = |state: &str| command(&format!("ip link set trdv0 {state}"));
             if drill == Drill::Partition {
                 cable("down")?

@@ -116,6 +116,8 @@ pub struct Place {
     pub listen: String,
     /// Of each node: a program and its arguments in front of ours (`ip netns exec NAME`).
     pub inside: Vec<Vec<String>>,
+    /// So many nodes, the first, are generators: the head samples nothing then.
+    pub generators: usize,
     /// Variables of every process.
     pub environment: Vec<(String, String)>,
 }
@@ -176,7 +178,8 @@ impl Scene {
             None => Command::new(exe),
         };
         let address = through.unwrap_or(&self.place.listen);
-        command.args(["join", address, "--role", "executor", "--name", &format!("node-{n}")]);
+        let role = if n < self.place.generators { "generator" } else { "executor" };
+        command.args(["join", address, "--role", role, "--name", &format!("node-{n}")]);
         command.args(["--workers", &WORKERS.to_string(), "--set", "cluster.reconnect_pause_ms=500"]);
         command.env("TROUPE_COOKIE", &self.cookie).envs(self.place.environment.iter().cloned());
         command.current_dir(std::env::temp_dir());
@@ -310,6 +313,9 @@ fn trained(dir: &Path) -> Option<u64> {
 fn start_head(place: &Place, cookie: &str) -> Result<Process, String> {
     let mut command = Command::new(&place.program);
     command.args(["bench", "cluster", "--head-in"]).arg(&place.dir).args(["--listen", &place.listen]);
+    if place.generators > 0 {
+        command.arg("--sampled");
+    }
     command.env("TROUPE_COOKIE", cookie).envs(place.environment.iter().cloned());
     Process::start(command)
 }
@@ -318,8 +324,8 @@ fn start_head(place: &Place, cookie: &str) -> Result<Process, String> {
 ///
 /// # Errors
 /// No cookie.
-pub fn whole(dir: &Path, listen: &str) -> Result<whole::Whole, crate::errors::UserError> {
+pub fn whole(dir: &Path, listen: &str, sampled: bool) -> Result<whole::Whole, crate::errors::UserError> {
     let cookie = crate::cluster::Cookie::find(&crate::config::Cluster::default())?;
     let (dir, listen) = (dir.to_path_buf(), listen.to_string());
-    Ok(whole::Whole { dir, listen, cookie, takes_ms: TAKES_MS, credits: CREDITS })
+    Ok(whole::Whole { dir, listen, cookie, takes_ms: TAKES_MS, credits: CREDITS, sampled })
 }

@@ -1,5 +1,5 @@
 //! A whole run as the head of a cluster, in a process that may be killed: machine, judge, journal, store, checkpoints and gateway as
-//! in `troupe run`; only sampling and the update cost nothing, and nodes evaluate stand-ins. Started in the same folder again it
+//! in `troupe run`; only the update, and sampling where nodes do not do it, cost nothing, and nodes evaluate stand-ins. Started in the same folder again it
 //! goes on as `troupe resume` does.
 
 use std::path::{Path, PathBuf};
@@ -13,15 +13,17 @@ use rollout::outcome::Fault;
 use rollout::task::Split;
 use tokio::sync::oneshot;
 
+use super::sampled::sampled;
 use crate::bench::standins;
 use crate::cluster::kit::{Kit, Work};
 use crate::cluster::{Cookie, Head, HeadConfig};
 use crate::config::Cluster;
-use crate::crew::{Crew, TrainError, TrainJob, TrainedItem, Trainer};
+use crate::crew::{Crew, TrainError, TrainJob, TrainedItem, Trainer, Weights};
+use crate::dump::Dumper;
 use crate::errors::{UserError, disk_full};
 use crate::eval::EvalLimits;
 use crate::generator::Adoption;
-use crate::observe::{Observer, Progress};
+use crate::observe::{Observer, Progress, Source};
 use crate::orchestrator::{OrchestratorArgs, RunEnd};
 use crate::policy::{Checkpoints, Manifest};
 use crate::resume::{Plan, restore};
@@ -51,6 +53,8 @@ pub struct Whole {
     pub cookie: Cookie,
     pub takes_ms: u64,
     pub credits: u32,
+    /// Nodes sample, from a tiny policy; the head does not.
+    pub sampled: bool,
 }
 
 /// The run's settings: the same in every life.
@@ -77,12 +81,13 @@ pub fn plan(credits: u32) -> Plan {
 /// Takes its steps at once, and leaves a durable checkpoint of each.
 struct Steps {
     checkpoints: Checkpoints,
+    weights: Weights,
 }
 
 impl Steps {
-    fn item(manifest: Manifest) -> TrainedItem {
+    fn item(&self, manifest: Manifest) -> TrainedItem {
         let Manifest { step, policy, digest, applied, report, .. } = manifest;
-        TrainedItem { step, policy, applied, report, digest, weights: standins::weights(), tokens: Vec::new() }
+        TrainedItem { step, policy, applied, report, digest, weights: self.weights.clone(), tokens: Vec::new() }
     }
 
     fn save(&self, manifest: &Manifest) -> std::io::Result<()> {
@@ -95,7 +100,7 @@ impl Steps {
 
 impl Trainer for Steps {
     fn newest(&self) -> Option<TrainedItem> {
-        self.checkpoints.newest().ok().flatten().map(Steps::item)
+        self.checkpoints.newest().ok().flatten().map(|manifest| self.item(manifest))
     }
 
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
@@ -104,7 +109,7 @@ impl Trainer for Steps {
         let manifest =
             self.checkpoints.manifest(job.step, PolicyVersion(before.0 + 1), Digest(String::new()), true, report);
         match self.save(&manifest) {
-            Ok(()) => Ok(Steps::item(manifest)),
+            Ok(()) => Ok(self.item(manifest)),
             Err(e) => {
                 let fault: Fault =
                     fault(CHECKPOINT, format!("the checkpoint of step {} cannot be written: {e}", job.step));
@@ -132,7 +137,8 @@ impl Observer for Said {
 /// # Errors
 /// A port that is taken, a store that cannot be written, a run that failed (F105, F106).
 pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
-    let observer: Arc<dyn Observer> = Arc::new(Said);
+    let no_signal = |source| RunError::Io { doing: "cannot listen for SIGUSR1 in", path: whole.dir.clone(), source };
+    let observer: Arc<dyn Observer> = Dumper::listen("head", Some(&whole.dir), Arc::new(Said)).map_err(no_signal)?;
     std::fs::create_dir_all(whole.dir.join("checkpoints"))
         .map_err(|e| UserError::io("make the run directory", &whole.dir, &e))?;
     let writer = Writer::start(StoreConfig::new(whole.dir.clone()), Box::new(|e| eprintln!("the store failed: {e}")))?;
@@ -152,7 +158,9 @@ pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
     store.send(restored.repairs)?;
     let tasks = standins::tasks(TASKS, Split::Train);
     let settings = Cluster::default();
-    let head = Head::start(HeadConfig {
+    let sampled = whole.sampled.then(|| sampled(&whole.dir, epoch, &tasks)).transpose()?;
+    let weights = sampled.as_ref().map_or_else(standins::weights, |sampled| sampled.weights.clone());
+    let config = HeadConfig {
         listen: whole.listen.clone(),
         bulk_port: 0,
         cookie: whole.cookie.clone(),
@@ -166,10 +174,14 @@ pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
             executors: 1,
         },
         observer: observer.clone(),
-    })?;
+    };
+    let generating = sampled.map(|sampled| (sampled.generating, sampled.policy));
+    let head = Head::start_with(config, generating.as_ref().map(|(g, policy)| (g.clone(), policy.as_path())))?;
     eprintln!("the head listens, epoch {epoch}");
+    observer.may_look(Source::Cluster(head.link()));
+    let of_steps = weights.clone();
     let crew = Crew {
-        trainer: Arc::new(move || Ok(Box::new(Steps { checkpoints: checkpoints.clone() }))),
+        trainer: Arc::new(move || Ok(Box::new(Steps { checkpoints: checkpoints.clone(), weights: of_steps.clone() }))),
         cluster: Some(head.link()),
         ..standins::crew(|_| true)
     };
@@ -189,7 +201,7 @@ pub fn head(whole: &Whole, stop: &StopToken) -> Result<(), RunError> {
         store,
         observer,
         reward: reward::RewardConfig::default(),
-        start: Adoption { weights: standins::weights(), policy },
+        start: Adoption { weights, policy },
         time_limit_ms: 0,
         tick: Duration::from_millis(100),
         done,

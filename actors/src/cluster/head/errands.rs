@@ -5,9 +5,10 @@ use std::sync::Arc;
 use rollout::completion::Completion;
 use rollout::outcome::{ExecReport, Fault};
 
-use super::HeadState;
+use super::{HeadMsg, HeadState};
+use crate::cluster::batch;
 use crate::cluster::roster::Lease;
-use crate::cluster::wire::{self, Body, Errand, NodeKey, Role, ToNode, WireError};
+use crate::cluster::wire::{self, Answer, Body, Errand, NodeKey, Role, ToNode, WireError};
 use crate::codec;
 use crate::executor::{ExecJob, ExecutedItem};
 use crate::fleet::FleetMsg;
@@ -16,7 +17,17 @@ use crate::pool::{PoolMsg, RemoteMsg};
 use crate::supervise::{LEASE_LOST, fault};
 
 impl HeadState {
-    pub(super) fn execute(&mut self, key: NodeKey, number: u32, job: &ExecJob) {
+    /// They go out with the next `Post`, which stands behind whatever waits for this actor by now: what came meanwhile goes along, and
+    /// where nothing waits it is the next thing that happens.
+    pub(super) fn execute(&mut self, key: NodeKey, jobs: &[(u32, ExecJob)]) {
+        let idle = self.ready.is_empty();
+        jobs.iter().for_each(|(number, job)| self.lease(key, *number, job));
+        if idle && !self.ready.is_empty() {
+            drop(self.myself.cast(HeadMsg::Post));
+        }
+    }
+
+    fn lease(&mut self, key: NodeKey, number: u32, job: &ExecJob) {
         let now = self.now_ms();
         let Some(lease) = self.roster.assign(now, key, number, job.rollout, job.attempt) else {
             // Given up a moment ago; the pool hears of it by a `Detach` that is on its way.
@@ -33,7 +44,17 @@ impl HeadState {
             Body::Here(bytes)
         };
         let (rollout, attempt, task) = (job.rollout, job.attempt, job.task.id.clone());
-        self.say(key, &ToNode::Errand(Errand { lease, rollout, attempt, task, candidate }));
+        self.ready.entry(key).or_default().push(Errand { lease, rollout, attempt, task, candidate });
+    }
+
+    pub(super) fn post(&mut self) {
+        for (key, mut errands) in std::mem::take(&mut self.ready) {
+            // A node may have been lost since, and have come back without them.
+            errands.retain(|errand| self.roster.holds(key, errand.lease));
+            for errands in batch::messages(errands, self.args.limit) {
+                self.say(key, &ToNode::Errands(errands));
+            }
+        }
     }
 
     fn failed(&mut self, key: NodeKey, lease: u64, fault: Fault) {
@@ -42,14 +63,23 @@ impl HeadState {
         }
     }
 
-    pub(super) fn done(&mut self, key: NodeKey, lease: u64, report: Result<Body, Fault>) {
+    /// The pool hears of all of them at once.
+    pub(super) fn done(&mut self, key: NodeKey, answers: Vec<Answer>) {
+        let executed = answers.into_iter().filter_map(|answer| self.answered(key, answer)).collect::<Vec<_>>();
+        if !executed.is_empty() {
+            self.pool(RemoteMsg::Done(executed));
+        }
+    }
+
+    /// What the pool is to be told of it.
+    fn answered(&mut self, key: NodeKey, Answer { lease, report }: Answer) -> Option<(u32, ExecutedItem)> {
         // First of all: a node may only end what it holds.
         let Some(found) = self.roster.done(key, lease) else {
             // A report that nobody waits for takes no room.
             if let Ok(Body::Blob(blob)) = report {
                 self.args.shelf.take(&blob.digest);
             }
-            return;
+            return None;
         };
         self.lent.back(key, lease);
         let bytes = match report {
@@ -66,7 +96,7 @@ impl HeadState {
             Role::Executor => {
                 let read = |bytes: Vec<u8>| serde_json::from_slice::<ExecReport>(&bytes).map_err(|e| e.to_string());
                 let report = bytes.and_then(|bytes| read(bytes).map_err(|why| unreadable("report", why)));
-                self.report(found, report);
+                Some(executed(found, report))
             }
             Role::Generator => {
                 let (vocab, most) = self.args.source.as_ref().map_or((0, 0), |s| (s.vocab, s.max_new_tokens));
@@ -75,6 +105,7 @@ impl HeadState {
                 };
                 let completion = bytes.and_then(|bytes| read(bytes).map_err(|why| unreadable("answer", why)));
                 self.completion(found, completion);
+                None
             }
         }
     }
@@ -82,14 +113,9 @@ impl HeadState {
     /// An errand without an answer.
     pub(super) fn lapse(&self, lease: Lease, fault: Fault) {
         match lease.role {
-            Role::Executor => self.report(lease, Err(fault)),
+            Role::Executor => self.pool(RemoteMsg::Done(vec![executed(lease, Err(fault))])),
             Role::Generator => self.completion(lease, Err(fault)),
         }
-    }
-
-    fn report(&self, lease: Lease, result: Result<ExecReport, Fault>) {
-        let item = ExecutedItem { rollout: lease.rollout, attempt: lease.attempt, result: result.map(Arc::new) };
-        self.pool(RemoteMsg::Done { number: lease.number, item });
     }
 
     fn completion(&self, lease: Lease, result: Result<Completion, Fault>) {
@@ -108,6 +134,12 @@ impl HeadState {
             let _ = fleet.cast(GeneratorMsg::Fleet(message));
         }
     }
+}
+
+/// As the pool is told: by the executor's number.
+fn executed(lease: Lease, result: Result<ExecReport, Fault>) -> (u32, ExecutedItem) {
+    let item = ExecutedItem { rollout: lease.rollout, attempt: lease.attempt, result: result.map(Arc::new) };
+    (lease.number, item)
 }
 
 /// What the learner relies on: it refuses the whole batch of an answer with a token that the policy (`vocab` tokens) does not have, or

@@ -67,6 +67,16 @@ impl Versions {
         self.holders.remove(&key);
     }
 
+    /// What a node samples from.
+    pub(super) fn of(&self, key: NodeKey) -> Option<PolicyVersion> {
+        self.holders.get(&key).map(|holder| holder.policy)
+    }
+
+    /// The newest that is on the side channel.
+    pub(super) fn on_offer(&self) -> Option<PolicyVersion> {
+        self.published.back().map(|published| published.policy)
+    }
+
     fn offer(&self) -> Option<Offer> {
         let published = self.published.back()?;
         let holds = |holder: &&Holder| holder.policy == published.policy;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::crew::VerifierFactory;
 use crate::executor::{ExecJob, ExecutedItem};
+use crate::logbook::Logbook;
 use crate::orchestrator::OrchestratorMsg;
 use crate::pool::{Pool, PoolArgs, PoolMsg};
 use crate::supervise::{EXECUTOR_LOST, fault};
@@ -83,6 +84,7 @@ impl Bench {
         executors: u32,
         deadline: Duration,
         out: mpsc::Sender<FromPool>,
+        logbook: Logbook,
     ) -> Result<Bench, Fault> {
         let failed = |e: ractor::SpawnErr| fault(EXECUTOR_LOST, e);
         let (post_box, _) = PostBox::spawn(None, PostBox, out).await.map_err(failed)?;
@@ -97,7 +99,7 @@ impl Bench {
             reuse_verdicts: false,
             verdicts_max: 0,
             cluster: None,
-            logbook: Default::default(),
+            logbook,
             out: post_box.clone(),
         };
         let (pool, _) = Pool::spawn_linked(None, Pool, args, post_box.get_cell()).await.map_err(failed)?;
@@ -123,6 +125,6 @@ pub async fn held(pool: &ActorRef<PoolMsg>, within: Duration) -> Option<Vec<(Rol
 
 /// # Errors
 /// The pool is dead.
-pub fn give(pool: &ActorRef<PoolMsg>, job: ExecJob) -> Result<(), String> {
-    pool.cast(PoolMsg::Execute(vec![job])).map_err(|e| format!("the executors are gone: {e}"))
+pub fn give(pool: &ActorRef<PoolMsg>, jobs: Vec<ExecJob>) -> Result<(), String> {
+    pool.cast(PoolMsg::Execute(jobs)).map_err(|e| format!("the executors are gone: {e}"))
 }

@@ -10,14 +10,16 @@ use std::time::Duration;
 use rollout::id::{Attempt, RolloutId, TaskId};
 use rollout::outcome::{Candidate, Fault, Ruling};
 use rollout::task::TaskSpec;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::bench::{self, Bench, FromPool};
 use super::{Duty, Line, NodeError};
 use crate::cluster::fetch::Client;
 use crate::cluster::kit::{Kit, Local};
-use crate::cluster::wire::{self, Body, Errand, Role, ToHead, ToNode};
+use crate::cluster::wire::{self, Answer, Body, Errand, Role, ToHead, ToNode};
 use crate::executor::{ExecJob, ExecutedItem};
+use crate::logbook::Logbook;
 use crate::observe::Observer;
 use crate::run::RunError;
 use crate::supervise::{LEASE_LOST, fault};
@@ -49,6 +51,7 @@ pub(super) struct Executors {
     /// `None`: as many as the head says.
     count: Option<u32>,
     scratch: PathBuf,
+    logbook: Logbook,
     /// The executors, and the digest of the kit they are made of.
     bench: Option<(String, Bench)>,
     tasks: HashMap<TaskId, Arc<TaskSpec>>,
@@ -58,19 +61,23 @@ pub(super) struct Executors {
     errands: HashMap<(RolloutId, Attempt), u64>,
     /// On their way over the side channel.
     moving: HashSet<(RolloutId, Attempt)>,
+    /// Ready to be told.
+    answers: Vec<Answer>,
 }
 
 impl Executors {
-    pub(super) fn new(count: Option<u32>, scratch: PathBuf) -> Executors {
+    pub(super) fn new(count: Option<u32>, scratch: PathBuf, logbook: Logbook) -> Executors {
         Executors {
             count,
             scratch,
+            logbook,
             bench: None,
             tasks: HashMap::new(),
             from_pool: mpsc::channel(INSIDE),
             inside: mpsc::channel(INSIDE),
             errands: HashMap::new(),
             moving: HashSet::new(),
+            answers: Vec::new(),
         }
     }
 }
@@ -105,10 +112,18 @@ impl Duty for Executors {
         }
     }
 
+    fn already(&mut self) -> Option<Event> {
+        self.from_pool.1.try_recv().map(Event::Pool).or_else(|_| self.inside.1.try_recv()).ok()
+    }
+
+    fn answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
     fn told(&mut self, said: ToNode, line: &Line<'_>) {
         match said {
             ToNode::Ping => self.pong(line),
-            ToNode::Errand(errand) => self.errand(errand, line),
+            ToNode::Errands(errands) => self.errands(errands, line),
             _ => {}
         }
     }
@@ -121,7 +136,8 @@ impl Duty for Executors {
                 let Built { kit, factory } = built?;
                 self.tasks = kit.tasks_by_id();
                 let executors = self.count.unwrap_or(kit.executors).max(1);
-                let bench = Bench::start(factory, executors, kit.deadline(), self.from_pool.0.clone());
+                let (out, logbook) = (self.from_pool.0.clone(), self.logbook.clone());
+                let bench = Bench::start(factory, executors, kit.deadline(), out, logbook);
                 let bench = bench.await.map_err(NodeError::Fault)?;
                 self.bench = Some((digest, bench));
                 line.tell(&ToHead::Ready { executors });
@@ -131,13 +147,12 @@ impl Duty for Executors {
             Event::Fetched(errand, candidate) => {
                 let key = (errand.rollout, errand.attempt);
                 if self.moving.remove(&key) && self.errands.get(&key) == Some(&errand.lease) {
-                    self.give(errand, candidate, line);
+                    self.give(vec![(errand, candidate)]);
                 }
             }
             Event::Left(lease, key, report) => {
                 if self.moving.remove(&key) && self.errands.get(&key) == Some(&lease) {
-                    self.errands.remove(&key);
-                    line.tell(&ToHead::Done { lease, report });
+                    self.end(key, report);
                 }
             }
             Event::Held(held) => {
@@ -152,6 +167,19 @@ impl Duty for Executors {
     fn parted(&mut self) {
         self.errands.clear();
         self.moving.clear();
+        self.answers.clear();
+    }
+
+    /// The executors themselves are in the logbook: they note what they are at.
+    fn state(&self) -> Value {
+        let errand = |((rollout, attempt), lease): (&(RolloutId, Attempt), &u64)| {
+            let moving = self.moving.contains(&(*rollout, *attempt));
+            json!({ "lease": lease, "rollout": rollout, "attempt": attempt, "on_the_side_channel": moving })
+        };
+        json!({
+            "role": Role::Executor, "executors": self.bench.as_ref().map(|(_, bench)| bench.executors),
+            "errands": self.errands.iter().map(errand).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -170,48 +198,63 @@ impl Executors {
         });
     }
 
-    fn errand(&mut self, errand: Errand, line: &Line<'_>) {
-        let key = (errand.rollout, errand.attempt);
-        self.errands.insert(key, errand.lease);
-        let blob = match &errand.candidate {
-            Body::Here(bytes) => {
-                let candidate = wire::candidate_of(bytes).map_err(|e| e.to_string());
-                return self.give(errand, candidate, line);
-            }
-            Body::Blob(blob) => blob.clone(),
-        };
-        self.moving.insert(key);
-        let (client, out) = (line.client(), self.inside.0.clone());
-        tokio::spawn(async move {
-            let fetched = async {
-                let bytes = client?.get(&blob).await?;
-                wire::candidate_of(&bytes).map_err(|e| e.to_string())
-            };
-            let fetched = fetched.await;
-            let _ = out.send(Event::Fetched(errand, fetched)).await;
-        });
-    }
-
-    /// To the pool.
-    fn give(&mut self, errand: Errand, candidate: Result<Candidate, String>, line: &Line<'_>) {
-        let Errand { lease, rollout, attempt, task, .. } = errand;
-        let found = candidate.and_then(|candidate| match (self.tasks.get(&task), &self.bench) {
-            (Some(task), Some((_, bench))) => Ok((candidate, task.clone(), &bench.pool)),
-            (None, _) => Err(format!("no task {task} in the kit")),
-            (_, None) => Err("no executors yet".into()),
-        });
-        let why = match found {
-            Ok((candidate, task, pool)) => {
-                let ruling = Arc::new(Ruling::Admit { candidate, findings: Vec::new() });
-                match bench::give(pool, ExecJob { rollout, attempt, task, ruling }) {
-                    Ok(()) => return,
-                    Err(why) => why,
+    fn errands(&mut self, errands: Vec<Errand>, line: &Line<'_>) {
+        let mut here = Vec::with_capacity(errands.len());
+        for errand in errands {
+            let key = (errand.rollout, errand.attempt);
+            self.errands.insert(key, errand.lease);
+            match &errand.candidate {
+                Body::Here(bytes) => {
+                    let candidate = wire::candidate_of(bytes).map_err(|e| e.to_string());
+                    here.push((errand, candidate));
+                }
+                Body::Blob(blob) => {
+                    self.moving.insert(key);
+                    let (blob, client, out) = (blob.clone(), line.client(), self.inside.0.clone());
+                    tokio::spawn(async move {
+                        let fetched = async {
+                            let bytes = client?.get(&blob).await?;
+                            wire::candidate_of(&bytes).map_err(|e| e.to_string())
+                        };
+                        let fetched = fetched.await;
+                        let _ = out.send(Event::Fetched(errand, fetched)).await;
+                    });
                 }
             }
-            Err(why) => why,
+        }
+        self.give(here);
+    }
+
+    /// To the pool, all at once; each that cannot be given is answered by itself.
+    fn give(&mut self, errands: Vec<(Errand, Result<Candidate, String>)>) {
+        let (mut jobs, mut unfit) = (Vec::with_capacity(errands.len()), Vec::new());
+        for (Errand { rollout, attempt, task, .. }, candidate) in errands {
+            match (candidate, self.tasks.get(&task)) {
+                (Ok(candidate), Some(task)) => {
+                    let ruling = Arc::new(Ruling::Admit { candidate, findings: Vec::new() });
+                    jobs.push(ExecJob { rollout, attempt, task: task.clone(), ruling });
+                }
+                (Ok(_), None) => unfit.push(((rollout, attempt), format!("no task {task} in the kit"))),
+                (Err(why), _) => unfit.push(((rollout, attempt), why)),
+            }
+        }
+        let keys: Vec<(RolloutId, Attempt)> = jobs.iter().map(|job| (job.rollout, job.attempt)).collect();
+        let given = match &self.bench {
+            _ if jobs.is_empty() => Ok(()),
+            Some((_, bench)) => bench::give(&bench.pool, jobs),
+            None => Err("no executors yet".to_string()),
         };
-        self.errands.remove(&(rollout, attempt));
-        line.tell(&ToHead::Done { lease, report: Err(fault(LEASE_LOST, why)) });
+        if let Err(why) = given {
+            unfit.extend(keys.into_iter().map(|key| (key, why.clone())));
+        }
+        unfit.into_iter().for_each(|(key, why)| self.end(key, Err(fault(LEASE_LOST, why))));
+    }
+
+    /// The answer goes out with the others that are ready.
+    fn end(&mut self, key: (RolloutId, Attempt), report: Result<Body, Fault>) {
+        if let Some(lease) = self.errands.remove(&key) {
+            self.answers.push(Answer { lease, report });
+        }
     }
 
     fn executed(&mut self, item: ExecutedItem, line: &Line<'_>) {
@@ -223,10 +266,7 @@ impl Executors {
         });
         let bytes = match report {
             Ok(bytes) if bytes.len() > line.welcome.limit as usize / 2 => bytes,
-            report => {
-                self.errands.remove(&key);
-                return line.tell(&ToHead::Done { lease, report: report.map(Body::Here) });
-            }
+            report => return self.end(key, report.map(Body::Here)),
         };
         self.moving.insert(key);
         let (client, out) = (line.client(), self.inside.0.clone());

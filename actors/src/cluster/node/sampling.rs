@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rollout::completion::Completion;
 use rollout::id::{Attempt, PolicyVersion, RolloutId, TaskId};
 use rollout::outcome::Fault;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::larder::{Fetch, Larder, Stored};
@@ -18,7 +19,7 @@ use super::seat::Seat;
 use super::{Duty, Line, NodeArgs, NodeError};
 use crate::cluster::fetch::Client;
 use crate::cluster::recipe::Recipe;
-use crate::cluster::wire::{BlobRef, Body, Draw, Offer, Role, ToHead, ToNode};
+use crate::cluster::wire::{Answer, BlobRef, Body, Draw, Offer, Role, ToHead, ToNode};
 use crate::codec;
 use crate::crew::{SampleJob, SampledItem, TaskEntry, Weights};
 use crate::errors::UserError;
@@ -78,6 +79,8 @@ pub(super) struct Sampling {
     given: HashMap<Key, Given>,
     /// Answers on their way over the side channel.
     moving: HashSet<Key>,
+    /// Ready to be told.
+    answers: Vec<Answer>,
     /// When the generator last answered.
     heard: Instant,
 }
@@ -101,6 +104,7 @@ impl Sampling {
             coming: Vec::new(),
             given: HashMap::new(),
             moving: HashSet::new(),
+            answers: Vec::new(),
             heard: Instant::now(),
         })
     }
@@ -134,6 +138,14 @@ impl Duty for Sampling {
         }
     }
 
+    fn already(&mut self) -> Option<Event> {
+        self.inside.1.try_recv().ok()
+    }
+
+    fn answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
     async fn happened(&mut self, event: Event, line: &Line<'_>) -> Result<(), NodeError> {
         match event {
             Event::Planned(digest, plan) if digest == line.welcome.kit.digest => {
@@ -158,12 +170,12 @@ impl Duty for Sampling {
             Event::Again => self.fetch(line),
             Event::Drawn(Drawn::Sampled(items)) => items.into_iter().for_each(|item| self.sampled(&item, line)),
             Event::Drawn(Drawn::Refused { rollout, attempt, fault }) => {
-                self.end((rollout, attempt), Err(fault), line);
+                self.end((rollout, attempt), Err(fault));
             }
             Event::Drawn(Drawn::Adopted(policy)) => self.adopted(policy, line),
             Event::Left(lease, key, left) => {
                 if self.moving.remove(&key) && self.given.get(&key).is_some_and(|given| given.lease == lease) {
-                    self.end(key, left, line);
+                    self.end(key, left);
                 }
             }
             Event::Held(asked, held) => self.pong(asked, held, line),
@@ -175,7 +187,7 @@ impl Duty for Sampling {
     fn told(&mut self, said: ToNode, line: &Line<'_>) {
         match said {
             ToNode::Ping => self.ping(line),
-            ToNode::Sample(draws) => self.sample(draws, line),
+            ToNode::Sample(draws) => self.sample(draws),
             ToNode::Forget { rollouts } => {
                 self.given.retain(|(rollout, _), _| !rollouts.contains(rollout));
                 if let Some(seat) = &self.seat {
@@ -197,6 +209,24 @@ impl Duty for Sampling {
             seat.cancel(rollouts);
         }
         self.moving.clear();
+        self.answers.clear();
+    }
+
+    fn state(&self) -> Value {
+        let ms = |since: &Instant| since.elapsed().as_millis() as u64;
+        let errand = |((rollout, attempt), given): (&Key, &Given)| {
+            let moving = self.moving.contains(&(*rollout, *attempt));
+            json!({
+                "lease": given.lease, "rollout": rollout, "attempt": attempt, "age_ms": ms(&given.since),
+                "on_the_side_channel": moving,
+            })
+        };
+        let seat = self.seat.as_ref();
+        json!({
+            "role": Role::Generator, "places": seat.map(|seat| seat.places), "policy": seat.and_then(|seat| seat.policy),
+            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy), "fetching": self.fetching,
+            "generator_heard_ms": ms(&self.heard), "errands": self.given.iter().map(errand).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -296,12 +326,12 @@ impl Sampling {
             return Err(NodeError::Fault(lost));
         }
         let held: Vec<Key> = self.given.keys().copied().collect();
-        held.into_iter().for_each(|key| self.end(key, Err(lost.clone()), line));
+        held.into_iter().for_each(|key| self.end(key, Err(lost.clone())));
         self.moving.clear();
         self.sit(seat.newest(), line).await
     }
 
-    fn sample(&mut self, draws: Vec<Draw>, line: &Line<'_>) {
+    fn sample(&mut self, draws: Vec<Draw>) {
         let mut jobs = Vec::with_capacity(draws.len());
         for Draw { lease, rollout, attempt, task, seed } in draws {
             let key = (rollout, attempt);
@@ -312,14 +342,14 @@ impl Sampling {
                 Some(task) => jobs.push(SampleJob { rollout, attempt, task, seed, least: PolicyVersion(0) }),
                 None => {
                     let why = format!("no prompt of task {task} in the recipe");
-                    self.end(key, Err(fault(LEASE_LOST, why)), line);
+                    self.end(key, Err(fault(LEASE_LOST, why)));
                 }
             }
         }
         let keys: Vec<Key> = jobs.iter().map(|job| (job.rollout, job.attempt)).collect();
         if self.seat.as_ref().is_none_or(|seat| !seat.sample(jobs)) {
             let none = fault(LEASE_LOST, "no generator yet");
-            keys.into_iter().for_each(|key| self.end(key, Err(none.clone()), line));
+            keys.into_iter().for_each(|key| self.end(key, Err(none.clone())));
         }
     }
 
@@ -333,7 +363,7 @@ impl Sampling {
             codec::encode(&answer).map_err(|e| fault(LEASE_LOST, format!("the answer cannot be written: {e}")));
         let bytes = match written {
             Ok(bytes) if bytes.len() > line.welcome.limit as usize / 2 => bytes,
-            written => return self.end(key, written.map(Body::Here), line),
+            written => return self.end(key, written.map(Body::Here)),
         };
         self.moving.insert(key);
         let (client, out) = (line.client(), self.inside.0.clone());
@@ -344,9 +374,9 @@ impl Sampling {
         });
     }
 
-    fn end(&mut self, key: Key, report: Result<Body, Fault>, line: &Line<'_>) {
+    fn end(&mut self, key: Key, report: Result<Body, Fault>) {
         if let Some(given) = self.given.remove(&key) {
-            line.tell(&ToHead::Done { lease: given.lease, report });
+            self.answers.push(Answer { lease: given.lease, report });
         }
     }
 
