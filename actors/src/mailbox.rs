@@ -76,8 +76,6 @@ mod tests {
     use ractor::{Actor, ActorProcessingErr, ActorRef};
     use tokio::sync::oneshot;
 
-    use super::counted;
-
     struct Wait(oneshot::Receiver<()>);
     counted!(Wait, WAITING);
 

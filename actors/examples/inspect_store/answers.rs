@@ -36,9 +36,8 @@ impl Answers {
             let word = (WORDS as f64).powf(share) as u64;
             text.push_str(&format!("word{word} "));
         }
+        let (size, name) = (1u64 << (5 + self.draw() % 8), self.draw() % 1000);
         let program = &self.programs[(n % self.programs.len() as u64) as usize];
-        let size = 1u64 << (5 + self.draw() % 8);
-        let name = self.draw() % 1000;
         let program = program.replace("kernel", &format!("kernel_{name}")).replace("1024", &size.to_string());
         text.push_str("</think>\n```python\n");
         text.push_str(&program);

@@ -124,7 +124,7 @@ fn texts(folder: &Path, count: u64) -> Result<(), AnyError> {
             ("answer ~ 'axis=1)'", "-reward.plan"),
             ("verdict = passed and not answer ~ atomic_add", "tokens"),
             ("finding = K007", ""),
-            ("verdict = rejected and finding != none", ""),
+            ("verdict = rejected and finding != K007", ""),
         ],
     )?;
     stop.store(true, Ordering::Relaxed);

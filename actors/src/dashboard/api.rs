@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Shared, diff};
-use crate::inspect::query::Query as Wanted;
+use crate::inspect::query::{Page, Query as Wanted};
 use crate::inspect::{InspectError, Run};
 use crate::store::StoreError;
 
@@ -35,11 +35,12 @@ type Asked = State<Arc<Shared>>;
 async fn body<T: Serialize + Send + 'static>(
     shared: &Arc<Shared>,
     question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
-) -> Result<Bytes, Response> {
+) -> Result<Bytes, Box<Response>> {
+    let error = |status, what: &str| Box::new(error(status, what));
     let busy = || error(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once; ask again in a moment");
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else { return Err(busy()) };
     let run = shared.run.clone();
-    let answer = move || {
+    let answer = move || -> Result<Option<Bytes>, InspectError> {
         let answer = question(&run)?;
         Ok(answer.map(|answer| serde_json::to_vec(&answer)).transpose().map_err(StoreError::from)?.map(Bytes::from))
     };
@@ -50,15 +51,15 @@ async fn body<T: Serialize + Send + 'static>(
             let parts = json!({
                 "what": e.what, "where": e.place, "found": e.found, "expected": e.expected, "hint": e.hint,
             });
-            Err((StatusCode::BAD_REQUEST, Json(json!({ "error": parts }))).into_response())
+            Err(Box::new((StatusCode::BAD_REQUEST, Json(json!({ "error": parts }))).into_response()))
         }
         Ok(Err(InspectError::Store(e))) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
         Err(_) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered")),
     }
 }
 
-fn json_response(body: Result<Bytes, Response>) -> Response {
-    body.map_or_else(|error| error, |body| ([(CONTENT_TYPE, "application/json")], body).into_response())
+fn json_response(body: Result<Bytes, Box<Response>>) -> Response {
+    body.map_or_else(|error| *error, |body| ([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn ask<T: Serialize + Send + 'static>(
@@ -74,7 +75,7 @@ async fn body_once<T: Serialize + Send + 'static>(
     shared: &Arc<Shared>,
     name: &'static str,
     question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
-) -> Result<Bytes, Response> {
+) -> Result<Bytes, Box<Response>> {
     let place = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
     // Whoever holds it waits for its turn for as long at most.
     let mut known = place.lock().await;
@@ -154,7 +155,7 @@ pub async fn rollouts(State(shared): Asked, Query(list): Query<List>) -> Respons
     let limit = limit.unwrap_or(LIMIT);
     let first = filter.is_empty() && sort.is_empty() && offset == 0 && limit == LIMIT;
     let wanted = Wanted { filter, sort, offset, limit, deep };
-    let question = move |run: &Run| Ok(Some(run.page(&wanted)?));
+    let question = move |run: &Run| -> Result<Option<Page>, InspectError> { Ok(Some(run.page(&wanted)?)) };
     // What everybody sees who opens the page.
     if first { ask_once(shared, "rollouts", question).await } else { ask(shared, question).await }
 }

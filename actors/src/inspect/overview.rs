@@ -42,6 +42,9 @@ pub struct Overview {
     /// `summary.json`, when the run has ended.
     pub summary: Option<Value>,
     pub steps_planned: Option<u64>,
+    /// What the run said last of its queues: mailboxes, credits, waits.
+    #[serde(default)]
+    pub queues: Option<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +107,7 @@ impl Run {
             throughput: self.throughput(),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
+            queues: reader.newest_sample("run")?,
         };
         Ok((overview, metrics))
     }

@@ -67,10 +67,6 @@ impl Index {
         self.rows.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     pub fn has(&self, row: usize) -> bool {
         self.has.get(row).copied().unwrap_or(false)
     }
