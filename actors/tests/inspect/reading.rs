@@ -158,13 +158,13 @@ fn the_index_of_answers_says_what_the_store_says_and_goes_on_with_the_run() {
         "answer ~ '(p + 77' or answer ~ onerror",
         "answer ~ '<' and finding = K007",
     ] {
-        let (mut own, mut other) = (run.page(&query(filter)).unwrap(), far.page(&query(filter)).unwrap());
-        if other.matching.is_none() {
-            other = far.page(&Query { deep: true, ..query(filter) }).unwrap();
-        }
-        assert_eq!(own.matching, other.matching, "{filter}");
-        let ids = |page: &mut actors::inspect::query::Page| page.rollouts.iter().map(|r| r.id).collect::<Vec<_>>();
-        assert_eq!(ids(&mut own), ids(&mut other), "{filter}");
+        // However long it takes on a busy machine.
+        let found = |run: &Run| {
+            let page = run.page(&Query { deep: true, ..query(filter) }).unwrap();
+            (page.matching, page.rollouts.iter().map(|r| r.id).collect::<Vec<_>>())
+        };
+        assert_eq!(found(&run), found(&far), "{filter}");
+        assert!(found(&run).0.is_some(), "{filter}");
     }
     // One goes on and is asked for in the store, then it ends and is in the index.
     handle.send(fixture::issued(more)).unwrap();
