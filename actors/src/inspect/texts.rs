@@ -15,8 +15,8 @@ use super::table::IdHasher;
 
 /// Before each chunk and after the last.
 const SEPARATOR: char = ' ';
-/// Lists that are united between two looks at the clock.
-const LISTS: usize = 256;
+/// Answers that are united, and chunks that are found, between two looks at the clock.
+const UNITED: usize = 1 << 18;
 
 /// The answers that have one chunk, in the order in which they came.
 #[derive(Clone, Copy)]
@@ -166,10 +166,9 @@ impl Index {
 
     /// Which answers have a chunk with `part` in it; a separator at either end of it stands for the chunk's end.
     fn having(&self, part: &str, until: Instant) -> Option<Vec<u64>> {
-        let mut found = vec![0u64; self.rows.len().div_ceil(64)];
-        let mut set = |number: u32| found[number as usize / 64] |= 1 << (number % 64);
+        let mut found = Bits { words: vec![0; self.rows.len().div_ceil(64)], count: 0 };
         let lead = usize::from(part.starts_with(SEPARATOR));
-        let (mut chunk, mut done, mut lists) = (0, usize::MAX, 0);
+        let (mut chunk, mut done, mut united) = (0, usize::MAX, 0);
         for (place, _) in self.text.match_indices(part) {
             while self.starts.get(chunk + 1).is_some_and(|next| *next as usize <= place + lead) {
                 chunk += 1;
@@ -179,7 +178,8 @@ impl Index {
                 continue;
             }
             let list = self.lists.get(chunk)?;
-            set(list.first);
+            found.set(list.first);
+            united += 1;
             if let Some(steps) = self.steps.get(list.steps as usize) {
                 let (mut number, mut step, mut shift) = (list.first, 0u32, 0);
                 for byte in steps {
@@ -187,17 +187,37 @@ impl Index {
                     shift += 7;
                     if *byte < 128 {
                         number += step;
-                        set(number);
+                        found.set(number);
                         (step, shift) = (0, 0);
                     }
                 }
+                united += steps.len();
             }
-            lists += 1;
-            if lists % LISTS == 0 && Instant::now() >= until {
-                return None;
+            if found.count == self.rows.len() {
+                break;
+            }
+            if united >= UNITED {
+                united = 0;
+                if Instant::now() >= until {
+                    return None;
+                }
             }
         }
-        Some(found)
+        Some(found.words)
+    }
+}
+
+/// A set of answers.
+struct Bits {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Bits {
+    fn set(&mut self, number: u32) {
+        let (word, bit) = (&mut self.words[number as usize / 64], 1u64 << (number % 64));
+        self.count += usize::from(*word & bit == 0);
+        *word |= bit;
     }
 }
 
