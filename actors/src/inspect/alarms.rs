@@ -106,7 +106,9 @@ fn median_gap(times: &[u64]) -> Option<f64> {
 /// Shares among the newest ended training rollouts.
 fn shares(run: &Run) -> Vec<Alarm> {
     let table = run.table();
-    let of = |name: &str, row: usize| table.word(name, row);
+    // Looked up once: this is asked for again and again.
+    let columns = ["phase", "ending", "finish", "verdict"].map(|name| (name, table.words(name)));
+    let of = |name: &str, row: usize| columns.iter().find(|(n, _)| *n == name)?.1?.at(row);
     let recent: Vec<usize> = (0..table.len())
         .rev()
         .filter(|row| of("phase", *row) == Some(PhaseTag::Train.as_str()) && of("ending", *row).is_some())

@@ -82,13 +82,14 @@ impl Run {
     }
 
     fn glance(&self) -> Result<(Overview, std::sync::MutexGuard<'_, Metrics>), StoreError> {
-        let reader = self.reader()?;
+        let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Opened once, and again after an error.
+        let reader = metrics.reader.take().map_or_else(|| self.reader(), Ok)?;
         let now = crate::flow::wall_ms();
         let summary = std::fs::read_to_string(self.dir().join(crate::run::SUMMARY_FILE)).ok();
         let summary: Option<Value> = summary.and_then(|text| serde_json::from_str(&text).ok());
         let faults = reader.fault_counts()?;
         let (ledger, verdicts) = self.table().ledger();
-        let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         metrics.read(&reader)?;
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
         let overview = Overview {
@@ -109,6 +110,7 @@ impl Run {
             steps_planned: self.config().map(|c| c.run.steps),
             queues: reader.newest_sample("run")?,
         };
+        metrics.reader = Some(reader);
         Ok((overview, metrics))
     }
 
@@ -180,6 +182,7 @@ pub struct Metrics {
     timed: u64,
     /// Of what was read.
     curves: Curves,
+    reader: Option<Reader>,
 }
 
 impl Metrics {
