@@ -21,7 +21,7 @@ use crate::store::StoreError;
 /// Longest wait of a question for its turn.
 pub const TURN: Duration = Duration::from_secs(10);
 /// An answer serves everybody who asks the same within this time, and, while the run has nothing new, within the longer one.
-const FRESH: Duration = Duration::from_millis(300);
+const FRESH: Duration = Duration::from_millis(100);
 const STALE: Duration = Duration::from_secs(2);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;

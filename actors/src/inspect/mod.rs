@@ -36,8 +36,10 @@ use follow::Follower;
 use pace::{Pace, thread_cpu};
 use table::Table;
 
-/// How often a run is looked at, at most.
-const EVERY: Duration = Duration::from_millis(250);
+/// How often a run is looked at, at most; and at least while a look reads everything that is new: a page shows within a second
+/// what happened.
+const EVERY: Duration = Duration::from_millis(200);
+const LATEST: Duration = Duration::from_millis(300);
 /// Whatever a look took.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// New rollouts that one look reads, and while nobody waits for what is new.
@@ -200,11 +202,11 @@ impl Run {
                     Some(follower) => run.look(follower),
                     None => Follower::open(&run.dir).and_then(|new| run.look(follower.insert(new))),
                 };
-                let least = match more {
+                let (least, most) = match more {
                     // What was there at the start is read at once: it is little beside what the run took for it.
                     Ok(true) if !run.pulse.borrow().loaded => continue,
-                    Ok(true) => Duration::ZERO,
-                    Ok(false) => EVERY,
+                    Ok(true) => (Duration::ZERO, LONGEST_REST),
+                    Ok(false) => (EVERY, LATEST),
                     Err(error) => {
                         follower = None;
                         run.pulse.send_if_modified(|p| {
@@ -213,12 +215,12 @@ impl Run {
                             p.trouble = trouble;
                             new
                         });
-                        EVERY
+                        (EVERY, LATEST)
                     }
                 };
                 let work =
                     thread_cpu().zip(cpu).map_or_else(|| began.elapsed(), |(now, then)| now.saturating_sub(then));
-                std::thread::sleep(pace.rest_after(work).max(least).min(LONGEST_REST));
+                std::thread::sleep(pace.rest_after(work).clamp(least, most));
             }
         })
     }

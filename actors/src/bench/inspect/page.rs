@@ -13,7 +13,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// One answer, at most.
 const ANSWER: Duration = Duration::from_secs(30);
 /// As in `app.js`.
-const PAUSE: Duration = Duration::from_millis(400);
+const PAUSE: Duration = Duration::from_millis(300);
 const REST: u32 = 4;
 
 /// Waits until a dashboard has read everything that is there.

@@ -11,7 +11,7 @@ const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
 // Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
-const PAUSE = 400;
+const PAUSE = 300;
 const REST = 4;
 
 let page = { update: async () => {}, keys: {} };
