@@ -11,7 +11,7 @@ use super::{Pulse, Run};
 use crate::store::{Reader, StoreError};
 
 /// Points of one curve; longer runs are averaged over neighbouring steps.
-const POINTS: usize = 500;
+const POINTS: usize = 300;
 /// Intervals of the throughput's curve.
 const INTERVALS: u64 = 120;
 /// Without a change for this long, a run without a summary is called quiet.
