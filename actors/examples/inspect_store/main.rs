@@ -116,7 +116,7 @@ fn texts(folder: &Path, count: u64) -> Result<(), AnyError> {
             ("answer ~ empty_like", ""),
             ("answer ~ tl.load", ""),
             ("answer ~ e", ""),
-            ("answer ~ num_warps=16", ""),
+            ("answer ~ 'num_warps=16'", ""),
             ("answer ~ word777", ""),
             ("answer ~ 'not to be found'", ""),
             ("answer ~ nottobefound", ""),
@@ -138,7 +138,7 @@ fn wait(holds: impl Fn() -> bool) -> Result<(), AnyError> {
         if Instant::now() > until {
             return Err("it did not come to hold".into());
         }
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_secs(2));
     }
     Ok(())
 }
