@@ -90,6 +90,13 @@ pub struct InspectFigures {
     pub rounds: Vec<Round>,
     pub rollouts_per_s_without: f64,
     pub rollouts_per_s_with: f64,
+    /// Processors that the run used, and its own processor time for a rollout: they depend less than rates on how fast the
+    /// machine happens to be.
+    pub own_cores_without: f64,
+    pub own_cores_with: f64,
+    pub own_us_without: f64,
+    pub own_us_with: f64,
+    pub viewer_cores: f64,
     /// Of the rounds: the median, the mean and its standard error, percent.
     pub loss_median: f64,
     pub loss_mean: f64,
@@ -248,6 +255,11 @@ fn summed(bench: &InspectBench, rounds: Vec<Round>, steps: usize) -> InspectFigu
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         rollouts_per_s_without: of(|r| r.without.rollouts_per_s),
         rollouts_per_s_with: of(|r| r.with.rollouts_per_s),
+        own_cores_without: of(|r| r.without.own_cores),
+        own_cores_with: of(|r| r.with.own_cores),
+        own_us_without: of(|r| r.without.own_us_per_rollout),
+        own_us_with: of(|r| r.with.own_us_per_rollout),
+        viewer_cores: of(|r| r.with.viewer_cores),
         loss_median: median(losses),
         loss_mean: mean,
         loss_error: (variance / count).sqrt(),

@@ -60,13 +60,19 @@ fn row(round: &Round) -> String {
 fn summary(f: &InspectFigures) -> String {
     let sessions = if f.own_sessions { "each in a session of its own" } else { "in the bench's own session" };
     format!(
-        "{:?}, {sessions}; {} processors; {} rollouts\nmedian rollouts/s: {:.0} without, {:.0} with\nloss with viewers: median \
+        "{:?}, {sessions}; {} processors; {} rollouts\nmedian rollouts/s: {:.0} without, {:.0} with\nmedian processors of the run: \
+         {:.3} without, {:.3} with; of the viewers {:.3}; the run's processor time for a rollout: {:.1} us without, {:.1} us with\nloss with viewers: median \
          {:.2} %, mean {:.2} % with a standard error of {:.2} %",
         f.attached,
         f.processors,
         f.rollouts,
         f.rollouts_per_s_without,
         f.rollouts_per_s_with,
+        f.own_cores_without,
+        f.own_cores_with,
+        f.viewer_cores,
+        f.own_us_without,
+        f.own_us_with,
         f.loss_median,
         f.loss_mean,
         f.loss_error
