@@ -31,7 +31,7 @@ pub enum GeneratorMsg {
     Fleet(FleetMsg),
 }
 
-impl ractor::Message for GeneratorMsg {}
+crate::mailbox::counted!(GeneratorMsg, WAITING);
 
 /// What a generator has to say.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ pub enum JudgeMsg {
     ThreadEnded(String),
 }
 
-impl ractor::Message for JudgeMsg {}
+crate::mailbox::counted!(JudgeMsg, WAITING);
 
 pub struct JudgeArgs {
     pub out: ActorRef<OrchestratorMsg>,

@@ -52,7 +52,7 @@ pub enum LearnerMsg {
     ThreadEnded(String),
 }
 
-impl ractor::Message for LearnerMsg {}
+crate::mailbox::counted!(LearnerMsg, WAITING);
 
 pub struct LearnerArgs {
     pub factory: TrainerFactory,

@@ -27,6 +27,7 @@ pub mod launch;
 pub mod learner;
 pub mod llm_judge;
 pub mod logbook;
+pub mod mailbox;
 mod meters;
 pub mod observe;
 pub mod openai;

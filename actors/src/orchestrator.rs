@@ -19,13 +19,13 @@ use crate::crew::{Crew, SampledItem, TaskEntry, TrainError, TrainedItem};
 use crate::driver::PhaseSpec;
 use crate::executor::ExecutedItem;
 use crate::flow::Flow;
-use crate::generator::{Adoption, GeneratorMsg};
-use crate::judge::{JudgeMsg, JudgedItem};
-use crate::learner::{LearnerMsg, Pen};
+use crate::generator::{self, Adoption, GeneratorMsg};
+use crate::judge::{self, JudgeMsg, JudgedItem};
+use crate::learner::{self, LearnerMsg, Pen};
 use crate::logbook::{Logbook, Span};
 use crate::observe::{Observer, Progress, Source};
 use crate::outbox::{Outbox, Stage};
-use crate::pool::PoolMsg;
+use crate::pool::{self, PoolMsg};
 use crate::scaling::Hint;
 use crate::store::{StoreError, StoreHandle};
 use crate::supervise::{Deaths, ORCHESTRATOR_LOST, Role, STORE_FAILED, Verdict, code, fault};
@@ -69,7 +69,7 @@ pub enum OrchestratorMsg {
     Kill(Role),
 }
 
-impl ractor::Message for OrchestratorMsg {}
+crate::mailbox::counted!(OrchestratorMsg, WAITING);
 
 /// Why a run is asked to stop before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,17 @@ impl Actor for Orchestrator {
             OrchestratorMsg::Tick { sent } => {
                 state.flow.tick();
                 let dropped = state.logbook.dropped();
-                state.logbook.sample("run", state.flow.sample(sent, dropped));
+                let mut sample = state.flow.sample(sent, dropped);
+                for (name, waiting) in [
+                    ("mailbox_orchestrator", &WAITING),
+                    ("mailbox_generators", &generator::WAITING),
+                    ("mailbox_judge", &judge::WAITING),
+                    ("mailbox_pool", &pool::WAITING),
+                    ("mailbox_learner", &learner::WAITING),
+                ] {
+                    sample[name] = waiting.get().into();
+                }
+                state.logbook.sample("run", sample);
             }
             OrchestratorMsg::Executors(hint) => state.flow.executors(hint),
             OrchestratorMsg::Stop(reason) => state.flow.stop(reason),

@@ -72,7 +72,7 @@ pub enum PoolMsg {
     KillLlmJudge,
 }
 
-impl ractor::Message for PoolMsg {}
+crate::mailbox::counted!(PoolMsg, WAITING);
 
 pub struct PoolArgs {
     pub factory: VerifierFactory,

@@ -81,17 +81,20 @@ pub fn hostile(handle: &StoreHandle) -> Result<u64, StoreError> {
         at_ms: now(),
     };
     handle.send((0..4).map(|n| Op::Fault(fault(n))).collect())?;
-    let step = |n: u64| StepRow {
+    handle.send((1..=8).map(step).collect())?;
+    handle.send(notes())?;
+    Ok(HOSTILE.len() as u64)
+}
+
+pub fn step(n: u64) -> Op {
+    Op::Step(Box::new(StepRow {
         step: StepId(n),
         policy: PolicyVersion(n),
         applied: true,
         report: serde_json::json!({ "mismatch_kl": 1e-4 * n as f64, "entropy_plan": 0.9, "entropy_code": 0.1, "ess": 1.0 }),
         batch: serde_json::json!({ "reward_code": 0.1 * n as f64, "reward_plan": 0.1 * n as f64, "staleness_mean": 0.5 }),
         at_ms: now(),
-    };
-    handle.send((1..=8).map(|n| Op::Step(Box::new(step(n)))).collect())?;
-    handle.send(notes())?;
-    Ok(HOSTILE.len() as u64)
+    }))
 }
 
 /// Lanes, queues, a GPU and happenings, with hostile names.
@@ -114,7 +117,8 @@ fn notes() -> Vec<Op> {
         let sample = |source: &str, value| Op::Sample(SampleRow { at_ms, source: source.into(), value });
         ops.extend([
             sample("run", json!({ "generators": 3, "judge": 0, "executors": 2, "rest": n, "learner": 0, "credits": 64,
-                "credits_in_use": 5 + n, "mailbox_wait_ms": 1, "store_batches": 0, "scored_per_s": 4.5, "notes_dropped": 0 })),
+                "credits_in_use": 5 + n, "mailbox_wait_ms": 1, "mailbox_orchestrator": n % 3, "mailbox_generators": 0, "mailbox_judge": 0,
+                "mailbox_pool": n % 2, "mailbox_learner": 0, "store_batches": 0, "scored_per_s": 4.5, "notes_dropped": 0 })),
             sample("pool", json!({ "executors": 2, "busy": 1, "queued": n, "oldest_ms": 10 * n, "mailbox_wait_ms": 0,
                 "nodes": [{ "name": HOSTILE[1], "executors": 1, "busy": 1, "state": "working", "answered": n, "last_answer_at": at_ms }] })),
             sample("gpu 0", json!({ "uuid": "GPU-0", "name": HOSTILE[0], "position": 0, "of": 1, "sm_mhz": 1_900 + n,

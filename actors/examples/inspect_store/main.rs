@@ -1,24 +1,21 @@
 //! Stores for looking at the viewers, made through the store's own writer.
 //!
-//! `inspect_store bench FOLDER [ROLLOUTS]` makes a large one, then reads, filters and sorts it;
+//! `inspect_store bench FOLDER [ROLLOUTS]` makes a large one, then reads, filters and sorts it; `inspect_store texts` does so with
+//! answers as long and as different as real ones, and searches through them as a viewer does, with an index;
 //! `inspect_store live FOLDER SECONDS` makes one of hostile answers and adds a rollout five times a second.
 
+mod answers;
 mod fixture;
+mod large;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actors::bench::standins;
 use actors::inspect::Run;
 use actors::inspect::query::Query;
-use actors::store::rows::{EndingRow, PhaseTag};
-use actors::store::{Op, RowPatch, StoreConfig, Writer};
-use rollout::completion::{Completion, Finish, PolicySpan};
-use rollout::event::{DropReason, Ending};
-use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
-use rollout::reward::{Advantage, Reward};
-use rollout::task::Split;
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -29,8 +26,10 @@ fn main() -> Result<(), AnyError> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["bench", folder] => bench(Path::new(folder), 1_000_000),
         ["bench", folder, count] => bench(Path::new(folder), count.parse()?),
+        ["texts", folder] => texts(Path::new(folder), 1_000_000),
+        ["texts", folder, count] => texts(Path::new(folder), count.parse()?),
         ["live", folder, seconds] => live(Path::new(folder), Duration::from_secs(seconds.parse()?)),
-        _ => Err("usage: inspect_store bench FOLDER [ROLLOUTS], or inspect_store live FOLDER SECONDS".into()),
+        _ => Err("usage: inspect_store bench|texts FOLDER [ROLLOUTS], or inspect_store live FOLDER SECONDS".into()),
     }
 }
 
@@ -58,7 +57,7 @@ fn bench(folder: &Path, count: u64) -> Result<(), AnyError> {
     if !actors::store::path(folder).exists() {
         std::fs::create_dir_all(folder)?;
         let began = Instant::now();
-        fill(folder, count)?;
+        large::fill(folder, count, &mut |_| standins::ANSWER.into())?;
         println!("made a store of {count} rollouts in {:.1} s", began.elapsed().as_secs_f64());
     }
     let bytes = std::fs::metadata(actors::store::path(folder))?.len();
@@ -73,20 +72,81 @@ fn bench(folder: &Path, count: u64) -> Result<(), AnyError> {
         began.elapsed().as_secs_f64(),
         rss_mib() - before
     );
+    questions(
+        &run,
+        &[
+            ("", ""),
+            ("", "-reward.plan"),
+            ("verdict = passed", ""),
+            ("verdict = passed and step >= 100", "-reward.plan"),
+            ("task ~ standin_01 and reward.code = 1", "tokens"),
+            ("not (ending = trained or staleness > 1) and tokens >= 24", "task"),
+            ("id = 777777", ""),
+            ("answer ~ empty_like", ""),
+            ("verdict = rejected and finding = K007", ""),
+            ("answer ~ 'not to be found'", ""),
+        ],
+    )
+}
+
+/// As `bench`, with a viewer that stays: its index of answers is built by the first search.
+fn texts(folder: &Path, count: u64) -> Result<(), AnyError> {
+    if !actors::store::path(folder).exists() {
+        std::fs::create_dir_all(folder)?;
+        let mut answers = answers::Answers::new()?;
+        large::fill(folder, count, &mut |n| answers.next(n))?;
+    }
+    println!("store: {} MiB", std::fs::metadata(actors::store::path(folder))?.len() >> 20);
+    let before = rss_mib();
+    let run = Arc::new(Run::open(folder)?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let follower = run.follow(stop.clone())?;
+    wait(|| run.pulse().loaded)?;
+    println!("read {} rollouts, {:.0} MiB", run.table().len(), rss_mib() - before);
+    let rare = Query { filter: "answer ~ 'not to be found'".into(), limit: 100, ..Query::default() };
+    let page = run.page(&rare)?;
+    println!("the first search: {:.0} ms, looked at {:?}", page.took_ms, page.searched);
+    let (before, began) = (rss_mib(), Instant::now());
+    let ended = run.page(&Query { filter: "ending != none".into(), limit: 1, ..Query::default() })?.matching;
+    wait(|| run.page(&rare).is_ok_and(|p| p.indexed == ended))?;
+    println!("the index is built after {:.0} s, {:.0} MiB", began.elapsed().as_secs_f64(), rss_mib() - before);
+    questions(
+        &run,
+        &[
+            ("answer ~ empty_like", ""),
+            ("answer ~ tl.load", ""),
+            ("answer ~ e", ""),
+            ("answer ~ 'num_warps=16'", ""),
+            ("answer ~ word777", ""),
+            ("answer ~ 'not to be found'", ""),
+            ("answer ~ nottobefound", ""),
+            ("answer ~ 'import torch'", ""),
+            ("answer ~ 'axis=1)'", "-reward.plan"),
+            ("verdict = passed and not answer ~ atomic_add", "tokens"),
+            ("finding = K007", ""),
+            ("verdict = rejected and finding != K007", ""),
+        ],
+    )?;
+    stop.store(true, Ordering::Relaxed);
+    follower.join().map_err(|_| "the follower panicked")?;
+    Ok(())
+}
+
+fn wait(holds: impl Fn() -> bool) -> Result<(), AnyError> {
+    let until = Instant::now() + Duration::from_secs(1800);
+    while !holds() {
+        if Instant::now() > until {
+            return Err("it did not come to hold".into());
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    Ok(())
+}
+
+fn questions(run: &Run, questions: &[(&str, &str)]) -> Result<(), AnyError> {
     println!("{:<66} {:>9} {:>10} {:>10}", "filter; sort", "found", "median ms", "worst ms");
-    for (filter, sort) in [
-        ("", ""),
-        ("", "-reward.plan"),
-        ("verdict = passed", ""),
-        ("verdict = passed and step >= 100", "-reward.plan"),
-        ("task ~ standin_01 and reward.code = 1", "tokens"),
-        ("not (ending = trained or staleness > 1) and tokens >= 24", "task"),
-        ("id = 777777", ""),
-        ("answer ~ empty_like", ""),
-        ("verdict = rejected and finding = K007", ""),
-        ("answer ~ 'not to be found'", ""),
-    ] {
-        let query = Query { filter: filter.into(), sort: sort.into(), offset: 0, limit: 100, ..Query::default() };
+    for (filter, sort) in questions {
+        let query = Query { filter: (*filter).into(), sort: (*sort).into(), offset: 0, limit: 100, ..Query::default() };
         let mut times = Vec::new();
         let mut found = String::new();
         for _ in 0..REPEATS {
@@ -102,58 +162,6 @@ fn bench(folder: &Path, count: u64) -> Result<(), AnyError> {
         let shown = format!("{filter}; {sort}");
         println!("{shown:<66} {found:>9} {:>10.1} {:>10.1}", times[REPEATS / 2], times[REPEATS - 1]);
     }
-    Ok(())
-}
-
-/// Groups of 8, 64 groups a step; a third passes, a tenth is rejected, a few go stale; the newest have no ending.
-fn fill(folder: &Path, count: u64) -> Result<(), AnyError> {
-    let writer = Writer::start(StoreConfig::new(folder.to_path_buf()), Box::new(|e| eprintln!("{e}")))?;
-    let handle = writer.handle();
-    let tasks = standins::tasks(64, Split::Train);
-    let ruling = Arc::new(reward::judge(standins::ANSWER, &tasks[0].spec));
-    let refused = Arc::new(reward::judge(
-        "<think>p</think>\n```python\nimport torch\nclass ModelNew(torch.nn.Module):\n    def forward(self, x):\n        return torch.relu(x)\n```\n",
-        &tasks[0].spec,
-    ));
-    for id in 0..count {
-        let (step, n) = (id / 512 + 1, id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
-        let tokens = 16 + (n % 48) as usize;
-        let completion = Completion {
-            prompt_tokens: vec![1; 16],
-            tokens: vec![7; tokens],
-            logprobs: (0..tokens).map(|i| -0.01 * i as f32).collect(),
-            spans: vec![PolicySpan { start: 0, policy: PolicyVersion(step.saturating_sub(1 + n % 3)) }],
-            finish: if n.is_multiple_of(20) { Finish::Length } else { Finish::Stop },
-            text: standins::ANSWER.into(),
-            plan_tokens: Some(6),
-        };
-        let (rejected, passed) = (n.is_multiple_of(10), n.is_multiple_of(3));
-        let reward = if passed {
-            Reward { plan: 0.5 + (n % 100) as f64 / 50.0, code: 1.0 }
-        } else {
-            Reward { plan: 0.0, code: 0.0 }
-        };
-        let task = Arc::new(TaskId(tasks[(id / 8 % 64) as usize].id.0.clone()));
-        let mut patches = vec![
-            RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(id / 8), task, seed: n, attempt: Attempt(1) },
-            RowPatch::Sampled { completion: Arc::new(completion), at_ms: 1_700_000_000_000 + id },
-            RowPatch::Judged { ruling: if rejected { refused.clone() } else { ruling.clone() } },
-        ];
-        if !rejected {
-            patches.push(RowPatch::Executed { report: Arc::new(standins::report(passed)) });
-        }
-        if id + 1000 < count {
-            let ending = if n % 50 == 1 { Ending::Dropped(DropReason::Stale) } else { Ending::Trained(StepId(step)) };
-            patches.extend([
-                RowPatch::Scored { reward },
-                RowPatch::Credited { advantage: Advantage { plan: reward.plan - 0.4, code: reward.code - 0.3 } },
-                RowPatch::Ended { ending: EndingRow::Train(ending), at_ms: 1_700_000_000_100 + id },
-            ]);
-        }
-        handle.send(patches.into_iter().map(|patch| Op::Row { rollout: RolloutId(id), patch }).collect())?;
-    }
-    handle.flush(Duration::from_secs(600))?;
-    writer.stop()?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub mod device;
 pub mod ear;
 pub mod executor;
 pub mod generator;
+pub mod inspect;
 pub mod learner;
 pub mod lint;
 pub mod orchestrator;

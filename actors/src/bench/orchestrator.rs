@@ -33,6 +33,8 @@ const GROUPS_PER_STEP: u32 = 64;
 const STALENESS: u64 = 2;
 const CREDITS: u32 = 2048;
 const TASKS: usize = 64;
+/// Rollouts of one step.
+pub const PER_STEP: u64 = (GROUP_SIZE * GROUPS_PER_STEP) as u64;
 
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,8 +57,37 @@ pub fn run(rollouts: u64, scratch: Option<&Path>, stop: &StopToken) -> Result<Or
     let parent = scratch.map_or_else(std::env::temp_dir, Path::to_path_buf);
     let failed = |source| RunError::Io { doing: "cannot make a folder in", path: parent.clone(), source };
     let dir = tempfile::Builder::new().prefix("troupe-bench-").tempdir_in(&parent).map_err(failed)?;
-    let per_step = u64::from(GROUP_SIZE * GROUPS_PER_STEP);
-    let steps = rollouts.div_ceil(per_step).max(1);
+    let steps = rollouts.div_ceil(PER_STEP).max(1);
+    let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {}))?;
+    let gauge = Arc::new(Gauge { tenth: steps.div_ceil(10), rss_mib: Mutex::new(0.0) });
+    let (args, ended) = scene(steps, &writer, gauge.clone());
+    let started = Instant::now();
+    let end = conduct(args, ended, stop)?;
+    writer.stop()?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let RunEnd::Failed { fault, .. } = end {
+        return Err(RunError::Fault { fault, hint: "the figures would mean nothing".into() });
+    }
+    let endings = Reader::open(dir.path())?.endings(PhaseTag::Train)?;
+    let rollouts = endings.get("trained").copied().unwrap_or(0);
+    let rss_tenth_mib = *gauge.rss_mib.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(OrchestratorBench {
+        rollouts,
+        seconds,
+        rollouts_per_s: rollouts as f64 / seconds,
+        rss_tenth_mib,
+        rss_end_mib: rss_mib(),
+        store_mib: size(&crate::store::path(dir.path())) as f64 / (1 << 20) as f64,
+        endings,
+    })
+}
+
+/// The actor graph with its stand-ins over a store, not begun; it ends after `steps` of [`PER_STEP`] rollouts.
+pub fn scene(
+    steps: u64,
+    writer: &Writer,
+    observer: Arc<dyn Observer>,
+) -> (OrchestratorArgs, oneshot::Receiver<RunEnd>) {
     let tasks = standins::tasks(TASKS, Split::Train);
     let machine = MachineConfig {
         group_size: GROUP_SIZE,
@@ -68,8 +99,6 @@ pub fn run(rollouts: u64, scratch: Option<&Path>, stop: &StopToken) -> Result<Or
         steps,
         ..MachineConfig::default()
     };
-    let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {}))?;
-    let gauge = Arc::new(Gauge { tenth: steps.div_ceil(10), rss_mib: Mutex::new(0.0) });
     let (done, ended) = oneshot::channel();
     let args = OrchestratorArgs {
         // Passed and failed in turns: every group has an advantage.
@@ -92,32 +121,14 @@ pub fn run(rollouts: u64, scratch: Option<&Path>, stop: &StopToken) -> Result<Or
         }],
         tasks,
         store: writer.handle(),
-        observer: gauge.clone(),
+        observer,
         reward: reward::RewardConfig::default(),
         start: Adoption { weights: standins::weights(), policy: PolicyVersion(0) },
         time_limit_ms: 0,
         tick: Duration::from_secs(1),
         done,
     };
-    let started = Instant::now();
-    let end = conduct(args, ended, stop)?;
-    writer.stop()?;
-    let seconds = started.elapsed().as_secs_f64();
-    if let RunEnd::Failed { fault, .. } = end {
-        return Err(RunError::Fault { fault, hint: "the figures would mean nothing".into() });
-    }
-    let endings = Reader::open(dir.path())?.endings(PhaseTag::Train)?;
-    let rollouts = endings.get("trained").copied().unwrap_or(0);
-    let rss_tenth_mib = *gauge.rss_mib.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(OrchestratorBench {
-        rollouts,
-        seconds,
-        rollouts_per_s: rollouts as f64 / seconds,
-        rss_tenth_mib,
-        rss_end_mib: rss_mib(),
-        store_mib: size(&crate::store::path(dir.path())) as f64 / (1 << 20) as f64,
-        endings,
-    })
+    (args, ended)
 }
 
 /// Reads the memory when a tenth of the steps is done.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::args_cluster::ClusterBenchArgs;
 use super::args_launch::LaunchArgs;
 use super::args_node::{DrainArgs, JoinArgs, NodesArgs};
-use super::args_view::{DashboardArgs, ExportArgs, WatchArgs};
+use super::args_view::{DashboardArgs, ExportArgs, InspectBenchArgs, WatchArgs};
 
 /// Trains a language model to write Triton kernels: every answer is parsed, judged, executed and rewarded.
 #[derive(Debug, Parser)]
@@ -235,6 +235,8 @@ pub enum BenchWhat {
     /// What one update of the policy costs: forward, backward, AdamW, for known shapes with random weights. With a Python that has
     /// torch and transformers, beside the same in PyTorch.
     Learner(LearnerBenchArgs),
+    /// What viewers cost a run: rollouts per second without and with three of them, in turns within one run.
+    Inspect(InspectBenchArgs),
     /// Hostile candidates in a row, each followed by an honest one: does every one end in time, is nothing left, do all
     /// honest ones pass? Answers no where anything is wrong.
     Hostile {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::bench::inspect::Attached;
+
 /// A run in the browser: live, or after it ended or crashed. Reads only.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  troupe dashboard runs/first\n  \
@@ -94,4 +96,24 @@ pub struct ExportArgs {
     /// The file to write in place of stdout; for tensorboard the folder.
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
+}
+
+/// What viewers cost a run: windows of one run without and with three viewers, in turns.
+#[derive(Args, Debug)]
+pub struct InspectBenchArgs {
+    /// What is attached in every second window.
+    #[arg(long, value_enum, default_value = "shared")]
+    pub viewers: Attached,
+    /// The viewers' program, to compare with another version's.
+    #[arg(long, value_name = "TROUPE")]
+    pub program: Option<PathBuf>,
+    /// Pairs of windows.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Seconds of one window.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=600))]
+    pub seconds: u32,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
 }

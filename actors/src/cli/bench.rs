@@ -4,8 +4,8 @@ use sandbox::hostile::{LIMITS, MixConfig};
 
 use super::args::{BenchArgs, BenchWhat};
 use super::{
-    Answer, Done, Failure, bench_cluster, bench_generator, bench_learner, bench_verifier, failure, interrupt, output,
-    pyenv, run, runtime,
+    Answer, Done, Failure, bench_cluster, bench_generator, bench_inspect, bench_learner, bench_verifier, failure,
+    interrupt, output, pyenv, run, runtime,
 };
 use crate::bench::orchestrator::{self, OrchestratorBench};
 use crate::config::Config;
@@ -34,6 +34,7 @@ pub fn bench(args: BenchArgs) -> Done {
         BenchWhat::Executor(args) => bench_verifier::executor(args),
         BenchWhat::Generator(args) => bench_generator::generator(args),
         BenchWhat::Learner(args) => bench_learner::learner(args),
+        BenchWhat::Inspect(args) => bench_inspect::inspect(args),
         BenchWhat::Hostile { count, executors, json } => hostile(count, executors, json),
     }
 }

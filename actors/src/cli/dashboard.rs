@@ -9,7 +9,7 @@ use super::rollouts::failure;
 use super::{Done, Failure, output, runtime};
 use crate::dashboard::{Access, Dashboard};
 use crate::errors::UserError;
-use crate::inspect::Run;
+use crate::inspect::{Run, yield_to_the_run};
 
 /// Where the token is looked for when no file is named.
 const VARIABLE: &str = "TROUPE_DASHBOARD_TOKEN";
@@ -27,6 +27,8 @@ pub fn dashboard(args: DashboardArgs) -> Done {
                 .hint("or leave out --listen and reach it through `ssh -L 7007:127.0.0.1:7007 HOST`"),
         ));
     }
+    // Every thread that is started from here on.
+    yield_to_the_run();
     let run = Arc::new(Run::open(&args.run_dir).map_err(failure)?);
     let access = Access { token, hosts: args.hosts };
     runtime()?.block_on(async {

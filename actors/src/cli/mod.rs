@@ -15,6 +15,7 @@ mod bench_cluster_drills;
 mod bench_cluster_peer;
 mod bench_device;
 mod bench_generator;
+mod bench_inspect;
 mod bench_learner;
 mod bench_verifier;
 mod dashboard;

@@ -7,11 +7,12 @@ use super::dashboard::token;
 use super::rollouts::failure;
 use super::{Answer, Done, Failure};
 use crate::errors::UserError;
-use crate::inspect::Run;
+use crate::inspect::{Run, yield_to_the_run};
 use crate::watch::source::{Remote, Source};
 use crate::watch::{WatchError, watch as show};
 
 pub fn watch(args: WatchArgs) -> Done {
+    yield_to_the_run();
     let given = args.run_dir.to_string_lossy();
     let source = if given.starts_with("http://") || given.starts_with("https://") {
         let token = token(args.token_file.as_deref())?;

@@ -1,9 +1,11 @@
 //! The JSON behind the pages. Questions to the store are asked on threads that may block, few at once.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -12,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Shared, diff};
-use crate::inspect::query::Query as Wanted;
-use crate::inspect::{InspectError, Run, yield_to_the_run};
+use crate::inspect::query::{Page, Query as Wanted};
+use crate::inspect::{InspectError, Run};
+use crate::store::StoreError;
 
 /// Longest wait of a question for its turn.
 pub const TURN: Duration = Duration::from_secs(10);
 /// An answer serves everybody who asks the same within this time, and, while the run has nothing new, within the longer one.
-const FRESH: Duration = Duration::from_millis(300);
+const FRESH: Duration = Duration::from_millis(100);
 const STALE: Duration = Duration::from_secs(2);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;
@@ -28,81 +31,110 @@ const WINDOW_MAX_S: u64 = 24 * 3600;
 
 type Asked = State<Arc<Shared>>;
 
-/// An answer of the reader, its error, or 503 when too many ask.
-async fn ask<T: Serialize + Send + 'static>(
-    shared: Arc<Shared>,
+/// The JSON of the reader's answer; its error, or 503 when too many ask.
+async fn body<T: Serialize + Send + 'static>(
+    shared: &Arc<Shared>,
     question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
-) -> Response {
+) -> Result<Bytes, Box<Response>> {
+    let error = |status, what: &str| Box::new(error(status, what));
     let busy = || error(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once; ask again in a moment");
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else { return busy() };
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.questions.acquire()).await else { return Err(busy()) };
     let run = shared.run.clone();
-    let answer = move || {
-        // These threads do nothing but answer; the server itself stays quick.
-        yield_to_the_run();
-        question(&run)
+    let answer = move || -> Result<Option<Bytes>, InspectError> {
+        let answer = question(&run)?;
+        Ok(answer.map(|answer| serde_json::to_vec(&answer)).transpose().map_err(StoreError::from)?.map(Bytes::from))
     };
     match tokio::task::spawn_blocking(answer).await {
-        Ok(Ok(Some(answer))) => Json(answer).into_response(),
-        Ok(Ok(None)) => error(StatusCode::NOT_FOUND, "this run has no such thing"),
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(error(StatusCode::NOT_FOUND, "this run has no such thing")),
         Ok(Err(InspectError::User(e))) => {
             let parts = json!({
                 "what": e.what, "where": e.place, "found": e.found, "expected": e.expected, "hint": e.hint,
             });
-            (StatusCode::BAD_REQUEST, Json(json!({ "error": parts }))).into_response()
+            Err(Box::new((StatusCode::BAD_REQUEST, Json(json!({ "error": parts }))).into_response()))
         }
-        Ok(Err(InspectError::Store(e))) => error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered"),
+        Ok(Err(InspectError::Store(e))) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
+        Err(_) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered")),
     }
 }
 
-/// As [`ask`], for a question that every viewer asks alike: one answer serves all of them until there is something new, and
-/// for a while in any case.
+fn json_response(body: Result<Bytes, Box<Response>>) -> Response {
+    body.map_or_else(|error| *error, |body| ([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+async fn ask<T: Serialize + Send + 'static>(
+    shared: Arc<Shared>,
+    question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
+) -> Response {
+    json_response(body(&shared, question).await)
+}
+
+/// As [`body`], for a question that every viewer asks alike: one answer serves all of them until there is something new, and
+/// for a while in any case. Who asks while it is being answered waits for that answer.
+async fn body_once<T: Serialize + Send + 'static>(
+    shared: &Arc<Shared>,
+    name: &'static str,
+    question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
+) -> Result<Bytes, Box<Response>> {
+    let place = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
+    // Whoever holds it waits for its turn for as long at most.
+    let mut known = place.lock().await;
+    let version = shared.run.pulse().version;
+    if let Some(answer) = known.as_ref() {
+        let age = answer.at.elapsed();
+        if age < FRESH || (answer.version == version && age < STALE) {
+            return Ok(answer.body.clone());
+        }
+    }
+    let body = body(shared, question).await?;
+    *known = Some(Answer { at: Instant::now(), version, body: body.clone() });
+    Ok(body)
+}
+
 async fn ask_once<T: Serialize + Send + 'static>(
     shared: Arc<Shared>,
     name: &'static str,
     question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
 ) -> Response {
-    let version = shared.run.pulse().version;
-    let known = {
-        let answers = shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers
-            .get(name)
-            .filter(|a| {
-                let age = a.at.elapsed();
-                age < FRESH || (a.version == version && age < STALE)
-            })
-            .map(|a| a.body.clone())
-    };
-    let kind = [(CONTENT_TYPE, "application/json")];
-    if let Some(body) = known {
-        return (kind, body).into_response();
-    }
-    let response = ask(shared.clone(), question).await;
-    if response.status() != StatusCode::OK {
-        return response;
-    }
-    // Made by us just now, so it is of a size that fits.
-    let Ok(body) = axum::body::to_bytes(response.into_body(), usize::MAX).await else {
-        return error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be read");
-    };
-    let answer = Answer { at: Instant::now(), version, body: body.clone() };
-    shared.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, answer);
-    (kind, body).into_response()
+    json_response(body_once(&shared, name, question).await)
 }
 
 /// What was answered last to a question that everybody asks.
 pub struct Answer {
     at: Instant,
     version: u64,
-    body: axum::body::Bytes,
+    body: Bytes,
 }
+
+/// By the question's name.
+pub type Answers = HashMap<&'static str, Arc<tokio::sync::Mutex<Option<Answer>>>>;
 
 fn error(status: StatusCode, what: &str) -> Response {
     (status, Json(json!({ "error": { "what": what } }))).into_response()
 }
 
-pub async fn overview(State(shared): Asked) -> Response {
-    ask_once(shared, "overview", |run| Ok(Some(run.overview()?))).await
+#[derive(Deserialize)]
+pub struct Have {
+    /// The last step whose curves the page has.
+    have: Option<u64>,
+}
+
+/// With `have`, and where no step is newer, without the curves of steps (null): they are most of it and change least.
+pub async fn overview(State(shared): Asked, Query(Have { have }): Query<Have>) -> Response {
+    if have.is_some_and(|have| shared.run.last_step_known() == Some(have)) {
+        let short = body_once(&shared, "overview, short", |run| {
+            let mut short = serde_json::to_value(run.overview_without_curves()?).map_err(StoreError::from)?;
+            short["steps"] = serde_json::Value::Null;
+            Ok(Some(short))
+        });
+        return json_response(short.await);
+    }
+    ask_once(shared, "overview", |run| {
+        let mut overview = run.overview()?;
+        overview.steps.for_a_page();
+        Ok(Some(overview))
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -120,8 +152,12 @@ pub struct List {
 
 pub async fn rollouts(State(shared): Asked, Query(list): Query<List>) -> Response {
     let List { filter, sort, offset, limit, deep } = list;
-    let wanted = Wanted { filter, sort, offset, limit: limit.unwrap_or(LIMIT), deep };
-    ask(shared, move |run| Ok(Some(run.page(&wanted)?))).await
+    let limit = limit.unwrap_or(LIMIT);
+    let first = filter.is_empty() && sort.is_empty() && offset == 0 && limit == LIMIT;
+    let wanted = Wanted { filter, sort, offset, limit, deep };
+    let question = move |run: &Run| -> Result<Option<Page>, InspectError> { Ok(Some(run.page(&wanted)?)) };
+    // What everybody sees who opens the page.
+    if first { ask_once(shared, "rollouts", question).await } else { ask(shared, question).await }
 }
 
 pub async fn rollout(State(shared): Asked, Path(id): Path<u64>) -> Response {

@@ -10,12 +10,13 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
+use tokio::time::Instant;
 
 use super::Shared;
 
 /// Viewers that are told at once.
 const STREAMS_MAX: usize = 64;
-/// Between two messages of one stream.
+/// Between two messages of one stream, at least.
 const PAUSE: Duration = Duration::from_millis(250);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -37,12 +38,16 @@ pub async fn live(State(shared): State<Arc<Shared>>) -> Response {
     let mut pulses = listener.0.run.watch();
     // The present state is the first message.
     pulses.mark_changed();
-    let stream = unfold((listener, pulses), |(listener, mut pulses)| async move {
+    let stream = unfold((listener, pulses, None::<Instant>), |(listener, mut pulses, last)| async move {
         pulses.changed().await.ok()?;
+        // The first of several changes is told at once, the others together.
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + PAUSE).await;
+        }
         let pulse = pulses.borrow_and_update().clone();
         let data = serde_json::to_string(&pulse).ok()?;
-        tokio::time::sleep(PAUSE).await;
-        Some((Ok::<Event, Infallible>(Event::default().event("pulse").data(data)), (listener, pulses)))
+        let event = Ok::<Event, Infallible>(Event::default().event("pulse").data(data));
+        Some((event, (listener, pulses, Some(Instant::now()))))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }

@@ -8,7 +8,6 @@ mod guard;
 mod live;
 mod scrape;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,7 +32,7 @@ pub struct Shared {
     /// Open live streams.
     streams: AtomicUsize,
     /// Answers that serve several viewers.
-    answers: Mutex<HashMap<&'static str, api::Answer>>,
+    answers: Mutex<api::Answers>,
 }
 
 /// A server that is bound and not serving yet.

@@ -42,19 +42,19 @@ fn alarm(level: Level, title: &str, detail: String, filter: Option<&str>) -> Ala
     Alarm { level, title: title.into(), detail, filter: filter.map(str::to_string) }
 }
 
-/// All alarms, the gravest first.
+/// All alarms, the gravest first; `times` are those of the steps.
 pub fn alarms(
     run: &Run,
     reader: &Reader,
     ledger: &BTreeMap<String, BTreeMap<String, u64>>,
+    times: &[u64],
     now: u64,
 ) -> Result<Vec<Alarm>, StoreError> {
     let mut found = Vec::new();
     if let Some(trouble) = run.pulse().trouble {
         found.push(alarm(Level::Grave, "the store cannot be read", trouble, None));
     }
-    let times = reader.step_times()?;
-    found.extend(stall(run, reader, &times, now)?);
+    found.extend(stall(run, reader, times, now)?);
     found.extend(shares(run));
     if let Some(step) = reader.last_step()? {
         let named = step.report["alarms"].as_array().map_or_else(Vec::new, |all| {
@@ -106,7 +106,9 @@ fn median_gap(times: &[u64]) -> Option<f64> {
 /// Shares among the newest ended training rollouts.
 fn shares(run: &Run) -> Vec<Alarm> {
     let table = run.table();
-    let of = |name: &str, row: usize| table.word(name, row);
+    // Looked up once: this is asked for again and again.
+    let columns = ["phase", "ending", "finish", "verdict"].map(|name| (name, table.words(name)));
+    let of = |name: &str, row: usize| columns.iter().find(|(n, _)| *n == name)?.1?.at(row);
     let recent: Vec<usize> = (0..table.len())
         .rev()
         .filter(|row| of("phase", *row) == Some(PhaseTag::Train.as_str()) && of("ending", *row).is_some())

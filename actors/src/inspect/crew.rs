@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Run;
+use crate::store::StoreError;
 use crate::store::reader::FaultEntry;
-use crate::store::{PhaseTag, StoreError};
 
 /// The executed rollouts whose reports are read.
 const RECENT: usize = 512;
@@ -56,8 +56,8 @@ pub struct Device {
 impl Run {
     pub fn crew(&self) -> Result<Crew, StoreError> {
         let reader = self.reader()?;
-        let (stages, in_flight, executed) = self.stages();
-        let reports = reader.reports(&executed)?;
+        let (stages, in_flight) = self.table().open();
+        let reports = reader.reports(&self.executed())?;
         let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut devices: BTreeMap<String, Device> = BTreeMap::new();
         let fresh = || reports.iter().map(|(_, report)| report).filter(|report| !report.reused);
@@ -101,17 +101,13 @@ impl Run {
         })
     }
 
-    /// Rollouts in flight by state, those of training, and the newest rollouts that were executed.
-    fn stages(&self) -> (BTreeMap<String, u64>, u64, Vec<u64>) {
+    /// The newest rollouts that were executed.
+    fn executed(&self) -> Vec<u64> {
         let table = self.table();
-        let (mut stages, mut in_flight) = (BTreeMap::new(), 0);
-        for row in (0..table.len()).filter(|row| table.word("ending", *row).is_none()) {
-            *stages.entry(table.word("state", row).unwrap_or("unknown").to_string()).or_default() += 1;
-            in_flight += u64::from(table.word("phase", row) == Some(PhaseTag::Train.as_str()));
-        }
-        let executed = |row: &usize| !matches!(table.word("verdict", *row), None | Some("rejected" | "unparsed"));
-        let newest = (0..table.len()).rev().filter(executed).take(RECENT).map(|row| table.id(row)).collect();
-        (stages, in_flight, newest)
+        let Some(verdicts) = table.words("verdict") else { return Vec::new() };
+        let not = [Some(0), verdicts.find("rejected"), verdicts.find("unparsed")];
+        let newest = verdicts.codes().iter().enumerate().rev().filter(|(_, code)| !not.contains(&Some(**code)));
+        newest.take(RECENT).map(|(row, _)| table.id(row)).collect()
     }
 }
 

@@ -15,6 +15,7 @@ mod eval;
 
 use rusqlite::types::Value;
 
+use super::table::CODE_KEY;
 use crate::errors::{UserError, nearest};
 
 pub use eval::Known;
@@ -188,9 +189,8 @@ fn compare(field: &Field, op: &str, value: &Literal, levels: &[(String, u8)], va
             values.push(Value::Text(serde_json::Value::from(tasks).to_string()));
             "task IN (SELECT value FROM json_each(?))".to_string()
         }
-        // Only a key of the JSON itself has bare quotes: the candidate's text in it is escaped.
         (Kind::Finding, Literal::Text(code)) => {
-            values.push(Value::Text(format!("\"code\":\"{}\"", code.to_uppercase())));
+            values.push(Value::Text(format!("{CODE_KEY}{}\"", code.to_uppercase())));
             format!("coalesce(instr(ruling, ?), 0) {} 0", if op == "!=" { "=" } else { "<>" })
         }
         (_, Literal::None) => format!("{column} IS {}NULL", if op == "!=" { "NOT " } else { "" }),

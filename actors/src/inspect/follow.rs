@@ -1,8 +1,8 @@
 //! Follows a store: what was added and what changed since the last look, in short reads.
 //!
 //! A rollout's row is inserted once and then changes until it has an ending. So new rows are those past the last id of
-//! their phase, and changed rows are among those that had no ending. Every statement reads a bounded number of rows:
-//! a long read would keep SQLite from emptying its log, and so grow the run's files.
+//! their phase, and changed rows are among those that had no ending. Every statement reads few rows: while one reads, SQLite
+//! cannot begin its log anew, and a viewer that the run leaves little processor time reads slowly.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,10 @@ use crate::eval::FIRST_ID;
 use crate::store::{StoreError, path, schema};
 
 /// Rows of one statement.
-const CHUNK: usize = 10_000;
+const CHUNK: usize = 512;
+
+/// Of the database, in memory.
+const CACHE_PAGES: u32 = 128;
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,8 +27,9 @@ pub struct Change {
     pub rollouts: u64,
     /// Something was written, rollouts or not.
     pub any: bool,
-    /// There was more than one look may read.
+    /// There was more than one look may read, and how many rollouts at most.
     pub more: bool,
+    pub behind: u64,
 }
 
 /// One phase's ids, and how far they were read.
@@ -48,6 +52,8 @@ pub struct Follower {
 impl Follower {
     pub fn open(run_dir: &Path) -> Result<Follower, StoreError> {
         let connection = schema::open_reader(&path(run_dir))?;
+        // Nearly every page is read once.
+        connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
         let source = format!("SELECT {} FROM rollouts", select_list());
         let [(_, before), (_, after)] = FIRST_ID;
         // As they happen: before, training, after.
@@ -61,8 +67,8 @@ impl Follower {
         self.open.len()
     }
 
-    /// Looks once; takes at most one chunk of new rows a phase.
-    pub fn look(&mut self, table: &RwLock<Table>) -> Result<Change, StoreError> {
+    /// Looks once; takes about `limit` new rows at most.
+    pub fn look(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.data_version == Some(version) && !self.behind {
             return Ok(Change::default());
@@ -71,7 +77,7 @@ impl Follower {
         if change.any {
             change.rollouts += self.changed(table)?;
         }
-        change.rollouts += self.added(table, &mut change.more)?;
+        change.rollouts += self.added(table, limit, &mut change)?;
         self.behind = change.more;
         self.data_version = Some(version);
         Ok(change)
@@ -94,26 +100,35 @@ impl Follower {
         Ok(changed)
     }
 
-    fn added(&mut self, table: &RwLock<Table>, more: &mut bool) -> Result<u64, StoreError> {
+    fn added(&mut self, table: &RwLock<Table>, limit: usize, change: &mut Change) -> Result<u64, StoreError> {
         let sql = format!("{} WHERE id >= ?1 AND id < ?2 AND phase IS NOT NULL ORDER BY id LIMIT {CHUNK}", self.source);
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut added = 0;
         for range in &mut self.ranges {
-            let mut rows = statement.query([range.next as i64, range.end as i64])?;
-            let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
-            let mut count = 0;
-            while let Some(row) = rows.next()? {
-                range.next = take(row, &mut table, &mut self.open)?.0 + 1;
-                count += 1;
-            }
-            added += count as u64;
-            if count == CHUNK {
-                // The rest of this phase comes before what happened after it.
-                *more = true;
-                break;
+            loop {
+                let mut rows = statement.query([range.next as i64, range.end as i64])?;
+                let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+                let mut count = 0;
+                while let Some(row) = rows.next()? {
+                    range.next = take(row, &mut table, &mut self.open)?.0 + 1;
+                    count += 1;
+                }
+                added += count;
+                if count < CHUNK {
+                    break;
+                }
+                if added >= limit {
+                    // The rest of this phase comes before what happened after it.
+                    let last = "SELECT max(id) FROM rollouts WHERE id < ?1";
+                    let last: Option<i64> =
+                        self.connection.prepare_cached(last)?.query_row([range.end as i64], |row| row.get(0))?;
+                    change.more = true;
+                    change.behind = last.map_or(0, |last| (last as u64 + 1).saturating_sub(range.next));
+                    return Ok(added as u64);
+                }
             }
         }
-        Ok(added)
+        Ok(added as u64)
     }
 }
 

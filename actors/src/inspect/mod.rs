@@ -9,15 +9,19 @@ pub mod anatomy;
 pub mod crew;
 pub mod filter;
 pub mod follow;
+mod indexer;
 pub mod notes;
 pub mod overview;
+pub mod pace;
 pub mod query;
 pub mod table;
 pub mod tasks;
+mod texts;
+pub mod totals;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -29,12 +33,18 @@ use crate::config::Config;
 use crate::errors::UserError;
 use crate::store::{Reader, StoreError};
 use follow::Follower;
+use pace::{Pace, thread_cpu};
 use table::Table;
 
-/// How often a run is looked at.
-const EVERY: Duration = Duration::from_millis(250);
-/// A look that took long is followed by a pause of this many times its duration: a viewer stays a small part of a processor.
-const REST: u32 = 4;
+/// How often a run is looked at, at most; and at least while a look reads everything that is new: a page shows within a second
+/// what happened.
+const EVERY: Duration = Duration::from_millis(200);
+const LATEST: Duration = Duration::from_millis(300);
+/// Whatever a look took.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+/// New rollouts that one look reads, and while nobody waits for what is new.
+const LOOK: usize = 2_000;
+const FIRST_LOOK: usize = 10_000;
 /// The lowest of priorities.
 const NICE: i32 = 19;
 
@@ -71,6 +81,9 @@ pub struct Pulse {
     pub open: u64,
     /// False until everything that was there has been read once.
     pub loaded: bool,
+    /// Rollouts that are not read yet, where there is more than one look may read.
+    #[serde(default)]
+    pub behind: u64,
     /// When something changed last, milliseconds since the Unix epoch; `None` when nothing has since the viewer began.
     pub changed_at: Option<u64>,
     /// Why the store can no longer be read.
@@ -80,7 +93,9 @@ pub struct Pulse {
 /// One run directory.
 pub struct Run {
     dir: PathBuf,
-    table: RwLock<Table>,
+    table: Arc<RwLock<Table>>,
+    texts: Arc<indexer::Texts>,
+    followed: AtomicBool,
     tasks: Vec<TaskSpec>,
     levels: Vec<(String, u8)>,
     config: Option<Config>,
@@ -88,6 +103,8 @@ pub struct Run {
     tokenizer: OnceLock<Option<model::Tokenizer>>,
     notes: Mutex<notes::Notes>,
     metrics: Mutex<overview::Metrics>,
+    /// The last step in `metrics`; 0 before the first.
+    newest_step: AtomicU64,
 }
 
 impl Run {
@@ -105,7 +122,9 @@ impl Run {
         let config = reader.meta("config")?.and_then(|text| Config::from_resolved(&text, dir).ok());
         Ok(Run {
             dir: dir.to_path_buf(),
-            table: RwLock::default(),
+            table: Arc::default(),
+            texts: Arc::default(),
+            followed: AtomicBool::new(false),
             levels: tasks.iter().map(|t| (t.id.0.clone(), t.level)).collect(),
             tasks,
             config,
@@ -113,6 +132,7 @@ impl Run {
             tokenizer: OnceLock::new(),
             notes: Mutex::default(),
             metrics: Mutex::default(),
+            newest_step: AtomicU64::new(0),
         })
     }
 
@@ -172,18 +192,21 @@ impl Run {
     /// Follows the run on a thread of its own until `stop`; a store that fails is tried again.
     pub fn follow(self: &Arc<Self>, stop: Arc<AtomicBool>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let run = self.clone();
+        self.followed.store(true, Ordering::Relaxed);
         std::thread::Builder::new().name("follow".into()).spawn(move || {
             yield_to_the_run();
-            let mut follower = None;
+            let (mut follower, mut pace) = (None, Pace::new());
             while !stop.load(Ordering::Relaxed) {
-                let began = Instant::now();
+                let (began, cpu) = (Instant::now(), thread_cpu());
                 let more = match &mut follower {
                     Some(follower) => run.look(follower),
                     None => Follower::open(&run.dir).and_then(|new| run.look(follower.insert(new))),
                 };
-                match more {
-                    Ok(true) => continue,
-                    Ok(false) => {}
+                let (least, most) = match more {
+                    // What was there at the start is read at once: it is little beside what the run took for it.
+                    Ok(true) if !run.pulse.borrow().loaded => continue,
+                    Ok(true) => (Duration::ZERO, LONGEST_REST),
+                    Ok(false) => (EVERY, LATEST),
                     Err(error) => {
                         follower = None;
                         run.pulse.send_if_modified(|p| {
@@ -192,20 +215,38 @@ impl Run {
                             p.trouble = trouble;
                             new
                         });
+                        (EVERY, LATEST)
                     }
-                }
-                std::thread::sleep(EVERY.max(began.elapsed() * REST));
+                };
+                let work =
+                    thread_cpu().zip(cpu).map_or_else(|| began.elapsed(), |(now, then)| now.saturating_sub(then));
+                std::thread::sleep(pace.rest_after(work).clamp(least, most));
             }
         })
     }
 
+    /// Has the index of answers built further, in a viewer that stays; how many answers are in it.
+    fn want_texts(&self) -> Option<u64> {
+        if !self.followed.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.texts.want(&self.table, &self.dir);
+        Some(self.texts.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64)
+    }
+
+    /// What the index says of `answer ~ text`.
+    fn texts_known(&self, text: &str, rows: usize, until: Instant) -> Option<filter::Known> {
+        self.texts.index.read().unwrap_or_else(PoisonError::into_inner).known(text, rows, until)
+    }
+
     /// Looks once; true when there is more to read at once.
     fn look(&self, follower: &mut Follower) -> Result<bool, StoreError> {
-        let change = follower.look(&self.table)?;
+        let loaded = self.pulse.borrow().loaded;
+        let change = follower.look(&self.table, if loaded { LOOK } else { FIRST_LOOK })?;
         let rollouts = self.table().len() as u64;
         self.pulse.send_if_modified(|p| {
             let first = !p.loaded && !change.more;
-            let new = change.any || change.rollouts > 0 || first || p.trouble.is_some();
+            let new = change.any || change.rollouts > 0 || first || p.trouble.is_some() || p.behind != change.behind;
             if new {
                 // What was there at the start is no news.
                 let changed_at = if p.loaded && change.any { Some(crate::flow::wall_ms()) } else { p.changed_at };
@@ -214,6 +255,7 @@ impl Run {
                     rollouts,
                     open: follower.open_count() as u64,
                     loaded: p.loaded || !change.more,
+                    behind: change.behind,
                     changed_at,
                     trouble: None,
                 };

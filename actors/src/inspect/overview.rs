@@ -1,18 +1,19 @@
 //! The run at a glance: what is wrong first, then where it stands and how it went.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alarms::{Alarm, alarms};
 use super::{Pulse, Run};
-use crate::store::{PhaseTag, Reader, StoreError};
+use crate::store::{Reader, StoreError};
 
 /// Points of one curve; longer runs are averaged over neighbouring steps.
-const POINTS: usize = 1000;
+const POINTS: usize = 300;
 /// Intervals of the throughput's curve.
-const INTERVALS: usize = 120;
+const INTERVALS: u64 = 120;
 /// Without a change for this long, a run without a summary is called quiet.
 const QUIET_MS: u64 = 15_000;
 
@@ -41,6 +42,9 @@ pub struct Overview {
     /// `summary.json`, when the run has ended.
     pub summary: Option<Value>,
     pub steps_planned: Option<u64>,
+    /// What the run said last of its queues: mailboxes, credits, waits.
+    #[serde(default)]
+    pub queues: Option<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,13 +66,33 @@ pub struct Curves {
 impl Run {
     /// The whole overview.
     pub fn overview(&self) -> Result<Overview, StoreError> {
-        let reader = self.reader()?;
+        let (overview, metrics) = self.glance()?;
+        Ok(Overview { steps: metrics.curves.clone(), ..overview })
+    }
+
+    /// The overview with no curves of steps.
+    pub fn overview_without_curves(&self) -> Result<Overview, StoreError> {
+        Ok(self.glance()?.0)
+    }
+
+    /// The last step whose numbers were read.
+    pub fn last_step_known(&self) -> Option<u64> {
+        // Steps count from 1.
+        Some(self.newest_step.load(Ordering::Relaxed)).filter(|step| *step > 0)
+    }
+
+    fn glance(&self) -> Result<(Overview, std::sync::MutexGuard<'_, Metrics>), StoreError> {
+        let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Opened once, and again after an error.
+        let reader = metrics.reader.take().map_or_else(|| self.reader(), Ok)?;
         let now = crate::flow::wall_ms();
         let summary = std::fs::read_to_string(self.dir().join(crate::run::SUMMARY_FILE)).ok();
         let summary: Option<Value> = summary.and_then(|text| serde_json::from_str(&text).ok());
         let faults = reader.fault_counts()?;
-        let (ledger, verdicts) = self.counts();
-        Ok(Overview {
+        let (ledger, verdicts) = self.table().ledger();
+        metrics.read(&reader)?;
+        self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
+        let overview = Overview {
             run_dir: self.dir().display().to_string(),
             version: reader.meta("version")?,
             started_at: reader.meta("started_at")?.and_then(|text| text.parse().ok()),
@@ -76,19 +100,18 @@ impl Run {
             written_at: self.last_write_ms(),
             status: self.status(&reader, &summary, now)?,
             pulse: self.pulse(),
-            alarms: alarms(self, &reader, &ledger, now)?,
+            alarms: alarms(self, &reader, &ledger, &metrics.times, now)?,
             ledger,
             verdicts,
             faults,
-            steps: {
-                let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                metrics.read(&reader)?;
-                metrics.curves()
-            },
+            steps: Curves::default(),
             throughput: self.throughput(),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
-        })
+            queues: reader.newest_sample("run")?,
+        };
+        metrics.reader = Some(reader);
+        Ok((overview, metrics))
     }
 
     fn status(&self, reader: &Reader, summary: &Option<Value>, now: u64) -> Result<Status, StoreError> {
@@ -124,59 +147,26 @@ impl Run {
         newest.duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_millis() as u64)
     }
 
-    /// Rollouts by phase and ending, and training answers by verdict.
-    #[allow(clippy::type_complexity)]
-    fn counts(&self) -> (BTreeMap<String, BTreeMap<String, u64>>, BTreeMap<String, u64>) {
-        let table = self.table();
-        let (mut ledger, mut verdicts) = (BTreeMap::new(), BTreeMap::new());
-        let (Some(phases), Some(endings), Some(found)) =
-            (table.words("phase"), table.words("ending"), table.words("verdict"))
-        else {
-            return (ledger, verdicts);
-        };
-        // By code first: three look-ups a row and no text.
-        let mut pairs: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-        let mut codes = vec![0u64; found.dictionary().count()];
-        let train = phases.find(PhaseTag::Train.as_str());
-        for row in 0..table.len() {
-            let phase = phases.codes()[row];
-            *pairs.entry((phase, endings.codes()[row])).or_default() += 1;
-            if Some(phase) == train {
-                codes[found.codes()[row] as usize] += 1;
-            }
-        }
-        let text = |words: &super::table::Words, code: u32, none: &str| {
-            words.dictionary().nth(code as usize).flatten().unwrap_or(none).to_string()
-        };
-        for ((phase, ending), count) in pairs {
-            let of_phase: &mut BTreeMap<String, u64> = ledger.entry(text(phases, phase, "unknown")).or_default();
-            of_phase.insert(text(endings, ending, "in_flight"), count);
-        }
-        for (code, count) in codes.into_iter().enumerate().filter(|(code, count)| *code > 0 && *count > 0) {
-            verdicts.insert(text(found, code as u32, ""), count);
-        }
-        (ledger, verdicts)
-    }
-
     fn throughput(&self) -> Curves {
         let table = self.table();
-        let (ended, tokens) = (table.number("ended_at"), table.number("n_tokens"));
-        let known = || ended.iter().copied().filter(|at| !at.is_nan());
-        let (from, to) = known().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), at| (a.min(at), b.max(at)));
+        let seconds = table.totals().seconds();
+        let (Some((from, _)), Some((to, _))) = (seconds.first_key_value(), seconds.last_key_value()) else {
+            return Curves::default();
+        };
+        let (from, to) = (*from, *to);
         if from >= to {
             return Curves::default();
         }
         // Whole seconds, so that a point is a rate and not an accident of milliseconds.
-        let width = ((to - from) / INTERVALS as f64 / 1000.0).ceil() * 1000.0;
-        let intervals = ((to - from) / width) as usize + 1;
-        let mut sums = vec![(0.0, 0.0); intervals];
-        for (at, tokens) in ended.iter().zip(tokens).filter(|(at, _)| !at.is_nan()) {
-            let sum = &mut sums[((at - from) / width) as usize];
-            *sum = (sum.0 + 1.0, sum.1 + if tokens.is_nan() { 0.0 } else { *tokens });
+        let width = (to - from).div_ceil(INTERVALS).max(1);
+        let mut sums = vec![(0, 0); ((to - from) / width) as usize + 1];
+        for (second, (rollouts, tokens)) in seconds {
+            let sum: &mut (u64, u64) = &mut sums[((second - from) / width) as usize];
+            *sum = (sum.0 + rollouts, sum.1 + tokens);
         }
-        let rate = |of: fn(&(f64, f64)) -> f64| sums.iter().map(|s| Some(of(s) * 1000.0 / width)).collect();
+        let rate = |of: fn(&(u64, u64)) -> u64| sums.iter().map(|s| Some(of(s) as f64 / width as f64)).collect();
         Curves {
-            x: (0..intervals).map(|n| ((n as f64 + 0.5) * width + from) / 1000.0).collect(),
+            x: (0..sums.len()).map(|n| (n as f64 + 0.5) * width as f64 + from as f64).collect(),
             y: [("rollouts_per_s".to_string(), rate(|s| s.0)), ("tokens_per_s".to_string(), rate(|s| s.1))].into(),
         }
     }
@@ -187,11 +177,22 @@ impl Run {
 pub struct Metrics {
     by_name: BTreeMap<String, Vec<(u64, f64)>>,
     steps: Vec<u64>,
+    /// When each step was done, and the number of the last of them.
+    times: Vec<u64>,
+    timed: u64,
+    /// Of what was read.
+    curves: Curves,
+    reader: Option<Reader>,
 }
 
 impl Metrics {
     fn read(&mut self, reader: &Reader) -> Result<(), StoreError> {
-        let Metrics { by_name, steps } = self;
+        for (step, at) in reader.step_times(self.timed)? {
+            self.times.push(at);
+            self.timed = step;
+        }
+        let Metrics { by_name, steps, .. } = self;
+        let known = steps.len();
         // Steps count from 1.
         reader.each_metric(steps.last().copied().unwrap_or(0), |step, name, value| {
             if steps.last() != Some(&step) {
@@ -201,10 +202,14 @@ impl Metrics {
                 Some(points) => points.push((step, value)),
                 None => drop(by_name.insert(name.to_string(), vec![(step, value)])),
             }
-        })
+        })?;
+        if self.steps.len() > known {
+            self.curves = self.drawn();
+        }
+        Ok(())
     }
 
-    fn curves(&self) -> Curves {
+    fn drawn(&self) -> Curves {
         let width = self.steps.len().div_ceil(POINTS).max(1);
         let x = self.steps.chunks(width).map(|c| c[c.len() - 1] as f64).collect();
         let place = |step: &u64| self.steps.binary_search(step).unwrap_or_else(|at| at) / width;
@@ -217,5 +222,77 @@ impl Metrics {
             sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / f64::from(n))).collect()
         };
         Curves { x, y: self.by_name.iter().map(|(name, points)| (name.clone(), mean(points))).collect() }
+    }
+}
+
+/// The curves that the overview draws, in `dashboard/assets/overview.js`, and so does the terminal.
+pub const DRAWN: [&str; 21] = [
+    "batch.reward_code",
+    "batch.scored_reward_code",
+    "batch.reward_plan",
+    "batch.scored_reward_plan",
+    "batch.scored_fast_1",
+    "batch.scored_speedup",
+    "batch.staleness_mean",
+    "batch.staleness_max",
+    "batch.answer_tokens",
+    "batch.truncated",
+    "batch.no_delimiter",
+    "batch.executors",
+    "batch.executors_wanted",
+    "batch.executors_busy",
+    "learner.mismatch_kl",
+    "learner.entropy_plan",
+    "learner.entropy_code",
+    "learner.ess",
+    "learner.clip_fraction",
+    "learner.grad_norm",
+    "learner.seconds",
+];
+
+impl Curves {
+    /// For a page: the curves that are drawn, in as many digits as can be seen.
+    pub fn for_a_page(&mut self) {
+        self.y.retain(|name, _| DRAWN.contains(&name.as_str()));
+        for value in self.y.values_mut().flatten().flatten() {
+            *value = five_digits(*value);
+        }
+    }
+}
+
+fn five_digits(x: f64) -> f64 {
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let scale = 10f64.powi(4 - x.abs().log10().floor() as i32);
+    let shorter = (x * scale).round() / scale;
+    if shorter.is_finite() { shorter } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_digits_are_kept_of_a_number_of_any_size() {
+        for (x, shown) in [
+            (0.0, "0.0"),
+            (-0.0015458161942660809, "-0.0015458"),
+            (123456.7, "123460.0"),
+            (1.0, "1.0"),
+            (3.3e-7, "3.3e-7"),
+        ] {
+            assert_eq!(serde_json::to_string(&five_digits(x)).unwrap(), shown);
+        }
+        assert_eq!(five_digits(1e-320), 1e-320, "a number too small to be scaled stays");
+    }
+
+    #[test]
+    fn what_is_drawn_is_in_the_page() {
+        let page = include_str!("../dashboard/assets/overview.js");
+        for name in DRAWN {
+            let (_, last) = name.split_once('.').unwrap();
+            assert!(page.contains(&format!("{last}: \"")), "{name}");
+        }
     }
 }

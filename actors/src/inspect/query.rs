@@ -1,5 +1,5 @@
 //! A page of rollouts: filtered, sorted, counted. Quick filters are answered from memory; those that look into answers
-//! or findings ask the store for the rest, until the page is full or the time is up.
+//! ask the index of answers, then the store for the rest, until the page is full or the time is up.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use rollout::id::TaskId;
 use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 
-use super::filter::{Filter, column_of, field_names};
+use super::filter::{Filter, Known, column_of, field_names};
 use super::table::{Column, Table};
 use super::{InspectError, Run};
 use crate::errors::{UserError, nearest};
@@ -19,6 +19,10 @@ use crate::store::{PhaseTag, StoreError, path, schema};
 const SEARCH: Duration = Duration::from_millis(250);
 const SEARCH_DEEP: Duration = Duration::from_secs(10);
 const CHUNK: usize = 256;
+/// Of `SEARCH`, for the index.
+const INDEX: Duration = Duration::from_millis(150);
+/// A full page does not end a search that has this many rollouts left to ask the store for, so that all are counted.
+const FEW: usize = 8192;
 /// Most rows of a page.
 pub const LIMIT_MAX: usize = 1000;
 
@@ -43,6 +47,9 @@ pub struct Page {
     /// Of a search that ended early, because the page was full or the time was up: how many rollouts it looked at, in the
     /// order of the page, of how many.
     pub searched: Option<(u64, u64)>,
+    /// Of a search through answers: how many are in the index of them, which a viewer builds while it is searched.
+    #[serde(default)]
+    pub indexed: Option<u64>,
     pub took_ms: f64,
 }
 
@@ -140,16 +147,31 @@ impl Run {
         };
         let (offset, limit) = (query.offset, query.limit.min(LIMIT_MAX));
         let wanted = offset.saturating_add(limit);
-        let mut page = Page { rollouts: Vec::new(), matching: None, all: 0, searched: None, took_ms: 0.0 };
+        let mut page =
+            Page { rollouts: Vec::new(), matching: None, all: 0, searched: None, indexed: None, took_ms: 0.0 };
         let search = {
             let table = self.table();
             page.all = table.len() as u64;
-            let known = filter.as_ref().map(|f| f.known(&table, self.levels()));
+            if filter.is_none() && matches!(order, Order::Newest) {
+                // What every open page asks for again and again.
+                page.matching = Some(page.all);
+                let shown = (0..table.len()).rev().skip(offset).take(limit);
+                page.rollouts = shown.filter_map(|row| summary(&table, row)).collect();
+                page.took_ms = started.elapsed().as_secs_f64() * 1000.0;
+                return Ok(page);
+            }
+            let slow = filter.as_ref().filter(|f| !f.is_quick());
+            if slow.is_some() {
+                page.indexed = self.want_texts();
+            }
+            let texts = |text: &str| self.texts_known(text, table.len(), started + INDEX);
+            let known = filter.as_ref().map(|f| f.known(&table, self.levels(), &texts));
             let mut rows: Vec<u32> = match &known {
                 Some(known) => (0..table.len() as u32).filter(|row| known.can[*row as usize]).collect(),
                 None => (0..table.len() as u32).collect(),
             };
-            match filter.as_ref().filter(|f| !f.is_quick()) {
+            let sure = |known: &Known| rows.iter().all(|row| known.must[*row as usize]);
+            match slow.filter(|_| !known.as_ref().is_some_and(sure)) {
                 None => {
                     page.matching = Some(rows.len() as u64);
                     order.sort(&table, &mut rows, wanted);
@@ -188,7 +210,7 @@ impl Run {
     pub fn matching(&self, filter: Option<&Filter>) -> Result<Vec<u64>, StoreError> {
         let places: Vec<(u64, bool)> = {
             let table = self.table();
-            let known = filter.map(|f| f.known(&table, self.levels()));
+            let known = filter.map(|f| f.known(&table, self.levels(), &|_| None));
             let rows = (0..table.len()).filter(|row| known.as_ref().is_none_or(|k| k.can[*row]));
             rows.map(|row| (table.id(row), known.as_ref().is_none_or(|k| k.must[row]))).collect()
         };
@@ -215,11 +237,19 @@ impl Run {
         );
         let mut statement = connection.prepare(&sql)?;
         let mut found = Found::default();
+        let mut left = places.iter().filter(|(_, sure)| !sure).count();
         for chunk in places.chunks(CHUNK) {
-            if found.ids.len() >= enough || until.is_some_and(|until| Instant::now() >= until) {
+            let unsure: Vec<u64> = chunk.iter().filter(|(_, sure)| !sure).map(|(id, _)| *id).collect();
+            if unsure.is_empty() {
+                found.ids.extend(chunk.iter().map(|(id, _)| *id));
+                found.seen += chunk.len();
+                continue;
+            }
+            let full = found.ids.len() >= enough && left > FEW;
+            if full || until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
-            let unsure: Vec<u64> = chunk.iter().filter(|(_, sure)| !sure).map(|(id, _)| *id).collect();
+            left -= unsure.len();
             let list = Value::Text(serde_json::to_string(&unsure)?);
             let bound = std::iter::once(&list).chain(&values);
             let matching: std::collections::HashSet<u64> = statement

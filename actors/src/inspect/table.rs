@@ -1,12 +1,16 @@
 //! The short columns of all rollouts, in memory: what lists, filters, sorting and counts need. About 150 bytes a rollout.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use rusqlite::Row;
+use rusqlite::types::ValueRef;
 
+use super::totals::{Facts, Totals};
 use crate::store::StoreError;
 
-/// The columns that are read, in the order of the SELECT; `N` numbers, `W` words. The names are the store's.
+/// The columns that are read, in the order of the SELECT; `N` numbers, `W` words. The names are the store's, but for the last:
+/// the codes of a ruling's findings, sorted, each with a comma before and after it.
 const COLUMNS: &[(&str, char)] = &[
     ("phase", 'W'),
     ("grp", 'N'),
@@ -27,12 +31,34 @@ const COLUMNS: &[(&str, char)] = &[
     ("step", 'N'),
     ("sampled_at", 'N'),
     ("ended_at", 'N'),
+    (FINDINGS, 'W'),
 ];
+/// The codes in a ruling.
+pub const FINDINGS: &str = "findings";
+/// Before a code in a ruling's JSON. Only a key of the JSON itself has bare quotes: the candidate's text in it is escaped.
+pub const CODE_KEY: &str = "\"code\":\"";
 
 /// The columns for a SELECT, the id first.
 pub fn select_list() -> String {
-    let names: Vec<&str> = std::iter::once("id").chain(COLUMNS.iter().map(|(name, _)| *name)).collect();
-    names.join(", ")
+    let stored = COLUMNS.iter().map(|(name, _)| if *name == FINDINGS { "ruling" } else { *name });
+    std::iter::once("id").chain(stored).collect::<Vec<_>>().join(", ")
+}
+
+/// The word of the findings' column for a ruling's JSON, into `codes`: sorted, each once.
+fn findings(ruling: &str, codes: &mut String) {
+    codes.clear();
+    let mut found: Vec<&str> = Vec::new();
+    for (at, key) in ruling.match_indices(CODE_KEY) {
+        let rest = &ruling[at + key.len()..];
+        found.push(&rest[..rest.find('"').unwrap_or(rest.len())]);
+    }
+    found.sort_unstable();
+    found.dedup();
+    for code in found {
+        codes.push(',');
+        codes.push_str(code);
+    }
+    codes.push(',');
 }
 
 /// One column. What is not known is NaN, or the word without a text.
@@ -46,16 +72,27 @@ pub struct Words {
     codes: Vec<u32>,
     texts: Vec<String>,
     known: HashMap<String, u32>,
+    /// The code that was given out last.
+    last: u32,
 }
 
 impl Words {
     fn new() -> Words {
-        Words { codes: Vec::new(), texts: Vec::new(), known: HashMap::new() }
+        Words { codes: Vec::new(), texts: Vec::new(), known: HashMap::new(), last: 0 }
     }
 
     /// Code 0 is the word that is not known.
     fn code(&mut self, text: Option<&str>) -> u32 {
         let Some(text) = text else { return 0 };
+        // Most words are that of the row before.
+        if self.text(self.last) == Some(text) {
+            return self.last;
+        }
+        self.last = self.new_code(text);
+        self.last
+    }
+
+    fn new_code(&mut self, text: &str) -> u32 {
         if let Some(code) = self.known.get(text) {
             return *code;
         }
@@ -75,10 +112,12 @@ impl Words {
     }
 
     pub fn at(&self, row: usize) -> Option<&str> {
-        match self.codes[row] {
-            0 => None,
-            code => Some(&self.texts[code as usize - 1]),
-        }
+        self.text(self.codes[row])
+    }
+
+    /// The word of a code; code 0 has none.
+    pub fn text(&self, code: u32) -> Option<&str> {
+        self.texts.get((code as usize).checked_sub(1)?).map(String::as_str)
     }
 
     /// The code of a word that occurs.
@@ -87,13 +126,60 @@ impl Words {
     }
 }
 
+/// Ids are our own numbers: nobody chooses them so that they collide.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
 /// All rollouts, in the order in which they were met.
 pub struct Table {
     ids: Vec<u64>,
-    rows: HashMap<u64, u32>,
+    rows: HashMap<u64, u32, BuildHasherDefault<IdHasher>>,
     columns: Vec<Column>,
     /// For a number that is asked for and is no column.
     none: Vec<f64>,
+    totals: Totals,
+    /// Where the columns are that are counted.
+    counted: Counted,
+    /// Room for one ruling's codes.
+    codes: String,
+}
+
+struct Counted {
+    phase: usize,
+    ending: usize,
+    state: usize,
+    verdict: usize,
+    ended_at: usize,
+    tokens: usize,
+}
+
+impl Counted {
+    fn new() -> Counted {
+        // Each is in the list above.
+        let at = |name: &str| COLUMNS.iter().position(|(n, _)| *n == name).unwrap_or_default();
+        Counted {
+            phase: at("phase"),
+            ending: at("ending"),
+            state: at("state"),
+            verdict: at("verdict"),
+            ended_at: at("ended_at"),
+            tokens: at("n_tokens"),
+        }
+    }
 }
 
 impl Default for Table {
@@ -102,7 +188,15 @@ impl Default for Table {
             'N' => Column::Number(Vec::new()),
             _ => Column::Word(Words::new()),
         };
-        Table { ids: Vec::new(), rows: HashMap::new(), columns: COLUMNS.iter().map(column).collect(), none: Vec::new() }
+        Table {
+            ids: Vec::new(),
+            rows: HashMap::default(),
+            columns: COLUMNS.iter().map(column).collect(),
+            none: Vec::new(),
+            totals: Totals::default(),
+            counted: Counted::new(),
+            codes: String::new(),
+        }
     }
 }
 
@@ -156,16 +250,46 @@ impl Table {
         }
     }
 
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    fn facts(&self, row: usize) -> Facts {
+        let word = |at: usize| match &self.columns[at] {
+            Column::Word(words) => words.codes[row],
+            Column::Number(_) => 0,
+        };
+        let number = |at: usize| match &self.columns[at] {
+            Column::Number(all) if !all[row].is_nan() => Some(all[row]),
+            _ => None,
+        };
+        let c = &self.counted;
+        Facts {
+            phase: word(c.phase),
+            ending: word(c.ending),
+            state: word(c.state),
+            verdict: word(c.verdict),
+            ended_s: number(c.ended_at).map(|ms| (ms / 1000.0) as u64),
+            tokens: number(c.tokens).map_or(0, |n| n as u64),
+        }
+    }
+
     /// Takes a row of `select_list` in; true when something was new.
     pub fn take(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
         let id = row.get::<_, i64>(0)? as u64;
         let at = self.rows.get(&id).map(|at| *at as usize);
         let mut changed = at.is_none();
+        let before = at.map(|at| self.facts(at));
+        let mut codes = std::mem::take(&mut self.codes);
         for (n, column) in self.columns.iter_mut().enumerate() {
             match column {
                 Column::Number(all) => {
                     // REAL and INTEGER alike; ids, counts and times are far below 2^53.
-                    let value = row.get::<_, Option<f64>>(n + 1)?.unwrap_or(f64::NAN);
+                    let value = match row.get_ref(n + 1)? {
+                        ValueRef::Integer(value) => value as f64,
+                        ValueRef::Real(value) => value,
+                        _ => f64::NAN,
+                    };
                     match at {
                         Some(at) => {
                             changed |= all[at].to_bits() != value.to_bits();
@@ -175,7 +299,13 @@ impl Table {
                     }
                 }
                 Column::Word(words) => {
-                    let value = row.get_ref(n + 1)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+                    let mut value = row.get_ref(n + 1)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+                    if COLUMNS[n].0 == FINDINGS
+                        && let Some(ruling) = value
+                    {
+                        findings(ruling, &mut codes);
+                        value = Some(&codes);
+                    }
                     let code = words.code(value);
                     match at {
                         Some(at) => {
@@ -187,10 +317,38 @@ impl Table {
                 }
             }
         }
-        if at.is_none() {
+        self.codes = codes;
+        let at = at.unwrap_or_else(|| {
             self.rows.insert(id, self.ids.len() as u32);
             self.ids.push(id);
+            self.ids.len() - 1
+        });
+        let after = self.facts(at);
+        if before != Some(after) {
+            if let Some(before) = before {
+                self.totals.remove(before);
+            }
+            self.totals.add(after);
         }
         Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_of_a_ruling_are_one_word_and_text_that_spells_one_is_none() {
+        let mut codes = String::new();
+        for (ruling, word) in [
+            ("{}", ","),
+            (r#"{"findings":[{"code":"K007"},{"code":"K001"},{"code":"K007"}]}"#, ",K001,K007,"),
+            (r#"{"source":"x = \"code\":\"K007\""}"#, ","),
+            (r#"{"code":"K0"#, ",K0,"),
+        ] {
+            findings(ruling, &mut codes);
+            assert_eq!(codes, word, "{ruling}");
+        }
     }
 }

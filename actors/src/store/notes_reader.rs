@@ -89,6 +89,17 @@ impl Reader {
         Ok(found)
     }
 
+    /// What a source said last.
+    pub fn newest_sample(&self, source: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        if !self.has_notes()? {
+            return Ok(None);
+        }
+        let sql = "SELECT value FROM samples WHERE source = ?1 ORDER BY id DESC LIMIT 1";
+        let mut statement = self.connection().prepare_cached(sql)?;
+        let text: Option<String> = statement.query_row([source], |row| row.get(0)).optional()?;
+        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
     /// The number of the sample after which `limit` more follow; 0 where there are fewer.
     pub fn samples_from(&self, limit: usize) -> Result<u64, StoreError> {
         if !self.has_notes()? {

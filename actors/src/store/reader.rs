@@ -188,11 +188,13 @@ impl Reader {
         Ok(self.steps_where("1 ORDER BY step DESC LIMIT 1")?.pop())
     }
 
-    /// When each step was done, in order, milliseconds since the Unix epoch.
-    pub fn step_times(&self) -> Result<Vec<u64>, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT at FROM steps ORDER BY step")?;
-        let rows = statement.query_map([], |row| row.get::<_, i64>(0))?;
-        Ok(rows.map(|at| at.map(|at| at as u64)).collect::<Result<_, _>>()?)
+    /// Each step after `step`, and when it was done (milliseconds since the Unix epoch), in order.
+    pub fn step_times(&self, step: u64) -> Result<Vec<(u64, u64)>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT step, at FROM steps WHERE step > ?1 ORDER BY step")?;
+        let rows = statement
+            .query_map([step as i64], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Calls `visit` with every number of every step after `step` (step, name, value), in order of steps.

@@ -95,7 +95,9 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let count = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
     };
-    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    // A connection is used by one thread at a time: it needs no locks of SQLite's.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(open)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
     let tables = match count(&connection) {
         // Where no file can be made (a copy on a read-only disk) SQLite has no place for what readers share.

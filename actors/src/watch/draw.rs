@@ -59,7 +59,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     let alarms = o.alarms.len().max(1) as u16;
     let counts = o.verdicts.len().max(o.ledger.values().map(|l| l.len() + 1).sum()).max(1) as u16;
     let [top, warn, tables, plots] = Layout::vertical([
-        Constraint::Length(2),
+        Constraint::Length(3),
         Constraint::Length(alarms),
         Constraint::Length(counts + 2),
         Constraint::Fill(1),
@@ -90,6 +90,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
                 last("learner.mismatch_kl").map_or("-".to_string(), |x| format!("{x:.1e}")),
                 o.pulse.open,
             )),
+            Line::from(o.queues.as_ref().map(queues).unwrap_or_default()),
         ]),
         top,
     );
@@ -129,6 +130,21 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
         let cells: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(rows[n / 2]);
         spark(frame, cells[n % 2], name, curves, key);
     }
+}
+
+/// How many messages wait for whom.
+fn queues(said: &serde_json::Value) -> String {
+    let number = |name: &str| said[name].as_u64().map_or("-".to_string(), |n| n.to_string());
+    let names = ["orchestrator", "generators", "judge", "pool", "learner"];
+    let boxes: Vec<String> =
+        names.iter().map(|name| format!("{name} {}", number(&format!("mailbox_{name}")))).collect();
+    format!(
+        "mailboxes: {}  store {}  credits {} of {}",
+        boxes.join(" "),
+        number("store_batches"),
+        number("credits_in_use"),
+        number("credits")
+    )
 }
 
 fn spark(frame: &mut Frame<'_>, area: Rect, name: &str, curves: &Curves, key: &str) {

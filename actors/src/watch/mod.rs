@@ -18,8 +18,11 @@ use source::Source;
 /// How long a key is waited for before the run is looked at again.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How often a dashboard is asked whether there is something new.
+/// How often a run is asked for what is new, and a dashboard whether there is something new. Where an answer took long, after
+/// this many times as long.
+const NEW: Duration = Duration::from_millis(500);
 const ASK: Duration = Duration::from_secs(1);
+const REST: u32 = 8;
 
 /// Why watching ended early.
 #[derive(Debug, thiserror::Error)]
@@ -53,24 +56,36 @@ pub fn watch(source: &Source) -> Result<(), WatchError> {
 
 fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::Result<()> {
     let mut app = App::default();
-    let (mut seen, mut asked) = (None, None::<Instant>);
+    let mut seen = None;
+    let mut next = Instant::now();
+    let mut drawn = false;
     loop {
-        let pause = if matches!(source, Source::Url(_)) { ASK } else { Duration::ZERO };
-        if asked.is_none_or(|at| at.elapsed() >= pause) {
+        if Instant::now() >= next {
+            let began = Instant::now();
             match source.pulse() {
                 Ok(pulse) if seen != Some(pulse.version) => {
                     app.refresh(source);
                     seen = Some(pulse.version);
+                    drawn = false;
                 }
                 Ok(_) => {}
-                Err(error) => app.error = Some(error),
+                Err(error) => {
+                    drawn &= app.error.as_ref() == Some(&error);
+                    app.error = Some(error);
+                }
             }
-            asked = Some(Instant::now());
+            let pause = if matches!(source, Source::Url(_)) { ASK } else { NEW };
+            next = Instant::now() + pause.max(began.elapsed() * REST);
         }
-        terminal.draw(|frame| draw::draw(frame, &mut app))?;
+        if !drawn {
+            terminal.draw(|frame| draw::draw(frame, &mut app))?;
+            drawn = true;
+        }
         if !event::poll(EVERY)? {
             continue;
         }
+        // A key, or another size.
+        drawn = false;
         if let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
         {

@@ -127,6 +127,56 @@ fn long_texts_are_searched_in_the_store_with_the_quick_parts_decided_first() {
     assert_eq!(page.matching, Some(6));
 }
 
+/// Planted and seen to fail: a rollout that ends after the index was built and is in neither of index and store.
+#[test]
+fn the_index_of_answers_says_what_the_store_says_and_goes_on_with_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = fixture::begin(dir.path()).unwrap();
+    let handle = writer.handle();
+    let first = fixture::hostile(&handle).unwrap();
+    let more = first + 3_000;
+    for id in first..more {
+        handle.send(fixture::issued(id)).unwrap();
+        let name = if id.is_multiple_of(1000) { "rare_name" } else { "x" };
+        handle.send(fixture::finished(id, &format!("<think>plan {id}</think>\n{name} = tl.load(p + {id})\n"))).unwrap();
+    }
+    handle.flush(LONG).unwrap();
+    let far = Run::open(dir.path()).unwrap();
+    far.catch_up().unwrap();
+    let run = Arc::new(Run::open(dir.path()).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = run.follow(stop.clone()).unwrap();
+    until(|| run.pulse().loaded);
+    until(|| run.page(&query("answer ~ nowhere")).unwrap().indexed == Some(more));
+    for filter in [
+        "answer ~ hacked",
+        "answer ~ RARE_name",
+        "answer ~ nowhere",
+        "answer ~ 'plan 1234<'",
+        "not answer ~ tl.load",
+        "answer ~ rare_name and not id < 2000",
+        "answer ~ '(p + 77' or answer ~ onerror",
+        "answer ~ '<' and finding = K007",
+    ] {
+        // However long it takes on a busy machine.
+        let found = |run: &Run| {
+            let page = run.page(&Query { deep: true, ..query(filter) }).unwrap();
+            (page.matching, page.rollouts.iter().map(|r| r.id).collect::<Vec<_>>())
+        };
+        assert_eq!(found(&run), found(&far), "{filter}");
+        assert!(found(&run).0.is_some(), "{filter}");
+    }
+    // One goes on and is asked for in the store, then it ends and is in the index.
+    handle.send(fixture::issued(more)).unwrap();
+    handle.send(fixture::finished(more, "rare_name once more")).unwrap();
+    until(|| ids(&run, "answer ~ rare_name").contains(&more));
+    until(|| run.page(&query("answer ~ nowhere")).unwrap().indexed == Some(more + 1));
+    assert!(ids(&run, "answer ~ rare_name").contains(&more));
+    stop.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+    writer.stop().unwrap();
+}
+
 /// A real run (tiny policy, real engine, learner and store): everything that the viewers compute agrees with the store.
 #[test]
 fn a_real_run_is_seen_whole() {
@@ -205,6 +255,9 @@ fn a_real_run_is_seen_whole() {
     assert!(executed.iter().any(|e| e == "report"), "{executed:?}");
     assert!(executed.iter().all(|e| e == "report" || e == "started"), "{executed:?}");
     assert!(timeline.happenings.iter().any(|h| h.actor == "generators" && h.what == "adopted"));
+    for name in ["orchestrator", "generators", "judge", "pool", "learner"] {
+        assert!(timeline.sources["run"].last[format!("mailbox_{name}")].is_u64(), "{name}");
+    }
     let crew = run.crew().unwrap();
     assert_eq!((crew.in_flight, crew.stages), (0, BTreeMap::new()));
 }

@@ -10,8 +10,8 @@ const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], [
 const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
-// Between two updates of a page by live messages, milliseconds; longer where an answer took long.
-const PAUSE = 400;
+// Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
+const PAUSE = 300;
 const REST = 4;
 
 let page = { update: async () => {}, keys: {} };
@@ -20,6 +20,7 @@ let timer = 0;
 let busy = false;
 let again = false;
 let took = 0;
+let rested = 0;
 
 function route() {
   const hash = location.hash.replace(/^#\/?/, "");
@@ -65,6 +66,7 @@ async function update() {
     }
   }
   busy = false;
+  rested = performance.now();
   if (again) {
     again = false;
     await update();
@@ -72,14 +74,14 @@ async function update() {
 }
 
 function pulsed(pulse, last) {
-  const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight";
+  const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight" + (pulse.behind ? ", " + pulse.behind.toLocaleString("en") + " not read yet" : "");
   status.textContent = words;
   status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
   if (pulse.version === last || last === -1 || timer) return;
   timer = setTimeout(() => {
     timer = 0;
     if (page.live !== false) update();
-  }, Math.max(PAUSE, REST * took));
+  }, Math.max(0, rested + Math.max(PAUSE, REST * took) - performance.now()));
 }
 
 /** One stream while the page is seen: browsers allow few, and a hidden page needs none. */

@@ -109,9 +109,10 @@ export function actors() {
   const credits = plot("Credits", { credits_in_use: "in use", credits: "all" }, { hint: "credits are counted in RL", time: true });
   const waits = plot("A message's wait in the orchestrator's mailbox", { mailbox_wait_ms: "ms" }, { hint: UNNOTED, time: true });
   const pool = plot("A message's wait in the pool's mailbox", { mailbox_wait_ms: "ms" }, { hint: UNNOTED, time: true });
+  const mail = plot("Messages that wait in mailboxes", { mailbox_orchestrator: "orchestrator", mailbox_generators: "generators", mailbox_judge: "judge", mailbox_pool: "pool" }, { hint: "not noted by the version of Troupe that made this run", time: true });
   const store = plot("Batches that wait for the store (of 256)", { store_batches: "batches" }, { hint: UNNOTED, time: true });
   const speed = plot("Throughput", { scored_per_s: "answers scored/s" }, { hint: "counted in RL", time: true });
-  fill(box, top, card("Over time", which.row), h("div", { class: "grid" }, held.box, credits.box, waits.box, pool.box, store.box, speed.box));
+  fill(box, top, card("Over time", which.row), h("div", { class: "grid" }, held.box, credits.box, mail.box, waits.box, pool.box, store.box, speed.box));
   async function update() {
     const [crew, timeline] = await Promise.all([ask("/api/crew"), ask("/api/timeline?window_s=" + which.chosen())]);
     const none = { x: [], y: {} };
@@ -132,7 +133,7 @@ export function actors() {
       card("What happened to actors and nodes, newest first", timeline.noted ? happenings(timeline.happenings) : UNNOTED),
       card("Nodes", nodes(timeline.sources.pool?.last.nodes)),
       card("Faults of ours, newest first", faults(crew.faults)));
-    for (const p of [held, credits, waits, store, speed]) p.update(run?.curves || none);
+    for (const p of [held, credits, mail, waits, store, speed]) p.update(run?.curves || none);
     pool.update(timeline.sources.pool?.curves || none);
   }
   return { box, update };

@@ -57,11 +57,17 @@ export function overview() {
   const curves = plots();
   const all = [...curves.steps, ...curves.time];
   const box = h("div", { class: "stack" }, top, h("div", { class: "grid" }, all.map((p) => p.box)), side);
+  let steps = { x: [], y: {} };
+  let theme = "";
   return {
     box,
     async update() {
-      const found = await ask("/api/overview");
-      const { steps, ledger, verdicts, faults } = found;
+      // The curves of steps come only when there are new ones.
+      const found = await ask("/api/overview" + (steps.x.length ? "?have=" + steps.x.at(-1) : ""));
+      const { ledger, verdicts, faults } = found;
+      const drawn = !found.steps && theme === document.documentElement.dataset.theme;
+      steps = found.steps || steps;
+      theme = document.documentElement.dataset.theme;
       const trained = ledger.train || {};
       const inFlight = Object.values(ledger).reduce((sum, l) => sum + (l.in_flight || 0), 0);
       const state = found.status.state;
@@ -85,7 +91,7 @@ export function overview() {
           tile("trained", count(trained.trained || 0)),
           tile("rollouts/s, lately", brief(last(found.throughput, "rollouts_per_s"))),
           tile("faults of ours", count(Object.values(faults).reduce((a, b) => a + b, 0)))));
-      curves.steps.forEach((p) => p.update(steps));
+      if (!drawn) curves.steps.forEach((p) => p.update(steps));
       curves.time.forEach((p) => p.update(found.throughput));
       const answered = Object.values(verdicts).reduce((a, b) => a + b, 0);
       fill(side,

@@ -34,6 +34,8 @@ export function rollouts(_, search) {
   let page = null;
   let stop = new AbortController();
   let deep = false;
+  let later = 0;
+  let indexed = -1;
   const further = h("button", { onclick: () => { deep = true; update(); } }, "Search all of them");
 
   const address = () => {
@@ -45,6 +47,7 @@ export function rollouts(_, search) {
   const change = () => {
     wanted.offset = 0;
     deep = false;
+    indexed = -1;
     at = -1;
     known = new Set();
     if (location.hash === address()) update();
@@ -98,8 +101,13 @@ export function rollouts(_, search) {
       ? "looked through the " + (wanted.sort ? "first " : "newest ") + count(page.searched[0]) + " of " + count(page.searched[1]) + " answers"
       : count(page.matching) + " of " + count(page.all);
     const end = wanted.offset + page.rollouts.length;
-    about.textContent = found + (page.rollouts.length ? ", shown " + count(wanted.offset + 1) + " to " + count(end) : "") + ", " + page.took_ms.toFixed(1) + " ms";
+    const index = page.matching === null && page.indexed !== null ? ", " + count(page.indexed) + " are indexed" : "";
+    about.textContent = found + index + (page.rollouts.length ? ", shown " + count(wanted.offset + 1) + " to " + count(end) : "") + ", " + page.took_ms.toFixed(1) + " ms";
     further.hidden = page.matching !== null || deep;
+    // The index of answers is built while they are searched for: the rest of them will be known soon.
+    clearTimeout(later);
+    if (page.matching === null && page.indexed !== null && page.indexed > indexed) later = setTimeout(update, 1000);
+    indexed = page.indexed ?? 0;
     previous.disabled = wanted.offset === 0;
     next.disabled = page.matching !== null ? end >= page.matching : page.rollouts.length < LIMIT;
   }
@@ -117,7 +125,7 @@ export function rollouts(_, search) {
     h("div", { class: "filter" }, input, h("button", { onclick: () => pick(input.value.trim()) }, "Filter")),
     h("div", { class: "row small" }, h("span", { class: "soft" }, "for example"), EXAMPLES.map((text) => h("button", { class: "mono", onclick: () => pick(text) }, text)),
       h("details", {}, h("summary", {}, "fields"), h("p", { class: "mono small" }, "id phase group task level step state attempt policy policy.newest staleness finish tokens plan_tokens verdict reward.plan reward.code advantage.plan advantage.code ending finding answer"),
-        h("p", { class: "small" }, "= != < <= > >= ~ (contains); and, or, not, parentheses; `none` is what is not known. `answer` and `finding` are looked up in the store and take longer."))),
+        h("p", { class: "small" }, "= != < <= > >= ~ (contains); and, or, not, parentheses; `none` is what is not known. The first search through answers builds an index of them, which takes a while; until then it shows what it has."))),
     error,
     h("div", { class: "card scroll" }, h("table", {}, head, rows)),
     h("div", { class: "row" }, previous, next, about, further));
@@ -132,7 +140,7 @@ export function rollouts(_, search) {
       input.value = wanted.filter;
       return update();
     },
-    close: () => stop.abort(),
+    close: () => { stop.abort(); clearTimeout(later); },
     keys: { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1), Enter: open, n: () => next.disabled || turn(LIMIT), p: () => turn(-LIMIT) },
   };
 }

@@ -1,10 +1,10 @@
 //! A filter over columns in memory: one pass over a column for each comparison.
 //!
-//! Two fields, `finding` and `answer`, are long texts that stay in the store. Of a rollout it may therefore not be known
-//! yet whether the filter holds; the store is then asked, for as few rollouts as possible.
+//! One field, `answer`, is a long text that stays in the store. Of a rollout it may therefore not be known yet whether the
+//! filter holds; the index of answers is asked, and then the store, for as few rollouts as possible.
 
 use super::{Expr, Field, Filter, Kind, Literal};
-use crate::inspect::table::{Column, Table};
+use crate::inspect::table::{Column, FINDINGS, Table};
 
 /// For each row of a table: can the filter hold, and must it? Where it can but need not, the store has to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,27 +37,32 @@ impl Filter {
         quick(&self.root)
     }
 
-    /// What the columns say; `levels` are the run's tasks with their levels.
-    pub fn known(&self, table: &Table, levels: &[(String, u8)]) -> Known {
-        known(&self.root, table, levels)
+    /// What the columns say; `levels` are the run's tasks with their levels, `texts` says what is known of `answer ~ text`.
+    pub fn known(&self, table: &Table, levels: &[(String, u8)], texts: &dyn Fn(&str) -> Option<Known>) -> Known {
+        known(&self.root, table, levels, texts)
     }
 }
 
 fn in_store(field: &Field) -> bool {
-    matches!(field.name, "finding" | "answer")
+    field.name == "answer"
 }
 
-fn known(e: &Expr, table: &Table, levels: &[(String, u8)]) -> Known {
+fn known(e: &Expr, table: &Table, levels: &[(String, u8)], texts: &dyn Fn(&str) -> Option<Known>) -> Known {
+    let known = |e: &Expr| known(e, table, levels, texts);
     match e {
-        Expr::And(a, b) => known(a, table, levels).both(known(b, table, levels), |a, b| a && b),
-        Expr::Or(a, b) => known(a, table, levels).both(known(b, table, levels), |a, b| a || b),
+        Expr::And(a, b) => known(a).both(known(b), |a, b| a && b),
+        Expr::Or(a, b) => known(a).both(known(b), |a, b| a || b),
         Expr::Not(a) => {
-            let Known { can, must } = known(a, table, levels);
+            let Known { can, must } = known(a);
             let not = |v: Vec<bool>| v.into_iter().map(|b| !b).collect();
             Known { can: not(must), must: not(can) }
         }
-        Expr::Compare { field, .. } if in_store(field) => {
-            Known { can: vec![true; table.len()], must: vec![false; table.len()] }
+        Expr::Compare { field, op, value } if in_store(field) => {
+            let found = match value {
+                Literal::Text(text) if *op == "~" => texts(text),
+                _ => None,
+            };
+            found.unwrap_or_else(|| Known { can: vec![true; table.len()], must: vec![false; table.len()] })
         }
         Expr::Compare { field, op, value } => Known::sure(compare(field, op, value, table, levels)),
     }
@@ -72,7 +77,8 @@ fn compare(field: &Field, op: &str, value: &Literal, table: &Table, levels: &[(S
     if field.name == "id" {
         return numbers(table.ids().iter().map(|id| *id as f64), op, value);
     }
-    match table.column(field.sql) {
+    let column = if field.kind == Kind::Finding { FINDINGS } else { field.sql };
+    match table.column(column) {
         Some(Column::Number(all)) => numbers(all.iter().copied(), op, value),
         Some(Column::Word(words)) => {
             // Each word once, then each row by its word.
@@ -102,6 +108,11 @@ fn numbers(all: impl Iterator<Item = f64>, op: &str, value: &Literal) -> Vec<boo
 fn word_holds(field: &Field, word: Option<&str>, op: &str, value: &Literal, levels: &[(String, u8)]) -> bool {
     match (field.kind, word, value) {
         (_, word, Literal::None) => word.is_none() == (op == "="),
+        // What was not judged has no findings.
+        (Kind::Finding, word, Literal::Text(code)) => {
+            let has = |word: &str| !code.contains(',') && word.contains(&format!(",{},", code.to_uppercase()));
+            word.is_some_and(has) == (op == "=")
+        }
         (_, None, _) => false,
         (Kind::Level, Some(task), Literal::Number(_)) => {
             let level = levels.iter().find(|(name, _)| name == task).map_or(f64::NAN, |(_, level)| f64::from(*level));

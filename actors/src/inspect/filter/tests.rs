@@ -47,7 +47,7 @@ fn agrees(db: &rusqlite::Connection, filter: &Filter, levels: &[(String, u8)], f
     while let Some(row) = rows.next().unwrap() {
         table.take(row).unwrap();
     }
-    let known = filter.known(&table, levels);
+    let known = filter.known(&table, levels, &|_| None);
     let of = |holds: &[bool]| -> Vec<i64> {
         (0..table.len()).filter(|row| holds[*row]).map(|row| table.id(row) as i64).collect()
     };

@@ -1,0 +1,75 @@
+//! A page of the dashboard as a browser keeps it: it listens, and asks for what it shows when there is something new, as
+//! often as `dashboard/assets/app.js` does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::Client;
+
+use crate::http::{client, endpoint};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// One answer, at most.
+const ANSWER: Duration = Duration::from_secs(30);
+/// As in `app.js`.
+const PAUSE: Duration = Duration::from_millis(300);
+const REST: u32 = 4;
+
+/// Waits until a dashboard has read everything that is there.
+pub async fn loaded(base: &str, deadline: Duration) -> Result<(), String> {
+    let url = endpoint(base, "api/pulse")?;
+    let client = client(&url, None, CONNECT)?;
+    let wait = async {
+        loop {
+            let body = get(&client, &url).await?;
+            let pulse: crate::inspect::Pulse = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
+            if pulse.loaded {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(deadline, wait).await.map_err(|_| "it was not read in time".to_string())?
+}
+
+async fn get(client: &Client, url: &reqwest::Url) -> Result<Vec<u8>, String> {
+    let asked = async {
+        let response = client.get(url.clone()).send().await.map_err(|e| e.to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("HTTP {}", response.status()));
+        }
+        Ok(response.bytes().await.map_err(|e| e.to_string())?.to_vec())
+    };
+    tokio::time::timeout(ANSWER, asked).await.map_err(|_| "no answer".to_string())?
+}
+
+/// Keeps a page open until it is dropped; counts its updates.
+pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> Result<(), String> {
+    let (live, data) = (endpoint(&base, "api/live")?, endpoint(&base, path.split('?').next().unwrap_or(path))?);
+    let mut data = data;
+    data.set_query(path.split_once('?').map(|(_, query)| query));
+    let client = client(&live, None, CONNECT)?;
+    let mut stream = client.get(live).send().await.map_err(|e| e.to_string())?;
+    let (mut due, mut last, mut pause) = (Some(Instant::now()), None::<Instant>, PAUSE);
+    loop {
+        let next = tokio::time::Instant::from_std(due.unwrap_or_else(Instant::now));
+        tokio::select! {
+            chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
+                None => return Err("the stream ended".into()),
+                Some(bytes) if bytes.windows(5).any(|w| w == b"pulse") && due.is_none() => {
+                    let now = Instant::now();
+                    due = Some(last.map_or(now, |at| now.max(at + pause)));
+                }
+                Some(_) => {}
+            },
+            () = tokio::time::sleep_until(next), if due.is_some() => {
+                let began = Instant::now();
+                get(&client, &data).await?;
+                updates.fetch_add(1, Ordering::Relaxed);
+                pause = PAUSE.max(began.elapsed() * REST);
+                (due, last) = (None, Some(Instant::now()));
+            }
+        }
+    }
+}
