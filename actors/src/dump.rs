@@ -81,7 +81,7 @@ impl Dumper {
         let state = self.state().await;
         let folder = self.told().folder.clone();
         let written = folder.map(|folder| {
-            let path = folder.join(format!("state-{}.json", stamp(wall_ms())));
+            let path = folder.join(format!("state-{}.json", wall_ms()));
             let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from);
             (text.and_then(|text| write_atomically(&path, &text)), path)
         });
@@ -108,7 +108,7 @@ impl Dumper {
         let aged =
             |word: &Option<(Instant, Value)>| word.as_ref().map(|(at, v)| json!({ "age_ms": ms(at), "value": v }));
         json!({
-            "what": self.what, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "at": stamp(wall_ms()),
+            "what": self.what, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "at_ms": wall_ms(),
             "up_ms": ms(&self.began), "phase": aged(&told.phase), "live": aged(&told.live), "faults": told.faults,
             "notes": told.notes.iter().map(|(at, text)| json!({ "ago_ms": ms(at), "text": text })).collect::<Vec<_>>(),
             "logbook": logbook.state(), "cluster": cluster,
@@ -164,36 +164,11 @@ impl Observer for Dumper {
     }
 }
 
-/// A time of UTC as a part of a file's name: `20261130T081500.123Z`.
-fn stamp(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    // Howard Hinnant's `civil_from_days`: years begin in March, eras of 400 years on 0000-03-01.
-    let day = days + 719_468;
-    let (era, of_era) = (day / 146_097, day % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{year:04}{month:02}{date:02}T{h:02}{m:02}{s:02}.{:03}Z", ms % 1000)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::logbook::Logbook;
     use crate::observe::{RunPhase, Silent};
-
-    #[test]
-    fn a_time_is_a_name_that_sorts() {
-        assert_eq!(stamp(0), "19700101T000000.000Z");
-        assert_eq!(stamp(951_782_399_999), "20000228T235959.999Z");
-        assert_eq!(stamp(951_782_400_000), "20000229T000000.000Z");
-        assert_eq!(stamp(1_796_026_500_123), "20261130T081500.123Z");
-        assert_eq!(stamp(1_767_225_599_000), "20251231T235959.000Z");
-    }
 
     /// Nobody is asked: a run whose parts are all stuck is told as they left it.
     #[test]
