@@ -120,7 +120,12 @@ fn a_run_with_adapters_leaves_the_merged_policy_and_the_adapter() {
     let checkpoint = run_dir.join("checkpoints/v000002");
     assert_eq!(moved.load_checkpoint(&checkpoint).unwrap().counters.version.0, 2);
     moved.sft_step(&[SftSample { prompt: vec![5, 6, 7], tokens: vec![8, 9] }], 1).unwrap();
-    moved.save_checkpoint(&checkpoint).unwrap();
+    let saved = moved.save_checkpoint(&checkpoint).unwrap();
+    // Whole, but not what was published.
+    place.troupe(&["resume", "runs/001"]).fails(3, &["F106", "v000002 holds another checkpoint", "newest.json"]);
+    let mut named: Value = serde_json::from_str(&read("runs/001/checkpoints/newest.json")).unwrap();
+    named["digest"] = saved.digest.0.into();
+    place.put("runs/001/checkpoints/newest.json", named.to_string());
     place.troupe(&["resume", "runs/001"]).succeeds();
     let (base, policy) = (new("warm-start"), new("policy"));
     assert_ne!(digest(&base), digest(&policy), "the base is the policy");
