@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod scan;
+mod waits;
 
 use walkdir::WalkDir;
 
@@ -202,6 +203,16 @@ fn pure_rooms_touch_no_world() -> Result<(), AnyError> {
             let found = scan::world(&fs::read_to_string(&path)?);
             assert!(found.is_empty(), "{}: reaches for the world in a pure room: {found:?}", relative(&path));
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_actor_is_asked_without_a_timeout() -> Result<(), AnyError> {
+    let src = root().join("actors/src");
+    for path in files("rs").into_iter().filter(|p| p.starts_with(&src)) {
+        let found = waits::endless(&fs::read_to_string(&path)?);
+        assert!(found.is_empty(), "{}: waits for an answer without a limit: {found:?}", relative(&path));
     }
     Ok(())
 }

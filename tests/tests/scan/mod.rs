@@ -84,7 +84,7 @@ fn words(code: &str) -> Vec<(usize, &str)> {
 }
 
 /// The same text with the insides of comments, strings and characters as spaces; line breaks stay.
-fn blank(source: &str) -> String {
+pub fn blank(source: &str) -> String {
     let chars: Vec<char> = source.chars().collect();
     let mut out = String::with_capacity(source.len());
     let mut i = 0;
@@ -143,7 +143,7 @@ fn raw_hashes(chars: &[char], i: usize) -> Option<usize> {
 }
 
 /// Blanked code without the items that only tests compile: from the attribute to the end of what it stands before.
-fn without_tests(code: &str) -> String {
+pub fn without_tests(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let mut out = String::with_capacity(code.len());
     let mut rest = code;
