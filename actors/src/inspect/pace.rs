@@ -81,11 +81,13 @@ mod tests {
 
     #[test]
     fn this_machine_and_this_thread_have_worked() {
-        let (idle, all) = machine().unwrap();
-        assert!(idle <= all && all > 0);
-        let before = thread_cpu().unwrap();
+        // Not every kernel tells.
+        if let Some((idle, all)) = machine() {
+            assert!(idle <= all && all > 0);
+        }
+        let Some(before) = thread_cpu() else { return };
         let mut sum = 0u64;
-        while thread_cpu().unwrap() == before {
+        while thread_cpu() == Some(before) {
             sum = std::hint::black_box(sum + 1);
         }
     }
