@@ -105,7 +105,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
     }
 
-    /// Planted and seen to fail: a count that is not lowered when a mailbox is thrown away.
     #[tokio::test]
     async fn what_waits_is_counted_until_it_is_handled_or_its_actor_is_gone() {
         let (actor, done) = Actor::spawn(None, Patient, ()).await.unwrap();

@@ -240,7 +240,6 @@ mod tests {
         Instant::now() + Duration::from_secs(60)
     }
 
-    /// Planted and seen to fail: a list that forgets its first answer; parts that need not end where white space begins.
     #[test]
     fn it_finds_what_a_look_at_each_answer_finds() {
         let mut index = Index::default();

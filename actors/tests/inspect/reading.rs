@@ -127,7 +127,6 @@ fn long_texts_are_searched_in_the_store_with_the_quick_parts_decided_first() {
     assert_eq!(page.matching, Some(6));
 }
 
-/// Planted and seen to fail: a rollout that ends after the index was built and is in neither of index and store.
 #[test]
 fn the_index_of_answers_says_what_the_store_says_and_goes_on_with_the_run() {
     let dir = tempfile::tempdir().unwrap();

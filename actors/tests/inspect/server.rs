@@ -196,7 +196,6 @@ async fn the_pages_data_is_what_the_store_holds_and_errors_say_what_is_wrong() {
     );
 }
 
-/// Planted and seen to fail: curves that are left out although a step is new.
 #[tokio::test(flavor = "multi_thread")]
 async fn curves_come_again_only_with_a_new_step() {
     let server = server(Access::default()).await;
