@@ -31,6 +31,8 @@ mod bench;
 mod executors;
 mod larder;
 mod sampling;
+#[cfg(test)]
+mod scene;
 mod seat;
 
 /// How often silence and a wish to stop are looked for.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actors::bench::cluster::relay;
 
-use crate::lab::{BEAT, Node, QUICK, lab, wait_for};
+use crate::lab::{BEAT, Node, PATIENCE, QUICK, lab, passes, source, wait_for};
 
 fn ms(since: Instant) -> u128 {
     since.elapsed().as_millis()
@@ -171,4 +171,25 @@ fn a_slow_and_lossy_network_costs_time_only() {
     assert!(faults.is_empty(), "{faults:?}");
     let rows = lab.head().rows();
     assert_eq!((rows.len(), rows[0].lost, rows[0].done), (1, 0, 60));
+}
+
+/// The old life's evaluation goes on while the same attempt at the same rollout comes with another text. Planted: the node knows errands by
+/// rollout and attempt (as it was). Seen: the first text's verdict.
+#[test]
+fn a_resumed_head_hears_the_verdict_of_the_text_that_it_gave() {
+    let mut lab = lab(QUICK, 4000);
+    let _node = lab.join("one", 1);
+    lab.ready(1);
+    let verdict = |bytes| passes(&source(0, bytes));
+    let other = (1..1000).find(|bytes| verdict(*bytes) != verdict(0)).unwrap();
+    lab.give_long(0..1, 1, 0);
+    wait_for("it is out", || (lab.load().busy == 1).then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    lab.restart_head();
+    let (_, _, lost) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(lost.unwrap_err().code, "F123");
+    lab.ready(1);
+    lab.give_long(0..1, 1, other);
+    let (rollout, attempt, told) = lab.ended.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((rollout.0, attempt.0, told), (0, 1, Ok(verdict(other))));
 }

@@ -128,3 +128,10 @@ pub async fn held(pool: &ActorRef<PoolMsg>, within: Duration) -> Option<Vec<(Rol
 pub fn give(pool: &ActorRef<PoolMsg>, jobs: Vec<ExecJob>) -> Result<(), String> {
     pool.cast(PoolMsg::Execute(jobs)).map_err(|e| format!("the executors are gone: {e}"))
 }
+
+/// What of them waits begins no more.
+pub fn cancel(pool: &ActorRef<PoolMsg>, rollouts: Vec<RolloutId>) {
+    if !rollouts.is_empty() {
+        let _ = pool.cast(PoolMsg::Cancel(rollouts));
+    }
+}

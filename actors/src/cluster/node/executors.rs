@@ -1,6 +1,7 @@
 //! A node's executors: builds them of the head's kit, gives them errands, and reports.
 //!
-//! The pool and its warm Python processes outlive a connection; errands do not: the head has given them to others by then.
+//! The pool and its warm Python processes outlive a connection; errands do not: the head has given them to others by then. What they still
+//! evaluate of an earlier one must not answer a later one, so the pool knows each errand by a name of this node's own.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -27,17 +28,27 @@ use crate::supervise::{LEASE_LOST, fault};
 /// What may wait between the tasks of a node and its loop.
 const INSIDE: usize = 1024;
 
+/// An errand as the pool knows it: its rollout, and how many errands came to this node before it in the attempt's place. A head that was
+/// restarted gives the same rollout and attempt again, maybe with another candidate, and counts its leases anew.
+type Key = (RolloutId, Attempt);
+
 /// What happens inside.
 pub(super) enum Event {
     /// The kit is here and its executors are built.
     Built(String, Result<Built, NodeError>),
     /// A long candidate is here.
-    Fetched(Errand, Result<Candidate, String>),
+    Fetched(Key, TaskId, Result<Candidate, String>),
     /// A long report lies at the head.
-    Left(u64, (RolloutId, Attempt), Result<Body, Fault>),
+    Left(Key, Result<Body, Fault>),
     /// The pool's sign of life.
-    Held(Vec<(RolloutId, Attempt)>),
+    Held(Vec<Key>),
     Pool(FromPool),
+}
+
+/// An errand as the head knows it.
+struct Given {
+    lease: u64,
+    attempt: Attempt,
 }
 
 /// Made of a kit: what does not fit through a channel of `Clone` things.
@@ -58,9 +69,11 @@ pub(super) struct Executors {
     from_pool: (mpsc::Sender<FromPool>, mpsc::Receiver<FromPool>),
     inside: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     /// Of this connection.
-    errands: HashMap<(RolloutId, Attempt), u64>,
+    errands: HashMap<Key, Given>,
+    /// Errands so far, of all connections.
+    came: u32,
     /// On their way over the side channel.
-    moving: HashSet<(RolloutId, Attempt)>,
+    moving: HashSet<Key>,
     /// Ready to be told.
     answers: Vec<Answer>,
 }
@@ -76,6 +89,7 @@ impl Executors {
             from_pool: mpsc::channel(INSIDE),
             inside: mpsc::channel(INSIDE),
             errands: HashMap::new(),
+            came: 0,
             moving: HashSet::new(),
             answers: Vec::new(),
         }
@@ -144,20 +158,19 @@ impl Duty for Executors {
             }
             // Of a head that is gone.
             Event::Built(..) => {}
-            Event::Fetched(errand, candidate) => {
-                let key = (errand.rollout, errand.attempt);
-                if self.moving.remove(&key) && self.errands.get(&key) == Some(&errand.lease) {
-                    self.give(vec![(errand, candidate)]);
+            Event::Fetched(key, task, candidate) => {
+                if self.moving.remove(&key) {
+                    self.give(vec![(key, task, candidate)]);
                 }
             }
-            Event::Left(lease, key, report) => {
-                if self.moving.remove(&key) && self.errands.get(&key) == Some(&lease) {
+            Event::Left(key, report) => {
+                if self.moving.remove(&key) {
                     self.end(key, report);
                 }
             }
             Event::Held(held) => {
                 let held = held.iter().chain(&self.moving);
-                let leases = held.filter_map(|key| self.errands.get(key).copied()).collect();
+                let leases = held.filter_map(|key| self.errands.get(key)).map(|given| given.lease).collect();
                 line.tell(&ToHead::Pong { leases });
             }
         }
@@ -165,16 +178,22 @@ impl Duty for Executors {
     }
 
     fn parted(&mut self) {
-        self.errands.clear();
+        let rollouts: Vec<RolloutId> = self.errands.drain().map(|((rollout, _), _)| rollout).collect();
+        if let Some((_, bench)) = &self.bench {
+            // What has not begun need not; what has begun ends, and nobody takes it.
+            bench::cancel(&bench.pool, rollouts);
+        }
         self.moving.clear();
         self.answers.clear();
     }
 
     /// The executors themselves are in the logbook: they note what they are at.
     fn state(&self) -> Value {
-        let errand = |((rollout, attempt), lease): (&(RolloutId, Attempt), &u64)| {
-            let moving = self.moving.contains(&(*rollout, *attempt));
-            json!({ "lease": lease, "rollout": rollout, "attempt": attempt, "on_the_side_channel": moving })
+        let errand = |(key, given): (&Key, &Given)| {
+            json!({
+                "lease": given.lease, "rollout": key.0, "attempt": given.attempt, "number": key.1,
+                "on_the_side_channel": self.moving.contains(key),
+            })
         };
         json!({
             "role": Role::Executor, "executors": self.bench.as_ref().map(|(_, bench)| bench.executors),
@@ -198,26 +217,29 @@ impl Executors {
         });
     }
 
+    fn take(&mut self, lease: u64, rollout: RolloutId, attempt: Attempt) -> Key {
+        self.came = self.came.wrapping_add(1);
+        let key = (rollout, Attempt(self.came));
+        self.errands.insert(key, Given { lease, attempt });
+        key
+    }
+
     fn errands(&mut self, errands: Vec<Errand>, line: &Line<'_>) {
         let mut here = Vec::with_capacity(errands.len());
-        for errand in errands {
-            let key = (errand.rollout, errand.attempt);
-            self.errands.insert(key, errand.lease);
-            match &errand.candidate {
-                Body::Here(bytes) => {
-                    let candidate = wire::candidate_of(bytes).map_err(|e| e.to_string());
-                    here.push((errand, candidate));
-                }
+        for Errand { lease, rollout, attempt, task, candidate } in errands {
+            let key = self.take(lease, rollout, attempt);
+            match candidate {
+                Body::Here(bytes) => here.push((key, task, wire::candidate_of(&bytes).map_err(|e| e.to_string()))),
                 Body::Blob(blob) => {
                     self.moving.insert(key);
-                    let (blob, client, out) = (blob.clone(), line.client(), self.inside.0.clone());
+                    let (client, out) = (line.client(), self.inside.0.clone());
                     tokio::spawn(async move {
                         let fetched = async {
                             let bytes = client?.get(&blob).await?;
                             wire::candidate_of(&bytes).map_err(|e| e.to_string())
                         };
                         let fetched = fetched.await;
-                        let _ = out.send(Event::Fetched(errand, fetched)).await;
+                        let _ = out.send(Event::Fetched(key, task, fetched)).await;
                     });
                 }
             }
@@ -226,9 +248,9 @@ impl Executors {
     }
 
     /// To the pool, all at once; each that cannot be given is answered by itself.
-    fn give(&mut self, errands: Vec<(Errand, Result<Candidate, String>)>) {
+    fn give(&mut self, errands: Vec<(Key, TaskId, Result<Candidate, String>)>) {
         let (mut jobs, mut unfit) = (Vec::with_capacity(errands.len()), Vec::new());
-        for (Errand { rollout, attempt, task, .. }, candidate) in errands {
+        for ((rollout, attempt), task, candidate) in errands {
             match (candidate, self.tasks.get(&task)) {
                 (Ok(candidate), Some(task)) => {
                     let ruling = Arc::new(Ruling::Admit { candidate, findings: Vec::new() });
@@ -238,7 +260,7 @@ impl Executors {
                 (Err(why), _) => unfit.push(((rollout, attempt), why)),
             }
         }
-        let keys: Vec<(RolloutId, Attempt)> = jobs.iter().map(|job| (job.rollout, job.attempt)).collect();
+        let keys: Vec<Key> = jobs.iter().map(|job| (job.rollout, job.attempt)).collect();
         let given = match &self.bench {
             _ if jobs.is_empty() => Ok(()),
             Some((_, bench)) => bench::give(&bench.pool, jobs),
@@ -251,16 +273,18 @@ impl Executors {
     }
 
     /// The answer goes out with the others that are ready.
-    fn end(&mut self, key: (RolloutId, Attempt), report: Result<Body, Fault>) {
-        if let Some(lease) = self.errands.remove(&key) {
-            self.answers.push(Answer { lease, report });
+    fn end(&mut self, key: Key, report: Result<Body, Fault>) {
+        if let Some(given) = self.errands.remove(&key) {
+            self.answers.push(Answer { lease: given.lease, report });
         }
     }
 
     fn executed(&mut self, item: ExecutedItem, line: &Line<'_>) {
         let key = (item.rollout, item.attempt);
         // An errand of an earlier connection: the head has given it to somebody else.
-        let Some(lease) = self.errands.get(&key).copied() else { return };
+        if !self.errands.contains_key(&key) {
+            return;
+        }
         let report = item.result.and_then(|report| {
             serde_json::to_vec(&*report).map_err(|e| fault(LEASE_LOST, format!("the report cannot be written: {e}")))
         });
@@ -273,7 +297,7 @@ impl Executors {
         tokio::spawn(async move {
             let left = async { client?.put(bytes).await };
             let left = left.await.map(Body::Blob).map_err(|why| fault(LEASE_LOST, why));
-            let _ = out.send(Event::Left(lease, key, left)).await;
+            let _ = out.send(Event::Left(key, left)).await;
         });
     }
 }

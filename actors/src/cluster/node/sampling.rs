@@ -1,7 +1,8 @@
 //! A node's generator: the head's own generator actor, which adopts the newest weights while answers are under way.
 //!
 //! The recipe (settings, prompts, tokenizer) and the weights outlive a connection; errands do not: the head has given them to others by
-//! then.
+//! then. Answers of an earlier connection may still wait here when the next one begins, so the generator knows each errand by a name of this
+//! node's own.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A generator that has not come to its next token for so long is stuck: its silence is told by ours.
 const STUCK: Duration = Duration::from_secs(60);
 
+/// An errand as the generator knows it: its rollout, and how many errands came to this node before it in the attempt's place. A head that
+/// was restarted gives the same rollout and attempt again, and counts its leases anew.
 type Key = (RolloutId, Attempt);
 
 /// What happens inside. The answers under way bound how much of it can wait.
@@ -43,7 +46,7 @@ pub(super) enum Event {
     Again,
     Drawn(Drawn),
     /// A long answer lies at the head.
-    Left(u64, Key, Result<Body, Fault>),
+    Left(Key, Result<Body, Fault>),
     /// The generator's sign of life since then, or its silence.
     Held(Instant, Option<Vec<Key>>),
     Died(String),
@@ -56,8 +59,10 @@ pub(super) struct Plan {
     workshop: Arc<Mutex<Box<dyn Workshop>>>,
 }
 
+/// An errand as the head knows it.
 struct Given {
     lease: u64,
+    attempt: Attempt,
     since: Instant,
 }
 
@@ -77,6 +82,8 @@ pub(super) struct Sampling {
     /// What was loaded and is being adopted.
     coming: Vec<Stored>,
     given: HashMap<Key, Given>,
+    /// Errands so far, of all connections.
+    came: u32,
     /// Answers on their way over the side channel.
     moving: HashSet<Key>,
     /// Ready to be told.
@@ -103,6 +110,7 @@ impl Sampling {
             fetching: false,
             coming: Vec::new(),
             given: HashMap::new(),
+            came: 0,
             moving: HashSet::new(),
             answers: Vec::new(),
             heard: Instant::now(),
@@ -173,8 +181,8 @@ impl Duty for Sampling {
                 self.end((rollout, attempt), Err(fault));
             }
             Event::Drawn(Drawn::Adopted(policy)) => self.adopted(policy, line),
-            Event::Left(lease, key, left) => {
-                if self.moving.remove(&key) && self.given.get(&key).is_some_and(|given| given.lease == lease) {
+            Event::Left(key, left) => {
+                if self.moving.remove(&key) {
                     self.end(key, left);
                 }
             }
@@ -214,11 +222,10 @@ impl Duty for Sampling {
 
     fn state(&self) -> Value {
         let ms = |since: &Instant| since.elapsed().as_millis() as u64;
-        let errand = |((rollout, attempt), given): (&Key, &Given)| {
-            let moving = self.moving.contains(&(*rollout, *attempt));
+        let errand = |(key, given): (&Key, &Given)| {
             json!({
-                "lease": given.lease, "rollout": rollout, "attempt": attempt, "age_ms": ms(&given.since),
-                "on_the_side_channel": moving,
+                "lease": given.lease, "rollout": key.0, "attempt": given.attempt, "age_ms": ms(&given.since),
+                "on_the_side_channel": self.moving.contains(key),
             })
         };
         let seat = self.seat.as_ref();
@@ -331,15 +338,21 @@ impl Sampling {
         self.sit(seat.newest(), line).await
     }
 
+    fn take(&mut self, lease: u64, rollout: RolloutId, attempt: Attempt) -> Key {
+        self.came = self.came.wrapping_add(1);
+        let key = (rollout, Attempt(self.came));
+        self.given.insert(key, Given { lease, attempt, since: Instant::now() });
+        key
+    }
+
     fn sample(&mut self, draws: Vec<Draw>) {
         let mut jobs = Vec::with_capacity(draws.len());
         for Draw { lease, rollout, attempt, task, seed } in draws {
-            let key = (rollout, attempt);
-            self.given.insert(key, Given { lease, since: Instant::now() });
+            let key = self.take(lease, rollout, attempt);
             let entry = self.plan.as_ref().and_then(|(_, plan)| plan.entries.get(&task)).cloned();
             match entry {
                 // The head looks at versions.
-                Some(task) => jobs.push(SampleJob { rollout, attempt, task, seed, least: PolicyVersion(0) }),
+                Some(task) => jobs.push(SampleJob { rollout, attempt: key.1, task, seed, least: PolicyVersion(0) }),
                 None => {
                     let why = format!("no prompt of task {task} in the recipe");
                     self.end(key, Err(fault(LEASE_LOST, why)));
@@ -356,7 +369,9 @@ impl Sampling {
     fn sampled(&mut self, item: &SampledItem, line: &Line<'_>) {
         let key = (item.rollout, item.attempt);
         // An errand of an earlier connection: the head has given it to somebody else.
-        let Some(lease) = self.given.get(&key).map(|given| given.lease) else { return };
+        if !self.given.contains_key(&key) {
+            return;
+        }
         // The head has the prompt.
         let answer = Completion { prompt_tokens: Vec::new(), ..(*item.completion).clone() };
         let written =
@@ -370,7 +385,7 @@ impl Sampling {
         tokio::spawn(async move {
             let left = async { client?.put(bytes).await };
             let left = left.await.map(Body::Blob).map_err(|why| fault(LEASE_LOST, why));
-            let _ = out.send(Event::Left(lease, key, left));
+            let _ = out.send(Event::Left(key, left));
         });
     }
 
@@ -415,3 +430,7 @@ async fn plan(kit: &BlobRef, fetch: &Fetch, client: Result<Client, String>) -> R
     let workshop = Arc::new(Mutex::new(recipe.workshop()?));
     Ok(Plan { entries: recipe.entries(), recipe: Arc::new(recipe), workshop })
 }
+
+#[cfg(test)]
+#[path = "sampling_tests.rs"]
+mod tests;
