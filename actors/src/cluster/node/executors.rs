@@ -65,6 +65,8 @@ pub(super) struct Executors {
     logbook: Logbook,
     /// The executors, and the digest of the kit they are made of.
     bench: Option<(String, Bench)>,
+    /// The digest of the kit that executors are being built of, and whether this connection's head was asked for it.
+    building: Option<(String, bool)>,
     tasks: HashMap<TaskId, Arc<TaskSpec>>,
     from_pool: (mpsc::Sender<FromPool>, mpsc::Receiver<FromPool>),
     inside: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
@@ -85,6 +87,7 @@ impl Executors {
             scratch,
             logbook,
             bench: None,
+            building: None,
             tasks: HashMap::new(),
             from_pool: mpsc::channel(INSIDE),
             inside: mpsc::channel(INSIDE),
@@ -108,13 +111,9 @@ impl Duty for Executors {
             return line.tell(&ToHead::Ready { executors: bench.executors });
         }
         self.bench = None;
-        let (out, client) = (self.inside.0.clone(), line.client());
-        let (local, observer) = (line.args.local.clone(), line.args.observer.clone());
-        let scratch = self.scratch.clone();
-        tokio::spawn(async move {
-            let built = build(client, &kit, local, &scratch, observer).await;
-            let _ = out.send(Event::Built(kit.digest, built)).await;
-        });
+        if self.building.as_ref().is_none_or(|(digest, _)| *digest != kit.digest) {
+            self.build(line);
+        }
     }
 
     async fn next(&mut self) -> Event {
@@ -146,18 +145,7 @@ impl Duty for Executors {
         match event {
             Event::Pool(FromPool::Executed(items)) => items.into_iter().for_each(|item| self.executed(item, line)),
             Event::Pool(FromPool::Died(fault)) => return Err(NodeError::Fault(fault)),
-            Event::Built(digest, built) if digest == line.welcome.kit.digest => {
-                let Built { kit, factory } = built?;
-                self.tasks = kit.tasks_by_id();
-                let executors = self.count.unwrap_or(kit.executors).max(1);
-                let (out, logbook) = (self.from_pool.0.clone(), self.logbook.clone());
-                let bench = Bench::start(factory, executors, kit.deadline(), out, logbook);
-                let bench = bench.await.map_err(NodeError::Fault)?;
-                self.bench = Some((digest, bench));
-                line.tell(&ToHead::Ready { executors });
-            }
-            // Of a head that is gone.
-            Event::Built(..) => {}
+            Event::Built(digest, built) => self.built(digest, built, line).await?,
             Event::Fetched(key, task, candidate) => {
                 if self.moving.remove(&key) {
                     self.give(vec![(key, task, candidate)]);
@@ -178,6 +166,9 @@ impl Duty for Executors {
     }
 
     fn parted(&mut self) {
+        if let Some((_, now)) = &mut self.building {
+            *now = false;
+        }
         let rollouts: Vec<RolloutId> = self.errands.drain().map(|((rollout, _), _)| rollout).collect();
         if let Some((_, bench)) = &self.bench {
             // What has not begun need not; what has begun ends, and nobody takes it.
@@ -203,6 +194,48 @@ impl Duty for Executors {
 }
 
 impl Executors {
+    fn build(&mut self, line: &Line<'_>) {
+        let kit = line.welcome.kit.clone();
+        self.building = Some((kit.digest.clone(), true));
+        let (out, client) = (self.inside.0.clone(), line.client());
+        let (local, observer) = (line.args.local.clone(), line.args.observer.clone());
+        let scratch = self.scratch.clone();
+        tokio::spawn(async move {
+            let built = build(client, &kit, local, &scratch, observer).await;
+            let _ = out.send(Event::Built(kit.digest, built)).await;
+        });
+    }
+
+    async fn built(
+        &mut self,
+        digest: String,
+        built: Result<Built, NodeError>,
+        line: &Line<'_>,
+    ) -> Result<(), NodeError> {
+        let begun = self.building.take_if(|(building, _)| *building == digest);
+        let there = self.bench.as_ref().is_some_and(|(there, _)| *there == digest);
+        // Of a head that is gone; or a second one, and the first is at work.
+        if digest != line.welcome.kit.digest || there {
+            return Ok(());
+        }
+        let Built { kit, factory } = match built {
+            // Asked of a head that went meanwhile: this one may have it.
+            Err(_) if begun.is_some_and(|(_, now)| !now) => {
+                self.build(line);
+                return Ok(());
+            }
+            built => built?,
+        };
+        self.tasks = kit.tasks_by_id();
+        let executors = self.count.unwrap_or(kit.executors).max(1);
+        let (out, logbook) = (self.from_pool.0.clone(), self.logbook.clone());
+        let bench = Bench::start(factory, executors, kit.deadline(), out, logbook);
+        let bench = bench.await.map_err(NodeError::Fault)?;
+        self.bench = Some((digest, bench));
+        line.tell(&ToHead::Ready { executors });
+        Ok(())
+    }
+
     /// The pool answers, not we: what is dead there must not seem alive.
     fn pong(&self, line: &Line<'_>) {
         let Some((_, bench)) = &self.bench else {
@@ -319,3 +352,7 @@ async fn build(
     });
     made.await.map_err(|e| unusable(e.to_string()))?.map_err(NodeError::Run)
 }
+
+#[cfg(test)]
+#[path = "executors_tests.rs"]
+mod tests;
