@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use reqwest::header::RANGE;
@@ -23,17 +24,80 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// Tries in a row without a new byte.
 const TRIES: usize = 6;
 
+/// Of one that is not the only source: silence until it is given up.
+const PEER_SILENT: Duration = Duration::from_secs(3);
+
 /// One side channel.
 pub struct Client {
     base: Url,
     http: reqwest::Client,
     cookie: Cookie,
+    tries: usize,
+    pulse: Arc<Pulse>,
+}
+
+/// Since when a fetch waits for the network without a byte, while it does.
+#[derive(Default)]
+pub struct Pulse(Mutex<Option<Instant>>);
+
+impl Pulse {
+    fn is(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Nothing while it does something else: disks may take their time.
+    pub fn silent(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// A wait for the network; over when it is dropped.
+struct Waiting<'a>(&'a Pulse);
+
+impl Waiting<'_> {
+    fn begun(pulse: &Pulse) -> Waiting<'_> {
+        pulse.is(Some(Instant::now()));
+        Waiting(pulse)
+    }
+
+    fn heard(&self) {
+        self.0.is(Some(Instant::now()));
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.is(None);
+    }
 }
 
 impl Client {
     /// # Errors
     /// In words.
     pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
+        Client::built(host, port, cookie, TRIES, |http| http.connect_timeout(CONNECT))
+    }
+
+    /// One of several sources: asked once, and given up when it says nothing for 3 s.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn of_peer(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
+        Client::built(host, port, cookie, 0, |http| http.connect_timeout(PEER_SILENT).read_timeout(PEER_SILENT))
+    }
+
+    /// The same, and its silence is told there.
+    pub fn watched(self, pulse: Arc<Pulse>) -> Client {
+        Client { pulse, ..self }
+    }
+
+    fn built(
+        host: &str,
+        port: u16,
+        cookie: Cookie,
+        tries: usize,
+        limited: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Client, String> {
         // An IPv6 address needs its brackets.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
         let authority = cookie.tls().and_then(|tls| tls.authority());
@@ -50,8 +114,8 @@ impl Client {
             }
             None => http,
         };
-        let http = http.connect_timeout(CONNECT).build().map_err(|e| http::chain(&e))?;
-        Ok(Client { base, http, cookie })
+        let http = limited(http).build().map_err(|e| http::chain(&e))?;
+        Ok(Client { base, http, cookie, tries, pulse: Arc::default() })
     }
 
     fn request(&self, method: reqwest::Method, digest: &str) -> Result<reqwest::RequestBuilder, String> {
@@ -70,13 +134,13 @@ impl Client {
             return Err(format!("{} bytes, the limit is {MEMORY_MAX}", blob.bytes));
         }
         let mut whole: Vec<u8> = Vec::new();
-        let mut pauses = pauses();
+        let mut pauses = pauses(self.tries);
         while (whole.len() as u64) < blob.bytes {
             let start = whole.len() as u64;
             match self.piece(&blob.digest, start).await {
                 Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
                     whole.extend_from_slice(&piece);
-                    pauses = self::pauses();
+                    pauses = self::pauses(self.tries);
                 }
                 Ok(piece) => {
                     return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
@@ -100,13 +164,13 @@ impl Client {
     pub async fn get_file(&self, blob: &BlobRef, to: &Path) -> Result<(), String> {
         let told = |e: std::io::Error| format!("{}: {e}", to.display());
         let mut copy = Copy::begun(to.to_path_buf()).await.map_err(told)?;
-        let mut pauses = pauses();
+        let mut pauses = pauses(self.tries);
         while copy.bytes() < blob.bytes {
             let start = copy.bytes();
             match self.piece(&blob.digest, start).await {
                 Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
                     copy = copy.with(piece).await.map_err(told)?;
-                    pauses = self::pauses();
+                    pauses = self::pauses(self.tries);
                 }
                 Ok(piece) => {
                     return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
@@ -128,7 +192,9 @@ impl Client {
     async fn piece(&self, digest: &str, start: u64) -> Result<Vec<u8>, Refusal> {
         let range = format!("bytes={start}-{}", start + PIECE_MAX - 1);
         let request = self.request(reqwest::Method::GET, digest).map_err(Refusal::of_nature)?.header(RANGE, range);
-        let response = request.send().await.map_err(Refusal::of_network)?;
+        let waiting = Waiting::begun(&self.pulse);
+        let mut response = request.send().await.map_err(Refusal::of_network)?;
+        waiting.heard();
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
             status => {
@@ -138,7 +204,12 @@ impl Client {
                 });
             }
         }
-        Ok(response.bytes().await.map_err(Refusal::of_network)?.to_vec())
+        let mut piece = Vec::new();
+        while let Some(some) = response.chunk().await.map_err(Refusal::of_network)? {
+            waiting.heard();
+            piece.extend_from_slice(&some);
+        }
+        Ok(piece)
     }
 
     /// Leaves bytes at the head.
@@ -147,7 +218,7 @@ impl Client {
     /// As [`Client::get`].
     pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobRef, String> {
         let blob = BlobRef { digest: shelf::digest(&bytes), bytes: bytes.len() as u64 };
-        let mut pauses = pauses();
+        let mut pauses = pauses(self.tries);
         loop {
             let request = self.request(reqwest::Method::PUT, &blob.digest)?.body(bytes.clone());
             let refusal = match request.send().await {
@@ -213,11 +284,11 @@ impl Refusal {
     }
 }
 
-fn pauses() -> impl Iterator<Item = Duration> {
+fn pauses(tries: usize) -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(2))
-        .with_max_times(TRIES)
+        .with_max_times(tries)
         .with_jitter()
         .build()
 }

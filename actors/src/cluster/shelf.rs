@@ -89,6 +89,12 @@ impl Shelf {
         self.content().blobs.remove(digest);
     }
 
+    /// Offers no file of this folder any more.
+    pub fn remove_folder(&self, folder: &Path) {
+        let inside = |blob: &Blob| matches!(blob, Blob::File { path, .. } if path.starts_with(folder));
+        self.content().blobs.retain(|_, blob| !inside(blob));
+    }
+
     /// Length of what is offered under this digest.
     pub fn bytes(&self, digest: &str) -> Option<u64> {
         self.content().blobs.get(digest).map(|blob| match blob {

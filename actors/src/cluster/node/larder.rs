@@ -10,7 +10,7 @@ use rollout::id::PolicyVersion;
 
 use crate::cluster::bulk;
 use crate::cluster::cookie::Cookie;
-use crate::cluster::fetch::Client;
+use crate::cluster::fetch::{Client, Pulse};
 use crate::cluster::shelf::Shelf;
 use crate::cluster::weights::{FileRef, Manifest, is_there};
 use crate::cluster::wire::Offer;
@@ -31,9 +31,12 @@ pub(super) struct Larder {
     versions: Vec<Stored>,
     /// Base files that were checked: they are the same in every version.
     checked: Checked,
+    shunned: Shunned,
 }
 
 type Checked = Arc<Mutex<HashSet<String>>>;
+/// Nodes that did not give what they were asked for, of the version with this manifest.
+type Shunned = Arc<Mutex<(String, HashSet<String>)>>;
 
 /// A version on disk.
 pub(super) struct Stored {
@@ -50,6 +53,15 @@ pub(super) struct Fetch {
     shelf: Option<Arc<Shelf>>,
     cookie: Cookie,
     checked: Checked,
+    shunned: Shunned,
+    /// How long nothing has come.
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// Where another node is to be asked.
+struct Neighbour {
+    address: String,
+    client: Client,
 }
 
 impl Larder {
@@ -74,7 +86,8 @@ impl Larder {
                     .hint("name one address, not 0.0.0.0; or leave it empty, and other nodes fetch from the head")
             })?),
         };
-        Ok(Larder { folder, shared, cookie, shelf, serves, versions: Vec::new(), checked: Checked::default() })
+        let (checked, shunned) = (Checked::default(), Shunned::default());
+        Ok(Larder { folder, shared, cookie, shelf, serves, versions: Vec::new(), checked, shunned })
     }
 
     pub(super) fn serves(&self) -> Option<String> {
@@ -94,6 +107,17 @@ impl Larder {
             shelf: self.serves.as_ref().map(|_| self.shelf.clone()),
             cookie: self.cookie.clone(),
             checked: self.checked.clone(),
+            shunned: self.shunned.clone(),
+            pulse: Arc::default(),
+        }
+    }
+
+    /// What has come of a version that is not wanted any more. `coming`: as long as none of that number is in use.
+    pub(super) fn abandon(&self, policy: PolicyVersion, coming: &[Stored]) {
+        let folder = version_folder(&self.folder, policy);
+        if self.versions.iter().chain(coming).all(|stored| stored.folder != folder) {
+            self.shelf.remove_folder(&folder);
+            let _ = std::fs::remove_dir_all(&folder);
         }
     }
 
@@ -120,6 +144,10 @@ impl Larder {
     }
 }
 
+fn version_folder(folder: &Path, policy: PolicyVersion) -> PathBuf {
+    folder.join(format!("v{:06}", policy.0))
+}
+
 async fn serve(listen: &str, shelf: Arc<Shelf>, cookie: Cookie) -> Result<String, String> {
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|e| e.to_string())?;
     let address: SocketAddr = listener.local_addr().map_err(|e| e.to_string())?;
@@ -141,8 +169,8 @@ impl Fetch {
         if let Some(bad) = manifest.files.iter().chain(&manifest.base).find(|file| !file.is_safe()) {
             return Err(format!("the manifest names the file {:?}", bad.name));
         }
-        let folder = self.folder.join(format!("v{:06}", manifest.policy.0));
-        let peers = self.peers(&offer.peers);
+        let folder = version_folder(&self.folder, manifest.policy);
+        let peers = self.neighbours(offer);
         let shared = match (&self.shared, &manifest.shared) {
             (Some(root), Some(name)) if !name.split('/').any(|part| part == ".." || part.is_empty()) => {
                 Some(root.join(name))
@@ -179,12 +207,19 @@ impl Fetch {
         Ok(())
     }
 
-    fn peers(&self, addresses: &[String]) -> Vec<Client> {
-        let client = |address: &String| {
+    fn neighbours(&self, offer: &Offer) -> Vec<Neighbour> {
+        {
+            let mut shunned = self.shunned.lock().unwrap_or_else(PoisonError::into_inner);
+            if shunned.0 != offer.manifest.digest {
+                *shunned = (offer.manifest.digest.clone(), HashSet::new());
+            }
+        }
+        let neighbour = |address: &String| {
             let (host, port) = address.rsplit_once(':')?;
-            Client::new(host, port.parse().ok()?, self.cookie.clone()).ok()
+            let client = Client::of_peer(host, port.parse().ok()?, self.cookie.clone()).ok()?;
+            Some(Neighbour { address: address.clone(), client: client.watched(self.pulse.clone()) })
         };
-        addresses.iter().filter_map(client).collect()
+        offer.peers.iter().filter_map(neighbour).collect()
     }
 
     async fn file(
@@ -192,7 +227,7 @@ impl Fetch {
         file: &FileRef,
         folder: &Path,
         shared: Option<&Path>,
-        peers: &[Client],
+        peers: &[Neighbour],
         head: &Client,
     ) -> Result<(), String> {
         let told = |e: std::io::Error| format!("{}: {e}", folder.display());
@@ -223,17 +258,25 @@ impl Fetch {
         &self,
         file: &FileRef,
         part: &Path,
-        peers: &[Client],
+        peers: &[Neighbour],
         head: &Client,
     ) -> Result<(), String> {
         // Left over from a copy that is not what it should be.
         if std::fs::metadata(part).is_ok_and(|metadata| metadata.len() > file.blob.bytes) {
             let _ = std::fs::remove_file(part);
         }
-        for peer in peers {
-            match peer.get_file(&file.blob, part).await {
+        let shunned = || self.shunned.lock().unwrap_or_else(PoisonError::into_inner);
+        for Neighbour { address, client } in peers {
+            // The version's other files, and another try, are not worth the same wait again.
+            if shunned().1.contains(address) {
+                continue;
+            }
+            match client.get_file(&file.blob, part).await {
                 Ok(()) => return Ok(()),
-                Err(why) => tracing::info!(why, file = file.name, "not from this node; the next is asked"),
+                Err(why) => {
+                    tracing::info!(why, address, file = file.name, "not from this node any more; the next is asked");
+                    shunned().1.insert(address.clone());
+                }
             }
         }
         head.get_file(&file.blob, part).await.map_err(|why| format!("{}: {why}", file.name))

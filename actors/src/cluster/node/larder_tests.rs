@@ -116,3 +116,56 @@ async fn a_shared_folder_is_read_and_believed_only_by_the_digest() {
     let stored = larder.fetch().version(&offer, &client(&head_at)).await.unwrap();
     assert_eq!(std::fs::read(stored.folder.join("w")).unwrap(), content());
 }
+
+/// Lets everybody in, and says nothing; how many came.
+async fn mute() -> (Arc<std::sync::atomic::AtomicUsize>, String) {
+    let came = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, counted) = (listener.local_addr().unwrap().to_string(), came.clone());
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            kept.push(stream);
+        }
+    });
+    (came, address)
+}
+
+/// A frozen process still accepts. Planted: peers are asked as patiently as the head, for every file (as it was). Seen: it is asked again and
+/// again, for minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_says_nothing_is_asked_once_for_a_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let ((head, head_at), (came, mute_at)) = (channel().await, mute().await);
+    let other = head.put(b"another file".to_vec());
+    let whole = Manifest { base: vec![FileRef { name: "b".into(), blob: other }], ..manifest("w", None) };
+    let larder = larder(dir.path(), None, "").await;
+    let offer = offer(&head, &whole, &[&mute_at]);
+    // The head does not have it yet: another try follows.
+    let why = larder.fetch().version(&offer, &client(&head_at)).await.err().unwrap();
+    assert!(why.contains("404"), "{why}");
+    head.put(content());
+    let stored = larder.fetch().version(&offer, &client(&head_at)).await.unwrap();
+    assert_eq!(std::fs::read(stored.folder.join("w")).unwrap(), content());
+    assert_eq!(came.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_of_a_version_that_is_given_up_goes_unless_it_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut larder = larder(dir.path(), None, "127.0.0.1:0").await;
+    let stored = |n| {
+        let folder = version_folder(&dir.path().join("larder"), PolicyVersion(n));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("w"), content()).unwrap();
+        larder.shelf.put_known(&manifest("w", None).files[0].blob, &folder.join("w"));
+        Stored { policy: PolicyVersion(n), manifest: manifest("w", None), folder }
+    };
+    let (used, coming, left) = (stored(1), stored(2), stored(3));
+    larder.keep(used);
+    (1..=3).for_each(|n| larder.abandon(PolicyVersion(n), std::slice::from_ref(&coming)));
+    assert!(coming.folder.exists() && version_folder(&dir.path().join("larder"), PolicyVersion(1)).exists());
+    assert!(!left.folder.exists());
+    assert_eq!(larder.shelf.bytes(&digest(&content())), None, "it was this folder's");
+}

@@ -14,11 +14,12 @@ use rollout::id::{Attempt, PolicyVersion, RolloutId, TaskId};
 use rollout::outcome::Fault;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::larder::{Fetch, Larder, Stored};
 use super::seat::Seat;
 use super::{Duty, Line, NodeArgs, NodeError};
-use crate::cluster::fetch::Client;
+use crate::cluster::fetch::{Client, Pulse};
 use crate::cluster::recipe::Recipe;
 use crate::cluster::wire::{Answer, BlobRef, Body, Draw, Offer, Role, ToHead, ToNode};
 use crate::codec;
@@ -32,6 +33,8 @@ use crate::supervise::{Deaths, GENERATOR_LOST, LEASE_LOST, Role as Part, Verdict
 const AGAIN: Duration = Duration::from_secs(1);
 /// A generator that has not come to its next token for so long is stuck: its silence is told by ours.
 const STUCK: Duration = Duration::from_secs(60);
+/// A version of which nothing has come for so long does not keep a newer one waiting.
+const STALLED: Duration = Duration::from_secs(3);
 
 /// An errand as the generator knows it: its rollout, and how many errands came to this node before it in the attempt's place. A head that
 /// was restarted gives the same rollout and attempt again, and counts its leases anew.
@@ -41,8 +44,8 @@ type Key = (RolloutId, Attempt);
 pub(super) enum Event {
     /// The recipe is here, and its small files.
     Planned(String, Result<Plan, String>),
-    /// A version is here, of the recipe with this digest.
-    Loaded(String, Offer, Result<(Weights, Stored), String>),
+    /// A version is here by the fetch of that number, of the recipe with this digest.
+    Loaded(u64, String, Offer, Result<(Weights, Stored), String>),
     Again,
     Drawn(Drawn),
     /// A long answer lies at the head.
@@ -57,6 +60,14 @@ pub(super) struct Plan {
     recipe: Arc<Recipe>,
     entries: HashMap<TaskId, Arc<TaskEntry>>,
     workshop: Arc<Mutex<Box<dyn Workshop>>>,
+}
+
+/// A version on its way.
+struct UnderWay {
+    number: u64,
+    offer: Offer,
+    pulse: Arc<Pulse>,
+    task: AbortHandle,
 }
 
 /// An errand as the head knows it.
@@ -78,7 +89,9 @@ pub(super) struct Sampling {
     deaths: Deaths,
     /// The newest version that was offered, until it is adopted.
     wanted: Option<Offer>,
-    fetching: bool,
+    fetching: Option<UnderWay>,
+    /// Fetches so far.
+    fetches: u64,
     /// What was loaded and is being adopted.
     coming: Vec<Stored>,
     given: HashMap<Key, Given>,
@@ -107,7 +120,8 @@ impl Sampling {
             seat: None,
             deaths: Deaths::new(Part::Generator),
             wanted: None,
-            fetching: false,
+            fetching: None,
+            fetches: 0,
             coming: Vec::new(),
             given: HashMap::new(),
             came: 0,
@@ -163,8 +177,11 @@ impl Duty for Sampling {
             }
             // Of a head that is gone.
             Event::Planned(..) => {}
-            Event::Loaded(digest, offer, loaded) => {
-                self.fetching = false;
+            Event::Loaded(number, digest, offer, loaded) => {
+                if self.fetching.take_if(|under_way| under_way.number == number).is_none() {
+                    // A newer one did not wait for it.
+                    return Ok(());
+                }
                 let ours = self.plan.as_ref().is_some_and(|(now, _)| *now == digest);
                 let again = ours && loaded.is_err() && self.wanted.as_ref().is_some_and(|w| w.policy == offer.policy);
                 if ours {
@@ -194,7 +211,13 @@ impl Duty for Sampling {
 
     fn told(&mut self, said: ToNode, line: &Line<'_>) {
         match said {
-            ToNode::Ping => self.ping(line),
+            ToNode::Ping => {
+                if self.fetching.is_some() {
+                    // Whether it has stalled.
+                    self.fetch(line);
+                }
+                self.ping(line);
+            }
             ToNode::Sample(draws) => self.sample(draws),
             ToNode::Forget { rollouts } => {
                 self.given.retain(|(rollout, _), _| !rollouts.contains(rollout));
@@ -231,7 +254,7 @@ impl Duty for Sampling {
         let seat = self.seat.as_ref();
         json!({
             "role": Role::Generator, "places": seat.map(|seat| seat.places), "policy": seat.and_then(|seat| seat.policy),
-            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy), "fetching": self.fetching,
+            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy), "fetching": self.fetching.as_ref().map(|under_way| under_way.offer.policy),
             "generator_heard_ms": ms(&self.heard), "errands": self.given.iter().map(errand).collect::<Vec<_>>(),
         })
     }
@@ -248,28 +271,42 @@ impl Sampling {
         }
     }
 
-    /// Fetches the newest version, unless it is here or on its way: one at a time, none between.
+    /// Fetches the newest version, unless it is here or on its way: one at a time, none between. One that comes is not given up for a newer
+    /// one, or where fetching takes longer than a step none would ever be whole; one that has stalled is.
     fn fetch(&mut self, line: &Line<'_>) {
-        let (Some((digest, plan)), Some(offer), false) = (&self.plan, &self.wanted, self.fetching) else { return };
+        let (Some((digest, plan)), Some(offer)) = (&self.plan, &self.wanted) else { return };
         if self.seat.as_ref().is_some_and(|seat| seat.asked == offer.policy) {
             self.wanted = None;
             return;
         }
-        self.fetching = true;
+        let newer = |under_way: &UnderWay| under_way.offer.manifest != offer.manifest;
+        match &self.fetching {
+            Some(under_way) if newer(under_way) && under_way.pulse.silent() >= STALLED => {
+                under_way.task.abort();
+                self.larder.abandon(under_way.offer.policy, &self.coming);
+                line.note(format!("policy version {} does not come; fetches {}", under_way.offer.policy, offer.policy));
+            }
+            Some(_) => return,
+            None => {}
+        }
+        self.fetches += 1;
+        let number = self.fetches;
         let (digest, offer, workshop) = (digest.clone(), offer.clone(), plan.workshop.clone());
         let (out, fetch, client, base) =
             (self.inside.0.clone(), self.larder.fetch(), line.client(), self.larder.base());
-        tokio::spawn(async move {
+        let (wanted, pulse, watched) = (offer.clone(), fetch.pulse.clone(), fetch.pulse.clone());
+        let task = tokio::spawn(async move {
             let loaded = async {
-                let stored = fetch.version(&offer, &client?).await?;
+                let stored = fetch.version(&offer, &client?.watched(watched)).await?;
                 let (shape, folder) = (stored.manifest.shape, stored.folder.clone());
                 let load = move || workshop.lock().unwrap_or_else(PoisonError::into_inner).load(shape, &base, &folder);
                 let weights = tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?;
                 Ok((weights.map_err(|fault| fault.to_string())?, stored))
             };
             let loaded = loaded.await;
-            let _ = out.send(Event::Loaded(digest, offer, loaded));
+            let _ = out.send(Event::Loaded(number, digest, offer, loaded));
         });
+        self.fetching = Some(UnderWay { number, offer: wanted, pulse, task: task.abort_handle() });
     }
 
     async fn loaded(
