@@ -46,6 +46,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Things that happen inside and are seen to before the head is listened to again.
 const AT_ONCE: usize = 64;
+/// Of a fault's text, bytes: one that is too long for a message would never be heard of.
+const FAULT_TEXT: usize = 8 * 1024;
 /// Frames before a welcome, bytes.
 const LIMIT: usize = 64 * 1024;
 
@@ -141,7 +143,8 @@ impl Line<'_> {
         }
     }
 
-    fn answer(&self, answers: Vec<Answer>) {
+    fn answer(&self, mut answers: Vec<Answer>) {
+        answers.iter_mut().for_each(shorten);
         for answers in batch::messages(answers, self.welcome.limit as usize) {
             self.tell(&ToHead::Done(answers));
         }
@@ -391,8 +394,38 @@ fn read(bytes: &[u8], welcome: &Welcome) -> Option<ToNode> {
     }
 }
 
+/// The beginning of a fault says most.
+fn shorten(answer: &mut Answer) {
+    if let Err(fault) = &mut answer.report
+        && fault.message.len() > FAULT_TEXT
+    {
+        fault.message.truncate(fault.message.floor_char_boundary(FAULT_TEXT));
+        fault.message.push_str(" ..");
+    }
+}
+
 enum Turned {
     Away(String),
     Handshake,
     Nobody(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted: nothing is cut (as it was). Seen: the message cannot be sealed.
+    #[test]
+    fn a_fault_of_any_length_fits_into_a_message() {
+        let told = |text: String| {
+            let mut answer = Answer { lease: 1, report: Err(fault(LEASE_LOST, text)) };
+            shorten(&mut answer);
+            assert!(wire::seal(1, 1, &ToHead::Done(vec![answer.clone()]), LIMIT).is_ok());
+            answer.report.unwrap_err().message
+        };
+        // In the middle of a character of two bytes.
+        let long = told(format!("x{}", "é".repeat(LIMIT)));
+        assert_eq!(long, format!("x{} ..", "é".repeat(FAULT_TEXT / 2 - 1)));
+        assert_eq!(told("short".into()), "short");
+    }
 }

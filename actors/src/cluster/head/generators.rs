@@ -15,6 +15,7 @@ use crate::cluster::wire::{BlobRef, Draw, NodeKey, Offer, Role, ToNode};
 use crate::crew::SampleJob;
 use crate::fleet::FleetMsg;
 use crate::generator::{Adoption, GeneratorMsg};
+use crate::supervise::{CHECKPOINT, fault};
 
 /// Versions on the side channel: the newest, and one that somebody may still be fetching.
 const KEPT: usize = 2;
@@ -105,8 +106,8 @@ impl HeadState {
         self.versions.writing = Some(newest.policy);
         let (press, shelf, to) = (source.press.clone(), self.args.shelf.clone(), self.myself.clone());
         let (weights, policy) = (newest.weights.clone(), newest.policy);
-        tokio::task::spawn_blocking(move || {
-            let result = press.publish(&weights, policy, &shelf);
+        tokio::spawn(async move {
+            let result = written(move || press.publish(&weights, policy, &shelf)).await;
             drop(to.cast(HeadMsg::Published(policy, result)));
         });
     }
@@ -180,5 +181,23 @@ impl HeadState {
     pub(super) fn unsample(&mut self, key: NodeKey, rollouts: Vec<RolloutId>) {
         self.roster.forget(key, &rollouts);
         self.say(key, &ToNode::Forget { rollouts });
+    }
+}
+
+/// A panic is an answer as well: the version counts as being written until there is one, and nothing else is written.
+async fn written<T: Send + 'static>(write: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    let ended = tokio::task::spawn_blocking(write).await;
+    ended.unwrap_or_else(|error| Err(fault(CHECKPOINT, format!("it cannot be written: {error}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_panics_has_an_answer() {
+        let panics = || -> Result<(), Fault> { panic!("no such tensor") };
+        assert_eq!(written(panics).await.unwrap_err().code, CHECKPOINT);
+        assert_eq!(written(|| Ok(3)).await, Ok(3));
     }
 }
