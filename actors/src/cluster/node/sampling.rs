@@ -254,7 +254,8 @@ impl Duty for Sampling {
         let seat = self.seat.as_ref();
         json!({
             "role": Role::Generator, "places": seat.map(|seat| seat.places), "policy": seat.and_then(|seat| seat.policy),
-            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy), "fetching": self.fetching.as_ref().map(|under_way| under_way.offer.policy),
+            "policy_wanted": self.wanted.as_ref().map(|offer| offer.policy),
+            "fetching": self.fetching.as_ref().map(|under_way| under_way.offer.policy),
             "generator_heard_ms": ms(&self.heard), "errands": self.given.iter().map(errand).collect::<Vec<_>>(),
         })
     }
