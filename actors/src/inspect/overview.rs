@@ -37,6 +37,9 @@ pub struct Overview {
     pub verdicts: BTreeMap<String, u64>,
     pub faults: BTreeMap<String, u64>,
     pub steps: Curves,
+    /// The numbers of the last step itself: a point of a long run's curves is a mean of several.
+    #[serde(default)]
+    pub last: BTreeMap<String, f64>,
     /// Ended rollouts and their tokens per second, over the time of the run.
     pub throughput: Curves,
     /// `summary.json`, when the run has ended.
@@ -105,6 +108,7 @@ impl Run {
             verdicts,
             faults,
             steps: Curves::default(),
+            last: metrics.last(),
             throughput: self.throughput(),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
@@ -209,6 +213,12 @@ impl Metrics {
         Ok(())
     }
 
+    fn last(&self) -> BTreeMap<String, f64> {
+        let Some(last) = self.steps.last() else { return BTreeMap::new() };
+        let of = |points: &Vec<(u64, f64)>| points.last().filter(|(step, _)| step == last).map(|(_, value)| *value);
+        self.by_name.iter().filter_map(|(name, points)| Some((name.clone(), of(points)?))).collect()
+    }
+
     fn drawn(&self) -> Curves {
         let width = self.steps.len().div_ceil(POINTS).max(1);
         let x = self.steps.chunks(width).map(|c| c[c.len() - 1] as f64).collect();
@@ -250,9 +260,18 @@ pub const DRAWN: [&str; 21] = [
     "learner.seconds",
 ];
 
+impl Overview {
+    /// For a page: what is drawn of the steps, in as many digits as can be seen.
+    pub fn for_a_page(&mut self) {
+        self.steps.for_a_page();
+        self.last.retain(|name, _| DRAWN.contains(&name.as_str()));
+        self.last.values_mut().for_each(|value| *value = five_digits(*value));
+    }
+}
+
 impl Curves {
     /// For a page: the curves that are drawn, in as many digits as can be seen.
-    pub fn for_a_page(&mut self) {
+    fn for_a_page(&mut self) {
         self.y.retain(|name, _| DRAWN.contains(&name.as_str()));
         for value in self.y.values_mut().flatten().flatten() {
             *value = five_digits(*value);

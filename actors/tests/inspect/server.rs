@@ -218,6 +218,28 @@ async fn curves_come_again_only_with_a_new_step() {
     }
 }
 
+/// The last point of the curves is a mean of three steps here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_step_of_a_long_run_is_told_and_not_a_mean() {
+    let server = server(Access::default()).await;
+    server.writer.handle().send((9..=603).map(fixture::step).collect()).unwrap();
+    server.writer.handle().flush(LONG).unwrap();
+    let until = Instant::now() + LONG;
+    let overview = loop {
+        let next = server.json("/api/overview").await;
+        if next["steps"]["x"].as_array().unwrap().last() == Some(&Value::from(603.0)) {
+            break next;
+        }
+        assert!(Instant::now() < until, "the last step never came: {next}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(overview["steps"]["x"].as_array().unwrap().len() < 603);
+    assert_eq!(overview["last"]["batch.reward_code"], 60.3);
+    assert_eq!(server.json("/api/overview?have=603").await["last"], overview["last"]);
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.lines().any(|l| l.starts_with("troupe_batch_reward_code 60.3")), "{metrics}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_rollout_is_told() {
     let server = server(Access::default()).await;
@@ -283,8 +305,8 @@ async fn a_terminal_sees_through_a_dashboard_what_it_sees_in_the_directory() {
         assert_eq!(far.pulse().unwrap().rollouts, near.pulse().unwrap().rollouts);
         let overview = |source: &Source| {
             let mut o = source.overview().unwrap();
-            o.steps.for_a_page();
-            (o.ledger, o.verdicts, o.steps, o.alarms, o.faults)
+            o.for_a_page();
+            (o.ledger, o.verdicts, o.steps, o.last, o.alarms, o.faults)
         };
         assert_eq!(overview(&far), overview(&near));
         let page = |source: &Source, filter: &str| {
