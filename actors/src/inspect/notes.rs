@@ -48,6 +48,7 @@ impl Notes {
         while self.spans.len() > SPANS {
             self.spans.pop_first();
         }
+        close_left_open(&mut self.spans);
         let last = match self.samples.back() {
             Some(sample) => sample.id,
             None => reader.samples_from(SAMPLES)?,
@@ -61,6 +62,24 @@ impl Notes {
         self.happenings.drain(..extra);
         self.looked = Some(Instant::now());
         Ok(())
+    }
+}
+
+/// A lane does one thing at a time: what had no end when its next work began was lost with a process that was killed, or
+/// its end found no room.
+fn close_left_open(spans: &mut BTreeMap<u64, SpanRow>) {
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    for span in spans.values_mut().rev() {
+        if span.ended_ms.is_none()
+            && let Some(began) = next.get(&span.lane)
+        {
+            span.ended_ms = Some(span.began_ms.max(*began));
+            span.ending = Some("lost".into());
+        }
+        match next.get_mut(&span.lane) {
+            Some(began) => *began = span.began_ms,
+            None => drop(next.insert(span.lane.clone(), span.began_ms)),
+        }
     }
 }
 
@@ -226,6 +245,25 @@ fn sources(notes: &Notes, from: u64) -> BTreeMap<String, Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_without_an_end_ends_where_its_lanes_next_begins() {
+        let span = |id: u64, lane: &str, began_ms: u64, ended_ms: Option<u64>| {
+            let ending = ended_ms.map(|_| "report".to_string());
+            (id, SpanRow { id, lane: lane.into(), began_ms, ended_ms, ending, ..SpanRow::default() })
+        };
+        let mut spans = BTreeMap::from([
+            span(1, "executor 0", 100, None),
+            span(2, "executor 1", 150, None),
+            span(3, "executor 0", 200, Some(250)),
+            span(4, "executor 0", 300, None),
+        ]);
+        close_left_open(&mut spans);
+        let seen: Vec<(Option<u64>, Option<&str>)> =
+            spans.values().map(|s| (s.ended_ms, s.ending.as_deref())).collect();
+        // The second goes on, and so does the fourth.
+        assert_eq!(seen, [(Some(200), Some("lost")), (None, None), (Some(250), Some("report")), (None, None)]);
+    }
 
     #[test]
     fn lanes_are_in_order_and_an_executor_is_on_the_gpu_at_its_place() {
