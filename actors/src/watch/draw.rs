@@ -128,7 +128,13 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     ];
     for (n, (name, curves, key)) in curves.into_iter().enumerate() {
         let cells: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(rows[n / 2]);
-        spark(frame, cells[n % 2], name, curves, (key, last(key)));
+        spark(
+            frame,
+            cells[n % 2],
+            name,
+            curves,
+            (key, last(key).or(o.rollouts_per_s.filter(|_| key == "rollouts_per_s"))),
+        );
     }
 }
 
@@ -148,13 +154,7 @@ fn queues(said: &serde_json::Value) -> String {
 }
 
 /// The curve `key`, with its newest number in the title: the last point of a long curve is a mean.
-fn spark(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    name: &str,
-    curves: &Curves,
-    (key, newest): (&str, Option<f64>),
-) {
+fn spark(frame: &mut Frame<'_>, area: Rect, name: &str, curves: &Curves, (key, newest): (&str, Option<f64>)) {
     const FULL: f64 = 1000.0;
     let all: Vec<f64> = curves.y.get(key).map_or_else(Vec::new, |all| all.iter().flatten().copied().collect());
     let shown = &all[all.len().saturating_sub(usize::from(area.width.saturating_sub(2)))..];
