@@ -13,6 +13,8 @@ const status = document.getElementById("status");
 // Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
 const PAUSE = 300;
 const REST = 4;
+// Without a message a page asks again after this long: that a run wrote nothing for a while is news too.
+const AGE = 5000;
 
 let page = { update: async () => {}, keys: {} };
 let shownAt = "";
@@ -84,6 +86,12 @@ function pulsed(pulse, last) {
   }, Math.max(0, rested + Math.max(PAUSE, REST * took) - performance.now()));
 }
 
+/** A run that died or froze sends no message. */
+function aged() {
+  if (document.hidden || page.live === false || busy || timer) return;
+  if (performance.now() - rested >= Math.max(AGE, REST * took)) update();
+}
+
 /** One stream while the page is seen: browsers allow few, and a hidden page needs none. */
 function live() {
   let source = null;
@@ -140,3 +148,4 @@ addEventListener("hashchange", go);
 theme();
 go();
 live();
+setInterval(aged, 1000);
