@@ -96,15 +96,17 @@ impl Run {
         let (ledger, verdicts) = self.table().ledger();
         metrics.read(&reader)?;
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
+        let status = self.status(&reader, &summary, now)?;
+        let over = matches!(status, Status::Finished(_));
         let overview = Overview {
             run_dir: self.dir().display().to_string(),
             version: reader.meta("version")?,
             started_at: reader.meta("started_at")?.and_then(|text| text.parse().ok()),
             now,
             written_at: self.last_write_ms(),
-            status: self.status(&reader, &summary, now)?,
+            status,
             pulse: self.pulse(),
-            alarms: alarms(self, &reader, &ledger, &metrics.times, now)?,
+            alarms: alarms(self, &reader, &ledger, &metrics.times, over, now)?,
             ledger,
             verdicts,
             faults,

@@ -102,6 +102,11 @@ impl Totals {
         Some(ended as f64 / (end - from) as f64)
     }
 
+    /// The last second in which one ended.
+    pub fn newest(&self) -> Option<u64> {
+        self.seconds.keys().next_back().copied()
+    }
+
     /// The first and the last second in which one ended, where they are two.
     fn range(&self) -> Option<(u64, u64)> {
         let (first, last) = (self.seconds.keys().next()?, self.seconds.keys().next_back()?);
