@@ -90,7 +90,7 @@ pub struct Lane {
     /// The GPU that it works on, where it is one of this host's executors.
     pub gpu: Option<String>,
     pub spans: Vec<SpanRow>,
-    /// Share of the window in which it worked.
+    /// Share of the time since `known_from` in which it worked.
     pub busy: f64,
 }
 
@@ -107,6 +107,8 @@ pub struct Timeline {
     /// Milliseconds since the Unix epoch. `to` is now while the run goes on, else when the last was noted.
     pub from: u64,
     pub to: u64,
+    /// Since when it is known what the lanes did: later than `from` where older spans are not kept, or there were none.
+    pub known_from: u64,
     /// False: the run was made by a program that noted nothing.
     pub noted: bool,
     pub lanes: Vec<Lane>,
@@ -151,21 +153,27 @@ impl Run {
             let gpus = gpus(notes);
             let inside: Vec<&SpanRow> =
                 notes.spans.values().rev().filter(|s| s.ended_ms.unwrap_or(to) >= from && s.began_ms <= to).collect();
+            let oldest = notes.spans.values().map(|s| s.began_ms).min().unwrap_or(from);
+            let known_from = oldest.clamp(from, to);
+            let known = to.saturating_sub(known_from).max(1) as f64;
             let mut lanes: BTreeMap<(u8, String), Lane> = BTreeMap::new();
-            for span in inside.iter().take(SHOWN).rev() {
+            for (newer, span) in inside.iter().enumerate().rev() {
                 let lane = lanes.entry(order(&span.lane)).or_insert_with(|| Lane {
                     name: span.lane.clone(),
                     gpu: gpu_of(&span.lane, &gpus),
                     spans: Vec::new(),
                     busy: 0.0,
                 });
-                let (began, ended) = (span.began_ms.max(from), span.ended_ms.unwrap_or(to).min(to));
-                lane.busy += ended.saturating_sub(began) as f64 / (to - from) as f64;
-                lane.spans.push((*span).clone());
+                let (began, ended) = (span.began_ms.max(known_from), span.ended_ms.unwrap_or(to).min(to));
+                lane.busy += ended.saturating_sub(began) as f64 / known;
+                if newer < SHOWN {
+                    lane.spans.push((*span).clone());
+                }
             }
             Timeline {
                 from,
                 to,
+                known_from,
                 noted: !notes.samples.is_empty() || !notes.spans.is_empty(),
                 left_out: inside.len().saturating_sub(SHOWN),
                 lanes: lanes.into_values().collect(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actors::dashboard::{Access, Dashboard};
 use actors::inspect::Run;
 use actors::inspect::query::Query;
-use actors::store::Writer;
+use actors::store::{Op, SpanRow, Writer};
 use actors::watch::source::{Remote, Source};
 use reqwest::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, SET_COOKIE};
 use reqwest::{Client, Response, StatusCode};
@@ -272,7 +272,9 @@ async fn lanes_queues_gpus_and_happenings_are_told_as_they_were_noted() {
     let gpu = format!("gpu 0 ({})", HOSTILE[0]);
     assert_eq!((&lanes[0]["name"], &lanes[0]["gpu"]), (&Value::from("executor 0"), &Value::from(gpu.as_str())));
     let busy = lanes[0]["busy"].as_f64().unwrap();
-    assert!(busy > 0.02 && busy < 0.05, "4 times 0.9 s of 120 s: {busy}");
+    // The first began nine seconds before the store was made.
+    let known = (t["to"].as_u64().unwrap() - t["known_from"].as_u64().unwrap()) as f64;
+    assert!((busy * known - 3_600.0).abs() < 1.0, "4 times 0.9 s since the first began: {busy} of {known} ms");
     let curves = &t["sources"]["gpu 0"]["curves"];
     assert_eq!((curves["x"].as_array().unwrap().len(), &curves["y"]["sm_mhz"][9]), (10, &Value::from(1909.0)));
     assert_eq!(t["sources"]["pool"]["last"]["nodes"][0]["name"], HOSTILE[1]);
@@ -289,6 +291,34 @@ async fn lanes_queues_gpus_and_happenings_are_told_as_they_were_noted() {
     let learner = &second["tokens"]["learner"];
     assert_eq!((learner["entropies"].as_array().unwrap().len(), &learner["entropies"][0]), (20, &Value::from(0.5)));
     assert_eq!(server.json("/api/rollout/1").await["tokens"]["learner"], Value::Null);
+}
+
+/// More spans than are drawn, and a window that is longer than what is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_always_works_is_busy_all_the_time_whatever_is_drawn_and_kept() {
+    const SPANS: u64 = 5_000;
+    let server = server(Access::default()).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let span = |n: u64| {
+        let began_ms = now - 10 * (SPANS - n);
+        Op::Span(SpanRow {
+            id: 100 + n,
+            lane: "executor 1".into(),
+            began_ms,
+            ended_ms: Some(began_ms + 10),
+            ending: Some("report".into()),
+            ..SpanRow::default()
+        })
+    };
+    server.writer.handle().send((0..SPANS).map(span).collect()).unwrap();
+    server.writer.handle().flush(LONG).unwrap();
+    let t = server.json("/api/timeline?window_s=3600").await;
+    let lane = t["lanes"].as_array().unwrap().iter().find(|l| l["name"] == "executor 1").unwrap();
+    assert!(t["left_out"].as_u64().unwrap() >= SPANS - 4_000, "{}", t["left_out"]);
+    assert!(lane["spans"].as_array().unwrap().len() <= 4_000);
+    let known = t["to"].as_u64().unwrap() - t["known_from"].as_u64().unwrap();
+    let busy = lane["busy"].as_f64().unwrap() * known as f64;
+    assert!((busy - 10.0 * SPANS as f64).abs() < 1.0, "{busy} ms of {known} ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
