@@ -158,6 +158,8 @@ async fn with_a_token_nothing_is_told_without_it_and_a_cookie_is_as_good() {
     let cookie = right.headers()[SET_COOKIE].to_str().unwrap().to_string();
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
     let pair = cookie.split(';').next().unwrap();
+    // A browser sends a cookie to all ports of a host, and keeps one of each name.
+    assert!(pair.starts_with(&format!("troupe_session_{}=", server.address.port())), "{pair}");
     let asked = server.client.get(server.url("/api/overview")).header(COOKIE, pair);
     assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
 }
@@ -183,8 +185,13 @@ async fn the_pages_data_is_what_the_store_holds_and_errors_say_what_is_wrong() {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     let error: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
     assert_eq!(error["error"]["hint"], "did you mean `verdict`?");
-    let response = server.get("/api/rollouts?sort=colour").await;
-    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    // A level is looked up by the task's name and is no column to sort by.
+    for sort in ["colour", "level", "-level", "staleness"] {
+        let response = server.get(&format!("/api/rollouts?sort={sort}")).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{sort}");
+        let body = response.text().await.unwrap();
+        assert!(!body.contains("did you mean `level`"), "{body}");
+    }
     for path in ["/api/rollout/4711", "/api/task/unknown", "/static/../Cargo.toml", "/static/secret"] {
         assert_eq!(server.get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
