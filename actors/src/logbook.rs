@@ -273,6 +273,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_was_at_is_lost_once_its_run_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let span = |id: u64, stages: &[(&str, u64)]| SpanRow {
+            id,
+            lane: format!("executor {id}"),
+            began_ms: 1_000,
+            stages: stages.iter().map(|(name, at)| (name.to_string(), *at)).collect(),
+            ..SpanRow::default()
+        };
+        let ended = SpanRow { ended_ms: Some(1_500), ending: Some("report".into()), ..span(3, &[]) };
+        let writer = start();
+        let open = [span(1, &[]), span(2, &[("compile", 10), ("run", 70)])];
+        writer.handle().send(open.into_iter().chain([ended]).map(Op::Span).collect()).unwrap();
+        writer.stop().unwrap();
+        let seen = || -> Vec<(Option<u64>, Option<String>)> {
+            let spans = Reader::open(dir.path()).unwrap().newest_spans(10).unwrap();
+            spans.into_iter().map(|s| (s.ended_ms, s.ending)).collect()
+        };
+        assert_eq!(seen()[..2], [(None, None), (None, None)]);
+        start().stop().unwrap();
+        let lost = || Some("lost".to_string());
+        assert_eq!(seen(), [(Some(1_000), lost()), (Some(1_070), lost()), (Some(1_500), Some("report".into()))]);
+    }
+
+    #[test]
     fn the_newest_are_kept_and_what_finds_no_room_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();

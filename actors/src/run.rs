@@ -180,6 +180,7 @@ fn go(
     if config.model.device == Device::Cuda {
         crate::cuda::require("model.device")?;
     }
+    forget_interrupted(run_dir)?;
     let interrupted = match config.model.device {
         Device::Cpu => session::play::<model::Cpu>(&config, &tasks, run_dir, &writer, &observer, &stop),
         #[cfg(feature = "cuda")]
@@ -204,6 +205,18 @@ fn go(
     policy::write_atomically(&path, &text).map_err(|source| RunError::Io { doing: "cannot write", path, source })?;
     drop(lock);
     Ok(summary)
+}
+
+/// The run goes on: that its user stopped it once is no longer so, and would be said of it after a crash too. A complete
+/// run's summary stays true.
+fn forget_interrupted(run_dir: &Path) -> Result<(), RunError> {
+    let path = run_dir.join(SUMMARY_FILE);
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let complete = serde_json::from_str(&text).is_ok_and(|s: serde_json::Value| s["interrupted"] == false);
+    if complete {
+        return Ok(());
+    }
+    std::fs::remove_file(&path).map_err(|source| RunError::Io { doing: "cannot remove", path, source })
 }
 
 /// What the store of a run says it found.
@@ -288,6 +301,18 @@ mod tests {
             run(config, Vec::new(), run_dir, Arc::new(Silent), stop)
         };
         result.unwrap_err()
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_no_longer_said_to_be_stopped_and_a_complete_one_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SUMMARY_FILE);
+        forget_interrupted(dir.path()).unwrap();
+        for (text, stays) in [("{\"interrupted\": true}", false), ("{", false), ("{\"interrupted\": false}", true)] {
+            std::fs::write(&path, text).unwrap();
+            forget_interrupted(dir.path()).unwrap();
+            assert_eq!(path.exists(), stays, "{text}");
+        }
     }
 
     /// A process that is killed while it makes the store leaves an empty file; one that is killed before its first

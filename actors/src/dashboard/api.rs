@@ -123,7 +123,9 @@ pub struct Have {
 pub async fn overview(State(shared): Asked, Query(Have { have }): Query<Have>) -> Response {
     if have.is_some_and(|have| shared.run.last_step_known() == Some(have)) {
         let short = body_once(&shared, "overview, short", |run| {
-            let mut short = serde_json::to_value(run.overview_without_curves()?).map_err(StoreError::from)?;
+            let mut overview = run.overview_without_curves()?;
+            overview.for_a_page();
+            let mut short = serde_json::to_value(overview).map_err(StoreError::from)?;
             short["steps"] = serde_json::Value::Null;
             Ok(Some(short))
         });
@@ -131,7 +133,7 @@ pub async fn overview(State(shared): Asked, Query(Have { have }): Query<Have>) -
     }
     ask_once(shared, "overview", |run| {
         let mut overview = run.overview()?;
-        overview.steps.for_a_page();
+        overview.for_a_page();
         Ok(Some(overview))
     })
     .await

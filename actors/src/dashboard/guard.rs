@@ -26,7 +26,6 @@ use super::{Shared, assets};
 /// Nothing but our own files runs, no page frames us, nothing is sent elsewhere.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
-const COOKIE_NAME: &str = "troupe_session";
 /// Sessions that are remembered; the oldest is forgotten.
 const SESSIONS_MAX: usize = 64;
 /// How long a wrong token takes.
@@ -45,6 +44,8 @@ pub struct Guard {
     token: Option<[u8; 32]>,
     hosts: Vec<String>,
     loopback: bool,
+    /// With the port: to a browser all dashboards of a host are one site.
+    cookie: String,
     sessions: Mutex<VecDeque<[u8; 32]>>,
 }
 
@@ -58,6 +59,7 @@ impl Guard {
             token: access.token.as_deref().map(digest),
             hosts: access.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
             loopback: address.ip().is_loopback(),
+            cookie: format!("troupe_session_{}", address.port()),
             sessions: Mutex::default(),
         }
     }
@@ -83,7 +85,7 @@ impl Guard {
         let cookies = headers.get_all(COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         cookies
-            .filter_map(|c| c.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='))
+            .filter_map(|c| c.trim().strip_prefix(self.cookie.as_str())?.strip_prefix('='))
             .any(|c| sessions.contains(&digest(c)))
     }
 
@@ -96,7 +98,7 @@ impl Guard {
         if sessions.len() > SESSIONS_MAX {
             sessions.pop_front();
         }
-        format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/; Max-Age=604800")
+        format!("{}={value}; HttpOnly; SameSite=Strict; Path=/; Max-Age=604800", self.cookie)
     }
 }
 

@@ -46,16 +46,10 @@ fn text(overview: &Overview) -> String {
     if let Some(step) = overview.steps.x.last() {
         family("troupe_step", "gauge", "Optimizer steps that are done.", vec![(String::new(), *step)]);
     }
-    for (name, values) in &overview.steps.y {
-        if let Some(value) = values.last().copied().flatten() {
-            let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            family(
-                &format!("troupe_{safe}"),
-                "gauge",
-                "Of the last step; docs/corrections.md lists them.",
-                vec![(String::new(), value)],
-            );
-        }
+    for (name, value) in &overview.last {
+        let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let help = "Of the last step; docs/corrections.md lists them.";
+        family(&format!("troupe_{safe}"), "gauge", help, vec![(String::new(), *value)]);
     }
     out
 }

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
+use super::totals::Ledger;
+use crate::store::schema::OPENED_AT;
 use crate::store::{PhaseTag, Reader, StoreError};
 
 /// A step that is open for more than this many times the median step is a stall.
 const STALL: f64 = 6.0;
 /// And no stall is told before this many seconds.
 const STALL_MIN_MS: f64 = 30_000.0;
+/// The limit where no step has told yet how long one takes, and in evaluations.
+const UNKNOWN_MS: f64 = 600_000.0;
 /// Shares of recent rollouts or groups above which there is an alarm.
 const LOST_MAX: f64 = 0.05;
 const TRUNCATED_MAX: f64 = 0.25;
@@ -42,19 +46,20 @@ fn alarm(level: Level, title: &str, detail: String, filter: Option<&str>) -> Ala
     Alarm { level, title: title.into(), detail, filter: filter.map(str::to_string) }
 }
 
-/// All alarms, the gravest first; `times` are those of the steps.
+/// All alarms, the gravest first; `times` are those of the steps, `over` that nothing goes on any more.
 pub fn alarms(
     run: &Run,
     reader: &Reader,
-    ledger: &BTreeMap<String, BTreeMap<String, u64>>,
+    ledger: &Ledger,
     times: &[u64],
+    over: bool,
     now: u64,
 ) -> Result<Vec<Alarm>, StoreError> {
     let mut found = Vec::new();
     if let Some(trouble) = run.pulse().trouble {
         found.push(alarm(Level::Grave, "the store cannot be read", trouble, None));
     }
-    found.extend(stall(run, reader, times, now)?);
+    found.extend(stall(run, reader, ledger, times, over, now)?);
     found.extend(shares(run));
     if let Some(step) = reader.last_step()? {
         let named = step.report["alarms"].as_array().map_or_else(Vec::new, |all| {
@@ -79,21 +84,74 @@ pub fn alarms(
     Ok(found)
 }
 
-fn stall(run: &Run, reader: &Reader, times: &[u64], now: u64) -> Result<Option<Alarm>, StoreError> {
-    let open = reader.meta("done.train")?.is_none() && run.pulse().open > 0;
-    let (Some(last), Some(median)) = (times.last(), median_gap(times)) else { return Ok(None) };
-    let since = now.saturating_sub(*last) as f64;
-    let limit = (STALL * median).max(STALL_MIN_MS);
-    Ok((open && since > limit).then(|| {
-        let detail = format!(
-            "the last step ended {:.0} s ago, the median step takes {:.1} s (alarm above {:.0} s); {} rollouts are in flight",
-            since / 1000.0,
-            median / 1000.0,
-            limit / 1000.0,
-            run.pulse().open
-        );
-        alarm(Level::Grave, "no step for long", detail, Some("ending = none"))
-    }))
+/// What a stall is judged by; times in milliseconds.
+#[derive(Default)]
+struct Going {
+    /// Else it evaluates.
+    training: bool,
+    last_step: Option<u64>,
+    median: Option<f64>,
+    /// When the run's newest process began.
+    opened: Option<u64>,
+    last_ended: Option<u64>,
+    in_flight: u64,
+}
+
+impl Going {
+    fn stall(&self, now: u64) -> Option<Alarm> {
+        // Steps before this process say when it should have done its first, not how long it takes to begin.
+        let steady = self.training && self.last_step.is_some() && self.last_step >= self.opened;
+        let median = self.median.filter(|_| steady);
+        let limit = median.map_or(UNKNOWN_MS, |median| (STALL * median).max(STALL_MIN_MS));
+        let since = [
+            (self.last_step, "the last step ended"),
+            (self.opened, "the run's process began"),
+            (self.last_ended.filter(|_| !self.training), "the last rollout ended"),
+        ];
+        let (at, what) = since.into_iter().filter_map(|(at, what)| Some((at?, what))).max_by_key(|(at, _)| *at)?;
+        let age = now.saturating_sub(at) as f64;
+        (age > limit).then(|| {
+            let detail = format!(
+                "{what} {:.0} s ago{} (alarm above {:.0} s); {} rollouts are in flight",
+                age / 1000.0,
+                median.map_or(String::new(), |ms| format!(", the median step takes {:.1} s", ms / 1000.0)),
+                limit / 1000.0,
+                self.in_flight
+            );
+            let title = if self.training { "no step for long" } else { "no rollout of an evaluation ended for long" };
+            alarm(Level::Grave, title, detail, (self.in_flight > 0).then_some("ending = none"))
+        })
+    }
+}
+
+fn stall(
+    run: &Run,
+    reader: &Reader,
+    ledger: &Ledger,
+    times: &[u64],
+    over: bool,
+    now: u64,
+) -> Result<Option<Alarm>, StoreError> {
+    let done = |phase| reader.meta(crate::driver::done_key(phase)).map(|value| value.is_some());
+    let trained = done(PhaseTag::Train)?;
+    let evaluates = run.config().is_none_or(|config| config.eval.enabled);
+    // Before its first rollout a run is set up, for as long as that takes.
+    if over || ledger.is_empty() || done(PhaseTag::EvalAfter)? || (trained && !evaluates) {
+        return Ok(None);
+    }
+    let began = match reader.meta(OPENED_AT)? {
+        Some(at) => Some(at),
+        None => reader.meta("started_at")?,
+    };
+    let going = Going {
+        training: ledger.contains_key(PhaseTag::Train.as_str()) && !trained,
+        last_step: times.last().copied(),
+        median: median_gap(times),
+        opened: began.and_then(|text| text.parse().ok()),
+        last_ended: run.table().totals().newest().map(|second| second * 1000),
+        in_flight: run.pulse().open,
+    };
+    Ok(going.stall(now))
 }
 
 /// Median time between steps, milliseconds.
@@ -181,4 +239,60 @@ fn equal_groups(table: &super::table::Table, recent: &[usize]) -> Option<Alarm> 
         );
         alarm(Level::Warn, "groups without any difference in reward", detail, Some("ending = zero_variance"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn told(going: &Going, now: u64) -> Option<String> {
+        going.stall(now).map(|a| format!("{}: {}", a.title, a.detail))
+    }
+
+    #[test]
+    fn a_stall_is_told_before_the_second_step_and_with_nothing_in_flight() {
+        let first = Going { training: true, opened: Some(0), ..Going::default() };
+        assert_eq!(told(&first, 10 * MINUTE), None);
+        let said = told(&first, 10 * MINUTE + 1).unwrap();
+        assert!(said.contains("the run's process began 600 s ago (alarm above 600 s); 0 rollouts"), "{said}");
+        let steady = Going { last_step: Some(MINUTE), median: Some(10_000.0), ..first };
+        assert_eq!(told(&steady, 2 * MINUTE), None);
+        let said = told(&steady, 2 * MINUTE + 1).unwrap();
+        assert!(
+            said.contains("the last step ended 60 s ago, the median step takes 10.0 s (alarm above 60 s)"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_was_resumed_the_next_morning_does_not_stall_at_once() {
+        let (evening, morning) = (100 * MINUTE, 800 * MINUTE);
+        let resumed = Going {
+            training: true,
+            last_step: Some(evening),
+            median: Some(1_000.0),
+            opened: Some(morning),
+            ..Going::default()
+        };
+        // It has to load its weights before it can take a step.
+        assert_eq!(told(&resumed, morning + 5 * MINUTE), None);
+        assert!(told(&resumed, morning + 11 * MINUTE).is_some());
+        let on = Going { last_step: Some(morning + MINUTE), ..resumed };
+        assert!(told(&on, morning + 2 * MINUTE).is_some(), "as before");
+    }
+
+    #[test]
+    fn an_evaluation_stalls_when_none_of_its_rollouts_ends() {
+        let going = Going { opened: Some(0), last_ended: Some(50 * MINUTE), in_flight: 3, ..Going::default() };
+        assert_eq!(told(&going, 60 * MINUTE), None);
+        let said = told(&going, 61 * MINUTE).unwrap();
+        assert!(
+            said.starts_with("no rollout of an evaluation ended for long: the last rollout ended 660 s ago"),
+            "{said}"
+        );
+        let after = Going { last_step: Some(55 * MINUTE), median: Some(1_000.0), ..going };
+        assert_eq!(told(&after, 62 * MINUTE), None, "it began when the last step was done");
+    }
 }

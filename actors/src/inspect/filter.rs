@@ -106,7 +106,7 @@ pub fn field_names() -> Vec<&'static str> {
 
 /// The store's column behind a field, for sorting; `None` for a field that is no single short column.
 pub fn column_of(name: &str) -> Option<&'static str> {
-    let plain = |f: &&Field| f.name == name && !matches!(f.name, "staleness" | "finding" | "answer");
+    let plain = |f: &&Field| f.name == name && !matches!(f.name, "level" | "staleness" | "finding" | "answer");
     FIELDS.iter().find(plain).map(|f| f.sql)
 }
 

@@ -213,6 +213,7 @@ impl Run {
                             let trouble = Some(error.to_string());
                             let new = p.trouble != trouble;
                             p.trouble = trouble;
+                            p.version += u64::from(new);
                             new
                         });
                         (EVERY, LATEST)

@@ -48,6 +48,7 @@ impl Notes {
         while self.spans.len() > SPANS {
             self.spans.pop_first();
         }
+        close_left_open(&mut self.spans);
         let last = match self.samples.back() {
             Some(sample) => sample.id,
             None => reader.samples_from(SAMPLES)?,
@@ -64,6 +65,24 @@ impl Notes {
     }
 }
 
+/// A lane does one thing at a time: what had no end when its next work began was lost with a process that was killed, or
+/// its end found no room.
+fn close_left_open(spans: &mut BTreeMap<u64, SpanRow>) {
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    for span in spans.values_mut().rev() {
+        if span.ended_ms.is_none()
+            && let Some(began) = next.get(&span.lane)
+        {
+            span.ended_ms = Some(span.began_ms.max(*began));
+            span.ending = Some("lost".into());
+        }
+        match next.get_mut(&span.lane) {
+            Some(began) => *began = span.began_ms,
+            None => drop(next.insert(span.lane.clone(), span.began_ms)),
+        }
+    }
+}
+
 /// A lane and what it did in the window.
 #[derive(Debug, Serialize)]
 pub struct Lane {
@@ -71,7 +90,7 @@ pub struct Lane {
     /// The GPU that it works on, where it is one of this host's executors.
     pub gpu: Option<String>,
     pub spans: Vec<SpanRow>,
-    /// Share of the window in which it worked.
+    /// Share of the time since `known_from` in which it worked.
     pub busy: f64,
 }
 
@@ -88,6 +107,8 @@ pub struct Timeline {
     /// Milliseconds since the Unix epoch. `to` is now while the run goes on, else when the last was noted.
     pub from: u64,
     pub to: u64,
+    /// Since when it is known what the lanes did: later than `from` where older spans are not kept, or there were none.
+    pub known_from: u64,
     /// False: the run was made by a program that noted nothing.
     pub noted: bool,
     pub lanes: Vec<Lane>,
@@ -132,21 +153,27 @@ impl Run {
             let gpus = gpus(notes);
             let inside: Vec<&SpanRow> =
                 notes.spans.values().rev().filter(|s| s.ended_ms.unwrap_or(to) >= from && s.began_ms <= to).collect();
+            let oldest = notes.spans.values().map(|s| s.began_ms).min().unwrap_or(from);
+            let known_from = oldest.clamp(from, to);
+            let known = to.saturating_sub(known_from).max(1) as f64;
             let mut lanes: BTreeMap<(u8, String), Lane> = BTreeMap::new();
-            for span in inside.iter().take(SHOWN).rev() {
+            for (newer, span) in inside.iter().enumerate().rev() {
                 let lane = lanes.entry(order(&span.lane)).or_insert_with(|| Lane {
                     name: span.lane.clone(),
                     gpu: gpu_of(&span.lane, &gpus),
                     spans: Vec::new(),
                     busy: 0.0,
                 });
-                let (began, ended) = (span.began_ms.max(from), span.ended_ms.unwrap_or(to).min(to));
-                lane.busy += ended.saturating_sub(began) as f64 / (to - from) as f64;
-                lane.spans.push((*span).clone());
+                let (began, ended) = (span.began_ms.max(known_from), span.ended_ms.unwrap_or(to).min(to));
+                lane.busy += ended.saturating_sub(began) as f64 / known;
+                if newer < SHOWN {
+                    lane.spans.push((*span).clone());
+                }
             }
             Timeline {
                 from,
                 to,
+                known_from,
                 noted: !notes.samples.is_empty() || !notes.spans.is_empty(),
                 left_out: inside.len().saturating_sub(SHOWN),
                 lanes: lanes.into_values().collect(),
@@ -226,6 +253,25 @@ fn sources(notes: &Notes, from: u64) -> BTreeMap<String, Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_without_an_end_ends_where_its_lanes_next_begins() {
+        let span = |id: u64, lane: &str, began_ms: u64, ended_ms: Option<u64>| {
+            let ending = ended_ms.map(|_| "report".to_string());
+            (id, SpanRow { id, lane: lane.into(), began_ms, ended_ms, ending, ..SpanRow::default() })
+        };
+        let mut spans = BTreeMap::from([
+            span(1, "executor 0", 100, None),
+            span(2, "executor 1", 150, None),
+            span(3, "executor 0", 200, Some(250)),
+            span(4, "executor 0", 300, None),
+        ]);
+        close_left_open(&mut spans);
+        let seen: Vec<(Option<u64>, Option<&str>)> =
+            spans.values().map(|s| (s.ended_ms, s.ending.as_deref())).collect();
+        // The second goes on, and so does the fourth.
+        assert_eq!(seen, [(Some(200), Some("lost")), (None, None), (Some(250), Some("report")), (None, None)]);
+    }
 
     #[test]
     fn lanes_are_in_order_and_an_executor_is_on_the_gpu_at_its_place() {

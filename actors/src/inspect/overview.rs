@@ -12,8 +12,6 @@ use crate::store::{Reader, StoreError};
 
 /// Points of one curve; longer runs are averaged over neighbouring steps.
 const POINTS: usize = 300;
-/// Intervals of the throughput's curve.
-const INTERVALS: u64 = 120;
 /// Without a change for this long, a run without a summary is called quiet.
 const QUIET_MS: u64 = 15_000;
 
@@ -37,8 +35,14 @@ pub struct Overview {
     pub verdicts: BTreeMap<String, u64>,
     pub faults: BTreeMap<String, u64>,
     pub steps: Curves,
+    /// The numbers of the last step itself: a point of a long run's curves is a mean of several.
+    #[serde(default)]
+    pub last: BTreeMap<String, f64>,
     /// Ended rollouts and their tokens per second, over the time of the run.
     pub throughput: Curves,
+    /// Of the last whole minute, or of what there is of one.
+    #[serde(default)]
+    pub rollouts_per_s: Option<f64>,
     /// `summary.json`, when the run has ended.
     pub summary: Option<Value>,
     pub steps_planned: Option<u64>,
@@ -92,20 +96,24 @@ impl Run {
         let (ledger, verdicts) = self.table().ledger();
         metrics.read(&reader)?;
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
+        let status = self.status(&reader, &summary, now)?;
+        let over = matches!(status, Status::Finished(_));
         let overview = Overview {
             run_dir: self.dir().display().to_string(),
             version: reader.meta("version")?,
             started_at: reader.meta("started_at")?.and_then(|text| text.parse().ok()),
             now,
             written_at: self.last_write_ms(),
-            status: self.status(&reader, &summary, now)?,
+            status,
             pulse: self.pulse(),
-            alarms: alarms(self, &reader, &ledger, &metrics.times, now)?,
+            alarms: alarms(self, &reader, &ledger, &metrics.times, over, now)?,
             ledger,
             verdicts,
             faults,
             steps: Curves::default(),
-            throughput: self.throughput(),
+            last: metrics.last(),
+            throughput: self.table().totals().throughput(),
+            rollouts_per_s: self.rollouts_per_s(now),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
             queues: reader.newest_sample("run")?,
@@ -137,6 +145,14 @@ impl Run {
         })
     }
 
+    /// Up to now while the run writes, else up to its last second.
+    fn rollouts_per_s(&self, now: u64) -> Option<f64> {
+        let writes = self.last_write_ms().is_some_and(|at| now.saturating_sub(at) < QUIET_MS);
+        // What ended in the newest second may not be read yet.
+        let end = (writes && self.pulse().behind == 0).then_some((now / 1000).saturating_sub(1));
+        self.table().totals().rate_lately(end)
+    }
+
     /// When the store's files were written last, milliseconds since the Unix epoch.
     pub fn last_write_ms(&self) -> Option<u64> {
         let store = crate::store::path(self.dir());
@@ -145,30 +161,6 @@ impl Run {
         let at = |path: &std::path::Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
         let newest = [at(&store), at(std::path::Path::new(&log))].into_iter().flatten().max()?;
         newest.duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_millis() as u64)
-    }
-
-    fn throughput(&self) -> Curves {
-        let table = self.table();
-        let seconds = table.totals().seconds();
-        let (Some((from, _)), Some((to, _))) = (seconds.first_key_value(), seconds.last_key_value()) else {
-            return Curves::default();
-        };
-        let (from, to) = (*from, *to);
-        if from >= to {
-            return Curves::default();
-        }
-        // Whole seconds, so that a point is a rate and not an accident of milliseconds.
-        let width = (to - from).div_ceil(INTERVALS).max(1);
-        let mut sums = vec![(0, 0); ((to - from) / width) as usize + 1];
-        for (second, (rollouts, tokens)) in seconds {
-            let sum: &mut (u64, u64) = &mut sums[((second - from) / width) as usize];
-            *sum = (sum.0 + rollouts, sum.1 + tokens);
-        }
-        let rate = |of: fn(&(u64, u64)) -> u64| sums.iter().map(|s| Some(of(s) as f64 / width as f64)).collect();
-        Curves {
-            x: (0..sums.len()).map(|n| (n as f64 + 0.5) * width as f64 + from as f64).collect(),
-            y: [("rollouts_per_s".to_string(), rate(|s| s.0)), ("tokens_per_s".to_string(), rate(|s| s.1))].into(),
-        }
     }
 }
 
@@ -207,6 +199,12 @@ impl Metrics {
             self.curves = self.drawn();
         }
         Ok(())
+    }
+
+    fn last(&self) -> BTreeMap<String, f64> {
+        let Some(last) = self.steps.last() else { return BTreeMap::new() };
+        let of = |points: &Vec<(u64, f64)>| points.last().filter(|(step, _)| step == last).map(|(_, value)| *value);
+        self.by_name.iter().filter_map(|(name, points)| Some((name.clone(), of(points)?))).collect()
     }
 
     fn drawn(&self) -> Curves {
@@ -250,9 +248,18 @@ pub const DRAWN: [&str; 21] = [
     "learner.seconds",
 ];
 
+impl Overview {
+    /// For a page: what is drawn of the steps, in as many digits as can be seen.
+    pub fn for_a_page(&mut self) {
+        self.steps.for_a_page();
+        self.last.retain(|name, _| DRAWN.contains(&name.as_str()));
+        self.last.values_mut().for_each(|value| *value = five_digits(*value));
+    }
+}
+
 impl Curves {
     /// For a page: the curves that are drawn, in as many digits as can be seen.
-    pub fn for_a_page(&mut self) {
+    fn for_a_page(&mut self) {
         self.y.retain(|name, _| DRAWN.contains(&name.as_str()));
         for value in self.y.values_mut().flatten().flatten() {
             *value = five_digits(*value);

@@ -76,7 +76,7 @@ impl Order {
                         .at("sort")
                         .found(format!("`{name}`"))
                         .expected("a field of the filter language that is one short value, sampled_at or ended_at");
-                    Err(match nearest(name, field_names()) {
+                    Err(match nearest(name, field_names().into_iter().filter(|name| column_of(name).is_some())) {
                         Some(near) => error.hint(format!("did you mean `{near}`?")),
                         None => error.hint("for example sort=-reward.plan"),
                     })

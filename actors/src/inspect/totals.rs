@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::overview::Curves;
 use super::table::{Table, Words};
 use crate::store::PhaseTag;
+
+/// Intervals of the throughput's curve.
+const INTERVALS: u64 = 120;
+/// Seconds over which `rate_lately` counts.
+const LATELY_S: u64 = 60;
 
 /// What of a row is counted; words by their codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,8 +73,44 @@ impl Totals {
         }
     }
 
-    pub fn seconds(&self) -> &BTreeMap<u64, (u64, u64)> {
-        &self.seconds
+    /// Ended rollouts and their tokens per second over whole intervals; what is left of the last one is no rate yet.
+    pub fn throughput(&self) -> Curves {
+        let Some((from, to)) = self.range() else { return Curves::default() };
+        // Whole seconds, so that a point is a rate and not an accident of milliseconds.
+        let width = (to - from).div_ceil(INTERVALS).max(1);
+        let mut sums = vec![(0, 0); ((to - from) / width) as usize];
+        for (second, (rollouts, tokens)) in &self.seconds {
+            if let Some(sum) = sums.get_mut(((second - from) / width) as usize) {
+                *sum = (sum.0 + rollouts, sum.1 + tokens);
+            }
+        }
+        let rate =
+            |of: fn(&(u64, u64)) -> u64| sums.iter().map(|s| Some(of(s) as f64 / width as f64)).collect::<Vec<_>>();
+        Curves {
+            x: (0..sums.len()).map(|n| (n as f64 + 0.5) * width as f64 + from as f64).collect(),
+            y: [("rollouts_per_s".to_string(), rate(|s| s.0)), ("tokens_per_s".to_string(), rate(|s| s.1))].into(),
+        }
+    }
+
+    /// Rollouts per second in the last whole minute before second `end`, or before the last one in which any ended; less than
+    /// a minute where the first ended later. `None` before two seconds have seen one.
+    pub fn rate_lately(&self, end: Option<u64>) -> Option<f64> {
+        let (first, last) = self.range()?;
+        let end = end.unwrap_or(last).max(first + 1);
+        let from = end.saturating_sub(LATELY_S).max(first);
+        let ended: u64 = self.seconds.range(from..end).map(|(_, (rollouts, _))| rollouts).sum();
+        Some(ended as f64 / (end - from) as f64)
+    }
+
+    /// The last second in which one ended.
+    pub fn newest(&self) -> Option<u64> {
+        self.seconds.keys().next_back().copied()
+    }
+
+    /// The first and the last second in which one ended, where they are two.
+    fn range(&self) -> Option<(u64, u64)> {
+        let (first, last) = (self.seconds.keys().next()?, self.seconds.keys().next_back()?);
+        (first < last).then_some((*first, *last))
     }
 }
 
@@ -117,6 +159,26 @@ fn text(words: &Words, code: u32, none: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_even_rate_is_seen_as_even_to_the_end() {
+        let mut totals = Totals::default();
+        let ended = |second| Facts { phase: 1, ending: 1, state: 1, verdict: 1, ended_s: Some(second), tokens: 7 };
+        assert_eq!((totals.throughput(), totals.rate_lately(Some(9))), (Curves::default(), None));
+        // 1,001 seconds: an interval is 9 s long, and the 112th has lasted 2 s.
+        for second in 10_000..=11_000 {
+            (0..3).for_each(|_| totals.add(ended(second)));
+        }
+        let curves = totals.throughput();
+        assert_eq!(curves.x.len(), 111);
+        assert!(curves.y["rollouts_per_s"].iter().all(|rate| *rate == Some(3.0)), "{curves:?}");
+        assert!(curves.y["tokens_per_s"].iter().all(|rate| *rate == Some(21.0)));
+        assert_eq!(totals.rate_lately(None), Some(3.0));
+        assert_eq!(totals.rate_lately(Some(11_000)), Some(3.0));
+        assert_eq!(totals.rate_lately(Some(11_031)), Some(1.5), "nothing for half a minute");
+        assert_eq!(totals.rate_lately(Some(20_000)), Some(0.0));
+        assert_eq!(totals.rate_lately(Some(10_020)), Some(3.0), "a run of twenty seconds");
+    }
 
     #[test]
     fn what_was_added_and_removed_leaves_nothing() {

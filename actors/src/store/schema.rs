@@ -54,6 +54,13 @@ CREATE TABLE IF NOT EXISTS token_scores (
 CREATE TABLE IF NOT EXISTS metrics (step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (step, name)) WITHOUT ROWID;
 ";
 
+/// In `meta`: when the run's newest process began, milliseconds since the Unix epoch.
+pub const OPENED_AT: &str = "opened_at";
+
+/// What a killed process was at goes on in nobody: it ended, for all that is known, at the last stage that it told.
+const LOST: &str = "UPDATE spans SET ending = 'lost', ended = began + coalesce(json_extract(stages, '$[#-1][1]'), 0)
+WHERE ended IS NULL";
+
 /// Opens (or makes) the file for its one writer.
 pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, StoreError> {
     let open = |source| StoreError::Open { path: path.to_path_buf(), source };
@@ -82,6 +89,10 @@ pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, St
             transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'format'", [FORMAT.to_string()])?;
         }
     }
+    transaction.execute(LOST, []).map_err(open)?;
+    let opened = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
+    let at = crate::flow::wall_ms().to_string();
+    transaction.execute(opened, [OPENED_AT, at.as_str()]).map_err(open)?;
     transaction.commit().map_err(open)?;
     Ok(connection)
 }

@@ -70,7 +70,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
         Status::Quiet(text) => (text, Color::Yellow),
         Status::Finished(text) => (text, Color::Reset),
     };
-    let last = |name: &str| o.steps.y.get(name).and_then(|all| all.iter().rev().find_map(|x| *x));
+    let last = |name: &str| o.last.get(name).copied();
     let shown = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.3}"));
     let steps = o.steps.x.last().copied().unwrap_or(0.0);
     frame.render_widget(
@@ -128,7 +128,13 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     ];
     for (n, (name, curves, key)) in curves.into_iter().enumerate() {
         let cells: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(rows[n / 2]);
-        spark(frame, cells[n % 2], name, curves, key);
+        spark(
+            frame,
+            cells[n % 2],
+            name,
+            curves,
+            (key, last(key).or(o.rollouts_per_s.filter(|_| key == "rollouts_per_s"))),
+        );
     }
 }
 
@@ -147,12 +153,13 @@ fn queues(said: &serde_json::Value) -> String {
     )
 }
 
-fn spark(frame: &mut Frame<'_>, area: Rect, name: &str, curves: &Curves, key: &str) {
+/// The curve `key`, with its newest number in the title: the last point of a long curve is a mean.
+fn spark(frame: &mut Frame<'_>, area: Rect, name: &str, curves: &Curves, (key, newest): (&str, Option<f64>)) {
     const FULL: f64 = 1000.0;
     let all: Vec<f64> = curves.y.get(key).map_or_else(Vec::new, |all| all.iter().flatten().copied().collect());
     let shown = &all[all.len().saturating_sub(usize::from(area.width.saturating_sub(2)))..];
     let max = shown.iter().copied().fold(0.0, f64::max);
-    let title = match shown.last() {
+    let title = match newest.as_ref().or(shown.last()) {
         Some(last) => format!("{name}: {last:.4} (top of the plot {max:.4})"),
         None => format!("{name}: nothing yet"),
     };
@@ -212,10 +219,16 @@ fn rollout(frame: &mut Frame<'_>, area: Rect, app: &App) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
+    use rollout::id::{PolicyVersion, StepId};
 
     use super::*;
+    use crate::inspect::Run;
+    use crate::store::{Op, StepRow, StoreConfig, Writer};
+    use crate::watch::source::Source;
 
     fn screen(app: &mut App) -> String {
         let mut terminal = Terminal::new(TestBackend::new(100, 12)).unwrap();
@@ -234,6 +247,32 @@ mod tests {
         app.writing = Some(hostile.into());
         let shown = screen(&mut app);
         assert!(!shown.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{shown:?}");
+    }
+
+    /// The last point of the curves is a mean of three steps here.
+    #[test]
+    fn the_head_line_says_what_the_last_step_was_and_not_a_mean() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let step = |n: u64| {
+            Op::Step(Box::new(StepRow {
+                step: StepId(n),
+                policy: PolicyVersion(n),
+                applied: true,
+                report: serde_json::json!({}),
+                batch: serde_json::json!({ "reward_code": n as f64 / 1000.0 }),
+                at_ms: n,
+            }))
+        };
+        writer.handle().send((1..=603).map(step).collect()).unwrap();
+        writer.stop().unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        run.catch_up().unwrap();
+        let mut app = App::default();
+        app.refresh(&Source::Dir(Arc::new(run)));
+        assert!(app.overview.as_ref().unwrap().steps.x.len() < 603);
+        let shown = screen(&mut app);
+        assert!(shown.contains("step 603 of -  correct 0.603"), "{shown}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use app::{After, App};
+use app::{After, App, View};
 use source::Source;
 
 /// How long a key is waited for before the run is looked at again.
@@ -23,6 +23,8 @@ const EVERY: Duration = Duration::from_millis(250);
 const NEW: Duration = Duration::from_millis(500);
 const ASK: Duration = Duration::from_secs(1);
 const REST: u32 = 8;
+/// What is shown of a run that says nothing new is not older than this: that it wrote nothing for a while is news too.
+const AGE: Duration = Duration::from_secs(5);
 
 /// Why watching ended early.
 #[derive(Debug, thiserror::Error)]
@@ -57,15 +59,16 @@ pub fn watch(source: &Source) -> Result<(), WatchError> {
 fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::Result<()> {
     let mut app = App::default();
     let mut seen = None;
+    let mut refreshed = Instant::now();
     let mut next = Instant::now();
     let mut drawn = false;
     loop {
         if Instant::now() >= next {
             let began = Instant::now();
             match source.pulse() {
-                Ok(pulse) if seen != Some(pulse.version) => {
+                Ok(pulse) if seen != Some(pulse.version) || is_old(app.view, refreshed.elapsed()) => {
                     app.refresh(source);
-                    seen = Some(pulse.version);
+                    (seen, refreshed) = (Some(pulse.version), Instant::now());
                     drawn = false;
                 }
                 Ok(_) => {}
@@ -95,5 +98,21 @@ fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::R
                 After::Nothing => {}
             }
         }
+    }
+}
+
+/// Of the views only the overview says how the run stands; a search would be asked again for nothing.
+fn is_old(view: View, age: Duration) -> bool {
+    view == View::Overview && age >= AGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_overview_of_a_run_that_says_nothing_is_asked_for_again() {
+        assert!(!is_old(View::Overview, Duration::from_secs(4)) && is_old(View::Overview, AGE));
+        assert!(!is_old(View::Rollouts, 2 * AGE) && !is_old(View::Rollout(1), 2 * AGE));
     }
 }

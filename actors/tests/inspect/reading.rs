@@ -75,6 +75,23 @@ fn a_rollout_is_seen_at_each_change_and_leaves_the_open_ones_when_it_ends() {
     writer.stop().unwrap();
 }
 
+/// Whoever waits for another version hears of it.
+#[test]
+fn that_the_store_can_no_longer_be_read_is_a_new_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = fixture::begin(dir.path()).unwrap();
+    writer.handle().flush(LONG).unwrap();
+    let run = Arc::new(Run::open(dir.path()).unwrap());
+    writer.stop().unwrap();
+    std::fs::remove_file(actors::store::path(dir.path())).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = run.follow(stop.clone()).unwrap();
+    until(|| run.pulse().trouble.is_some());
+    assert_eq!(run.pulse().version, 1);
+    stop.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+}
+
 fn copy(from: &Path, to: &Path) {
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actors::dashboard::{Access, Dashboard};
 use actors::inspect::Run;
 use actors::inspect::query::Query;
-use actors::store::Writer;
+use actors::store::{Op, SpanRow, Writer};
 use actors::watch::source::{Remote, Source};
 use reqwest::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, SET_COOKIE};
 use reqwest::{Client, Response, StatusCode};
@@ -158,6 +158,8 @@ async fn with_a_token_nothing_is_told_without_it_and_a_cookie_is_as_good() {
     let cookie = right.headers()[SET_COOKIE].to_str().unwrap().to_string();
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
     let pair = cookie.split(';').next().unwrap();
+    // A browser sends a cookie to all ports of a host, and keeps one of each name.
+    assert!(pair.starts_with(&format!("troupe_session_{}=", server.address.port())), "{pair}");
     let asked = server.client.get(server.url("/api/overview")).header(COOKIE, pair);
     assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
 }
@@ -183,8 +185,13 @@ async fn the_pages_data_is_what_the_store_holds_and_errors_say_what_is_wrong() {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     let error: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
     assert_eq!(error["error"]["hint"], "did you mean `verdict`?");
-    let response = server.get("/api/rollouts?sort=colour").await;
-    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    // A level is looked up by the task's name and is no column to sort by.
+    for sort in ["colour", "level", "-level", "staleness"] {
+        let response = server.get(&format!("/api/rollouts?sort={sort}")).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{sort}");
+        let body = response.text().await.unwrap();
+        assert!(!body.contains("did you mean `level`"), "{body}");
+    }
     for path in ["/api/rollout/4711", "/api/task/unknown", "/static/../Cargo.toml", "/static/secret"] {
         assert_eq!(server.get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
@@ -216,6 +223,28 @@ async fn curves_come_again_only_with_a_new_step() {
         assert!(Instant::now() < until, "the ninth step never came: {next}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The last point of the curves is a mean of three steps here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_step_of_a_long_run_is_told_and_not_a_mean() {
+    let server = server(Access::default()).await;
+    server.writer.handle().send((9..=603).map(fixture::step).collect()).unwrap();
+    server.writer.handle().flush(LONG).unwrap();
+    let until = Instant::now() + LONG;
+    let overview = loop {
+        let next = server.json("/api/overview").await;
+        if next["steps"]["x"].as_array().unwrap().last() == Some(&Value::from(603.0)) {
+            break next;
+        }
+        assert!(Instant::now() < until, "the last step never came: {next}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(overview["steps"]["x"].as_array().unwrap().len() < 603);
+    assert_eq!(overview["last"]["batch.reward_code"], 60.3);
+    assert_eq!(server.json("/api/overview?have=603").await["last"], overview["last"]);
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.lines().any(|l| l.starts_with("troupe_batch_reward_code 60.3")), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +279,9 @@ async fn lanes_queues_gpus_and_happenings_are_told_as_they_were_noted() {
     let gpu = format!("gpu 0 ({})", HOSTILE[0]);
     assert_eq!((&lanes[0]["name"], &lanes[0]["gpu"]), (&Value::from("executor 0"), &Value::from(gpu.as_str())));
     let busy = lanes[0]["busy"].as_f64().unwrap();
-    assert!(busy > 0.02 && busy < 0.05, "4 times 0.9 s of 120 s: {busy}");
+    // The first began nine seconds before the store was made.
+    let known = (t["to"].as_u64().unwrap() - t["known_from"].as_u64().unwrap()) as f64;
+    assert!((busy * known - 3_600.0).abs() < 1.0, "4 times 0.9 s since the first began: {busy} of {known} ms");
     let curves = &t["sources"]["gpu 0"]["curves"];
     assert_eq!((curves["x"].as_array().unwrap().len(), &curves["y"]["sm_mhz"][9]), (10, &Value::from(1909.0)));
     assert_eq!(t["sources"]["pool"]["last"]["nodes"][0]["name"], HOSTILE[1]);
@@ -269,6 +300,34 @@ async fn lanes_queues_gpus_and_happenings_are_told_as_they_were_noted() {
     assert_eq!(server.json("/api/rollout/1").await["tokens"]["learner"], Value::Null);
 }
 
+/// More spans than are drawn, and a window that is longer than what is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_always_works_is_busy_all_the_time_whatever_is_drawn_and_kept() {
+    const SPANS: u64 = 5_000;
+    let server = server(Access::default()).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let span = |n: u64| {
+        let began_ms = now - 10 * (SPANS - n);
+        Op::Span(SpanRow {
+            id: 100 + n,
+            lane: "executor 1".into(),
+            began_ms,
+            ended_ms: Some(began_ms + 10),
+            ending: Some("report".into()),
+            ..SpanRow::default()
+        })
+    };
+    server.writer.handle().send((0..SPANS).map(span).collect()).unwrap();
+    server.writer.handle().flush(LONG).unwrap();
+    let t = server.json("/api/timeline?window_s=3600").await;
+    let lane = t["lanes"].as_array().unwrap().iter().find(|l| l["name"] == "executor 1").unwrap();
+    assert!(t["left_out"].as_u64().unwrap() >= SPANS - 4_000, "{}", t["left_out"]);
+    assert!(lane["spans"].as_array().unwrap().len() <= 4_000);
+    let known = t["to"].as_u64().unwrap() - t["known_from"].as_u64().unwrap();
+    let busy = lane["busy"].as_f64().unwrap() * known as f64;
+    assert!((busy - 10.0 * SPANS as f64).abs() < 1.0, "{busy} ms of {known} ms");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_sees_through_a_dashboard_what_it_sees_in_the_directory() {
     let server = server(Access { token: Some(TOKEN.into()), hosts: Vec::new() }).await;
@@ -283,8 +342,8 @@ async fn a_terminal_sees_through_a_dashboard_what_it_sees_in_the_directory() {
         assert_eq!(far.pulse().unwrap().rollouts, near.pulse().unwrap().rollouts);
         let overview = |source: &Source| {
             let mut o = source.overview().unwrap();
-            o.steps.for_a_page();
-            (o.ledger, o.verdicts, o.steps, o.alarms, o.faults)
+            o.for_a_page();
+            (o.ledger, o.verdicts, o.steps, o.last, o.alarms, o.faults)
         };
         assert_eq!(overview(&far), overview(&near));
         let page = |source: &Source, filter: &str| {

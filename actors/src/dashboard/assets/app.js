@@ -13,6 +13,10 @@ const status = document.getElementById("status");
 // Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
 const PAUSE = 300;
 const REST = 4;
+// Without a message a page asks again after this long: that a run wrote nothing for a while is news too.
+const AGE = 5000;
+// After this long a stream that the browser gave up is opened again.
+const RECONNECT = 3000;
 
 let page = { update: async () => {}, keys: {} };
 let shownAt = "";
@@ -60,6 +64,8 @@ async function update() {
   try {
     await asked.update();
     took = performance.now() - began;
+    // Back from an error.
+    if (asked === page && page.box.parentNode !== body) fill(body, page.box);
   } catch (error) {
     if (error.name !== "AbortError" && asked === page) {
       fill(body, h("p", { class: "error" }, error.message), h("button", { onclick: () => { shownAt = ""; go(); } }, "Try again"));
@@ -84,12 +90,20 @@ function pulsed(pulse, last) {
   }, Math.max(0, rested + Math.max(PAUSE, REST * took) - performance.now()));
 }
 
+/** A run that died or froze sends no message. */
+function aged() {
+  // A page that shows an error is tried again whatever it shows else.
+  if (document.hidden || (page.live === false && page.box.isConnected) || busy || timer) return;
+  if (performance.now() - rested >= Math.max(AGE, REST * took)) update();
+}
+
 /** One stream while the page is seen: browsers allow few, and a hidden page needs none. */
 function live() {
   let source = null;
   let last = -1;
   const connect = () => {
-    source = new EventSource("/api/live");
+    const mine = new EventSource("/api/live");
+    source = mine;
     source.addEventListener("pulse", (event) => {
       const pulse = JSON.parse(event.data);
       pulsed(pulse, last);
@@ -98,6 +112,11 @@ function live() {
     source.addEventListener("error", () => {
       status.textContent = "the dashboard does not answer";
       status.className = "pill bad";
+      // After a broken connection the browser tries again by itself, after an answer that is an error it does not.
+      if (mine.readyState !== EventSource.CLOSED) return;
+      setTimeout(() => {
+        if (source === mine && !document.hidden) connect();
+      }, RECONNECT);
     });
   };
   document.addEventListener("visibilitychange", () => {
@@ -140,3 +159,4 @@ addEventListener("hashchange", go);
 theme();
 go();
 live();
+setInterval(aged, 1000);

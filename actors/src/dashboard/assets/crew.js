@@ -58,7 +58,7 @@ export function executors() {
   async function update() {
     const [crew, overview, timeline] = await Promise.all([ask("/api/crew"), ask("/api/overview"), ask("/api/timeline?window_s=" + which.chosen())]);
     rows.update(timeline);
-    said.textContent = !timeline.noted ? UNNOTED : time(timeline.from) + " to " + time(timeline.to) + ", " + timeline.lanes.length + " lanes" + (timeline.left_out ? "; " + count(timeline.left_out) + " older spans are not drawn" : "");
+    said.textContent = !timeline.noted ? UNNOTED : time(timeline.from) + " to " + time(timeline.to) + ", " + timeline.lanes.length + " lanes" + (timeline.known_from > timeline.from ? "; busy since " + time(timeline.known_from) + ", before which nothing is known" : "") + (timeline.left_out ? "; " + count(timeline.left_out) + " older spans are not drawn" : "");
     const none = { x: [], y: {} };
     const names = Object.keys(timeline.sources).filter((name) => name.startsWith("gpu "));
     for (const name of names) {

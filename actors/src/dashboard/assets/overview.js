@@ -31,7 +31,6 @@ function plots() {
   };
 }
 
-const last = (curves, name) => curves.y[name]?.findLast((v) => v !== null);
 const tile = (name, value, title) => h("div", { class: "card tile", title }, h("b", {}, value), h("span", { class: "soft" }, name));
 
 function bars(entries, total, good) {
@@ -85,11 +84,11 @@ export function overview() {
           : h("div", { class: "quiet" }, "No alarm."),
         h("div", { class: "tiles" },
           tile("steps of " + count(found.steps_planned), count(steps.x.at(-1) || 0)),
-          tile("correct, last step", share(last(steps, "batch.reward_code")), "share of the batch that the verifier passed"),
-          tile("fast_1, last step", share(last(steps, "batch.scored_fast_1")), "correct and faster than the reference, of all scored"),
+          tile("correct, last step", share(found.last["batch.reward_code"]), "share of the batch that the verifier passed"),
+          tile("fast_1, last step", share(found.last["batch.scored_fast_1"]), "correct and faster than the reference, of all scored"),
           tile("in flight", count(inFlight)),
           tile("trained", count(trained.trained || 0)),
-          tile("rollouts/s, lately", brief(last(found.throughput, "rollouts_per_s"))),
+          tile("rollouts/s, lately", brief(found.rollouts_per_s), "in the last minute"),
           tile("faults of ours", count(Object.values(faults).reduce((a, b) => a + b, 0)))));
       if (!drawn) curves.steps.forEach((p) => p.update(steps));
       curves.time.forEach((p) => p.update(found.throughput));

@@ -3,6 +3,8 @@ import { ask, badge, card, count, dash, facts, fill, h, link, real, share, shown
 import { python } from "./python.js";
 
 const rate = ([all, good]) => (all ? good / all : null);
+// The filter language has two kinds of quotes and no escapes.
+const quote = (text) => (text.includes("'") ? '"' + text + '"' : "'" + text + "'");
 const spark = (parts) => h("span", { class: "spark", title: parts.map(share).join("  ") }, parts.map((x) => h("i", { class: x === null ? "none" : "h" + Math.round(8 * x) })));
 const COLUMNS = [
   ["task", (t) => t.task, (t) => h("a", { href: "#/task/" + encodeURIComponent(t.task) }, shown(t.task))],
@@ -45,7 +47,7 @@ export function task(name) {
       const best = t.best;
       fill(box,
         h("div", {}, h("h1", {}, shown(t.task)), h("div", { class: "row soft" }, ["level " + (t.level ?? dash), t.split || dash, t.tags.join(", ")].map((text) => h("span", {}, text)),
-          h("a", { href: "#/rollouts?filter=" + encodeURIComponent("task = '" + t.task + "'") }, "all its rollouts"))),
+          h("a", { href: "#/rollouts?filter=" + encodeURIComponent("task = " + quote(t.task)) }, "all its rollouts"))),
         h("div", { class: "tiles" },
           [["answers", count(t.answers)], ["solved", t.answers ? share(t.passed / t.answers) : dash], ["before RL", share(rate(t.before))], ["after RL", share(rate(t.after))], ["in flight", count(t.open)]]
             .map(([label, value]) => h("div", { class: "card tile" }, h("b", {}, value), h("span", { class: "soft" }, label))),
