@@ -4,9 +4,9 @@ use super::*;
 use crate::cluster::kit::{Work, stand_in};
 use crate::cluster::node::scene::Scene;
 
-fn built() -> Result<Built, NodeError> {
+fn built(digest: impl Into<String>) -> Event {
     let kit = Kit { work: Work::StandIn { takes_ms: 0 }, tasks: vec![], deadline_ms: 1000, executors: 1 };
-    Ok(Built { kit, factory: stand_in(Duration::ZERO) })
+    Event::Built(digest.into(), Ok(Built { kit, factory: stand_in(Duration::ZERO) }))
 }
 
 fn executors() -> Executors {
@@ -19,12 +19,12 @@ async fn executors_that_are_at_work_are_not_replaced_by_the_same() {
     let scene = Scene::new(Role::Executor).await;
     let (mut executors, digest) = (executors(), scene.welcome.kit.digest.clone());
     let pool = |executors: &Executors| executors.bench.as_ref().map(|(_, bench)| bench.pool.get_id());
-    executors.happened(Event::Built("another".into(), built()), &scene.line()).await.unwrap();
+    executors.happened(built("another"), &scene.line()).await.unwrap();
     assert_eq!(pool(&executors), None);
-    executors.happened(Event::Built(digest.clone(), built()), &scene.line()).await.unwrap();
+    executors.happened(built(digest.clone()), &scene.line()).await.unwrap();
     let first = pool(&executors);
     assert!(first.is_some());
-    executors.happened(Event::Built(digest, built()), &scene.line()).await.unwrap();
+    executors.happened(built(digest), &scene.line()).await.unwrap();
     assert_eq!(pool(&executors), first);
 }
 
