@@ -143,12 +143,13 @@ fn stall(
         Some(at) => Some(at),
         None => reader.meta("started_at")?,
     };
+    let newest = run.table().totals().newest();
     let going = Going {
         training: ledger.contains_key(PhaseTag::Train.as_str()) && !trained,
         last_step: times.last().copied(),
         median: median_gap(times),
         opened: began.and_then(|text| text.parse().ok()),
-        last_ended: run.table().totals().newest().map(|second| second * 1000),
+        last_ended: newest.map(|second| second * 1000),
         in_flight: run.pulse().open,
     };
     Ok(going.stall(now))

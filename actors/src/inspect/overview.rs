@@ -98,6 +98,8 @@ impl Run {
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
         let status = self.status(&reader, &summary, now)?;
         let over = matches!(status, Status::Finished(_));
+        // By itself: within the expression below the table would stay locked while it is asked again.
+        let throughput = self.table().totals().throughput();
         let overview = Overview {
             run_dir: self.dir().display().to_string(),
             version: reader.meta("version")?,
@@ -112,7 +114,7 @@ impl Run {
             faults,
             steps: Curves::default(),
             last: metrics.last(),
-            throughput: self.table().totals().throughput(),
+            throughput,
             rollouts_per_s: self.rollouts_per_s(now),
             summary,
             steps_planned: self.config().map(|c| c.run.steps),
