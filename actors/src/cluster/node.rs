@@ -414,7 +414,7 @@ enum Turned {
 mod tests {
     use super::*;
 
-    /// Planted: nothing is cut (as it was). Seen: the message cannot be sealed.
+    /// Should fail with (not tried): nothing is cut (as it was). then: the message cannot be sealed.
     #[test]
     fn a_fault_of_any_length_fits_into_a_message() {
         let told = |text: String| {

@@ -173,8 +173,8 @@ fn a_slow_and_lossy_network_costs_time_only() {
     assert_eq!((rows.len(), rows[0].lost, rows[0].done), (1, 0, 60));
 }
 
-/// The old life's evaluation goes on while the same attempt at the same rollout comes with another text. Planted: the node knows errands by
-/// rollout and attempt (as it was). Seen: the first text's verdict.
+/// The old life's evaluation goes on while the same attempt at the same rollout comes with another text. Should fail with (not tried): the node knows errands by
+/// rollout and attempt (as it was). then: the first text's verdict.
 #[test]
 fn a_resumed_head_hears_the_verdict_of_the_text_that_it_gave() {
     let mut lab = lab(QUICK, 4000);

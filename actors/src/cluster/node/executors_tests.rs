@@ -13,7 +13,7 @@ fn executors() -> Executors {
     Executors::new(Some(1), std::env::temp_dir(), Logbook::in_memory())
 }
 
-/// Planted: a second one takes the first one's place (as it was). Seen: another pool.
+/// Should fail with (not tried): a second one takes the first one's place (as it was). then: another pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn executors_that_are_at_work_are_not_replaced_by_the_same() {
     let scene = Scene::new(Role::Executor).await;
@@ -28,7 +28,7 @@ async fn executors_that_are_at_work_are_not_replaced_by_the_same() {
     assert_eq!(pool(&executors), first);
 }
 
-/// Nobody listens at the side channel. Planted: `welcomed` builds whenever there are no executors (as it was). Seen: two answers.
+/// Nobody listens at the side channel. Should fail with (not tried): `welcomed` builds whenever there are no executors (as it was). then: two answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kit_is_asked_for_once_and_again_only_of_a_new_head() {
     let scene = Scene::new(Role::Executor).await;

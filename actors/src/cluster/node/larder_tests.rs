@@ -132,7 +132,7 @@ async fn mute() -> (Arc<std::sync::atomic::AtomicUsize>, String) {
     (came, address)
 }
 
-/// A frozen process still accepts. Planted: peers are asked as patiently as the head, for every file (as it was). Seen: it is asked again and
+/// A frozen process still accepts. Should fail with (not tried): peers are asked as patiently as the head, for every file (as it was). then: it is asked again and
 /// again, for minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_says_nothing_is_asked_once_for_a_version() {

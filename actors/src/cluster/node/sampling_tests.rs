@@ -3,8 +3,8 @@
 use super::*;
 use crate::cluster::node::scene::Scene;
 
-/// The answer of the old life's errand waits while the next head gives the same one. Planted: errands are known by rollout and attempt (as it
-/// was). Seen: the old one is told as the answer to the new one.
+/// The answer of the old life's errand waits while the next head gives the same one. Should fail with (not tried): errands are known by rollout and attempt (as it
+/// was). then: the old one is told as the answer to the new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_of_an_earlier_connection_is_nobodys() {
     let dir = tempfile::tempdir().unwrap();
@@ -22,7 +22,7 @@ async fn an_answer_of_an_earlier_connection_is_nobodys() {
     assert_eq!(sampling.answers(), [Answer { lease: 1, report: Err(fault("F101", "new")) }]);
 }
 
-/// The head's side channel lets everybody in and says nothing. Planted: one fetch at a time, whatever becomes of it (as it was). Seen: version 1
+/// The head's side channel lets everybody in and says nothing. Should fail with (not tried): one fetch at a time, whatever becomes of it (as it was). then: version 1
 /// for minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_does_not_come_does_not_keep_a_newer_one_waiting() {
