@@ -207,6 +207,13 @@ impl Client {
         let mut piece = Vec::new();
         while let Some(some) = response.chunk().await.map_err(Refusal::of_network)? {
             waiting.heard();
+            // Whoever answers has proved nothing yet: no more than was asked for.
+            if (piece.len() + some.len()) as u64 > PIECE_MAX {
+                return Err(Refusal {
+                    why: format!("more than the {PIECE_MAX} bytes that were asked for"),
+                    again: false,
+                });
+            }
             piece.extend_from_slice(&some);
         }
         Ok(piece)
