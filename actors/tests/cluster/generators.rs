@@ -258,36 +258,49 @@ fn same(a: &BTreeMap<u64, Arc<Completion>>, b: &BTreeMap<u64, Arc<Completion>>) 
 }
 
 /// Planted: `fetch` takes every offer in turn. Seen: version 1 to 3 one after the other, and `adopted` has four entries.
+///
+/// Whether an answer is under way at the moment weights change is the machine's affair: a node that is quick has its eight places empty for
+/// most of the time. So versions are offered, twelve at once, until it was so.
 #[test]
 fn weights_are_adopted_while_answers_are_under_way_and_versions_between_are_left_out() {
+    const OFFERED: u64 = 12;
     let room = room(BEAT);
     let _node = room.join("one", 8);
     room.ready(1);
     room.give(0..400, 0);
     room.busy(8);
-    (1..=12).for_each(|version| room.adopt(version));
-    // Work goes on until the newest is there: how long that takes is the machine's.
-    let (mut answers, mut adopted, mut given) = (BTreeMap::new(), Vec::new(), 400);
-    while adopted.last() != Some(&12) {
-        assert!(given < 200_000, "{adopted:?}: the newest never comes");
+    let (mut answers, mut adopted, mut given, mut newest) = (BTreeMap::new(), Vec::new(), 400, 0);
+    let mut mixed = 0;
+    while mixed == 0 || adopted.last() != Some(&newest) {
+        assert!(
+            given < 200_000,
+            "{mixed} of {given} answers over more than one version; adopted {adopted:?} of {newest}"
+        );
+        if mixed == 0 && adopted.last().copied().unwrap_or(0) == newest {
+            (newest + 1..=newest + OFFERED).for_each(|version| room.adopt(version));
+            newest += OFFERED;
+        }
+        // Work goes on until the newest is there: how long that takes is the machine's, too.
         let (some, faults, told) = room.all_of(0..200);
         assert!(faults.is_empty(), "{faults:?}");
         adopted.extend(told);
+        mixed += some.values().filter(|c| c.spans.len() > 1).count();
         let before = answers.len();
         answers.extend(some);
         assert_eq!(answers.len(), before + 200, "none is answered twice");
         room.give(given..given + 200, 0);
         given += 200;
     }
-    answers.extend(room.all_of(0..400).0);
-    let mixed = answers.values().filter(|c| c.spans.len() > 1).count();
-    println!("adopted {adopted:?}; {mixed} of {given} answers over more than one version");
-    assert!(mixed > 0, "none was under way when weights changed");
-    assert!(adopted.len() < 12, "{adopted:?}: none was left out");
+    let (rest, faults, told) = room.all_of(0..400);
+    assert!(faults.is_empty() && told.is_empty(), "{faults:?} {told:?}");
+    answers.extend(rest);
+    assert_eq!(answers.len() as u64, given, "every one is answered, and once");
+    println!("adopted {adopted:?} of {newest}; {mixed} answers of {given} over more than one version");
+    assert!((adopted.len() as u64) < newest, "{adopted:?} of {newest}: none was left out");
     // Nothing begins under an old version where a newer one is asked for.
-    room.give(given..given + 20, 12);
+    room.give(given..given + 20, newest);
     let (answers, ..) = room.all_of(given..given + 20);
-    assert!(answers.values().all(|c| c.spans.len() == 1 && c.spans[0].policy.0 == 12));
+    assert!(answers.values().all(|c| c.spans.len() == 1 && c.spans[0].policy.0 == newest));
 }
 
 /// SIGKILL, twenty times, while two generators sample: seen when the connection breaks, and only what it held is sampled again.
