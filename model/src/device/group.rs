@@ -3,12 +3,13 @@
 //! Every member makes the same calls in the same order, each from a thread of its own.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use cudarc::nccl::{result as nccl, sys};
 
+use super::meeting::Meeting;
 use super::{DeviceError, Element, Result, Runtime, Span};
 
 /// One GPU's place among the others.
@@ -16,24 +17,7 @@ pub struct Member {
     /// Null once it was given up.
     comm: AtomicPtr<sys::ncclComm>,
     rank: usize,
-    state: Arc<State>,
-}
-
-/// What the members of a group know of one another.
-#[derive(Default)]
-pub struct State {
-    failed: AtomicBool,
-}
-
-impl State {
-    /// Some member failed: nobody has to wait for it any longer.
-    pub fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
-    }
-
-    pub fn failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
+    meeting: Arc<Meeting>,
 }
 
 // SAFETY: NCCL's communicators may be used from any thread, one at a time; a member has one owner and lends it to one thread.
@@ -70,13 +54,19 @@ impl Member {
         });
         let late = |_| DeviceError::Late { what: "NCCL's start", waited: limit };
         let made = receive.recv_timeout(limit).map_err(late)?.map_err(failed("join the GPUs"))?;
-        let state = Arc::new(State::default());
-        let member = |(rank, comm)| Self { comm: AtomicPtr::new(comm), rank, state: state.clone() };
+        let meeting = Arc::new(Meeting::new(ordinals.len()));
+        let member = |(rank, comm)| Self { comm: AtomicPtr::new(comm), rank, meeting: meeting.clone() };
         Ok(made.0.into_iter().enumerate().map(member).collect())
     }
 
-    pub fn state(&self) -> &Arc<State> {
-        &self.state
+    pub fn meeting(&self) -> &Arc<Meeting> {
+        &self.meeting
+    }
+
+    /// Before calls of NCCL's, which may wait for the others without a limit (its first of a kind makes connections): only when
+    /// all members are about to make them does one begin.
+    pub fn meet(&self, rt: &Runtime) -> Result<()> {
+        self.meeting.meet("the other GPUs of the learner", rt.limit())
     }
 
     /// Submits: the first member's `spans` to all others' (of the same sizes), in one launch. The first's stay as they are.

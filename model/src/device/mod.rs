@@ -20,6 +20,7 @@ pub mod group;
 mod head;
 mod identity;
 mod kernels;
+pub mod meeting;
 pub mod program;
 pub mod runtime;
 mod source;

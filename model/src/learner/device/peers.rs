@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::passes::passes;
 use super::trained::Held;
-use crate::device::group::{Member, State};
+use crate::device::group::Member;
+use crate::device::meeting::Meeting;
 use crate::device::weights::WeightsAt;
 use crate::device::{Buffer, DeviceError, Element, Executor, F32, Result, Runtime, Sink, Span};
 use crate::learner::Scored;
@@ -31,7 +32,7 @@ struct Peer {
 pub struct Peers {
     first: Member,
     others: Vec<Peer>,
-    state: Arc<State>,
+    meeting: Arc<Meeting>,
 }
 
 impl Peers {
@@ -43,8 +44,8 @@ impl Peers {
         let mut members = Member::join(&ordinals, first.limit())?.into_iter();
         let first = members.next().ok_or(DeviceError::NoGroupLibrary)?;
         let peer = |(executor, member)| Peer { executor, member, weights: Buffer::default(), grads: Buffer::default() };
-        let state = first.state().clone();
-        Ok(Self { first, others: executors.into_iter().zip(members).map(peer).collect(), state })
+        let meeting = first.meeting().clone();
+        Ok(Self { first, others: executors.into_iter().zip(members).map(peer).collect(), meeting })
     }
 
     /// All of them, the first included.
@@ -62,7 +63,7 @@ impl Peers {
         temperature: f32,
         objective: Objective,
     ) -> Result<Vec<Scored>> {
-        if self.state.failed() {
+        if self.meeting.failed() {
             return Err(DeviceError::GroupFailed);
         }
         let shares: Vec<Vec<MicroBatch>> = spread(batches, self.count())
@@ -72,18 +73,20 @@ impl Peers {
                 share.into_iter().map(|b| batches[b].clone()).collect()
             })
             .collect();
-        let (first, state) = (&self.first, &self.state);
+        let (first, meeting) = (&self.first, &self.meeting);
         let sizes = held.masters();
         let own = shares.first().map_or(&[][..], Vec::as_slice);
         let results: Vec<Result<Vec<Scored>>> = std::thread::scope(|scope| {
             let mut handles = Vec::new();
             for (peer, share) in self.others.iter_mut().zip(&shares[1..]) {
                 handles.push(scope.spawn(move || {
+                    let _member = meeting.membership();
                     let done = peer.run(sizes, items, share, temperature, objective);
-                    told(peer.member.state(), done)
+                    told(meeting, done)
                 }));
             }
-            let mut all = vec![told(state, run_first(first, executor, held, items, own, temperature, objective))];
+            let _member = meeting.membership();
+            let mut all = vec![told(meeting, run_first(first, executor, held, items, own, temperature, objective))];
             all.extend(handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
             all
         });
@@ -110,9 +113,9 @@ impl Peers {
 }
 
 /// A member that fails says so before its thread ends: the others do not wait for it until the deadline.
-fn told<T>(state: &State, done: Result<T>) -> Result<T> {
+fn told<T>(meeting: &Meeting, done: Result<T>) -> Result<T> {
     if done.is_err() {
-        state.fail();
+        meeting.fail();
     }
     done
 }
@@ -127,10 +130,12 @@ fn run_first(
     objective: Objective,
 ) -> Result<Vec<Scored>> {
     held.prepare(executor)?;
+    member.meet(executor.runtime())?;
     executor.each_weight(held.masters(), &mut |rt, span, element| member.share(rt, &[(span, element)]))?;
     // Looked at here: no wait of a pass is then for a member that is gone.
     finish(member, executor.runtime())?;
     let scored = passes(executor, items, share, temperature, Some(objective), held.sink())?;
+    member.meet(executor.runtime())?;
     member.sum_to_first(executor.runtime(), &held.gradients())?;
     finish(member, executor.runtime())?;
     Ok(scored)
@@ -138,7 +143,7 @@ fn run_first(
 
 /// Waits for the group's work.
 fn finish(member: &Member, rt: &Runtime) -> Result<()> {
-    rt.wait_unless("the group of GPUs", &|| match member.state().failed() {
+    rt.wait_unless("the group of GPUs", &|| match member.meeting().failed() {
         true => Err(DeviceError::GroupFailed),
         false => member.check(),
     })
@@ -179,11 +184,13 @@ impl Peer {
             gradients.push(own);
             Ok(own)
         })?;
+        self.member.meet(rt)?;
         list.iter().try_for_each(|one: &(Span, Element)| self.member.share(rt, &[*one]))?;
         self.executor.take(weights);
         finish(&self.member, self.executor.runtime())?;
         let sink = Some(Sink::All(&grads));
         let scored = passes(&mut self.executor, items, share, temperature, Some(objective), sink)?;
+        self.member.meet(self.executor.runtime())?;
         self.member.sum_to_first(self.executor.runtime(), &gradients)?;
         finish(&self.member, self.executor.runtime())?;
         Ok(scored)
