@@ -200,6 +200,8 @@ pub struct Learner {
     pub kl_coef: f64,
     pub epochs: usize,
     pub micro_batch: usize,
+    /// Of the processor; 0: as many as there are.
+    pub threads: usize,
     pub gpu_type: GpuType,
     pub gpu_recompute: bool,
     pub gpus: usize,

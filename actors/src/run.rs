@@ -123,7 +123,7 @@ pub struct RunSummary {
 /// Starts a run in `run_dir`, which must not hold one. What a process left that was killed before it had written the
 /// configuration is no run yet.
 pub fn run(
-    config: Config,
+    mut config: Config,
     tasks: Vec<TaskSpec>,
     run_dir: &Path,
     observer: Arc<dyn Observer>,
@@ -139,6 +139,10 @@ pub fn run(
     // Again, now that nobody else can begin one.
     if holds_run(run_dir)? {
         return Err(exists().into());
+    }
+    if config.run.deterministic {
+        // On record as a number: a machine with other processors that resumes the run adds up in the same order.
+        config.learner.threads = crate::sft::learner_threads(&config);
     }
     let writer = open_store(run_dir)?;
     writer.handle().send(vec![
@@ -312,6 +316,28 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             forget_interrupted(dir.path()).unwrap();
             assert_eq!(path.exists(), stays, "{text}");
+        }
+    }
+
+    /// Planted: the number is not resolved. Seen: 0 on record of both.
+    #[test]
+    fn a_deterministic_run_keeps_the_number_of_threads_it_began_with() {
+        for (deterministic, asked) in [(true, 0), (true, 3), (false, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let stop = StopToken::default();
+            stop.ask();
+            let mut config = Config::builtin().unwrap();
+            (config.run.deterministic, config.learner.threads) = (deterministic, asked);
+            // There is no task: it does not get further than to what is on record.
+            assert!(run(config, Vec::new(), dir.path(), Arc::new(Silent), stop).is_err());
+            let kept = Reader::open(dir.path()).unwrap().meta("config").unwrap().unwrap();
+            let kept = Config::from_resolved(&kept, &crate::store::path(dir.path())).unwrap();
+            let expected = match (deterministic, asked) {
+                (true, 0) => crate::sft::threads(),
+                (_, asked) => asked,
+            };
+            assert_eq!(kept.learner.threads, expected, "{deterministic} {asked}");
+            assert_eq!(crate::sft::learner_threads(&kept), if asked == 0 { crate::sft::threads() } else { asked });
         }
     }
 

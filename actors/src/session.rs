@@ -118,7 +118,7 @@ where
         lora: config::adapters(config, &shape)?,
         seed: config.run.seed,
         checkpoints: checkpoints.clone(),
-        threads: sft::threads(),
+        threads: sft::learner_threads(config),
         execution: sft::execution(config),
         gpu: model::learner::GpuCompute {
             // The newest; with adapters it is a copy of its own, and the next one is made beside it.

@@ -98,7 +98,7 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
         schedule: LrSchedule::cosine(config.sft.warmup_steps as u64, batches as u64, FINAL_LR_PERCENT),
     };
     let mut learner = Learner::new(network, optim)
-        .with_execution(execution(config), threads())
+        .with_execution(execution(config), learner_threads(config))
         .with_gpu(GpuCompute { keeps_copy: false, ..gpu(config) });
     let mut rng = ChaCha8Rng::seed_from_u64(config.run.seed);
     let mut order: Vec<usize> = (0..samples.len()).collect();
@@ -110,7 +110,7 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
                 return Err(WarmStartError::Interrupted);
             }
             let batch: Vec<SftSample> = batch.iter().map(|&n| samples[n].clone()).collect();
-            let report = learner.sft_step(&batch, micro_batch(batch.len(), threads()))?;
+            let report = learner.sft_step(&batch, micro_batch(batch.len(), learner_threads(config)))?;
             step += 1;
             if !report.applied {
                 return Err(WarmStartError::Diverged { step, lr: config.sft.lr });
@@ -147,9 +147,17 @@ fn micro_batch(batch: usize, threads: usize) -> usize {
     batch.div_ceil(threads.max(1) * MICRO_BATCHES_PER_THREAD).clamp(1, MICRO_BATCH)
 }
 
-/// Threads the learner computes with.
+/// Threads of this machine.
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Threads the learner computes with.
+pub fn learner_threads(config: &Config) -> usize {
+    match config.learner.threads {
+        0 => threads(),
+        asked => asked,
+    }
 }
 
 /// The user's model, or a fresh small one with a tokenizer of its own.
@@ -240,8 +248,9 @@ fn key(config: &Config, examples: &[(TaskSpec, Example)]) -> Result<String, Warm
     };
     let (m, s, l) = (&config.model, &config.sft, &config.learner);
     // Threads decide how a batch is cut, and so how its gradient rounds.
-    let cut = micro_batch(s.batch, threads());
-    part(format!("warm start {CODE_VERSION}, {MAX_POSITIONS} {cut} {} {FINAL_LR_PERCENT}", threads()).as_bytes());
+    let threads = learner_threads(config);
+    let cut = micro_batch(s.batch, threads);
+    part(format!("warm start {CODE_VERSION}, {MAX_POSITIONS} {cut} {threads} {FINAL_LR_PERCENT}").as_bytes());
     part(format!("{} {} {:?}", config.run.seed, config.sampling.max_new_tokens, m.device).as_bytes());
     part(format!("{:?}", (s.epochs, s.batch, s.lr, s.warmup_steps, s.weight_decay, s.grad_clip)).as_bytes());
     part(format!("{:?}", (l.beta1, l.beta2, l.eps)).as_bytes());

@@ -1,7 +1,7 @@
 //! A learner on disk: weights, AdamW's moments, counters and the guard's memory, whole or not at all, and bit for bit the same after loading.
 //!
 //! A checkpoint is a folder with `state.safetensors` (`param/..`, `adam_m/..`, `adam_v/..`, f32) and `manifest.json` (format,
-//! counters, SHA-256 of the other file). It is written beside its place, flushed to the disk, and renamed. With LoRA it holds the
+//! counters, SHA-256 of the other file and of all else it says). It is written beside its place, flushed to the disk, and renamed. With LoRA it holds the
 //! adapters alone, and the digest of the base that they belong to.
 
 mod lora;
@@ -48,6 +48,16 @@ pub struct CheckpointManifest {
     /// Present where the state is that of adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraManifest>,
+    /// SHA-256 of this manifest as compact JSON, without this entry. Older ones have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<HexDigest>,
+}
+
+impl CheckpointManifest {
+    fn own_digest(&self) -> serde_json::Result<HexDigest> {
+        let bare = serde_json::to_vec(&Self { whole: None, ..self.clone() })?;
+        Ok(HexDigest(hex(&Sha256::digest(bare))))
+    }
 }
 
 /// A checkpoint that could not be written or is not what it says. The learner is unchanged.
@@ -106,17 +116,19 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         File::open(&path).and_then(|file| file.sync_all()).map_err(io("flush", &path))?;
         let digest = digest(&path)?;
         let lora = self.lora_manifest();
-        let manifest = CheckpointManifest {
+        let mut manifest = CheckpointManifest {
             format: if lora.is_some() { LORA_FORMAT } else { FORMAT },
             lora,
             counters: self.counters,
             guard: self.memory.clone(),
             adam_time,
             digest,
+            whole: None,
         };
         let path = staging.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        let bad = |source| CheckpointError::Manifest { path: path.clone(), source };
+        manifest.whole = Some(manifest.own_digest().map_err(bad)?);
+        let text = serde_json::to_vec_pretty(&manifest).map_err(bad)?;
         write(&path, &text)?;
         sync(staging)?;
         Ok(manifest)
@@ -131,6 +143,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             serde_json::from_slice(&text).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
         if ![FORMAT, LORA_FORMAT].contains(&manifest.format) {
             return Err(CheckpointError::Format { path, found: manifest.format });
+        }
+        if let Some(expected) = &manifest.whole {
+            let bad = |source| CheckpointError::Manifest { path: path.clone(), source };
+            let found = manifest.own_digest().map_err(bad)?;
+            if found != *expected {
+                return Err(CheckpointError::Digest { path, found, expected: expected.clone() });
+            }
         }
         self.check_trained(&path, manifest.lora.as_ref())?;
         let path = dir.join(STATE);

@@ -445,6 +445,17 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     let mut other = self::learner(network(Family::Llama, 23), Execution::Host);
     let error = other.load_checkpoint(&place).unwrap_err().to_string();
     assert!(error.contains("param/"), "{error}");
+    // Planted and seen to fail: the manifest has no digest of its own.
+    let manifest = place.join("manifest.json");
+    let good = std::fs::read_to_string(&manifest).unwrap();
+    for (what, other) in [("\"adam_time\": 0", "\"adam_time\": 1"), ("\"lr_scale\": 1.0", "\"lr_scale\": 0.5")] {
+        assert!(good.contains(what), "{good}");
+        std::fs::write(&manifest, good.replace(what, other)).unwrap();
+        let error = learner.load_checkpoint(&place).unwrap_err().to_string();
+        assert!(error.contains("manifest.json is damaged"), "{error}");
+    }
+    std::fs::write(&manifest, good).unwrap();
+    learner.load_checkpoint(&place).unwrap();
     let state = place.join("state.safetensors");
     let mut bytes = std::fs::read(&state).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -165,6 +165,7 @@ pub const KEYS: &[Key] = &[
     key("learner.kl_coef", real(0.0, 1000.0)),
     key("learner.epochs", whole(1, 1000)),
     key("learner.micro_batch", whole(1, COUNT)),
+    key("learner.threads", whole(0, COUNT)),
     key("learner.gpu_type", Kind::Choice(&["bf16", "fp32"])),
     key("learner.gpu_recompute", Kind::Flag),
     key("learner.gpus", whole(1, 64)),
