@@ -123,7 +123,7 @@ pub struct RunSummary {
 /// Starts a run in `run_dir`, which must not hold one. What a process left that was killed before it had written the
 /// configuration is no run yet.
 pub fn run(
-    mut config: Config,
+    config: Config,
     tasks: Vec<TaskSpec>,
     run_dir: &Path,
     observer: Arc<dyn Observer>,
@@ -140,10 +140,7 @@ pub fn run(
     if holds_run(run_dir)? {
         return Err(exists().into());
     }
-    if config.run.deterministic {
-        // On record as a number: a machine with other processors that resumes the run adds up in the same order.
-        config.learner.threads = crate::sft::learner_threads(&config);
-    }
+    let config = on_record(config);
     let writer = open_store(run_dir)?;
     writer.handle().send(vec![
         Op::Meta { key: "config", value: config.to_toml() },
@@ -155,6 +152,15 @@ pub fn run(
     ])?;
     writer.handle().flush(LAST_FLUSH)?;
     go(config, tasks, run_dir, writer, observer, stop, lock)
+}
+
+/// The configuration as the run keeps it: of a deterministic one the number of threads, so that a machine with other processors that
+/// resumes it adds up in the same order.
+fn on_record(mut config: Config) -> Config {
+    if config.run.deterministic {
+        config.learner.threads = crate::sft::learner_threads(&config);
+    }
+    config
 }
 
 /// Continues the run in `run_dir` where it stopped; a complete one is only summed up again.
@@ -319,25 +325,18 @@ mod tests {
         }
     }
 
-    /// Planted: the number is not resolved. Seen: 0 on record of both.
+    /// Planted: the number is not resolved. Seen: 0 on record.
     #[test]
     fn a_deterministic_run_keeps_the_number_of_threads_it_began_with() {
-        for (deterministic, asked) in [(true, 0), (true, 3), (false, 0)] {
-            let dir = tempfile::tempdir().unwrap();
-            let stop = StopToken::default();
-            stop.ask();
+        let here = crate::sft::threads();
+        for (deterministic, asked, kept) in [(true, 0, here), (true, here + 3, here + 3), (false, 0, 0)] {
             let mut config = Config::builtin().unwrap();
             (config.run.deterministic, config.learner.threads) = (deterministic, asked);
-            // There is no task: it does not get further than to what is on record.
-            assert!(run(config, Vec::new(), dir.path(), Arc::new(Silent), stop).is_err());
-            let kept = Reader::open(dir.path()).unwrap().meta("config").unwrap().unwrap();
-            let kept = Config::from_resolved(&kept, &crate::store::path(dir.path())).unwrap();
-            let expected = match (deterministic, asked) {
-                (true, 0) => crate::sft::threads(),
-                (_, asked) => asked,
-            };
-            assert_eq!(kept.learner.threads, expected, "{deterministic} {asked}");
-            assert_eq!(crate::sft::learner_threads(&kept), if asked == 0 { crate::sft::threads() } else { asked });
+            // As a resumed run reads it.
+            let text = on_record(config).to_toml();
+            let read = Config::from_resolved(&text, Path::new("run.sqlite")).unwrap();
+            assert_eq!(read.learner.threads, kept, "{deterministic} {asked}");
+            assert_eq!(crate::sft::learner_threads(&read), if kept == 0 { here } else { kept });
         }
     }
 
