@@ -13,12 +13,15 @@ use crate::stop::StopToken;
 
 mod attack;
 pub mod drill;
+pub mod limits;
+pub mod link;
 pub mod memory;
 pub mod peer;
 pub mod relay;
 mod sampled;
 pub mod scene;
 pub mod stage;
+pub mod tun;
 pub mod versus;
 pub mod whole;
 

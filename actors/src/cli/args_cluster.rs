@@ -34,7 +34,7 @@ pub struct ClusterBenchArgs {
     #[arg(long, default_value_t = 10.0, requires = "peer_python")]
     pub seconds: f64,
     /// Kills, freezes and attacks in place of measurements: what was noticed when, and how fast the rate is back. Answers no where
-    /// anything is lost, answered twice or hangs.
+    /// anything is lost, answered twice or hangs, or where a figure is over its limit (5 s and 10 s).
     #[arg(long, conflicts_with = "each")]
     pub drills: bool,
     /// With --drills: only these, with commas between them.
@@ -45,6 +45,9 @@ pub struct ClusterBenchArgs {
     pub head_in: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub listen: Option<String>,
+    /// For the drill over a bad network: this process is one end of it.
+    #[arg(long, hide = true)]
+    pub tun: bool,
     /// For the drills of generators: nodes sample.
     #[arg(long, hide = true)]
     pub sampled: bool,

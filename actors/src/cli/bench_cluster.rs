@@ -8,6 +8,9 @@ pub fn cluster(args: ClusterBenchArgs) -> Done {
     if let (Some(dir), Some(listen)) = (&args.head_in, &args.listen) {
         return bench_cluster_drills::head(dir, listen, args.sampled);
     }
+    if args.tun {
+        return bench_cluster_drills::end();
+    }
     if args.drills {
         return bench_cluster_drills::drills(&args);
     }

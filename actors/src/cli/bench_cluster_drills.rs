@@ -7,13 +7,19 @@ use serde_json::json;
 use super::args_cluster::ClusterBenchArgs;
 use super::{Answer, Done, Failure, failure, output, run};
 use crate::bench::cluster::drill::{self, ALL, Drill, Hit, Verdict};
-use crate::bench::cluster::{scene, whole};
+use crate::bench::cluster::{limits, scene, tun, whole};
 use crate::errors::UserError;
 
 /// The drills' own head.
 pub fn head(dir: &Path, listen: &str, sampled: bool) -> Done {
     let stop = run::signals()?;
     whole::head(&scene::whole(dir, listen, sampled)?, &stop).map_err(|e| failure::of_run(e, dir))?;
+    Ok(Answer::Yes)
+}
+
+/// One end of a bad network.
+pub fn end() -> Done {
+    tun::serve().map_err(|e| UserError::new("no TUN device can be had").found(e.to_string()))?;
     Ok(Answer::Yes)
 }
 
@@ -55,9 +61,12 @@ fn told(
         Err(Verdict::Failed(why)) => (None, Some(format!("FAILED: {why}"))),
     };
     let failed = why.as_ref().is_some_and(|why| why.starts_with("FAILED"));
+    let late = limits::late(what, hits);
     let wrong = books.as_ref().is_some_and(|books| !books.wrong.is_empty());
     if as_json {
-        output::json(&json!({ "drill": what, "hits": hits, "books": books, "why": why }))?;
+        output::json(
+            &json!({ "drill": what, "hits": hits, "books": books, "why": why, "limits": limits::told(what), "late": late }),
+        )?;
     } else {
         output::line(format!(
             "{name:<16} {:>3} hits | suspected {} | noticed {} | at work again {} | rate back {}",
@@ -75,17 +84,24 @@ fn told(
                 "", books.sampled, books.trained, books.dropped, books.in_flight, books.steps, books.faults
             ))?;
         }
+        if !hits.is_empty() {
+            let kept = if late.is_empty() { "kept".into() } else { format!("NOT KEPT: {}", late.join("; ")) };
+            output::line(format!("{:<16} limits ({}): {kept}", "", limits::told(what)))?;
+        }
         if let Some(why) = &why {
             output::line(format!("{:<16} {why}", ""))?;
         }
     }
-    Ok(!failed && !wrong)
+    Ok(!failed && !wrong && late.is_empty())
 }
 
 fn line(hit: &Hit) -> String {
     let ms = |value: Option<u64>| value.map_or("-".into(), |ms| format!("{ms} ms"));
+    let packets = hit
+        .packets
+        .map_or_else(String::new, |(passed, lost)| format!(", {passed} packets passed and {lost} were lost"));
     format!(
-        "suspected {}, noticed {}, at work again {}, rate back {} ms (before {:.0}/s); each second {:?}",
+        "suspected {}, noticed {}, at work again {}, rate back {} ms (before {:.0}/s){packets}; each second {:?}",
         ms(hit.suspected_ms),
         ms(hit.noticed_ms),
         ms(hit.recovered_ms),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::link::{Link, Shape};
 use super::scene::{Place, Scene};
 use super::{attack, relay};
 use crate::stop::StopToken;
@@ -31,6 +32,8 @@ pub enum Drill {
     Partition,
     /// A node that is 200 ms away, every twentieth piece of data 600 ms.
     Slow,
+    /// Between the head and half of the nodes, every packet is 200 ms on its way, each way, and one in twenty is lost.
+    Lossy,
     /// No room in the run directory until the head has ended.
     DiskFull,
     /// The wall clock jumps, on head and nodes.
@@ -39,7 +42,7 @@ pub enum Drill {
     Attack,
 }
 
-pub const ALL: [(&str, Drill); 11] = [
+pub const ALL: [(&str, Drill); 12] = [
     ("kill-node", Drill::KillNode),
     ("freeze-node", Drill::FreezeNode),
     ("kill-generator", Drill::KillGenerator),
@@ -48,6 +51,7 @@ pub const ALL: [(&str, Drill); 11] = [
     ("freeze-head", Drill::FreezeHead),
     ("partition", Drill::Partition),
     ("slow", Drill::Slow),
+    ("lossy", Drill::Lossy),
     ("disk-full", Drill::DiskFull),
     ("clock", Drill::Clock),
     ("attack", Drill::Attack),
@@ -63,6 +67,8 @@ pub struct Hit {
     /// From its return until the end of the first second with four fifths of the rate before.
     pub rate_back_ms: u64,
     pub rate_before: f64,
+    /// Of a bad network: packets that passed, and that were lost.
+    pub packets: Option<(u64, u64)>,
     /// Rollouts trained in each second from the hit on.
     pub curve: Vec<u32>,
 }
@@ -81,6 +87,10 @@ impl From<String> for Verdict {
 
 const BASE: Duration = Duration::from_secs(4);
 const CABLE_OUT: Duration = Duration::from_secs(30);
+/// How long the network is bad.
+const BAD: Duration = Duration::from_secs(20);
+/// Of what is lost.
+const SEED: u64 = 5;
 /// Room of the run directory that gets full.
 const DISK: &str = "size=384m";
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -108,12 +118,15 @@ impl Drop for Undo {
     }
 }
 
+/// Of the drill over a bad network: who is at its other end, of two generators, two executors' nodes, and one that comes.
+const FAR: [usize; 3] = [0, 2, 7];
+
 /// A place for the drill, or why there is none here.
-fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, Undo), Verdict> {
+fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, Undo, Option<Link>), Verdict> {
     let skip = Verdict::Skipped;
     let program = program.to_path_buf();
     let mut place = Place { program, dir: dir.join("run"), listen: format!("127.0.0.1:{port}"), ..Place::default() };
-    let mut undo = Undo(Vec::new());
+    let (mut undo, mut link) = (Undo(Vec::new()), None);
     std::fs::create_dir_all(&place.dir).map_err(|e| Verdict::Failed(e.to_string()))?;
     match drill {
         Drill::Partition => {
@@ -142,6 +155,13 @@ fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, 
         }
         // Two of each: the run goes on meanwhile.
         Drill::KillGenerator | Drill::FreezeGenerator => place.generators = 2,
+        Drill::Lossy => {
+            let line = link.insert(Link::new(&place.program, SEED).map_err(skip)?);
+            place.generators = 2;
+            place.listen = format!("{}:{port}", line.address(0));
+            place.head_inside = line.inside(0);
+            place.inside = (0..8).map(|n| line.inside(usize::from(FAR.contains(&n)))).collect();
+        }
         Drill::DiskFull => {
             let at = place.dir.display();
             command(&format!("mount -t tmpfs -o {DISK} tmpfs {at}")).map_err(skip)?;
@@ -164,7 +184,7 @@ fn place(drill: Drill, program: &Path, dir: &Path, port: u16) -> Result<(Place, 
         }
         _ => {}
     }
-    Ok((place, undo))
+    Ok((place, undo, link))
 }
 
 /// All hits of one drill on one run, and the run's books at its end.
@@ -180,7 +200,7 @@ pub fn run(
     mut told: impl FnMut(u32, &Hit),
 ) -> Result<super::whole::Books, Verdict> {
     let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
-    let (place, undo) = place(drill, program, dir.path(), port)?;
+    let (place, undo, link) = place(drill, program, dir.path(), port)?;
     let generators = place.generators;
     let mut scene = Scene::start(place, 2 + generators)?;
     for n in 0..repeats {
@@ -188,7 +208,7 @@ pub fn run(
             return Err(Verdict::Failed("asked to stop".into()));
         }
         std::thread::sleep(BASE);
-        told(n, &hit(drill, n, &mut scene, dir.path())?);
+        told(n, &hit(drill, n, &mut scene, dir.path(), link.as_ref())?);
     }
     let mut books = scene.finish()?;
     let allowed: &[&str] = match drill {
@@ -197,6 +217,8 @@ pub fn run(
         // A resumed head issues what was in flight again: no fault. What nodes answer to it in time counts.
         Drill::KillHead => &["F123"],
         Drill::DiskFull => &["F105", "F106", "F123"],
+        // A node that chance keeps silent for 5 s is lost, and one message may be late for that long.
+        Drill::Lossy => &["F123", "F124"],
         Drill::Slow | Drill::Clock | Drill::Attack => &[],
     };
     let odd: Vec<String> = books.faults.keys().filter(|code| !allowed.contains(&code.as_str())).cloned().collect();
@@ -204,11 +226,11 @@ pub fn run(
         books.wrong.push(format!("faults that this drill has no reason for: {odd:?}"));
     }
     // The mount is busy as long as the scene's processes live.
-    drop(undo);
+    drop((undo, link));
     Ok(books)
 }
 
-fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, String> {
+fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path, link: Option<&Link>) -> Result<Hit, String> {
     let began = Instant::now();
     let rate_before = scene.rate(began - BASE + Duration::from_millis(500), began);
     if rate_before < 1.0 {
@@ -276,6 +298,7 @@ fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, Strin
             }
             began
         }
+        Drill::Lossy => bad_network(scene, &mut hit, began, link.ok_or("no link")?)?,
         Drill::DiskFull => disk_full(scene, &mut hit, began)?,
         Drill::Clock => {
             let jump = ["+3600", "-86400", "+31536000", "-10", "+0"][n as usize % 5];
@@ -304,6 +327,24 @@ fn unmoved(scene: &Scene, since: Instant) -> Result<(), String> {
         Some(text) => Err(format!("the head says `{text}`")),
         None => Ok(()),
     }
+}
+
+/// The line is bad for a while; meanwhile a node joins over it and leaves.
+fn bad_network(scene: &mut Scene, hit: &mut Hit, began: Instant, link: &Link) -> Result<Instant, String> {
+    let before = link.counts();
+    link.set(Shape { delay: Duration::from_millis(200), loss: 0.05, ..Shape::default() })?;
+    let far = scene.join(7, None)?;
+    hit.recovered_ms = ms(began, scene.heard(began, "node node-7 joined", 1)?);
+    std::thread::sleep(BAD.saturating_sub(began.elapsed()));
+    far.signal("INT")?;
+    scene.heard(began, "node node-7 has left", 1)?;
+    // Nobody is frozen or gone: these would be false alarms.
+    hit.suspected_ms = scene.said(began, "is silent").and_then(|at| ms(began, at));
+    hit.noticed_ms = scene.said(began, "is lost").and_then(|at| ms(began, at));
+    let counts = link.counts();
+    hit.packets = Some((counts.passed - before.passed, counts.lost - before.lost));
+    link.set(Shape::default())?;
+    Ok(Instant::now())
 }
 
 /// Fills the run directory until the head has ended, makes room, and starts it again.

@@ -114,7 +114,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// `HOST:PORT`.
     pub listen: String,
-    /// Of each node: a program and its arguments in front of ours (`ip netns exec NAME`).
+    /// Of the head, and of each node: a program and its arguments in front of ours (`ip netns exec NAME`).
+    pub head_inside: Vec<String>,
     pub inside: Vec<Vec<String>>,
     /// So many nodes, the first, are generators: the head samples nothing then.
     pub generators: usize,
@@ -169,14 +170,7 @@ impl Scene {
     /// It cannot be started.
     pub fn join(&self, n: usize, through: Option<&str>) -> Result<Process, String> {
         let exe = &self.place.program;
-        let mut command = match self.place.inside.get(n) {
-            Some(inside) => {
-                let mut command = Command::new(&inside[0]);
-                command.args(&inside[1..]).arg(exe);
-                command
-            }
-            None => Command::new(exe),
-        };
+        let mut command = inside(self.place.inside.get(n).map_or(&[], Vec::as_slice), exe);
         let address = through.unwrap_or(&self.place.listen);
         let role = if n < self.place.generators { "generator" } else { "executor" };
         command.args(["join", address, "--role", role, "--name", &format!("node-{n}")]);
@@ -218,6 +212,11 @@ impl Scene {
     /// Whether the head has said this since then.
     pub fn has_said(&self, since: Instant, text: &str) -> bool {
         self.head.said(text, since).is_some()
+    }
+
+    /// When the head first said this, if it has.
+    pub fn said(&self, since: Instant, text: &str) -> Option<Instant> {
+        self.head.said(text, since)
     }
 
     /// When the last of all nodes said this.
@@ -310,8 +309,16 @@ fn trained(dir: &Path) -> Option<u64> {
     Reader::open(dir).ok()?.endings(PhaseTag::Train).ok()?.get("trained").copied()
 }
 
+/// `program`, behind what has to stand before it.
+fn inside(inside: &[String], program: &Path) -> Command {
+    let Some((first, rest)) = inside.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 fn start_head(place: &Place, cookie: &str) -> Result<Process, String> {
-    let mut command = Command::new(&place.program);
+    let mut command = inside(&place.head_inside, &place.program);
     command.args(["bench", "cluster", "--head-in"]).arg(&place.dir).args(["--listen", &place.listen]);
     if place.generators > 0 {
         command.arg("--sampled");
