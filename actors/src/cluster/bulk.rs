@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 
 use super::cookie::Cookie;
 use super::guests::{Guests, Proved};
+use super::pace::{Pace, Paced};
 use super::shelf::{Shelf, UPLOAD_MAX};
 
 /// The header of a request's proof.
@@ -27,8 +28,10 @@ pub const PROOF: &str = "x-troupe-proof";
 pub const PIECE_MAX: u64 = 4 << 20;
 /// A connection that has not sent its request's head by then is closed.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// And one that has not ended after this: a client opens another.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+/// And one over which no byte has gone for so long: slow lines are served as long as they move.
+const IDLE: Duration = Duration::from_secs(30);
+/// Whatever moves: a client opens another.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Refused requests are told together, at most so often: a flood of them must not fill a log.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -67,8 +70,8 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
     let router = router(shelf, cookie);
     let mut guests = Guests::default();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the side channel cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -78,7 +81,7 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, cookie: Cookie) {
         guests.make_room().await;
         let proved = Proved::default();
         let (router, acceptor, shown) = (router.clone(), acceptor.clone(), proved.clone());
-        guests.admit(proved, async move {
+        guests.admit(proved, from.ip(), async move {
             let Some(acceptor) = acceptor else { return converse(TokioIo::new(stream), router, shown).await };
             match tokio::time::timeout(HEAD_LIMIT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => converse(TokioIo::new(stream), router, shown).await,
@@ -95,15 +98,29 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let service = TowerToHyperService::new(router.layer(Extension(proved)));
+    let (stream, pace) = Paced::new(stream);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(64 << 10)
         .serve_connection(stream, service);
-    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
-        Ok(Err(error)) => tracing::debug!(%error, "a connection to the side channel"),
-        Ok(Ok(())) => {}
-        Err(_) => tracing::debug!("a connection to the side channel took too long"),
+    tokio::select! {
+        ended = tokio::time::timeout(CONNECTION_LIMIT, connection) => match ended {
+            Ok(Err(error)) => tracing::debug!(%error, "a connection to the side channel"),
+            Ok(Ok(())) => {}
+            Err(_) => tracing::debug!("a connection to the side channel took too long"),
+        },
+        () = stands_still(&pace) => tracing::debug!("a connection to the side channel stands still"),
+    }
+}
+
+async fn stands_still(pace: &Pace) {
+    loop {
+        let left = IDLE.saturating_sub(pace.still());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
     }
 }
 

@@ -19,8 +19,12 @@ use crate::http;
 /// Largest blob that is kept in memory, bytes.
 const MEMORY_MAX: u64 = 256 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
-/// One request, its piece included.
-const REQUEST: Duration = Duration::from_secs(30);
+/// Without a byte, until a request is given up. A packet that is lost five times in a row takes as long.
+const IDLE: Duration = Duration::from_secs(20);
+/// Bytes a second that a request has to have on the whole: slower lines are none.
+const SLOWEST: u64 = 4 << 10;
+/// What has come is written to its file in such pieces, so that little is lost with a connection, or with this process.
+const WRITTEN: usize = 256 << 10;
 /// Tries in a row without a new byte.
 const TRIES: usize = 6;
 
@@ -33,6 +37,7 @@ pub struct Client {
     http: reqwest::Client,
     cookie: Cookie,
     tries: usize,
+    idle: Duration,
     pulse: Arc<Pulse>,
 }
 
@@ -63,6 +68,11 @@ impl Waiting<'_> {
     fn heard(&self) {
         self.0.is(Some(Instant::now()));
     }
+
+    /// With the disk.
+    fn busy(&self) {
+        self.0.is(None);
+    }
 }
 
 impl Drop for Waiting<'_> {
@@ -75,7 +85,7 @@ impl Client {
     /// # Errors
     /// In words.
     pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
-        Client::built(host, port, cookie, TRIES, |http| http.connect_timeout(CONNECT))
+        Client::built(host, port, cookie, TRIES, CONNECT, IDLE)
     }
 
     /// One of several sources: asked once, and given up when it says nothing for 3 s.
@@ -83,7 +93,7 @@ impl Client {
     /// # Errors
     /// In words.
     pub fn of_peer(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
-        Client::built(host, port, cookie, 0, |http| http.connect_timeout(PEER_SILENT).read_timeout(PEER_SILENT))
+        Client::built(host, port, cookie, 0, PEER_SILENT, PEER_SILENT)
     }
 
     /// The same, and its silence is told there.
@@ -96,7 +106,8 @@ impl Client {
         port: u16,
         cookie: Cookie,
         tries: usize,
-        limited: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+        connect: Duration,
+        idle: Duration,
     ) -> Result<Client, String> {
         // An IPv6 address needs its brackets.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
@@ -114,15 +125,17 @@ impl Client {
             }
             None => http,
         };
-        let http = limited(http).build().map_err(|e| http::chain(&e))?;
-        Ok(Client { base, http, cookie, tries, pulse: Arc::default() })
+        let http = http.connect_timeout(connect).build().map_err(|e| http::chain(&e))?;
+        Ok(Client { base, http, cookie, tries, idle, pulse: Arc::default() })
     }
 
-    fn request(&self, method: reqwest::Method, digest: &str) -> Result<reqwest::RequestBuilder, String> {
+    /// `bytes`: what it moves at most.
+    fn request(&self, method: reqwest::Method, digest: &str, bytes: u64) -> Result<reqwest::RequestBuilder, String> {
         let path = format!("/blob/{digest}");
         let url = self.base.join(&path).map_err(|e| e.to_string())?;
         let proof = self.cookie.proof(method.as_str(), &path).to_hex().to_string();
-        Ok(self.http.request(method, url).header(PROOF, proof).timeout(REQUEST))
+        let limit = self.idle + Duration::from_secs(bytes / SLOWEST);
+        Ok(self.http.request(method, url).header(PROOF, proof).timeout(limit))
     }
 
     /// The whole blob, in memory.
@@ -133,54 +146,27 @@ impl Client {
         if blob.bytes > MEMORY_MAX {
             return Err(format!("{} bytes, the limit is {MEMORY_MAX}", blob.bytes));
         }
-        let mut whole: Vec<u8> = Vec::new();
-        let mut pauses = pauses(self.tries);
-        while (whole.len() as u64) < blob.bytes {
-            let start = whole.len() as u64;
-            match self.piece(&blob.digest, start).await {
-                Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
-                    whole.extend_from_slice(&piece);
-                    pauses = self::pauses(self.tries);
-                }
-                Ok(piece) => {
-                    return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
-                }
-                Err(Refusal { why, again }) => match pauses.next().filter(|_| again) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(why),
-                },
-            }
-        }
+        let Sink::Memory(whole) = self.pull(blob, Sink::Memory(Vec::new())).await? else {
+            return Err("it is not in memory".into());
+        };
         match shelf::digest(&whole) {
             found if found == blob.digest => Ok(whole),
             found => Err(format!("its BLAKE3 is {found}, expected {}", blob.digest)),
         }
     }
 
-    /// The whole blob, as the file `to`; one piece of it at a time is in memory. What a cut-off try left in `to` is kept.
+    /// The whole blob, as the file `to`; a part of it at a time is in memory. What a cut-off try left in `to` is kept.
     ///
     /// # Errors
     /// As [`Client::get`], or a file that cannot be written. Wrong content is removed.
     pub async fn get_file(&self, blob: &BlobRef, to: &Path) -> Result<(), String> {
         let told = |e: std::io::Error| format!("{}: {e}", to.display());
-        let mut copy = Copy::begun(to.to_path_buf()).await.map_err(told)?;
-        let mut pauses = pauses(self.tries);
-        while copy.bytes() < blob.bytes {
-            let start = copy.bytes();
-            match self.piece(&blob.digest, start).await {
-                Ok(piece) if !piece.is_empty() && start + piece.len() as u64 <= blob.bytes => {
-                    copy = copy.with(piece).await.map_err(told)?;
-                    pauses = self::pauses(self.tries);
-                }
-                Ok(piece) => {
-                    return Err(format!("{} bytes where at most {} were left", piece.len(), blob.bytes - start));
-                }
-                Err(Refusal { why, again }) => match pauses.next().filter(|_| again) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(why),
-                },
-            }
-        }
+        let copy = Copy::begun(to.to_path_buf()).await.map_err(told)?;
+        let Sink::File(copy) =
+            self.pull(blob, Sink::File(copy)).await.map_err(|why| format!("{}: {why}", to.display()))?
+        else {
+            return Err("it is in no file".into());
+        };
         let (found, bytes) = (copy.hasher.finalize().to_hex().to_string(), copy.bytes());
         if found == blob.digest && bytes == blob.bytes {
             return Ok(());
@@ -189,34 +175,81 @@ impl Client {
         Err(format!("its BLAKE3 is {found} over {bytes} bytes, expected {} over {}", blob.digest, blob.bytes))
     }
 
-    async fn piece(&self, digest: &str, start: u64) -> Result<Vec<u8>, Refusal> {
-        let range = format!("bytes={start}-{}", start + PIECE_MAX - 1);
-        let request = self.request(reqwest::Method::GET, digest).map_err(Refusal::of_nature)?.header(RANGE, range);
+    /// Piece by piece until it is there. After a cut it goes on at the next byte, also inside a piece.
+    async fn pull(&self, blob: &BlobRef, mut sink: Sink) -> Result<Sink, String> {
+        let mut pauses = pauses(self.tries);
+        while sink.bytes() < blob.bytes {
+            let start = sink.bytes();
+            let ended;
+            (sink, ended) = self.piece(&blob.digest, start, blob.bytes, sink).await?;
+            if sink.bytes() > start {
+                pauses = self::pauses(self.tries);
+            }
+            let Err(Refusal { why, again }) = ended else { continue };
+            match pauses.next().filter(|_| again) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(why),
+            }
+        }
+        Ok(sink)
+    }
+
+    /// One request: what came of it is in the sink, however it ended.
+    async fn piece(
+        &self,
+        digest: &str,
+        start: u64,
+        bytes: u64,
+        mut sink: Sink,
+    ) -> Result<(Sink, Result<(), Refusal>), String> {
+        let most = PIECE_MAX.min(bytes - start);
+        let request = self.request(reqwest::Method::GET, digest, most)?;
+        let request = request.header(RANGE, format!("bytes={start}-{}", start + most - 1));
         let waiting = Waiting::begun(&self.pulse);
-        let mut response = request.send().await.map_err(Refusal::of_network)?;
+        let mut response = match self.within(request.send()).await {
+            Ok(response) => response,
+            Err(refusal) => return Ok((sink, Err(refusal))),
+        };
         waiting.heard();
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
             status => {
-                return Err(Refusal {
-                    why: format!("the side channel says {status}"),
-                    again: status.is_server_error(),
-                });
+                let why = format!("the side channel says {status}");
+                return Ok((sink, Err(Refusal { why, again: status.is_server_error() })));
             }
         }
-        let mut piece = Vec::new();
-        while let Some(some) = response.chunk().await.map_err(Refusal::of_network)? {
+        let (mut come, mut held) = (0, Vec::new());
+        let ended = loop {
+            let some = match self.within(response.chunk()).await {
+                Ok(Some(some)) => some,
+                Ok(None) if come == 0 => break Err(Refusal::of_nature("an empty answer".into())),
+                Ok(None) => break Ok(()),
+                Err(refusal) => break Err(refusal),
+            };
             waiting.heard();
+            come += some.len() as u64;
             // Whoever answers has proved nothing yet: no more than was asked for.
-            if (piece.len() + some.len()) as u64 > PIECE_MAX {
-                return Err(Refusal {
-                    why: format!("more than the {PIECE_MAX} bytes that were asked for"),
-                    again: false,
-                });
+            if come > most {
+                break Err(Refusal::of_nature(format!("more than the {most} bytes that were asked for")));
             }
-            piece.extend_from_slice(&some);
+            held.extend_from_slice(&some);
+            if held.len() >= WRITTEN {
+                waiting.busy();
+                sink = sink.with(std::mem::take(&mut held)).await?;
+                waiting.heard();
+            }
+        };
+        drop(waiting);
+        Ok((sink.with(held).await?, ended))
+    }
+
+    async fn within<T>(&self, waited: impl Future<Output = reqwest::Result<T>>) -> Result<T, Refusal> {
+        match tokio::time::timeout(self.idle, waited).await {
+            Ok(ended) => ended.map_err(Refusal::of_network),
+            Err(_) => {
+                Err(Refusal { why: format!("the side channel is silent for {} s", self.idle.as_secs()), again: true })
+            }
         }
-        Ok(piece)
     }
 
     /// Leaves bytes at the head.
@@ -227,7 +260,7 @@ impl Client {
         let blob = BlobRef { digest: shelf::digest(&bytes), bytes: bytes.len() as u64 };
         let mut pauses = pauses(self.tries);
         loop {
-            let request = self.request(reqwest::Method::PUT, &blob.digest)?.body(bytes.clone());
+            let request = self.request(reqwest::Method::PUT, &blob.digest, blob.bytes)?.body(bytes.clone());
             let refusal = match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(blob),
                 Ok(response) => {
@@ -240,6 +273,32 @@ impl Client {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(refusal.why),
             }
+        }
+    }
+}
+
+/// Where the bytes go.
+enum Sink {
+    Memory(Vec<u8>),
+    File(Copy),
+}
+
+impl Sink {
+    fn bytes(&self) -> u64 {
+        match self {
+            Sink::Memory(whole) => whole.len() as u64,
+            Sink::File(copy) => copy.bytes(),
+        }
+    }
+
+    async fn with(self, some: Vec<u8>) -> Result<Sink, String> {
+        match self {
+            Sink::Memory(mut whole) => {
+                whole.extend_from_slice(&some);
+                Ok(Sink::Memory(whole))
+            }
+            Sink::File(copy) if some.is_empty() => Ok(Sink::File(copy)),
+            Sink::File(copy) => copy.with(some).await.map(Sink::File).map_err(|e| e.to_string()),
         }
     }
 }
