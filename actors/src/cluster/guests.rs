@@ -1,9 +1,14 @@
-//! Connections to the side channel: so many at once, and where there are more, those that have proved nothing go first.
+//! Connections to the side channel: so many at once, and where there are more, those that have proved nothing go first, the oldest of the
+//! host that has most of them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use tokio::task::{AbortHandle, JoinSet};
+
+use super::crowd::victim;
 
 /// Connections at once.
 const PLACES: usize = 128;
@@ -22,34 +27,41 @@ impl Proved {
     }
 }
 
+struct Guest {
+    task: AbortHandle,
+    proved: Proved,
+    host: IpAddr,
+    since: Instant,
+}
+
 /// All connections; they end with it.
 #[derive(Default)]
 pub struct Guests {
     tasks: JoinSet<()>,
-    /// Oldest first.
-    here: Vec<(AbortHandle, Proved)>,
+    here: Vec<Guest>,
 }
 
 impl Guests {
     /// Waits until one more fits: at once where one that has proved nothing can go, else until somebody has ended.
     pub async fn make_room(&mut self) {
         while self.tasks.try_join_next().is_some() {}
-        self.here.retain(|(task, _)| !task.is_finished());
+        self.here.retain(|guest| !guest.task.is_finished());
         if self.here.len() < PLACES {
             return;
         }
-        if let Some(n) = self.here.iter().position(|(_, proved)| !proved.is()) {
-            self.here.remove(n).0.abort();
+        let strangers = self.here.iter().enumerate().filter(|(_, guest)| !guest.proved.is());
+        if let Some(n) = victim(strangers.map(|(n, guest)| (n, guest.host, guest.since)), 0) {
+            self.here.remove(n).task.abort();
             return;
         }
         // Each has a limit of its own, so this ends.
         self.tasks.join_next().await;
-        self.here.retain(|(task, _)| !task.is_finished());
+        self.here.retain(|guest| !guest.task.is_finished());
     }
 
-    pub fn admit(&mut self, proved: Proved, connection: impl Future<Output = ()> + Send + 'static) {
+    pub fn admit(&mut self, proved: Proved, host: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
         let task = self.tasks.spawn(connection);
-        self.here.push((task, proved));
+        self.here.push(Guest { task, proved, host, since: Instant::now() });
     }
 }
 
@@ -63,13 +75,17 @@ mod tests {
         let mut guests = Guests::default();
         let node = Proved::default();
         node.now();
-        guests.admit(node, std::future::pending());
+        let host = |n: u8| IpAddr::from([127, 0, 0, n]);
+        guests.admit(node, host(1), std::future::pending());
+        // This one has not shown its proof yet: a flood from elsewhere leaves it the time.
+        guests.admit(Proved::default(), host(1), std::future::pending());
         for _ in 0..3 * PLACES {
             guests.make_room().await;
-            guests.admit(Proved::default(), std::future::pending());
+            guests.admit(Proved::default(), host(2), std::future::pending());
         }
         assert_eq!(guests.here.len(), PLACES);
-        assert!(guests.here[0].1.is() && !guests.here[0].0.is_finished());
-        assert!(guests.here[1..].iter().all(|(_, proved)| !proved.is()));
+        assert!(guests.here[0].proved.is() && !guests.here[0].task.is_finished());
+        assert!(guests.here[1].host == host(1) && !guests.here[1].task.is_finished());
+        assert!(guests.here[1..].iter().all(|guest| !guest.proved.is()));
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Reading order: `wire` (what is said), `batch` (what goes out together), `roster` (who is alive, whose errand is whose; pure), `head`, `node`, `kit` (what a node
-//! evaluates with), `shelf`, `lent`, `bulk`, `guests` and `fetch` (the side channel), `strangers` (who has proved nothing yet), `peer`
+//! evaluates with), `shelf`, `lent`, `bulk`, `guests`, `pace` and `fetch` (the side channel), `crowd` and `strangers` (who has proved nothing yet), `peer`
 //! (a connection to a head), `operator`.
 //! A node's executors are members of the head's pool (`pool::remote`), so that queue, verdict reuse, leases, attempts and faults
 //! are the same as for executors of its own. A node's generator is one of the head's fleet (`crate::fleet`): the same picture with `fleet` for
@@ -21,6 +21,7 @@ mod batch;
 pub mod bulk;
 pub mod cookie;
 mod cookie_source;
+mod crowd;
 pub mod fetch;
 pub mod guests;
 pub mod head;
@@ -29,6 +30,7 @@ mod lent;
 pub mod link;
 pub mod node;
 pub mod operator;
+mod pace;
 pub mod peer;
 pub mod recipe;
 pub mod roster;

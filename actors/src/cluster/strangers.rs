@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use ractor::{ActorId, ActorRef};
 use ractor_cluster::NodeSessionMessage;
 
+use super::crowd::victim;
+
 /// A connection that has not proved the cookie by then is ended.
 const LIMIT: Duration = Duration::from_secs(5);
 /// So many at once; one more ends the oldest of the host that has most, so that a flood from one host keeps no other out.
@@ -53,33 +55,5 @@ impl Stranger {
     fn end(&mut self, why: &str) {
         self.ended = true;
         self.session.stop(Some(why.into()));
-    }
-}
-
-/// Of more than `most`: the oldest of the host that has most.
-fn victim<'a, I: Copy>(strangers: impl Iterator<Item = (I, &'a str, Instant)>, most: usize) -> Option<I> {
-    let all: Vec<(I, &str, Instant)> = strangers.collect();
-    if all.len() <= most {
-        return None;
-    }
-    let mut hosts: HashMap<&str, usize> = HashMap::new();
-    all.iter().for_each(|(_, host, _)| *hosts.entry(host).or_default() += 1);
-    let (crowded, _) = hosts.into_iter().max_by_key(|(host, n)| (*n, *host))?;
-    all.iter().filter(|(_, host, _)| *host == crowded).min_by_key(|(_, _, since)| *since).map(|(id, ..)| *id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Planted: the oldest of all is ended. Seen: the node's handshake, which is older than the flood's last, goes.
-    #[test]
-    fn a_flood_from_one_host_ends_its_own() {
-        let began = Instant::now();
-        let at = |n: u64| began + Duration::from_millis(n);
-        let mut all = vec![(0, "10.0.0.7", at(0))];
-        all.extend((1..5).map(|n| (n, "10.0.0.66", at(n))));
-        assert_eq!(victim(all.iter().copied(), 5), None, "there is room");
-        assert_eq!(victim(all.iter().copied(), 4), Some(1));
     }
 }

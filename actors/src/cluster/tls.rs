@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::ActorRef;
 use ractor_cluster::{NetworkStream, NodeServerMessage};
@@ -16,15 +16,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::crowd::victim;
 use crate::config::Cluster;
 use crate::errors::UserError;
 
 /// One handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at once; more wait in the listener's queue.
+/// Handshakes at once; one more ends the oldest of the host that has most, so that a flood from one host keeps no other out.
 const HANDSHAKES: usize = 64;
 
 /// What this process shows, and whom it believes.
@@ -102,10 +102,10 @@ pub async fn welcome(
     server: ActorRef<NodeServerMessage>,
     refused: impl Fn(SocketAddr, String) + Clone + Send + 'static,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
     let mut handshakes = tokio::task::JoinSet::new();
+    // Those that may still be silent.
+    let mut here: Vec<(tokio::task::AbortHandle, SocketAddr, Instant)> = Vec::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -115,9 +115,15 @@ pub async fn welcome(
             }
         };
         while handshakes.try_join_next().is_some() {}
+        here.retain(|(task, ..)| !task.is_finished());
+        let others = here.iter().enumerate().map(|(n, (_, from, since))| (n, from.ip(), *since));
+        if let Some(n) = victim(others, HANDSHAKES - 1) {
+            let (task, from, _) = here.remove(n);
+            task.abort();
+            refused(from, "too many connections without a handshake".into());
+        }
         let (acceptor, server, refused) = (acceptor.clone(), server.clone(), refused.clone());
-        handshakes.spawn(async move {
-            let _place = place;
+        let task = handshakes.spawn(async move {
             let handshake = async {
                 stream.set_nodelay(true)?;
                 let (peer_addr, local_addr) = ends(&stream)?;
@@ -133,6 +139,7 @@ pub async fn welcome(
                 Err(_) => refused(from, format!("no handshake within {} s", HANDSHAKE.as_secs())),
             }
         });
+        here.push((task, from, Instant::now()));
     }
 }
 
