@@ -39,7 +39,8 @@ mod seat;
 const TICK: Duration = Duration::from_millis(100);
 /// The head's answer to a report for duty.
 const WELCOME: Duration = Duration::from_secs(5);
-/// Handshakes in a row that the head ended before it is believed to mean it.
+/// Handshakes in a row that a head ended after it had shown itself, before it is believed to mean it. Who ends a connection without a word
+/// is no head.
 const REFUSED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How often its state is noted.
@@ -246,7 +247,10 @@ impl<D: Duty> Node<D> {
                     *refused += 1;
                     "the handshake failed".to_string()
                 }
-                Err(Turned::Nobody(why)) => why,
+                Err(Turned::Nobody(why)) => {
+                    *refused = 0;
+                    why
+                }
             };
             if began.elapsed() >= Duration::from_secs(cluster.reconnect_s) {
                 return Err(UserError::new("there is no head to join")

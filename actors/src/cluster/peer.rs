@@ -85,9 +85,12 @@ impl Actor for Gateway {
 pub enum DialError {
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// Closed by the other side before the cookie was proved.
+    /// A head that showed itself ended the handshake: it has another cookie.
     #[error("the other side ended the handshake")]
     Refused,
+    /// The other side ended the connection without a word: a tunnel whose head is away, or no head at all.
+    #[error("the other side ended the connection without a word")]
+    Wordless,
     #[error("no answer within {} s", CONNECT.as_secs())]
     Silent,
 }
@@ -165,7 +168,10 @@ impl Peer {
             match heard {
                 Heard::Session(SessionEvent::Authenticated { session, .. }) => proved = Some(session),
                 // The end of an older connection may be told only now.
-                Heard::Session(SessionEvent::Gone { id, .. }) if mine == Some(id) => return Err(DialError::Refused),
+                Heard::Session(SessionEvent::Gone { id, key, .. }) if mine == Some(id) => {
+                    // Its name comes with its challenge.
+                    return Err(if key.is_some() { DialError::Refused } else { DialError::Wordless });
+                }
                 Heard::Session(SessionEvent::Opened { id, .. }) => mine = Some(id),
                 Heard::Session(SessionEvent::Ready { .. }) => {
                     let head = newest(HEADS.to_string());
@@ -178,7 +184,7 @@ impl Peer {
                 Heard::Session(SessionEvent::Gone { .. }) | Heard::Frame(_) => {}
             }
         }
-        Err(DialError::Refused)
+        Err(DialError::Wordless)
     }
 
     /// Ends the connection, if there is one.
