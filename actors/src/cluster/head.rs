@@ -298,23 +298,24 @@ impl HeadState {
         self.act(acts);
     }
 
-    /// Whoever evaluates by another harness does not belong in this run; nor does a generator where none can join, or one whose name
+    /// Another version, or whoever evaluates by another harness, does not belong in this run; nor does a generator where none can join, or one whose name
     /// would fill an answer to an operator.
     fn unfit(&self, hello: &Hello) -> Option<String> {
         let words = [&hello.name, &hello.version, &hello.gpus];
         if let Some(long) = words.iter().find(|word| word.len() > WORD) {
             return Some(format!("its name, version or list of GPUs has {} bytes, the limit is {WORD}", long.len()));
         }
-        let ours = sandbox::protocol_digest().0;
+        let (ours, here) = (sandbox::protocol_digest().0, env!("CARGO_PKG_VERSION"));
+        if hello.version != here {
+            let found = &hello.version;
+            return Some(format!("it is Troupe {found}, this head is {here}; install the same version on both"));
+        }
         if hello.role == Role::Generator && self.args.source.is_none() {
             return Some("generators cannot join this run: generator.kind is not \"burn\"".into());
         }
+        // What a generator samples hangs on the program as well; executors' harnesses are the part of it that can differ unseen.
         (hello.harness != ours).then(|| {
-            format!(
-                "it evaluates by another harness (Troupe {}, this head is {}); install the same version on both",
-                hello.version,
-                env!("CARGO_PKG_VERSION")
-            )
+            format!("it evaluates by another harness, though it says it is Troupe {here} too; install the same build on both")
         })
     }
 

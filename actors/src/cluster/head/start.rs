@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::Actor as _;
 use ractor_cluster::node::NodeConnectionMode;
@@ -24,15 +24,16 @@ use crate::cluster::tls;
 use crate::cluster::weights::small_files;
 use crate::cluster::wire::{Beat, NodeRow};
 use crate::errors::UserError;
-use crate::observe::Observer;
+use crate::observe::{Observer, Progress};
+use crate::supervise::{RESTARTS, WINDOW};
 
 /// How long the last words to the nodes have to get out.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 const LET_GO: Duration = Duration::from_secs(5);
 /// One answer of the gateway.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A gateway that keeps dying is not started again.
-const GATEWAYS: u32 = 5;
+/// A gateway that has died `RESTARTS` times within `WINDOW` gets this pause before each further one.
+const REST: Duration = Duration::from_secs(20);
 
 /// What a head is made of.
 pub struct HeadConfig {
@@ -214,19 +215,54 @@ fn offered(generating: Generating, policy: &Path, shelf: &Shelf) -> Result<Sourc
 
 type Running = (ractor::ActorRef<HeadMsg>, ractor::concurrency::JoinHandle<()>);
 
+/// When gateways died.
+#[derive(Default)]
+struct Deaths(Vec<Instant>);
+
+impl Deaths {
+    /// Until the next one is started. The run is not ended for it: what this process has goes on, and nodes look for their head meanwhile.
+    fn pause(&mut self, now: Instant) -> Duration {
+        self.0.retain(|at| now.duration_since(*at) < WINDOW);
+        self.0.push(now);
+        if self.0.len() > RESTARTS { REST } else { Duration::ZERO }
+    }
+}
+
 /// Starts another gateway when one dies.
 async fn keep(mut running: Running, args: HeadArgs, server: ractor::ActorRef<NodeServerMessage>) {
-    for _ in 0..GATEWAYS {
+    let mut deaths = Deaths::default();
+    loop {
         let to = running.0.clone();
         let subscription = Box::new(Watcher(move |event| drop(to.cast(HeadMsg::Session(event)))));
         // The same name: the new one takes the place of the old one.
         let _ = server.cast(NodeServerMessage::SubscribeToEvents { id: "gateway".into(), subscription });
         let _ = running.1.await;
-        tracing::error!("the cluster's gateway died; a new one starts");
-        running = match HeadGateway::spawn(None, HeadGateway, args.clone()).await {
-            Ok(running) => running,
-            Err(error) => return tracing::error!(%error, "no gateway can be started"),
+        let mut pause = deaths.pause(Instant::now());
+        let when = if pause.is_zero() { "starts".into() } else { format!("starts in {} s", pause.as_secs()) };
+        let text = format!("the cluster's gateway died; a new one {when}");
+        tracing::error!("{text}");
+        args.observer.on(Progress::Note(text));
+        running = loop {
+            tokio::time::sleep(pause).await;
+            match HeadGateway::spawn(None, HeadGateway, args.clone()).await {
+                Ok(running) => break running,
+                Err(error) => tracing::error!(%error, "no gateway can be started"),
+            }
+            pause = REST;
         };
     }
-    tracing::error!("the cluster's gateway keeps dying: nobody can join any more");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_deaths_in_ten_minutes_are_answered_at_once_and_more_with_a_pause() {
+        let (mut deaths, began) = (Deaths::default(), Instant::now());
+        let at = |s: u64| began + Duration::from_secs(s);
+        assert!((0..5).all(|n| deaths.pause(at(n)).is_zero()));
+        assert_eq!((deaths.pause(at(5)), deaths.pause(at(30))), (REST, REST));
+        assert!(deaths.pause(at(30) + WINDOW).is_zero(), "old deaths are forgotten");
+    }
 }
