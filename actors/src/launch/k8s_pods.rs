@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::k8s::{labels, ports};
-use super::plan::{POD_COOKIE, POD_RUN, POD_RUN_FILE, Part};
+use super::plan::{POD_COOKIE, POD_RUN, POD_RUN_FILE, Part, Role};
 use crate::config::Config;
 
 /// The user that everything in a pod is.
@@ -98,7 +98,8 @@ pub fn node(config: &Config, part: &Part, toml: &str) -> Value {
         "volumeMounts": [mount("run-file", "/etc/troupe"), mount("cookie", "/etc/troupe-cookie"), mount("tmp", "/tmp"), mount("cache", NODE_CACHE)],
     });
     let volumes = json!([run_file(config), cookie(config), scratch("tmp"), scratch("cache")]);
-    pod(config, part.role.word(), container, volumes, true, toml)
+    // Nor on a generator.
+    pod(config, part.role.word(), container, volumes, part.role == Role::Executor, toml)
 }
 
 fn pod(config: &Config, component: &str, container: Value, volumes: Value, candidates: bool, toml: &str) -> Value {

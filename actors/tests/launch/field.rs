@@ -128,5 +128,5 @@ pub fn process(mark: &str, words: &str) -> i32 {
 pub fn program(names: &[&str]) -> Result<std::path::PathBuf, String> {
     let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin", "/usr/local/sbin"];
     let here = |name: &&str| folders.iter().map(|f| Path::new(f).join(name)).find(|path| path.exists());
-    names.iter().find_map(here).ok_or(format!("skipped: there is no {}", names.join(" or ")))
+    names.iter().find_map(here).ok_or(format!("there is no {}", names.join(" or ")))
 }

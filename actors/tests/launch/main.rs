@@ -9,6 +9,8 @@ mod dry;
 mod field;
 mod local;
 mod manifests;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod slurm;
 mod slurm_lab;
 mod ssh;

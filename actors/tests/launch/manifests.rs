@@ -17,7 +17,8 @@ fn validator() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let found = std::env::split_paths(&path).map(|dir| dir.join("kubernetes-validate")).find(|p| p.exists());
     if found.is_none() {
-        eprintln!("skipped: no kubernetes-validate (`pip install kubernetes-validate`, or TROUPE_KUBERNETES_VALIDATE)");
+        let how = "`pip install kubernetes-validate`, or TROUPE_KUBERNETES_VALIDATE";
+        crate::skip::skipped(format!("no kubernetes-validate ({how})"));
     }
     found
 }
@@ -53,11 +54,16 @@ fn every_object_fits_its_schema() {
         "launch.k8s_storage_class=fast",
         "launch.k8s_seccomp=profiles/troupe.json",
         "launch.k8s_namespace=team",
+        "generator.here=false",
+        "launch.generators=2",
+        "launch.generator_gpus=2",
+        "launch.generator_cpus=4",
     ];
-    for sets in [&[][..], &all_keys] {
+    // Without generators, and with a Deployment of them.
+    for (sets, objects) in [(&[][..], 5), (&all_keys, 6)] {
         let all = rendered(&place, sets);
         let items = all["items"].as_array().unwrap();
-        assert_eq!(items.len(), 5);
+        assert_eq!(items.len(), objects);
         for item in items {
             let (valid, told) = validate(item);
             assert!(valid, "{}: {told}", item["kind"]);
@@ -71,6 +77,57 @@ fn every_object_fits_its_schema() {
     broken["spec"]["replicas"] = Value::from(3);
     broken["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["periodSecond"] = Value::from(3);
     assert!(!validate(&broken).0, "the validator takes unknown keys");
+}
+
+fn named<'a>(all: &'a Value, kind: &str, name: &str) -> &'a Value {
+    let found = |item: &&Value| item["kind"] == kind && item["metadata"]["name"] == name;
+    all["items"].as_array().unwrap().iter().find(found).unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// Each role has the GPUs that its keys name, and all three probes; also where no validator is.
+#[test]
+fn head_executors_and_generators_have_their_gpus_and_probes() {
+    let place = Place::new();
+    let all = rendered(
+        &place,
+        &[
+            "generator.here=false",
+            "gpu.devices=all",
+            "launch.head_gpus=1",
+            "launch.executors=4",
+            "launch.executor_gpus=2",
+            "launch.generators=3",
+            "launch.generator_gpus=3",
+        ],
+    );
+    let parts = [
+        ("StatefulSet", "troupe-head", 1, "1"),
+        ("Deployment", "troupe-executor", 4, "2"),
+        ("Deployment", "troupe-generator", 3, "3"),
+    ];
+    for (kind, name, replicas, gpus) in parts {
+        let spec = &named(&all, kind, name)["spec"];
+        assert_eq!(spec["replicas"], replicas, "{name}");
+        let container = &spec["template"]["spec"]["containers"][0];
+        for of in ["limits", "requests"] {
+            assert_eq!(container["resources"][of]["nvidia.com/gpu"], gpus, "{name}");
+        }
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            let command = container[probe]["exec"]["command"].to_string();
+            assert!(
+                command.contains("nodes") && container[probe]["failureThreshold"].as_u64() >= Some(1),
+                "{name}: {command}"
+            );
+        }
+    }
+    // A generator runs no candidates: it needs no exception from the runtime's profile.
+    let seccomp = |name: &str| {
+        named(&all, "Deployment", name)["spec"]["template"]["spec"]["securityContext"]["seccompProfile"]["type"].clone()
+    };
+    assert_eq!(
+        (seccomp("troupe-generator"), seccomp("troupe-executor")),
+        ("RuntimeDefault".into(), "Unconfined".into())
+    );
 }
 
 /// What a dry run puts before the manifests are comments, so that it can be applied as well.

@@ -77,7 +77,7 @@ fn lab(more: &str) -> Option<Lab> {
     let slurm = match Slurm::start() {
         Ok(slurm) => slurm,
         Err(reason) => {
-            eprintln!("{reason}");
+            crate::skip::skipped(reason);
             return None;
         }
     };

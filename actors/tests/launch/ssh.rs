@@ -36,7 +36,7 @@ fn sshd(place: &Place) -> Result<(Sshd, u16), String> {
     std::fs::copy(dir.join("user.pub"), dir.join("authorized")).unwrap();
     if rustix::process::geteuid().is_root() {
         // Debian's start script makes it.
-        std::fs::create_dir_all("/run/sshd").map_err(|e| format!("skipped: no /run/sshd ({e})"))?;
+        std::fs::create_dir_all("/run/sshd").map_err(|e| format!("no /run/sshd ({e})"))?;
     }
     let port = free_port();
     let shown = dir.display();
@@ -61,7 +61,7 @@ fn sshd(place: &Place) -> Result<(Sshd, u16), String> {
         .stdin(Stdio::null())
         .stderr(log)
         .spawn();
-    let server = Sshd(child.map_err(|e| format!("skipped: sshd does not start ({e})"))?);
+    let server = Sshd(child.map_err(|e| format!("sshd does not start ({e})"))?);
     wait_for("sshd to listen", || {
         std::net::TcpStream::connect(("127.0.0.1", port))
             .map_err(|e| format!("{e}; {}", std::fs::read_to_string(dir.join("sshd.log")).unwrap_or_default()))
@@ -75,7 +75,7 @@ fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     let Some(place) = field::place("[run]\nsteps = 30") else { return };
     let server = match sshd(&place) {
         Ok((server, _)) => server,
-        Err(reason) => return eprintln!("{reason}"),
+        Err(reason) => return crate::skip::skipped(reason),
     };
     let python = std::fs::read_to_string(place.path().join("cluster.toml")).unwrap();
     let python =
@@ -123,7 +123,7 @@ fn a_host_that_cannot_be_reached_is_given_up() {
     let _alone = field::alone();
     let Some(place) = field::place("") else { return };
     if let Err(reason) = field::program(&["ssh"]) {
-        return eprintln!("{reason}");
+        return crate::skip::skipped(reason);
     }
     let port = free_port();
     place.put("ssh_config", format!("Host *\n  Port {port}\n"));
