@@ -1,6 +1,8 @@
 //! Generators of other machines: they sample what one here would, adopt weights while they sample, come and go, and cost only their leases.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -8,8 +10,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use actors::bench::ear;
-use actors::cluster::Head;
-use actors::cluster::wire::Beat;
+use actors::cluster::fetch::Client;
+use actors::cluster::wire::{Beat, BlobRef};
+use actors::cluster::{Cookie, Head};
 use actors::crew::{SampleJob, TaskEntry, Weights};
 use actors::fleet::{Fleet, FleetArgs};
 use actors::generator::{Adoption, GeneratorMsg};
@@ -425,4 +428,42 @@ fn a_gateway_that_dies_costs_what_was_out() {
     let (_, faults, _) = room.all_of(0..2000);
     println!("faults {faults:?}");
     assert!(faults.keys().all(|code| code == "F123") && (1..=8).contains(&faults["F123"]), "{faults:?}");
+}
+
+/// Strangers at a generator's own port (`cluster.peer_listen`): noise, endless heads, half a request, no proof. It samples on, and whoever has
+/// the cookie is answered.
+#[test]
+fn strangers_at_a_generators_own_port_do_not_hurt_it() {
+    let room = room(BEAT);
+    let own = format!("127.0.0.1:{}", lab::ports());
+    let _node = Node::start(generator(&room.address, "one", 4, &[&format!("cluster.peer_listen={own}")]));
+    room.ready(1);
+    room.give(0..200, 0);
+    let long = format!("GET /blob/{} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(64), "y".repeat(300_000));
+    let asks: [&[u8]; 5] =
+        [&[0xff; 5000], long.as_bytes(), b"GET /blob/", b"", b"GET /blob/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n"];
+    let mut open = Vec::new();
+    for n in 0..200 {
+        let mut stream = TcpStream::connect(&own).unwrap();
+        // One that is refused may be closed while it is still at it.
+        let _ = stream.write_all(asks[n % asks.len()]);
+        open.push(stream);
+    }
+    let ask = |cookie: &str| {
+        let (host, port) = own.rsplit_once(':').unwrap();
+        let client = Client::new(host, port.parse().unwrap(), Cookie::new(cookie).unwrap()).unwrap();
+        room._runtime.block_on(client.get(&BlobRef { digest: "a".repeat(64), bytes: 5 })).unwrap_err()
+    };
+    let (friend, stranger) = (ask(COOKIE), ask("another cookie of good length"));
+    assert!(friend.contains("404") && stranger.contains("401"), "{friend}; {stranger}");
+    for stream in &mut open {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        // Closed in order or reset; not left open.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let (_, faults, _) = room.all_of(0..200);
+    assert!(faults.is_empty(), "{faults:?}");
 }

@@ -18,7 +18,7 @@ fn hello(harness: &str) -> Hello {
     Hello {
         role: Role::Executor,
         name: "odd".into(),
-        version: "0".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
         harness: harness.into(),
         pid: 1,
         gpus: "none".into(),
@@ -162,6 +162,24 @@ fn another_harness_is_refused_with_the_reason() {
     assert!(lab.head().rows().is_empty());
 }
 
+/// For executors and generators alike: what a generator samples is of its version, too.
+#[test]
+fn another_version_is_refused_with_the_reason() {
+    let lab = lab(QUICK, 10);
+    for role in [Role::Executor, Role::Generator] {
+        let said = lab.runtime.block_on(async {
+            let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
+            peer.connect(&lab.address).await.unwrap();
+            let hello = Hello { role, version: "0.0.1".into(), ..hello(&sandbox::protocol_digest().0) };
+            peer.say(0, &ToHead::Hello(hello), LIMIT).unwrap();
+            next(&mut peer, 0, &[]).await
+        });
+        let ToNode::Refused { reason } = said else { panic!("{said:?}") };
+        assert!(reason.contains("it is Troupe 0.0.1") && reason.contains(env!("CARGO_PKG_VERSION")), "{reason}");
+    }
+    assert!(lab.head().rows().is_empty());
+}
+
 /// Planted: no limit (as it was). Seen: the head's answers to `troupe nodes` are too long for a message, for everybody.
 #[test]
 fn a_name_that_fills_messages_is_refused_and_operators_are_answered() {
@@ -255,4 +273,19 @@ fn a_gateway_that_dies_is_replaced_and_costs_what_was_out() {
     wait_for("both are in the pool again", || (lab.load().executors == 2).then_some(()));
     lab.give(10..12, 1);
     assert_eq!(lab.all_of(10..12, 0).len(), 0);
+}
+
+/// Five deaths are answered at once; then a pause before each new one, and nodes find it.
+#[test]
+fn a_gateway_that_keeps_dying_gets_a_pause_and_nodes_come_back() {
+    let lab = lab(QUICK, 10);
+    let _node = lab.join("one", 1);
+    for n in 0..6 {
+        lab.ready(1);
+        lab.head().link().gateway().unwrap().kill();
+        lab.note(if n < 5 { "died; a new one starts" } else { "a new one starts in 20 s" });
+    }
+    lab.ready(1);
+    lab.give(0..4, 1);
+    assert_eq!(lab.all_of(0..4, 0).len(), 0);
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_line;
 mod drills;
 mod dump;
 mod generators;
@@ -13,6 +14,8 @@ mod namespaces;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod side;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod strangers;
 mod tls;
 mod whole;

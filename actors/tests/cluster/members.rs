@@ -1,9 +1,12 @@
 //! Joining, working, draining, leaving, and what an operator sees of it.
 
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::lab::{BEAT, COOKIE, Lab, lab, passes, source, wait_for};
+use crate::lab::{BEAT, COOKIE, Lab, Node, QUICK, lab, passes, source, wait_for};
 
 fn troupe(lab: &Lab, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
@@ -97,4 +100,32 @@ fn nodes_go_when_the_run_is_over() {
 fn the_stand_in_tells_texts_apart() {
     let passed = (0..40).filter(|n| passes(&source(*n, 0))).count();
     assert!((5..25).contains(&passed), "{passed}");
+}
+
+/// A tunnel takes connections in and ends them while its head is away. Should fail with (not tried): every handshake that ends counts as refused (as it was). then:
+/// the node leaves with code 2.
+#[test]
+fn a_tunnel_whose_head_is_away_is_no_refusal() {
+    let lab = lab(QUICK, 10);
+    let tunnel = TcpListener::bind("127.0.0.1:0").unwrap();
+    let through = tunnel.local_addr().unwrap().to_string();
+    let (here, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (flag, count, head) = (here.clone(), ended.clone(), lab.address.clone());
+    std::thread::spawn(move || {
+        for near in tunnel.incoming().flatten() {
+            if !flag.load(Ordering::Relaxed) {
+                count.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let far = TcpStream::connect(&head).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    let mut node = Node::start(lab.command_at(&through, "one", 1));
+    wait_for("it tries again and again", || (ended.load(Ordering::Relaxed) >= 6).then_some(()));
+    assert_eq!(node.0.try_wait().unwrap(), None, "it left");
+    here.store(true, Ordering::Relaxed);
+    lab.ready(1);
 }

@@ -1,14 +1,13 @@
 //! Several hosts as network namespaces of this one: a bridge here, where the head listens, and a namespace for each node.
 //!
-//! Needs the superuser and `ip`; skipped with the reason where there are none. Delay and loss need `tc netem`, which not every kernel
-//! has; the drills do with a relay that delays (`drills`).
+//! Needs the superuser and `ip`; skipped with the reason where there are none. Delay and loss are in `bad_line`.
 
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::lab::{self, BEAT, COOKIE, Lab, Node, wait_for};
-use crate::ledger;
+use crate::{ledger, skip};
 
 /// A bridge and namespaces on it; gone when it is dropped. `subnet` keeps tests apart.
 struct Net {
@@ -33,7 +32,7 @@ impl Net {
         match net.build() {
             Ok(()) => Some(net),
             Err(reason) => {
-                eprintln!("skipped: no network namespaces here ({reason})");
+                skip::skipped(format!("no network namespaces here ({reason})"));
                 None
             }
         }

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use actors::cluster::Cookie;
 use actors::cluster::bulk::{PIECE_MAX, serve};
@@ -50,7 +51,7 @@ fn client(port: u16, cookie: &str) -> Client {
     Client::new("127.0.0.1", port, Cookie::new(cookie).unwrap()).unwrap()
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub fn noise(bytes: usize) -> Vec<u8> {
     let mut x = 0x9e37_79b9_7f4a_7c15u64;
     (0..bytes)
         .map(|_| {
@@ -75,7 +76,8 @@ fn a_blob_of_several_pieces_comes_whole_from_memory_and_from_a_file() {
     assert_eq!(channel.runtime.block_on(client.get(&file)).unwrap(), bytes[1..]);
 }
 
-/// A proxy between client and server cuts the connection again and again; the client asks for what is missing.
+/// A proxy between client and server cuts the connection again and again; the client asks for what is missing, also inside a piece. Should fail with (not
+/// tried): a cut piece begins anew (as it was). then: more bytes pass than there are.
 #[test]
 fn a_transfer_that_is_cut_off_goes_on_where_it_stopped() {
     let channel = channel();
@@ -83,19 +85,24 @@ fn a_transfer_that_is_cut_off_goes_on_where_it_stopped() {
     let blob = channel.shelf.put(bytes.clone());
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, server) = (proxy.local_addr().unwrap().port(), channel.port);
+    let passed = Arc::new(AtomicU64::new(0));
+    let count = passed.clone();
     std::thread::spawn(move || {
         for (n, stream) in proxy.incoming().enumerate() {
             let (mut near, mut far) = (stream.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
             let (mut up, mut down) = (near.try_clone().unwrap(), far.try_clone().unwrap());
             std::thread::spawn(move || std::io::copy(&mut up, &mut down));
-            // Every other connection dies within its first piece.
-            let most = if n % 2 == 0 { PIECE_MAX / 3 } else { u64::MAX };
-            let _ = std::io::copy(&mut (&mut far).take(most), &mut near);
+            // Every connection dies within a piece.
+            let most = PIECE_MAX / 3 + n as u64;
+            let got = std::io::copy(&mut (&mut far).take(most), &mut near);
+            count.fetch_add(got.unwrap_or(0), Ordering::Relaxed);
             let _ = near.shutdown(std::net::Shutdown::Both);
         }
     });
     let client = client(port, COOKIE);
     assert_eq!(channel.runtime.block_on(client.get(&blob)).unwrap(), bytes);
+    let passed = passed.load(Ordering::Relaxed);
+    assert!(passed < blob.bytes + (1 << 20), "{passed} bytes passed for {}", blob.bytes);
 }
 
 #[test]
