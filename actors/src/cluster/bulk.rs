@@ -30,8 +30,10 @@ pub const PIECE_MAX: u64 = 4 << 20;
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// And one over which no byte has gone for so long: slow lines are served as long as they move.
 const IDLE: Duration = Duration::from_secs(30);
-/// Whatever moves: a client opens another.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(3600);
+/// After that it is closed with its present answer: whoever waits for a place has a turn.
+const TURN: Duration = Duration::from_secs(120);
+/// Whatever moves: a client opens another. A piece at the slowest rate that clients put up with takes 1024 s.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Refused requests are told together, at most so often: a flood of them must not fill a log.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -104,8 +106,18 @@ where
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(64 << 10)
         .serve_connection(stream, service);
+    let in_turns = async {
+        let mut connection = std::pin::pin!(connection);
+        match tokio::time::timeout(TURN, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
     tokio::select! {
-        ended = tokio::time::timeout(CONNECTION_LIMIT, connection) => match ended {
+        ended = tokio::time::timeout(CONNECTION_LIMIT, in_turns) => match ended {
             Ok(Err(error)) => tracing::debug!(%error, "a connection to the side channel"),
             Ok(Ok(())) => {}
             Err(_) => tracing::debug!("a connection to the side channel took too long"),

@@ -222,7 +222,7 @@ impl<D: Duty> Node<D> {
     /// Connects and reports for duty, again and again.
     async fn reach(&mut self, refused: &mut u32) -> Result<Result<Welcome, NodeEnd>, NodeError> {
         let cluster = self.args.local.config.cluster.clone();
-        let began = Instant::now();
+        let (began, mut told) = (Instant::now(), String::new());
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
             .with_max_delay(Duration::from_millis(cluster.reconnect_pause_ms))
@@ -257,10 +257,13 @@ impl<D: Duty> Node<D> {
                     .at(&self.args.head)
                     .found(why)
                     .expected(format!("a run with cluster.listen at this address, within {} s", cluster.reconnect_s))
-                    .hint("start `troupe run` first, or raise cluster.reconnect_s")
+                    .hint("start `troupe run` first, or raise cluster.reconnect_s; nodes of a head with cluster.tls_cert need cluster.tls_ca")
                     .into());
             }
-            tracing::info!(why, "no head yet");
+            if told != why {
+                self.note(format!("no head at {} yet: {why}", self.args.head));
+                told = why;
+            }
             let pause = pauses.next().unwrap_or(FIRST_PAUSE);
             let until = Instant::now() + pause;
             while Instant::now() < until && !self.args.stop.asked() {

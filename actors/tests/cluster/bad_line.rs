@@ -77,6 +77,7 @@ fn beyond(far: &str, role: &str, name: &str, workers: u32) -> Node {
     command.args(words).arg(env!("CARGO_BIN_EXE_troupe"));
     command.args(["join", &format!("10.197.0.1:{PORT}"), "--role", role, "--name", name]);
     command.args(["--workers", &workers.to_string(), "--set", "cluster.reconnect_pause_ms=500"]);
+    command.args(["--set", "cluster.reconnect_s=60"]);
     command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     Node::start(command)

@@ -135,6 +135,7 @@ impl Link {
             command.spawn().map_err(|e| format!("unshare: {e}"))
         };
         let mut link = Link { ends: [end()?, end()?], shared, netem };
+        link.apart()?;
         if netem {
             let [a, b] = [0, 1].map(|n| link.ends[n].id());
             let pair = format!("ip link add {DEVICE} netns {a} type veth peer name {DEVICE} netns {b}");
@@ -177,6 +178,19 @@ impl Link {
                 ended => return ended,
             }
         }
+    }
+
+    /// Both are in namespaces of their own: until then whatever is done there would be done to the host's.
+    fn apart(&self) -> Result<(), String> {
+        let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/net")).map_err(|e| format!("/proc/{who}: {e}"));
+        let host = of("self")?;
+        for end in &self.ends {
+            self.soon(|| match of(&end.id().to_string())? == host {
+                true => Err("`unshare --net` makes no network namespace".into()),
+                false => Ok(()),
+            })?;
+        }
+        Ok(())
     }
 
     fn at(&self, n: usize, line: &str) -> Result<(), String> {

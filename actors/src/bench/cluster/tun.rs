@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::ioctl::{Setter, ioctl, opcode};
 
 /// The device's name in its namespace.
-pub const DEVICE: &str = "tun0";
+pub const DEVICE: &str = "troupe-line";
 /// Bytes of one packet at most: the device's MTU is Ethernet's.
 const PACKET: usize = 1 << 16;
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
