@@ -121,7 +121,7 @@ pub fn flood(address: &str) -> Flood {
                     open.extend(dialled.ok().and_then(Result::ok));
                     all += 1;
                 }
-                if open.len() > 600 {
+                if open.len() > 500 {
                     full.store(true, Ordering::Relaxed);
                     open.drain(..2);
                 }
