@@ -84,6 +84,13 @@ fn told(
                 "", books.sampled, books.trained, books.dropped, books.in_flight, books.steps, books.faults
             ))?;
         }
+        let alarms = hits.iter().filter_map(|hit| hit.false_alarms);
+        if let Some((suspected, lost)) = alarms.reduce(|(a, b), (c, d)| (a + c, b + d)) {
+            output::line(format!(
+                "{:<16} false alarms: nodes that were there, {suspected} times suspected and {lost} times lost",
+                ""
+            ))?;
+        }
         if !hits.is_empty() {
             let kept = if late.is_empty() { "kept".into() } else { format!("NOT KEPT: {}", late.join("; ")) };
             output::line(format!("{:<16} limits ({}): {kept}", "", limits::told(what)))?;
@@ -100,8 +107,11 @@ fn line(hit: &Hit) -> String {
     let packets = hit
         .packets
         .map_or_else(String::new, |(passed, lost)| format!(", {passed} packets passed and {lost} were lost"));
+    let alarms = hit.false_alarms.map_or_else(String::new, |(suspected, lost)| {
+        format!(", false alarms: {suspected} times suspected, {lost} times lost")
+    });
     format!(
-        "suspected {}, noticed {}, at work again {}, rate back {} ms (before {:.0}/s){packets}; each second {:?}",
+        "suspected {}, noticed {}, at work again {}, rate back {} ms (before {:.0}/s){packets}{alarms}; each second {:?}",
         ms(hit.suspected_ms),
         ms(hit.noticed_ms),
         ms(hit.recovered_ms),

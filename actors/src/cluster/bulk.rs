@@ -30,9 +30,9 @@ pub const PIECE_MAX: u64 = 4 << 20;
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// And one over which no byte has gone for so long: slow lines are served as long as they move.
 const IDLE: Duration = Duration::from_secs(30);
-/// After that it is closed with its present answer: whoever waits for a place has a turn.
+/// After that, or when somebody waits for its place, it is closed with its present answer.
 const TURN: Duration = Duration::from_secs(120);
-/// Whatever moves: a client opens another. A piece at the slowest rate that clients put up with takes 1024 s.
+/// Whatever moves: a client opens another. A piece at the slowest rate that clients put up with takes 1024 s, an upload has 600 s.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Refused requests are told together, at most so often: a flood of them must not fill a log.
@@ -59,11 +59,9 @@ impl Shared {
 
 /// What a connection can ask for.
 pub fn router(shelf: Arc<Shelf>, cookie: Cookie) -> Router {
-    Router::new().route("/blob/{digest}", get(piece).put(upload)).with_state(Arc::new(Shared {
-        shelf,
-        cookie,
-        refused: Mutex::default(),
-    }))
+    let shared = Shared { shelf, cookie, refused: Mutex::default() };
+    let blob = get(piece).put(upload).fallback(nothing);
+    Router::new().route("/blob/{digest}", blob).fallback(nothing).with_state(Arc::new(shared))
 }
 
 /// Serves until the task is dropped.
@@ -99,6 +97,7 @@ pub async fn converse<S>(stream: S, router: Router, proved: Proved)
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
+    let turn = proved.clone();
     let service = TowerToHyperService::new(router.layer(Extension(proved)));
     let (stream, pace) = Paced::new(stream);
     let connection = hyper::server::conn::http1::Builder::new()
@@ -108,13 +107,11 @@ where
         .serve_connection(stream, service);
     let in_turns = async {
         let mut connection = std::pin::pin!(connection);
-        match tokio::time::timeout(TURN, connection.as_mut()).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            _ = tokio::time::timeout(TURN, turn.over()) => connection.as_mut().graceful_shutdown(),
         }
+        connection.await
     };
     tokio::select! {
         ended = tokio::time::timeout(CONNECTION_LIMIT, in_turns) => match ended {
@@ -145,6 +142,12 @@ fn refuse(shared: &Shared, proved: &Proved, method: &str, digest: &str, headers:
     shared.note_refusal();
     // What follows on this connection is not read.
     Some((StatusCode::UNAUTHORIZED, [(CONNECTION, "close")]).into_response())
+}
+
+/// What is not there, for anybody: no proof is looked for, and what follows on this connection is not read.
+async fn nothing(State(shared): State<Arc<Shared>>) -> Response {
+    shared.note_refusal();
+    (StatusCode::NOT_FOUND, [(CONNECTION, "close")]).into_response()
 }
 
 async fn piece(

@@ -23,9 +23,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(20);
 /// Bytes a second that a request has to have on the whole: slower lines are none.
 const SLOWEST: u64 = 4 << 10;
+/// Of one that is not the only source: a piece in 16 s.
+const PEER_SLOWEST: u64 = 256 << 10;
+/// For an upload, all its tries together: nobody waits for an answer that is later. Below the server's limit for a connection.
+const UPLOAD: Duration = Duration::from_secs(600);
 /// What has come is written to its file in such pieces, so that little is lost with a connection, or with this process.
 const WRITTEN: usize = 256 << 10;
-/// Tries in a row without a new byte.
+/// Tries in a row that were slower than the slowest line: what comes in a trickle ends, too.
 const TRIES: usize = 6;
 
 /// Of one that is not the only source: silence until it is given up.
@@ -38,6 +42,7 @@ pub struct Client {
     cookie: Cookie,
     tries: usize,
     idle: Duration,
+    slowest: u64,
     pulse: Arc<Pulse>,
 }
 
@@ -85,15 +90,15 @@ impl Client {
     /// # Errors
     /// In words.
     pub fn new(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
-        Client::built(host, port, cookie, TRIES, CONNECT, IDLE)
+        Client::built(host, port, cookie, TRIES, CONNECT, IDLE, SLOWEST)
     }
 
-    /// One of several sources: asked once, and given up when it says nothing for 3 s.
+    /// One of several sources: asked once, and given up when it says nothing for 3 s, or less than 256 KiB a second.
     ///
     /// # Errors
     /// In words.
     pub fn of_peer(host: &str, port: u16, cookie: Cookie) -> Result<Client, String> {
-        Client::built(host, port, cookie, 0, PEER_SILENT, PEER_SILENT)
+        Client::built(host, port, cookie, 0, PEER_SILENT, PEER_SILENT, PEER_SLOWEST)
     }
 
     /// The same, and its silence is told there.
@@ -108,6 +113,7 @@ impl Client {
         tries: usize,
         connect: Duration,
         idle: Duration,
+        slowest: u64,
     ) -> Result<Client, String> {
         // An IPv6 address needs its brackets.
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() };
@@ -125,8 +131,9 @@ impl Client {
             }
             None => http,
         };
-        let http = http.connect_timeout(connect).build().map_err(|e| http::chain(&e))?;
-        Ok(Client { base, http, cookie, tries, idle, pulse: Arc::default() })
+        // What is sent and not acknowledged is silence, too: only TCP knows of it.
+        let http = http.connect_timeout(connect).tcp_user_timeout(idle).build().map_err(|e| http::chain(&e))?;
+        Ok(Client { base, http, cookie, tries, idle, slowest, pulse: Arc::default() })
     }
 
     /// `bytes`: what it moves at most.
@@ -134,7 +141,7 @@ impl Client {
         let path = format!("/blob/{digest}");
         let url = self.base.join(&path).map_err(|e| e.to_string())?;
         let proof = self.cookie.proof(method.as_str(), &path).to_hex().to_string();
-        let limit = self.idle + Duration::from_secs(bytes / SLOWEST);
+        let limit = self.idle + Duration::from_secs(bytes / self.slowest);
         Ok(self.http.request(method, url).header(PROOF, proof).timeout(limit))
     }
 
@@ -179,13 +186,20 @@ impl Client {
     async fn pull(&self, blob: &BlobRef, mut sink: Sink) -> Result<Sink, String> {
         let mut pauses = pauses(self.tries);
         while sink.bytes() < blob.bytes {
-            let start = sink.bytes();
+            let (start, began) = (sink.bytes(), Instant::now());
             let ended;
             (sink, ended) = self.piece(&blob.digest, start, blob.bytes, sink).await?;
-            if sink.bytes() > start {
+            let come = sink.bytes() - start;
+            // One that ends after a few bytes at once is no progress either.
+            if come > 0 && come as f64 >= self.slowest as f64 * began.elapsed().as_secs_f64().max(1.0) {
                 pauses = self::pauses(self.tries);
             }
-            let Err(Refusal { why, again }) = ended else { continue };
+            let whole = come == PIECE_MAX.min(blob.bytes - start);
+            let Refusal { why, again } = match ended {
+                Ok(()) if whole => continue,
+                Ok(()) => Refusal { why: "the side channel ends in the middle of a piece".into(), again: true },
+                Err(refusal) => refusal,
+            };
             match pauses.next().filter(|_| again) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(why),
@@ -257,6 +271,11 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn put(&self, bytes: Vec<u8>) -> Result<BlobRef, String> {
+        let late = |_| Err(format!("it has not arrived within {} s", UPLOAD.as_secs()));
+        tokio::time::timeout(UPLOAD, self.leave(bytes)).await.unwrap_or_else(late)
+    }
+
+    async fn leave(&self, bytes: Vec<u8>) -> Result<BlobRef, String> {
         let blob = BlobRef { digest: shelf::digest(&bytes), bytes: bytes.len() as u64 };
         let mut pauses = pauses(self.tries);
         loop {

@@ -39,9 +39,10 @@ mod seat;
 const TICK: Duration = Duration::from_millis(100);
 /// The head's answer to a report for duty.
 const WELCOME: Duration = Duration::from_secs(5);
-/// Handshakes in a row that a head ended after it had shown itself, before it is believed to mean it. Who ends a connection without a word
-/// is no head.
+/// Handshakes that a head ended after it had shown itself, none of them successful, before it is believed to mean it: so many, and over so
+/// long, that it was not a flood that crowded them out, or a gateway's pause. Who ends a connection without a word is no head.
 const REFUSED: u32 = 3;
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How often its state is noted.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
@@ -194,7 +195,7 @@ async fn work<D: Duty>(args: NodeArgs, duty: D, logbook: Logbook) -> Result<Node
     let no_gateway = |e| NodeError::Fault(fault(LEASE_LOST, format!("no gateway can be started: {e}")));
     let peer = Peer::new(&args.cookie).await.map_err(no_gateway)?;
     let mut node = Node { args, peer, duty, logbook };
-    let mut refused = 0;
+    let mut refused = Ended::default();
     loop {
         let welcome = match node.reach(&mut refused).await? {
             Ok(welcome) => welcome,
@@ -220,7 +221,7 @@ impl<D: Duty> Node<D> {
     }
 
     /// Connects and reports for duty, again and again.
-    async fn reach(&mut self, refused: &mut u32) -> Result<Result<Welcome, NodeEnd>, NodeError> {
+    async fn reach(&mut self, refused: &mut Ended) -> Result<Result<Welcome, NodeEnd>, NodeError> {
         let cluster = self.args.local.config.cluster.clone();
         let (began, mut told) = (Instant::now(), String::new());
         let mut pauses = ExponentialBuilder::default()
@@ -235,22 +236,19 @@ impl<D: Duty> Node<D> {
             }
             let why = match self.report().await {
                 Ok(welcome) => {
-                    *refused = 0;
+                    *refused = Ended::default();
                     return Ok(Ok(welcome));
                 }
                 Err(Turned::Away(reason)) => return Err(self.refused(reason).into()),
-                Err(Turned::Handshake) if *refused + 1 >= REFUSED => {
-                    let reason = format!("it ended the handshake {REFUSED} times");
-                    return Err(self.refused(reason).into());
-                }
                 Err(Turned::Handshake) => {
-                    *refused += 1;
-                    "the handshake failed".to_string()
+                    let over = began.elapsed() >= Duration::from_secs(cluster.reconnect_s);
+                    if refused.means_it(Instant::now()) || (over && refused.times >= REFUSED) {
+                        let reason = format!("it ended the handshake {} times", refused.times);
+                        return Err(self.refused(reason).into());
+                    }
+                    "it ended the handshake (has it another cookie?)".to_string()
                 }
-                Err(Turned::Nobody(why)) => {
-                    *refused = 0;
-                    why
-                }
+                Err(Turned::Nobody(why)) => why,
             };
             if began.elapsed() >= Duration::from_secs(cluster.reconnect_s) {
                 return Err(UserError::new("there is no head to join")
@@ -411,6 +409,21 @@ fn shorten(answer: &mut Answer) {
     }
 }
 
+/// Handshakes that a head has ended.
+#[derive(Default)]
+struct Ended {
+    times: u32,
+    first: Option<Instant>,
+}
+
+impl Ended {
+    /// Once more; whether it is a refusal.
+    fn means_it(&mut self, now: Instant) -> bool {
+        self.times += 1;
+        now.duration_since(*self.first.get_or_insert(now)) >= REFUSED_FOR && self.times >= REFUSED
+    }
+}
+
 enum Turned {
     Away(String),
     Handshake,
@@ -420,6 +433,17 @@ enum Turned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Should fail with (not tried): three in a row are believed (as it was). then: a flood of a second ends a node.
+    #[test]
+    fn handshakes_that_a_flood_has_ended_are_no_refusal() {
+        let (mut ended, began) = (Ended::default(), Instant::now());
+        let at = |s: u64| began + Duration::from_secs(s);
+        assert!((0..20).all(|s| !ended.means_it(at(s))));
+        assert!(ended.means_it(at(30)));
+        let mut rare = Ended::default();
+        assert_eq!([0, 60, 61].map(|s| rare.means_it(at(s))), [false, false, true]);
+    }
 
     /// Should fail with (not tried): nothing is cut (as it was). then: the message cannot be sealed.
     #[test]

@@ -102,12 +102,10 @@ pub struct Peer {
     gateway: ActorRef<Heard>,
     inbox: mpsc::Receiver<Heard>,
     tls: Option<Tls>,
-    live: Option<Live>,
-}
-
-struct Live {
-    head: ActorCell,
-    session: ActorRef<NodeSessionMessage>,
+    /// The connection that was opened last, proved or not: left open it would keep later ones of the same name out.
+    session: Option<ActorRef<NodeSessionMessage>>,
+    /// At its other end, once it is ready.
+    head: Option<ActorCell>,
 }
 
 impl Peer {
@@ -132,16 +130,28 @@ impl Peer {
         let subscription = Box::new(Watcher(move |event| drop(to.cast(Heard::Session(event)))));
         let subscribe = NodeServerMessage::SubscribeToEvents { id: "gateway".into(), subscription };
         server.cast(subscribe).map_err(|e| e.to_string())?;
-        Ok(Peer { key, server, gateway, inbox, tls: cookie.tls().cloned(), live: None })
+        Ok(Peer { key, server, gateway, inbox, tls: cookie.tls().cloned(), session: None, head: None })
     }
 
-    /// One try. What was heard before is forgotten.
+    /// One try. What was heard before is forgotten. Where it fails nothing stays open.
     ///
     /// # Errors
     /// See [`DialError`].
     pub async fn connect(&mut self, address: &str) -> Result<(), DialError> {
         self.hang_up();
-        while self.inbox.try_recv().is_ok() {}
+        while let Ok(heard) = self.inbox.try_recv() {
+            if let Heard::Session(SessionEvent::Opened { session, .. }) = heard {
+                session.stop(None);
+            }
+        }
+        let ended = self.dial(address).await;
+        if ended.is_err() {
+            self.hang_up();
+        }
+        ended
+    }
+
+    async fn dial(&mut self, address: &str) -> Result<(), DialError> {
         match timeout(CONNECT, self.open(address)).await {
             Err(_) => return Err(DialError::Silent),
             Ok(Err(error)) => return Err(DialError::Unreachable(error)),
@@ -163,40 +173,44 @@ impl Peer {
     }
 
     async fn handshake(&mut self) -> Result<(), DialError> {
-        let (mut mine, mut proved) = (None, None);
         while let Some(heard) = self.inbox.recv().await {
             match heard {
-                Heard::Session(SessionEvent::Authenticated { session, .. }) => proved = Some(session),
+                // In order: one that an earlier try opened late is told before ours.
+                Heard::Session(SessionEvent::Opened { session, .. }) => {
+                    self.hang_up();
+                    self.session = Some(session);
+                }
                 // The end of an older connection may be told only now.
-                Heard::Session(SessionEvent::Gone { id, key, .. }) if mine == Some(id) => {
+                Heard::Session(SessionEvent::Gone { id, key, .. }) if self.opened(id) => {
                     // Its name comes with its challenge.
                     return Err(if key.is_some() { DialError::Refused } else { DialError::Wordless });
                 }
-                Heard::Session(SessionEvent::Opened { id, .. }) => mine = Some(id),
-                Heard::Session(SessionEvent::Ready { .. }) => {
+                Heard::Session(SessionEvent::Ready { id }) if self.opened(id) => {
                     let head = newest(HEADS.to_string());
-                    let (Some(head), Some(session)) = (head, proved.take()) else {
-                        return Err(DialError::Unreachable("whoever is there is no head".into()));
-                    };
-                    self.live = Some(Live { head, session });
+                    self.head = Some(head.ok_or(DialError::Unreachable("whoever is there is no head".into()))?);
                     return Ok(());
                 }
-                Heard::Session(SessionEvent::Gone { .. }) | Heard::Frame(_) => {}
+                Heard::Session(_) | Heard::Frame(_) => {}
             }
         }
         Err(DialError::Wordless)
     }
 
-    /// Ends the connection, if there is one.
+    fn opened(&self, id: ActorId) -> bool {
+        self.session.as_ref().is_some_and(|session| session.get_id() == id)
+    }
+
+    /// Ends the connection, if there is one, also in the middle of its handshake.
     pub fn hang_up(&mut self) {
-        if let Some(live) = self.live.take() {
-            live.session.stop(None);
+        self.head = None;
+        if let Some(session) = self.session.take() {
+            session.stop(None);
         }
     }
 
     /// Whether this is the connection that has ended.
     pub fn is_mine(&self, id: ActorId) -> bool {
-        self.live.as_ref().is_some_and(|live| live.session.get_id() == id)
+        self.head.is_some() && self.opened(id)
     }
 
     /// The next thing heard; `None` never comes while the peer lives.
@@ -215,8 +229,8 @@ impl Peer {
 
     /// Bytes as they are.
     pub fn say_frame(&self, frame: Frame) {
-        if let Some(live) = &self.live {
-            let _ = live.head.send_message(frame);
+        if let Some(head) = &self.head {
+            let _ = head.send_message(frame);
         }
     }
 }

@@ -3,12 +3,13 @@
 //! ractor_cluster waits for ever for a proof, and takes in as many as come.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ractor::{ActorId, ActorRef};
 use ractor_cluster::NodeSessionMessage;
 
-use super::crowd::victim;
+use super::crowd::{host, victim};
 
 /// A connection that has not proved the cookie by then is ended.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -17,7 +18,8 @@ const CROWD: usize = 64;
 
 struct Stranger {
     since: Instant,
-    host: String,
+    /// Nothing where it has no address.
+    host: Option<IpAddr>,
     session: ActorRef<NodeSessionMessage>,
     /// Told to end; its end is on the way.
     ended: bool,
@@ -28,10 +30,10 @@ pub struct Strangers(HashMap<ActorId, Stranger>);
 
 impl Strangers {
     pub fn opened(&mut self, id: ActorId, session: ActorRef<NodeSessionMessage>, from: &str) {
-        let host = from.rsplit_once(':').map_or(from, |(host, _)| host).to_string();
+        let host = from.parse().ok().map(|from: SocketAddr| host(from.ip()));
         self.0.insert(id, Stranger { since: Instant::now(), host, session, ended: false });
         let open = |s: &&mut Stranger| !s.ended;
-        let entries = self.0.iter().filter(|(_, s)| !s.ended).map(|(id, s)| (*id, s.host.as_str(), s.since));
+        let entries = self.0.iter().filter(|(_, s)| !s.ended).map(|(id, s)| (*id, s.host, s.since));
         if let Some(id) = victim(entries, CROWD)
             && let Some(stranger) = self.0.get_mut(&id).filter(open)
         {

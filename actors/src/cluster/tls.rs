@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::crowd::victim;
+use super::crowd::{host, victim};
 use crate::config::Cluster;
 use crate::errors::UserError;
 
@@ -116,7 +116,7 @@ pub async fn welcome(
         };
         while handshakes.try_join_next().is_some() {}
         here.retain(|(task, ..)| !task.is_finished());
-        let others = here.iter().enumerate().map(|(n, (_, from, since))| (n, from.ip(), *since));
+        let others = here.iter().enumerate().map(|(n, (_, from, since))| (n, host(from.ip()), *since));
         if let Some(n) = victim(others, HANDSHAKES - 1) {
             let (task, from, _) = here.remove(n);
             task.abort();

@@ -460,7 +460,7 @@ fn strangers_at_a_generators_own_port_do_not_hurt_it() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = Vec::new();
         // Closed in order or reset; not left open.
-        let _ = stream.read_to_end(&mut answer);
+        lab::closed(stream.read_to_end(&mut answer));
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }

@@ -290,6 +290,13 @@ impl Drop for Lab {
     }
 }
 
+/// The other side has ended the connection, in order or not: a read with a deadline did not come to it.
+#[track_caller]
+pub fn closed(read: std::io::Result<usize>) {
+    let late = |e: &std::io::Error| matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+    assert!(!read.as_ref().is_err_and(late), "the connection is left open: {read:?}");
+}
+
 /// Polls until there is something; panics after `PATIENCE`.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;

@@ -32,7 +32,7 @@ impl Net {
         match net.build() {
             Ok(()) => Some(net),
             Err(reason) => {
-                skip::skipped(format!("no network namespaces here ({reason})"));
+                skip::skipped(skip::Need::Namespaces, format!("no network namespaces here ({reason})"));
                 None
             }
         }

@@ -11,7 +11,7 @@ use actors::cluster::fetch::Client;
 use actors::cluster::shelf::{Shelf, digest};
 use actors::cluster::wire::BlobRef;
 
-use crate::lab::{BEAT, COOKIE, lab};
+use crate::lab::{BEAT, COOKIE, PATIENCE, closed, lab};
 
 /// Candidates of 200 KiB do not fit into a message of 64 KiB.
 #[test]
@@ -145,4 +145,42 @@ fn noise_and_half_a_request_do_not_hurt_it() {
     half.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
     let mut rest = Vec::new();
     half.read_to_end(&mut rest).unwrap();
+}
+
+/// Should fail with (not tried): what is not there is answered and the connection kept (as it was). then: no `connection: close`.
+#[test]
+fn whoever_asks_for_what_is_not_there_is_not_kept() {
+    let channel = channel();
+    for ask in ["GET / HTTP/1.1", "POST /blob/x HTTP/1.1", "DELETE /x HTTP/1.1"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", channel.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("{ask}\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        closed(stream.read_to_end(&mut answer));
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        assert!(answer.starts_with("http/1.1 404") && answer.contains("connection: close"), "{ask}: {answer}");
+    }
+}
+
+/// Each request brings one byte and ends. Should fail with (not tried): any byte is progress (as it was). then: it goes on for hours.
+#[test]
+fn a_trickle_ends() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.write_all(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 100000\r\n\r\nx");
+        }
+    });
+    let blob = BlobRef { digest: digest(b"?"), bytes: 100_000 };
+    let client = client(port, COOKIE);
+    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.get(&blob)).await });
+    assert!(ended.expect("it ends").is_err());
+    assert_eq!(asked.load(Ordering::Relaxed), 7, "once, and six tries more");
 }

@@ -20,7 +20,7 @@ fn openssl(dir: &Path, args: &str) -> bool {
         Ok(out) if out.status.success() => true,
         Ok(out) => panic!("openssl {args}: {}", String::from_utf8_lossy(&out.stderr)),
         Err(error) => {
-            crate::skip::skipped(format!("openssl cannot be started ({error})"));
+            crate::skip::skipped(crate::skip::Need::Openssl, format!("openssl cannot be started ({error})"));
             false
         }
     }

@@ -12,7 +12,7 @@ fn stands(drill: Drill, repeats: u32) {
     });
     match ended {
         Ok(books) => assert!(books.wrong.is_empty() && books.trained > 0, "{books:?}"),
-        Err(Verdict::Skipped(why)) => crate::skip::skipped(why),
+        Err(Verdict::Skipped(why)) => crate::skip::skipped(crate::skip::Need::Mount, why),
         Err(Verdict::Failed(why)) => panic!("{why}"),
     }
 }

@@ -13,7 +13,7 @@ use crate::field::{self, PATIENCE, command, gone, passed, process, signal, summa
 fn a_local_launch_outlives_its_accidents_and_nothing_outlives_it() {
     let _alone = field::alone();
     let Some(place) = field::place(
-        "[launch]\nworkers = 1\nexecutors = 2\ngenerators = 1\n[generator]\nhere = false\n[run]\nsteps = 30",
+        "[launch]\nworkers = 1\nexecutors = 2\ngenerators = 1\n[generator]\nhere = false\n[run]\nsteps = 60",
     ) else {
         return;
     };
@@ -37,7 +37,7 @@ fn a_local_launch_outlives_its_accidents_and_nothing_outlives_it() {
     got.fails(130, &["stopping: the head has", "head         | stopped", "launch local --resume"]);
     gone(&mark);
     let (steps, interrupted) = summary(&place, "r").unwrap();
-    assert!(interrupted && (1..30).contains(&steps), "{steps}");
+    assert!(interrupted && (1..60).contains(&steps), "{steps}");
     println!("interrupted after {steps} steps, {} passed", passed(&place, "r"));
 
     // The launcher is killed: head and nodes are tied to it, and the head writes a checkpoint.
@@ -46,19 +46,19 @@ fn a_local_launch_outlives_its_accidents_and_nothing_outlives_it() {
     signal(running.pid() as i32, Signal::KILL);
     gone(&mark);
     let (later, interrupted) = summary(&place, "r").unwrap();
-    assert!(interrupted && (steps + 1..30).contains(&later), "{later}");
+    assert!(interrupted && (steps + 1..60).contains(&later), "{later}");
     drop(running);
 
     let args = ["launch", "local", "--resume", "r", "--set", "launch.executors=1"];
     let got = Running::start(command(&place, &args), PATIENCE).end();
     got.succeeds();
-    assert!(got.out.contains("steps      30 (policy 30)"), "{}", got.out);
+    assert!(got.out.contains("steps      60 (policy 60)"), "{}", got.out);
     assert!(!got.err.contains("executor-2"), "{}", got.err);
     gone(&mark);
-    assert_eq!(summary(&place, "r").unwrap(), (30, false));
+    assert_eq!(summary(&place, "r").unwrap(), (60, false));
     let count = passed(&place, "r");
     println!("after both: {later} steps before the last start, {count} passed in all");
-    assert!(count >= 120, "every answer of 30 steps was executed by a node: {count}");
+    assert!(count >= 240, "every answer of 60 steps was executed by a node: {count}");
 }
 
 /// Nodes that cannot live are given up, and a head that nobody evaluates for is not left to wait.

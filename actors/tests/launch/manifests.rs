@@ -18,7 +18,7 @@ fn validator() -> Option<PathBuf> {
     let found = std::env::split_paths(&path).map(|dir| dir.join("kubernetes-validate")).find(|p| p.exists());
     if found.is_none() {
         let how = "`pip install kubernetes-validate`, or TROUPE_KUBERNETES_VALIDATE";
-        crate::skip::skipped(format!("no kubernetes-validate ({how})"));
+        crate::skip::skipped(crate::skip::Need::Kubernetes, format!("no kubernetes-validate ({how})"));
     }
     found
 }

@@ -77,7 +77,7 @@ fn lab(more: &str) -> Option<Lab> {
     let slurm = match Slurm::start() {
         Ok(slurm) => slurm,
         Err(reason) => {
-            crate::skip::skipped(reason);
+            crate::skip::skipped(crate::skip::Need::Slurm, reason);
             return None;
         }
     };

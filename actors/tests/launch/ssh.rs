@@ -75,7 +75,7 @@ fn nodes_on_hosts_evaluate_through_the_tunnel_and_end_with_the_launcher() {
     let Some(place) = field::place("[run]\nsteps = 30") else { return };
     let server = match sshd(&place) {
         Ok((server, _)) => server,
-        Err(reason) => return crate::skip::skipped(reason),
+        Err(reason) => return crate::skip::skipped(crate::skip::Need::Ssh, reason),
     };
     let python = std::fs::read_to_string(place.path().join("cluster.toml")).unwrap();
     let python =
@@ -123,7 +123,7 @@ fn a_host_that_cannot_be_reached_is_given_up() {
     let _alone = field::alone();
     let Some(place) = field::place("") else { return };
     if let Err(reason) = field::program(&["ssh"]) {
-        return crate::skip::skipped(reason);
+        return crate::skip::skipped(crate::skip::Need::Ssh, reason);
     }
     let port = free_port();
     place.put("ssh_config", format!("Host *\n  Port {port}\n"));

@@ -6,6 +6,9 @@ use super::drill::{Drill, Hit};
 pub const NOTICED_MS: u64 = 5000;
 /// From its return until the run's rate is back.
 pub const BACK_MS: u64 = 10_000;
+/// Over a bad network chance may keep a node silent until it is lost: once in so many hits (of 20 s, with three nodes beyond the line).
+/// Expected is once in twenty or less.
+pub const HITS_A_LOSS: u64 = 5;
 
 /// Whether the drill has somebody to notice: the others are of peers that live.
 fn notices(drill: Drill) -> bool {
@@ -19,7 +22,16 @@ fn notices(drill: Drill) -> bool {
 /// The limits of a drill, in words.
 pub fn told(drill: Drill) -> String {
     let noticed = if notices(drill) { format!("noticed within {NOTICED_MS} ms, ") } else { String::new() };
-    format!("{noticed}rate back within {BACK_MS} ms")
+    let alarms = match drill {
+        Drill::Lossy => format!(", a node falsely lost once in {HITS_A_LOSS} hits or less"),
+        _ => String::new(),
+    };
+    format!("{noticed}rate back within {BACK_MS} ms{alarms}")
+}
+
+/// How often a node may be lost in so many hits though it is there: at least once.
+fn losses(hits: &[Hit]) -> u64 {
+    (hits.len() as u64 / HITS_A_LOSS).max(1)
 }
 
 /// Each figure that is over its limit, in words.
@@ -36,6 +48,14 @@ pub fn late(drill: Drill, hits: &[Hit]) -> Vec<String> {
         if hit.rate_back_ms > BACK_MS {
             late.push(format!("hit {n}: the rate was back after {} ms, the limit is {BACK_MS} ms", hit.rate_back_ms));
         }
+    }
+    let lost: u64 = hits.iter().filter_map(|hit| hit.false_alarms).map(|(_, lost)| lost).sum();
+    if lost > losses(hits) {
+        late.push(format!(
+            "nodes were falsely lost {lost} times in {} hits, the limit is {}",
+            hits.len(),
+            losses(hits)
+        ));
     }
     late
 }
@@ -56,6 +76,10 @@ mod tests {
         assert!(late(Drill::Clock, &[slow]).is_empty(), "nobody is gone there");
         let down = Hit { rate_back_ms: BACK_MS + 1, ..good.clone() };
         assert_eq!(late(Drill::Lossy, &[down]), ["hit 0: the rate was back after 10001 ms, the limit is 10000 ms"]);
+        let alarm = |lost| Hit { false_alarms: Some((3, lost)), ..good.clone() };
+        assert!(late(Drill::Lossy, &[alarm(1), alarm(0)]).is_empty());
+        let found = late(Drill::Lossy, &[alarm(1), alarm(1)]);
+        assert_eq!(found, ["nodes were falsely lost 2 times in 2 hits, the limit is 1"]);
         assert_eq!(late(Drill::KillHead, &[Hit { noticed_ms: None, ..good }]), ["hit 0 was not noticed"]);
     }
 }

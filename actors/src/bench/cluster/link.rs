@@ -2,8 +2,8 @@
 //! port: delay, loss, a rate, and a cable that is out. By `tc netem` where the kernel has it, else by a relay of ours between two TUN devices
 //! (`tun`).
 //!
-//! The namespaces have no names and belong to two processes, which end with the pipe to this one: nothing of the host's network is
-//! touched, and nothing is left, however this process ends.
+//! The namespaces have no names and belong to two processes, which end with the pipe to this one, and what runs in them is killed when the
+//! thread that started it ends (`setpriv`): nothing of the host's network is touched, and nothing is left, however this process ends.
 
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub struct Shape {
     pub cut: bool,
 }
 
-/// Packets so far, both directions; of netem nothing is known.
+/// Packets so far, both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub passed: u64,
@@ -120,7 +120,7 @@ impl Link {
     /// `program`: Troupe's, for the ends. The line is perfect at first.
     ///
     /// # Errors
-    /// What this machine lacks for it, in words: the superuser, `ip`, `unshare`, `nsenter`, `/dev/net/tun`.
+    /// What this machine lacks for it, in words: the superuser, `ip`, `unshare`, `nsenter`, `setpriv`, `/dev/net/tun`.
     pub fn new(program: &std::path::Path, seed: u64) -> Result<Link, String> {
         let netem = said(words("unshare --net tc qdisc add dev lo root netem delay 1ms")).is_ok();
         let shared = Arc::<Shared>::default();
@@ -211,7 +211,9 @@ impl Link {
 
     /// What has to stand before a command so that it runs at this end.
     pub fn inside(&self, n: usize) -> Vec<String> {
-        vec!["nsenter".into(), format!("--net=/proc/{}/ns/net", self.ends[n].id()), "--".into()]
+        let net = format!("--net=/proc/{}/ns/net", self.ends[n].id());
+        let tied = ["--", "setpriv", "--pdeathsig", "KILL", "--"];
+        ["nsenter", &net].iter().chain(&tied).map(|word| word.to_string()).collect()
     }
 
     /// From now on.
@@ -231,9 +233,10 @@ impl Link {
         Ok(())
     }
 
-    pub fn counts(&self) -> Counts {
+    /// `None` with netem: it is not asked.
+    pub fn counts(&self) -> Option<Counts> {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { passed: of(&self.shared.passed), lost: of(&self.shared.lost) }
+        (!self.netem).then(|| Counts { passed: of(&self.shared.passed), lost: of(&self.shared.lost) })
     }
 }
 

@@ -60,7 +60,8 @@ impl Process {
         lines.iter().find(|(at, line)| *at >= since && line.contains(text)).map(|(at, _)| *at)
     }
 
-    fn count(&self, text: &str, since: Instant) -> usize {
+    /// How often it has said this after `since`.
+    pub fn count(&self, text: &str, since: Instant) -> usize {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().filter(|(at, line)| *at >= since && line.contains(text)).count()
     }

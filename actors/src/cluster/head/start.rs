@@ -18,7 +18,7 @@ use crate::cluster::cookie::Cookie;
 use crate::cluster::kit::Kit;
 use crate::cluster::peer::FRAME_SLACK;
 use crate::cluster::recipe::Recipe;
-use crate::cluster::session::{Watcher, node_name};
+use crate::cluster::session::{SessionEvent, Watcher, node_name};
 use crate::cluster::shelf::Shelf;
 use crate::cluster::tls;
 use crate::cluster::weights::small_files;
@@ -27,8 +27,7 @@ use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
 use crate::supervise::{RESTARTS, WINDOW};
 
-/// How long the last words to the nodes have to get out.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// For the nodes to hear the last words and hang up, and for each part of the head to end.
 const LET_GO: Duration = Duration::from_secs(5);
 /// One answer of the gateway.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -190,8 +189,8 @@ impl Head {
         self.runtime.block_on(async {
             let gateway = self.link.gateway();
             if let Some(gateway) = gateway.as_ref().filter(|_| over) {
-                let _ = gateway.cast(HeadMsg::Dismiss);
-                tokio::time::sleep(LAST_WORDS).await;
+                // One that did not hear it would look for a head that is gone.
+                let _ = gateway.call(HeadMsg::Dismiss, Some(LET_GO)).await;
             }
             // In order, so that process groups forget them.
             if let Some(gateway) = gateway {
@@ -237,6 +236,14 @@ async fn keep(mut running: Running, args: HeadArgs, server: ractor::ActorRef<Nod
         // The same name: the new one takes the place of the old one.
         let _ = server.cast(NodeServerMessage::SubscribeToEvents { id: "gateway".into(), subscription });
         let _ = running.1.await;
+        // Nobody would look at connections until then, nor end those that prove nothing.
+        let closed = |event: SessionEvent| {
+            if let SessionEvent::Opened { session, .. } = event {
+                session.stop(Some("the head has no gateway at present".into()));
+            }
+        };
+        let subscription = Box::new(Watcher(closed));
+        let _ = server.cast(NodeServerMessage::SubscribeToEvents { id: "gateway".into(), subscription });
         let mut pause = deaths.pause(Instant::now());
         let when = if pause.is_zero() { "starts".into() } else { format!("starts in {} s", pause.as_secs()) };
         let text = format!("the cluster's gateway died; a new one {when}");

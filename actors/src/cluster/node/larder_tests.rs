@@ -169,3 +169,32 @@ async fn what_came_of_a_version_that_is_given_up_goes_unless_it_is_in_use() {
     assert!(!left.folder.exists());
     assert_eq!(larder.shelf.bytes(&digest(&content())), None, "it was this folder's");
 }
+
+/// Never silent, and never done. Should fail with (not tried): a node may be as slow as the head may (as it was). then: minutes for a file of 1 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_only_trickles_is_left() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (dir, (head, head_at)) = (tempfile::tempdir().unwrap(), channel().await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow_at = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1048576\r\n\r\n").await;
+                while stream.write_all(&content()[..1]).await.is_ok() {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            });
+        }
+    });
+    let bytes = content()[..1 << 20].to_vec();
+    let whole =
+        Manifest { files: vec![FileRef { name: "w".into(), blob: head.put(bytes.clone()) }], ..manifest("w", None) };
+    let larder = larder(dir.path(), None, "").await;
+    let (offer, client, fetch) = (offer(&head, &whole, &[&slow_at]), client(&head_at), larder.fetch());
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), fetch.version(&offer, &client)).await;
+    let stored = ended.expect("the head is asked").unwrap();
+    // What has trickled in is right, so that only the rest is asked of the head.
+    assert!(std::fs::read(stored.folder.join("w")).unwrap() == bytes);
+}
