@@ -349,7 +349,7 @@ impl HeadState {
 
     fn session(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Opened { id, session, from } => self.strangers.opened(id, session, &from),
+            SessionEvent::Opened { id, session, from, .. } => self.strangers.opened(id, session, &from),
             SessionEvent::Authenticated { id, session, key } => {
                 self.strangers.remove(id);
                 if let Some(key) = key {

@@ -176,7 +176,7 @@ impl Peer {
         while let Some(heard) = self.inbox.recv().await {
             match heard {
                 // In order: one that an earlier try opened late is told before ours.
-                Heard::Session(SessionEvent::Opened { session, .. }) => {
+                Heard::Session(SessionEvent::Opened { session, dialled: true, .. }) => {
                     self.hang_up();
                     self.session = Some(session);
                 }

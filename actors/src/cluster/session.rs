@@ -9,8 +9,8 @@ use super::wire::NodeKey;
 /// One connection's life.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
-    /// Somebody connected, and has proved nothing yet.
-    Opened { id: ActorId, session: ActorRef<NodeSessionMessage>, from: String },
+    /// Somebody connected, or we have dialled, and nothing is proved yet.
+    Opened { id: ActorId, session: ActorRef<NodeSessionMessage>, from: String, dialled: bool },
     /// The cookie is proved.
     Authenticated { id: ActorId, session: ActorRef<NodeSessionMessage>, key: Option<NodeKey> },
     /// Both know each other's gateways.
@@ -34,7 +34,8 @@ pub struct Watcher<F: Fn(SessionEvent) + Send + 'static>(pub F);
 
 impl<F: Fn(SessionEvent) + Send + 'static> NodeEventSubscription for Watcher<F> {
     fn node_session_opened(&self, ses: NodeServerSessionInformation) {
-        (self.0)(SessionEvent::Opened { id: ses.actor.get_id(), session: ses.actor, from: ses.peer_addr });
+        let (id, dialled) = (ses.actor.get_id(), !ses.is_server);
+        (self.0)(SessionEvent::Opened { id, session: ses.actor, from: ses.peer_addr, dialled });
     }
 
     fn node_session_disconnected(&self, ses: NodeServerSessionInformation) {
