@@ -4,7 +4,7 @@
 //! nodes, which hear nothing any more, report again. Everything from outside is looked at here before it counts: the header's
 //! protocol and epoch, the sender, the length.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,8 @@ pub enum HeadMsg {
     Idle {
         key: NodeKey,
     },
-    /// The run is over: everybody may go.
-    Dismiss,
+    /// The run is over: everybody may go. Answered once all who were told have hung up.
+    Dismiss(RpcReplyPort<()>),
     Rows(RpcReplyPort<Vec<NodeRow>>),
     /// What was refused so far.
     Refusals(RpcReplyPort<Refusals>),
@@ -152,6 +152,8 @@ pub struct HeadState {
     refusals: Refusals,
     noted: Option<Instant>,
     began: Instant,
+    /// Who was dismissed and is still connected, and who waits for that.
+    going: Option<(BTreeSet<NodeKey>, RpcReplyPort<()>)>,
 }
 
 pub struct HeadGateway;
@@ -183,6 +185,7 @@ impl Actor for HeadGateway {
             refusals: Refusals::default(),
             noted: None,
             began: Instant::now(),
+            going: None,
         })
     }
 
@@ -223,9 +226,11 @@ impl Actor for HeadGateway {
                 let acts = state.roster.idle(key);
                 state.act(acts);
             }
-            HeadMsg::Dismiss => {
+            HeadMsg::Dismiss(reply) => {
                 let keys = state.roster.forget_all();
-                keys.into_iter().for_each(|key| state.say(key, &ToNode::Dismiss { over: true }));
+                keys.iter().for_each(|key| state.say(*key, &ToNode::Dismiss { over: true }));
+                state.going = Some((keys.into_iter().collect(), reply));
+                state.gone();
             }
             HeadMsg::Rows(reply) => {
                 let _ = reply.send(state.roster.rows(now));
@@ -362,7 +367,19 @@ impl HeadState {
                 self.sessions.remove(&key);
                 let acts = self.roster.closed(key);
                 self.act(acts);
+                self.gone();
             }
+        }
+    }
+
+    /// Nobody who was dismissed is left?
+    fn gone(&mut self) {
+        let Some((mut left, reply)) = self.going.take() else { return };
+        left.retain(|key| self.sessions.contains_key(key));
+        if left.is_empty() {
+            let _ = reply.send(());
+        } else {
+            self.going = Some((left, reply));
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use actors::cluster::Cookie;
 use actors::cluster::operator::Operator;
@@ -30,7 +29,7 @@ fn a_wrong_cookie_is_refused_noted_and_told() {
         assert!(said.contains(part), "{said}");
     }
     lab.note("did not prove the cookie");
-    wait_for("its three tries are counted", || (lab.head().refusals().strangers == 3).then_some(()));
+    wait_for("its three tries are counted", || (lab.head().refusals().strangers >= 3).then_some(()));
     let operator = lab.runtime.block_on(Operator::dial(&lab.address, &Cookie::new("0123456789abcdefg").unwrap()));
     assert!(operator.is_err());
     unaffected(&lab, 0);
@@ -123,7 +122,7 @@ fn scanners_noise_and_oversized_frames_are_closed_and_the_run_goes_on() {
     let began = std::time::Instant::now();
     let _ = silent.read_to_end(&mut rest);
     println!("a silent connection is closed after {} ms", began.elapsed().as_millis());
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < PATIENCE);
     wait_for("all are counted", || (lab.head().refusals().strangers >= 35).then_some(()));
     unaffected(&lab, 0);
 }

@@ -60,7 +60,7 @@ pub struct Hit {
     pub noticed_ms: Option<u64>,
     /// From the victim's return until it is at work.
     pub recovered_ms: Option<u64>,
-    /// From its return until the end of the first second with four fifths of the rate before.
+    /// From its return until the end of the first second with enough of the rate before.
     pub rate_back_ms: u64,
     pub rate_before: f64,
     /// Rollouts trained in each second from the hit on.
@@ -79,6 +79,8 @@ impl From<String> for Verdict {
     }
 }
 
+/// The share of the rate before that counts as the rate being back.
+pub const BACK: f64 = 0.8;
 const BASE: Duration = Duration::from_secs(4);
 const CABLE_OUT: Duration = Duration::from_secs(30);
 /// Room of the run directory that gets full.
@@ -177,6 +179,7 @@ pub fn run(
     repeats: u32,
     port: u16,
     stop: &StopToken,
+    back: f64,
     mut told: impl FnMut(u32, &Hit),
 ) -> Result<super::whole::Books, Verdict> {
     let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
@@ -188,7 +191,7 @@ pub fn run(
             return Err(Verdict::Failed("asked to stop".into()));
         }
         std::thread::sleep(BASE);
-        told(n, &hit(drill, n, &mut scene, dir.path())?);
+        told(n, &hit(drill, n, &mut scene, dir.path(), back)?);
     }
     let mut books = scene.finish()?;
     let allowed: &[&str] = match drill {
@@ -208,7 +211,7 @@ pub fn run(
     Ok(books)
 }
 
-fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, String> {
+fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path, back: f64) -> Result<Hit, String> {
     let began = Instant::now();
     let rate_before = scene.rate(began - BASE + Duration::from_millis(500), began);
     if rate_before < 1.0 {
@@ -293,7 +296,7 @@ fn hit(drill: Drill, n: u32, scene: &mut Scene, dir: &Path) -> Result<Hit, Strin
             began
         }
     };
-    hit.rate_back_ms = scene.back(returned, rate_before)?.as_millis() as u64;
+    hit.rate_back_ms = scene.back(returned, back * rate_before)?.as_millis() as u64;
     hit.curve = scene.curve(began, began.elapsed().as_secs().min(60) as u32);
     Ok(hit)
 }

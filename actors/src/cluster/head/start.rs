@@ -26,8 +26,7 @@ use crate::cluster::wire::{Beat, NodeRow};
 use crate::errors::UserError;
 use crate::observe::Observer;
 
-/// How long the last words to the nodes have to get out.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// For the nodes to hear the last words and hang up, and for each part of the head to end.
 const LET_GO: Duration = Duration::from_secs(5);
 /// One answer of the gateway.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -189,8 +188,8 @@ impl Head {
         self.runtime.block_on(async {
             let gateway = self.link.gateway();
             if let Some(gateway) = gateway.as_ref().filter(|_| over) {
-                let _ = gateway.cast(HeadMsg::Dismiss);
-                tokio::time::sleep(LAST_WORDS).await;
+                // One that did not hear it would look for a head that is gone.
+                let _ = gateway.call(HeadMsg::Dismiss, Some(LET_GO)).await;
             }
             // In order, so that process groups forget them.
             if let Some(gateway) = gateway {
