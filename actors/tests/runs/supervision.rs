@@ -181,7 +181,7 @@ fn a_killed_executor_loses_only_its_evaluation() {
     let mut crew = standins::crew(half);
     let orchestrator: Arc<OnceLock<ActorRef<OrchestratorMsg>>> = Arc::default();
     let (known, once) = (orchestrator.clone(), Arc::new(AtomicU64::new(0)));
-    crew.verifier = Arc::new(move |number| {
+    crew.verifier = Arc::new(move |number: u32| {
         let condemned = Condemned { first: number == 0, orchestrator: known.clone(), once: once.clone() };
         Box::pin(async move { Ok(Box::new(condemned) as Box<dyn Verifier>) })
     });
