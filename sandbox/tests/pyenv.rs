@@ -3,12 +3,19 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sandbox::pyenv::{PyEnvConfig, PyEnvError, ensure, find};
 
 fn check(interpreter: &Path, cache: &Path) -> Result<PathBuf, PyEnvError> {
     let config = PyEnvConfig { interpreter: Some(interpreter.to_owned()), cache_dir: cache.to_owned() };
     ensure(&config, &mut |line| panic!("nothing is made: {line}"))
+}
+
+/// A process that one test starts while another writes its script would hold the script open for writing: it could not be started.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A script that answers like a Python with these packages and counts how often it was asked.
@@ -32,6 +39,7 @@ fn asked(dir: &Path) -> usize {
 
 #[test]
 fn each_wrong_interpreter_has_its_reason_and_a_hint() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let cases = [
         (PathBuf::from("/no/such/python"), "it does not start"),
@@ -50,6 +58,7 @@ fn each_wrong_interpreter_has_its_reason_and_a_hint() {
 
 #[test]
 fn a_good_interpreter_is_asked_once_until_its_packages_change() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (cache, python) = (dir.path().join("cache"), fake(dir.path(), r#""2.11.0+cu130""#));
     assert_eq!(check(&python, &cache).unwrap(), python);

@@ -1,6 +1,6 @@
 //! `troupe bench`: the figures in the README, reproducible.
 
-use sandbox::hostile::{LIMITS, MixConfig};
+use sandbox::hostile::{GRACE_MS, LIMITS, MixConfig};
 
 use super::args::{BenchArgs, BenchWhat};
 use super::{
@@ -45,7 +45,8 @@ fn hostile(count: u64, executors: u32, json: bool) -> Done {
     let scratch = tempfile::Builder::new().prefix("troupe-hostile-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
     output::say(format!("{count} candidates, every other one hostile, on {executors} executors"));
-    let config = MixConfig { python, scratch: scratch.path().to_path_buf(), count, executors, limits: LIMITS };
+    let scratch_dir = scratch.path().to_path_buf();
+    let config = MixConfig { python, scratch: scratch_dir, count, executors, limits: LIMITS, grace_ms: GRACE_MS };
     let mix = runtime()?.block_on(async {
         tokio::select! {
             mix = sandbox::hostile::run(&config) => mix.map_err(Failure::from),

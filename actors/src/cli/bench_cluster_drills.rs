@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::args_cluster::ClusterBenchArgs;
 use super::{Answer, Done, Failure, failure, output, run};
-use crate::bench::cluster::drill::{self, ALL, Drill, Hit, Verdict};
+use crate::bench::cluster::drill::{self, ALL, BACK, Drill, Hit, Verdict};
 use crate::bench::cluster::{limits, scene, tun, whole};
 use crate::errors::UserError;
 
@@ -35,7 +35,7 @@ pub fn drills(args: &ClusterBenchArgs) -> Done {
     for (name, what) in ALL.into_iter().filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|o| o == name))
     {
         let mut hits: Vec<Hit> = Vec::new();
-        let ended = drill::run(what, &program, args.repeats, args.port, &stop, |n, hit| {
+        let ended = drill::run(what, &program, args.repeats, args.port, &stop, BACK, |n, hit| {
             output::say(format!("{name} {n}: {}", line(hit)));
             hits.push(hit.clone());
         });

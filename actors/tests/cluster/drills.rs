@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actors::bench::cluster::relay;
 
-use crate::lab::{BEAT, Node, PATIENCE, QUICK, lab, passes, source, wait_for};
+use crate::lab::{BEAT, Node, PATIENCE, QUICK, STEADY, lab, lost_places, passes, silent_ms, source, wait_for};
 
 fn ms(since: Instant) -> u128 {
     since.elapsed().as_millis()
@@ -40,18 +40,19 @@ fn a_frozen_node_is_noticed_within_five_seconds_and_comes_back() {
     let victim = lab.join("victim", 2);
     let _other = lab.join("other", 2);
     lab.ready(2);
-    lab.give(0..30, 1);
+    // Work for seconds, so that the victim has some when the signal comes.
+    lab.give(0..200, 1);
     wait_for("both work", || (lab.load().busy == 4).then_some(()));
     let began = Instant::now();
     victim.signal("STOP");
-    lab.note("node victim is silent");
+    let silent = silent_ms(&lab.note("node victim is silent"));
     let suspected = ms(began);
-    lab.note("node victim is lost");
+    let dead = silent_ms(&lab.note("node victim is lost"));
     let lost = ms(began);
-    let faults = lab.all_of(0..30, 0);
+    let faults = lab.all_of(0..200, 0);
     println!("SIGSTOP: suspected after {suspected} ms, lost after {lost} ms; faults {faults:?}");
     // On an idle machine 3 and 5 s; how much later on a loaded one is the machine's, not the head's.
-    assert!(suspected >= 2000 && lost >= 4000, "suspected {suspected} ms, lost {lost} ms: before the time was over");
+    assert!(silent >= Some(2900) && dead >= Some(4900), "{silent:?} ms, {dead:?} ms: before the time was over");
     assert!((1..=2).contains(&faults["F123"]), "{faults:?}");
     let began = Instant::now();
     victim.signal("CONT");
@@ -64,7 +65,7 @@ fn a_frozen_node_is_noticed_within_five_seconds_and_comes_back() {
 /// A node that slept through its death has answers in hand: they change nothing.
 #[test]
 fn a_zombie_answers_nothing() {
-    let lab = lab(QUICK, 400);
+    let lab = lab(QUICK, 3000);
     let victim = lab.join("victim", 1);
     lab.ready(1);
     lab.give(0..1, 1);
@@ -75,8 +76,8 @@ fn a_zombie_answers_nothing() {
     assert_eq!((rollout.0, verdict.unwrap_err().code.as_str()), (0, "F123"));
     victim.signal("CONT");
     lab.note("node victim joined");
-    // The old errand ends there within 400 ms; nothing may come of it.
-    assert!(lab.ended.recv_timeout(Duration::from_millis(1500)).is_err(), "a dead lease was answered");
+    // The old errand ends there within 3 s; nothing may come of it.
+    assert!(lab.ended.recv_timeout(Duration::from_millis(4500)).is_err(), "a dead lease was answered");
     lab.give(0..1, 2);
     assert_eq!(lab.all_of(0..1, 0).len(), 0);
 }
@@ -84,7 +85,7 @@ fn a_zombie_answers_nothing() {
 /// Twenty kills in a row while work goes on: nothing is lost, nothing is answered twice, nothing hangs.
 #[test]
 fn twenty_kills_in_a_row() {
-    let lab = lab(QUICK, 20);
+    let lab = lab(STEADY, 20);
     let _steady = lab.join("steady", 1);
     lab.ready(1);
     let (mut noticed, mut back) = (Vec::new(), Vec::new());
@@ -115,29 +116,33 @@ fn twenty_freezes_in_a_row() {
     let victim = lab.join("victim", 2);
     lab.ready(2);
     lab.give(0..1500, 1);
-    let (mut noticed, mut back) = (Vec::new(), Vec::new());
+    let (mut noticed, mut back, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..20 {
         let began = Instant::now();
         victim.signal("STOP");
-        lab.note("node victim is lost");
+        notes.extend(lab.told("node victim is lost"));
         noticed.push(ms(began));
         let began = Instant::now();
         victim.signal("CONT");
-        lab.note("node victim joined");
+        notes.extend(lab.told("node victim joined"));
         back.push(ms(began));
     }
     let faults = lab.all_of(0..1500, 0);
     noticed.sort_unstable();
     back.sort_unstable();
     println!("20 freezes (dead after 1000 ms): lost after {noticed:?} ms; back after {back:?} ms; faults {faults:?}");
-    assert!(faults.keys().all(|code| code == "F123") && faults.values().sum::<u64>() <= 40, "{faults:?}");
-    assert!(noticed[0] >= 850, "{noticed:?}");
+    notes.extend(lab.notes.try_iter());
+    // A machine that stalls gives somebody up once more, and says so.
+    let most = lost_places(&notes, 2, 1);
+    assert!(faults.keys().all(|code| code == "F123") && faults.values().sum::<u64>() <= most, "{faults:?} of {most}");
+    let lost = notes.iter().filter(|note| note.contains(" is lost: silent")).map(|note| silent_ms(note));
+    assert!(lost.clone().count() >= 20 && lost.clone().all(|ms| ms >= Some(950)), "{:?}", lost.collect::<Vec<_>>());
 }
 
 /// The head goes and comes back with the next epoch: nodes report again by themselves.
 #[test]
 fn nodes_find_a_resumed_head_again() {
-    let mut lab = lab(QUICK, 50);
+    let mut lab = lab(STEADY, 50);
     let node = lab.join("one", 2);
     lab.ready(1);
     let began = Instant::now();
@@ -177,7 +182,7 @@ fn a_slow_and_lossy_network_costs_time_only() {
 /// rollout and attempt (as it was). then: the first text's verdict.
 #[test]
 fn a_resumed_head_hears_the_verdict_of_the_text_that_it_gave() {
-    let mut lab = lab(QUICK, 4000);
+    let mut lab = lab(STEADY, 4000);
     let _node = lab.join("one", 1);
     lab.ready(1);
     let verdict = |bytes| passes(&source(0, bytes));

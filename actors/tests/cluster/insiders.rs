@@ -11,7 +11,7 @@ use actors::pool::{PoolMsg, RemoteMsg};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::{NodeServer, NodeServerMessage};
 
-use crate::lab::{BEAT, COOKIE, Lab, PATIENCE, QUICK, alone, closed, lab, ports, wait_for};
+use crate::lab::{BEAT, COOKIE, Lab, PATIENCE, QUICK, STEADY, alone, closed, lab, ports, wait_for};
 
 const LIMIT: usize = 65_536;
 
@@ -70,7 +70,7 @@ fn done(answers: impl IntoIterator<Item = (u64, Body)>) -> ToHead {
 /// It lives, and knows nothing of the candidate. Planted: `pong` refreshes every lease of the node. Seen: no fault comes.
 #[test]
 fn a_node_that_forgets_its_errand_costs_that_errand() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     // The peer is kept: what it said may still be on its way.
     let _peer = lab.runtime.block_on(async {
         let (mut peer, welcome) = odd(&lab).await;
@@ -94,7 +94,7 @@ fn a_node_that_forgets_its_errand_costs_that_errand() {
 /// Reports that are too long for a message, that are nowhere, and that are none.
 #[test]
 fn a_long_report_comes_over_the_side_channel_and_a_bad_one_is_a_fault() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     let _peer = lab.runtime.block_on(async {
         let (mut peer, welcome) = odd(&lab).await;
         let client = Client::new("127.0.0.1", welcome.bulk_port, Cookie::new(COOKIE).unwrap()).unwrap();
@@ -119,7 +119,7 @@ fn a_long_report_comes_over_the_side_channel_and_a_bad_one_is_a_fault() {
 /// Planted: `done` stops at the first answer that is not taken. Seen: rollout 2 ends as F124.
 #[test]
 fn answers_that_share_a_message_count_by_themselves() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     lab.give(0..4, 1);
     let (mut peer, epoch) = lab.runtime.block_on(async {
         let (mut peer, welcome) = odd_with(&lab, 4).await;
@@ -152,7 +152,7 @@ fn answers_that_share_a_message_count_by_themselves() {
 
 #[test]
 fn another_harness_is_refused_with_the_reason() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     let said = lab.runtime.block_on(async {
         let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
         peer.connect(&lab.address).await.unwrap();
@@ -212,7 +212,7 @@ fn a_name_that_fills_messages_is_refused_and_operators_are_answered() {
 /// One that is not ready yet has nothing to end.
 #[test]
 fn a_node_that_is_drained_before_it_is_ready_is_let_go_at_once() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     lab.runtime.block_on(async {
         let mut peer = Peer::new(&Cookie::new(COOKIE).unwrap()).await.unwrap();
         peer.connect(&lab.address).await.unwrap();
@@ -240,7 +240,7 @@ impl Actor for Deaf {
 /// Nodes that are faster than the pool's look at the old gateway. Planted: none of it (as it was). Seen: rollout 0 never ends.
 #[test]
 fn a_new_gateway_ends_what_the_old_one_had() {
-    let lab = lab(QUICK, 10);
+    let lab = lab(STEADY, 10);
     let attach = || {
         let (gateway, _) = lab.runtime.block_on(Deaf::spawn(None, Deaf, ())).unwrap();
         let node = RemoteMsg::Attach { gateway, key: 7, name: "one".into(), executors: 1 };
@@ -259,7 +259,8 @@ fn a_new_gateway_ends_what_the_old_one_had() {
 /// The row of the supervision table: what is out is faulted, a new gateway starts, nodes report again.
 #[test]
 fn a_gateway_that_dies_is_replaced_and_costs_what_was_out() {
-    let lab = lab(QUICK, 3000);
+    // Nodes notice it by silence alone, after `dead_ms`.
+    let lab = lab(BEAT, 3000);
     let _nodes = [lab.join("one", 1), lab.join("two", 1)];
     lab.ready(2);
     lab.give(0..2, 1);

@@ -29,8 +29,11 @@ pub const COOKIE: &str = "a cookie for the tests of the cluster";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A cluster's defaults.
 pub const BEAT: Beat = Beat { period_ms: 1000, suspect_ms: 3000, dead_ms: 5000, lease_ms: 10_000 };
-/// For drills that are about order, not about the defaults.
+/// For drills in which somebody is silent until it is given up.
 pub const QUICK: Beat = Beat { period_ms: 100, suspect_ms: 500, dead_ms: 1000, lease_ms: 1000 };
+
+/// Where nobody is silent on purpose: a machine that stalls gives nobody up.
+pub const STEADY: Beat = Beat { period_ms: 100, suspect_ms: 30_000, dead_ms: 60_000, lease_ms: 3000 };
 
 /// Whether it passed, or the fault's code.
 pub type Verdict = Result<bool, Fault>;
@@ -212,7 +215,8 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
         command.args(["join", address, "--role", "executor", "--name", name, "--workers", &workers.to_string()]);
         command.args(["--set", "cluster.reconnect_s=30", "--set", "cluster.reconnect_pause_ms=500"]);
-        command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE);
+        // Its stderr is read at its end: a log would fill the pipe.
+        command.current_dir(std::env::temp_dir()).env("TROUPE_COOKIE", COOKIE).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
@@ -270,15 +274,39 @@ impl Lab {
 
     /// The note that holds this text.
     pub fn note(&self, text: &str) -> String {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let note = self.notes.recv_timeout(left).unwrap_or_else(|_| panic!("no note with `{text}`"));
-            if note.contains(text) {
-                return note;
-            }
+        self.told(text).pop().unwrap()
+    }
+
+    /// All notes up to the one that holds this text.
+    pub fn told(&self, text: &str) -> Vec<String> {
+        told(&self.notes, text)
+    }
+}
+
+/// All notes up to the one that holds this text.
+pub fn told(notes: &Receiver<String>, text: &str) -> Vec<String> {
+    let (until, mut all) = (Instant::now() + PATIENCE, Vec::new());
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let note = notes.recv_timeout(left).unwrap_or_else(|_| panic!("no note with `{text}`"));
+        let last = note.contains(text);
+        all.push(note);
+        if last {
+            return all;
         }
     }
+}
+
+/// How long the head says a node was silent, when it suspected it or gave it up. From the moment of the signal it may be less: silence counts
+/// from the last word.
+pub fn silent_ms(note: &str) -> Option<u64> {
+    note.split_once("silent for ")?.1.split_once(" ms")?.0.parse().ok()
+}
+
+/// Executors or places of nodes that are lost, of all that these notes say: no more can be faulted. Of the victim so many, of another so many.
+pub fn lost_places(notes: &[String], victim: u64, other: u64) -> u64 {
+    let lost = notes.iter().filter(|note| note.contains(" is lost"));
+    lost.map(|note| if note.contains("node victim ") { victim } else { other }).sum()
 }
 
 impl Drop for Lab {

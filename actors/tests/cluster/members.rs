@@ -51,7 +51,7 @@ fn a_drained_node_loses_nothing_and_the_others_go_on() {
 
 #[test]
 fn ctrl_c_at_a_node_ends_its_work_first() {
-    let lab = lab(BEAT, 300);
+    let lab = lab(BEAT, 3000);
     let node = lab.join("one", 2);
     lab.ready(1);
     lab.give(0..2, 1);

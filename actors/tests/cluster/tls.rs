@@ -1,7 +1,7 @@
 //! TLS on both ports: who has the authority's word is let in, nothing can be read on the way, and nobody who is silent keeps others out.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -125,9 +125,14 @@ fn without_the_authoritys_word_nobody_is_let_in_and_nobody_is_believed() {
     // Another authority, another name than the certificate's, and no TLS at all.
     let e = dial(cookie(dir.path(), false, Some("other.pem")), &lab.address).unwrap_err();
     assert!(e.contains("TLS"), "{e}");
-    let e =
-        dial(cookie(dir.path(), false, Some("ca.pem")), &lab.address.replace("127.0.0.1", "localhost")).unwrap_err();
-    assert!(e.contains("TLS"), "{e}");
+    let named = lab.address.replace("127.0.0.1", "localhost");
+    // Not every machine has the name.
+    if named.to_socket_addrs().is_ok_and(|mut found| found.any(|at| at.ip().is_loopback() && at.is_ipv4())) {
+        let e = dial(cookie(dir.path(), false, Some("ca.pem")), &named).unwrap_err();
+        assert!(e.contains("TLS"), "{e}");
+    } else {
+        eprintln!("skipped: localhost is not 127.0.0.1 here");
+    }
     assert!(dial(cookie(dir.path(), false, None), &lab.address).is_err());
     wait_for("they are counted", || (lab.head().refusals().strangers >= 3).then_some(()));
     // The side channel.

@@ -5,9 +5,12 @@ use actors::stop::StopToken;
 
 use crate::lab;
 
+/// Enough of the rate before: any step at all. What comes back how fast is the bench's affair; here other tests take the processors.
+const BACK: f64 = 0.1;
+
 fn stands(drill: Drill, repeats: u32) {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_troupe"));
-    let ended = drill::run(drill, program, repeats, lab::ports(), &StopToken::default(), |n, hit| {
+    let ended = drill::run(drill, program, repeats, lab::ports(), &StopToken::default(), BACK, |n, hit| {
         println!("{drill:?} {n}: {hit:?}");
     });
     match ended {

@@ -82,10 +82,11 @@ impl Endpoint {
                 let (script, log, most, now) = (script.clone(), log.clone(), most.clone(), now.clone());
                 let Ok(stream) = stream else { continue };
                 std::thread::spawn(move || {
+                    let Ok(Some(request)) = receive(&stream) else { return };
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let open = Open(now);
                     // A client that hangs up is part of the play.
-                    let _ = serve(stream, &*script, &log);
-                    now.fetch_sub(1, Ordering::SeqCst);
+                    let _ = serve(stream, request, open, &*script, &log);
                 });
             }
         });
@@ -126,8 +127,8 @@ pub fn section(base_url: &str) -> Judge {
 
 /// An address where nobody listens.
 pub fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}/v1", listener.local_addr().unwrap())
+    // A port that was free a moment ago may be somebody's.
+    "http://127.0.0.1:1/v1".into()
 }
 
 pub fn opinion(objection: &str, evidence: &str, why: &str) -> String {
@@ -163,8 +164,22 @@ pub fn receive(stream: &TcpStream) -> std::io::Result<Option<Received>> {
     Ok(Some(Received { line, headers: lines, body, at: Instant::now() }))
 }
 
-fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Received>>) -> std::io::Result<()> {
-    let Some(request) = receive(&stream)? else { return Ok(()) };
+/// One of those that are open, until it is dropped.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    request: Received,
+    open: Open,
+    script: &Script,
+    log: &Mutex<Vec<Received>>,
+) -> std::io::Result<()> {
     let number = {
         let mut log = log.lock().unwrap();
         log.push(request.clone());
@@ -196,6 +211,8 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Received>>) -> 
             }
         }
     };
+    // Before the last bytes, after which the client may ask for the next.
+    drop(open);
     write!(
         stream,
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",

@@ -84,8 +84,15 @@ fn lab(more: &str) -> Option<Lab> {
     Some(Lab { place: field::place(more)?, slurm })
 }
 
+/// One that nobody has, and nobody has the next one either, for the side channel.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let first = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        if port < u16::MAX && std::net::TcpListener::bind(("0.0.0.0", port + 1)).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[test]

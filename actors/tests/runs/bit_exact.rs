@@ -30,6 +30,7 @@ const DIR: &str = "TROUPE_TEST_EXACT_DIR";
 const LORA: &str = "lora";
 const STEPS: u64 = 20;
 const KILLS: usize = 6;
+/// For one life to take one step.
 const DEADLINE: Duration = Duration::from_secs(240);
 
 fn rig(dir: &Path) -> Rig {
@@ -116,18 +117,18 @@ impl Trainer for Logged {
 impl Logged {
     fn write(&self, line: &str) {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        writeln!(file, "{line}").unwrap();
+        // In one piece, on a line of its own and with its end: the next life goes on in this file, wherever this one was killed.
+        file.write_all(format!("\n{line} end\n").as_bytes()).unwrap();
     }
 }
 
 /// Plays the run to its end, killed at most `kills` times at random moments after it has begun; how often it was.
 fn play(dir: &Path, kills: usize) -> usize {
     std::fs::create_dir_all(dir).unwrap();
-    let deadline = Instant::now() + DEADLINE;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut killed = 0;
     while killed < kills {
-        let reached = steps(dir);
+        let (reached, deadline) = (steps(dir), Instant::now() + DEADLINE);
         let mut child = rig::child_process(module_path!(), DIR, dir);
         // Until it has gone on, then a little: in the middle of whatever comes next.
         while steps(dir) == reached && !dir.join("done").exists() {
@@ -148,7 +149,12 @@ fn play(dir: &Path, kills: usize) -> usize {
 }
 
 fn steps(dir: &Path) -> usize {
-    std::fs::read_to_string(dir.join("trained.log")).map_or(0, |text| text.lines().count())
+    std::fs::read_to_string(dir.join("trained.log")).map_or(0, |text| whole(&text).count())
+}
+
+/// Lines with their end; a killed process may leave half of one.
+fn whole(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_suffix(" end"))
 }
 
 /// What each step trained on, and what it came to where its process lived to say so. A step that was taken twice, because its
@@ -156,8 +162,7 @@ fn steps(dir: &Path) -> usize {
 fn history(dir: &Path) -> BTreeMap<(u64, String), String> {
     let text = std::fs::read_to_string(dir.join("trained.log")).unwrap();
     let mut found = BTreeMap::new();
-    // The last line may be half of one.
-    for line in text.lines().filter(|line| line.ends_with(']') || line.contains(" digest ")) {
+    for line in whole(&text) {
         let mut parts = line.splitn(3, ' ');
         let (step, what, rest) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
         let before = found.insert((step.parse().unwrap(), what.to_owned()), rest.to_owned());

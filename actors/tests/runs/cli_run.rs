@@ -204,7 +204,7 @@ fn a_command_that_hangs_fails_its_test_at_the_deadline() {
 #[test]
 fn ctrl_c_ends_with_130_and_resume_goes_on_without_loss() {
     // The run ends by its time, so that it is neither over before the signal nor long after it.
-    let Some(place) = place("steps = 1000000\ntime_limit_s = 6") else { return };
+    let Some(place) = place("steps = 1000000\ntime_limit_s = 20") else { return };
     let stopped = interrupt_after(&place, &["run", "--run-dir", "r"], "step ");
     stopped.fails(130, &["interrupted", "troupe resume"]);
     let before = rollouts(&place, "r", "ending = trained");
@@ -260,7 +260,7 @@ fn on_a_small_disk(place: &Place, dir: &Path, size: &str, script: &str) -> Optio
 
 #[test]
 fn a_full_disk_ends_the_run_with_one_clear_error_and_resume_goes_on() {
-    let Some(place) = place("steps = 1000000\ntime_limit_s = 8") else { return };
+    let Some(place) = place("steps = 1000000\ntime_limit_s = 30") else { return };
     let disk = place.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let script = "$TROUPE run --run-dir $DISK/r >&2; echo \"run $?\"

@@ -80,10 +80,11 @@ fn a_version_is_written_loaded_and_only_then_adopted() {
     }
 }
 
-/// A server that streams `before` tokens of an answer, and the rest once it has been told to go on `times` times.
-fn frozen(form: Form, before: usize, times: usize, stamped: bool) -> Server {
-    let going = Arc::new(AtomicUsize::new(0));
-    Server::start(move |_, request, reply| {
+/// A server that streams `before` tokens of an answer, and the rest once it has been told to go on `times` times; whether the first are out.
+fn frozen(form: Form, before: usize, times: usize, stamped: bool) -> (Server, Arc<AtomicBool>) {
+    let (going, early) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let said = early.clone();
+    let server = Server::start(move |_, request, reply| {
         let kind = form.server();
         if path(request) != answers_path(kind) {
             obey(request, reply)?;
@@ -102,12 +103,14 @@ fn frozen(form: Form, before: usize, times: usize, stamped: bool) -> Server {
         };
         reply.begin()?;
         (1..=before).try_for_each(|n| reply.event(&event(n, None)))?;
+        said.store(true, Ordering::SeqCst);
         while going.load(Ordering::SeqCst) < times {
             std::thread::sleep(Duration::from_millis(1));
         }
         (before + 1..=6).try_for_each(|n| reply.event(&event(n, (n == 6).then_some("stop"))))?;
         reply.end()
-    })
+    });
+    (server, early)
 }
 
 /// Planted: the version counts 30 ms after the server goes on. Seen: left [(0, 0)].
@@ -120,12 +123,13 @@ fn an_answer_over_a_reload_keeps_its_tokens_and_knows_which_version_sampled_whic
         // The server's own word is finer: here one token was late.
         (Form::SglangWhole, true, 4),
     ] {
-        let server = frozen(form, 3, 2, stamped);
+        let (server, early) = frozen(form, 3, 2, stamped);
         // Silence while weights are loaded is not held against the server.
         let mut desk = Desk::with(&server.section(form.server()), |t| t.timeout = Some(Duration::from_secs(5)));
         desk.ask(1);
-        wait_until("the request", || server.asked_for(answers_path(form.server())) == 1);
-        std::thread::sleep(Duration::from_millis(50));
+        wait_until("the first tokens", || early.load(Ordering::SeqCst));
+        // And they are read.
+        std::thread::sleep(Duration::from_millis(200));
         desk.adopt(1);
         let done = desk.finish();
         let [item] = &done.items[..] else { panic!("{form:?}: {:?}", done.faults) };
@@ -154,7 +158,7 @@ fn silence_during_a_reload_does_not_count_and_new_requests_wait_for_its_end() {
         }
         "/collective_rpc" if n > 0 => {
             busy.store(true, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(900));
+            std::thread::sleep(Duration::from_secs(3));
             obey(request, reply)
         }
         "/resume" => {
@@ -164,7 +168,7 @@ fn silence_during_a_reload_does_not_count_and_new_requests_wait_for_its_end() {
         }
         _ => obey(request, reply),
     });
-    let mut desk = Desk::with(&server.section(ServerKind::Vllm), |t| t.timeout = Some(Duration::from_millis(400)));
+    let mut desk = Desk::with(&server.section(ServerKind::Vllm), |t| t.timeout = Some(Duration::from_millis(1500)));
     desk.ask(1);
     wait_until("the request", || server.asked_for("/v1/completions") == 1);
     desk.adopt(1);
@@ -217,12 +221,13 @@ fn a_server_that_starts_anew_in_the_middle_of_a_reload_is_told_everything_again(
     let (mut section, address) = (server.section(ServerKind::Vllm), server.address);
     section.retries = 30;
     let mut desk = Desk::open(&section);
+    let began = Instant::now();
     desk.adopt(1);
     wait_until("a reload that is under way", || server.asked_for(VLLM[2]) > 1);
     drop(server);
     wait_until("the end of the first server", || TcpStream::connect(address).is_err());
-    // Longer than any pause before the next try that has come so far: one of them finds nobody.
-    std::thread::sleep(Duration::from_millis(500));
+    // Longer than any pause before the next try that has come so far (they double): one of them finds nobody.
+    std::thread::sleep(Duration::from_millis(500) + 2 * began.elapsed());
     let server = Server::on(TcpListener::bind(address).unwrap(), |_, request, reply| obey(request, reply));
     assert_eq!(desk.finish().adopted, [1]);
     assert_eq!(server.paths(), [&VLLM[2..], &VLLM[..]].concat());
@@ -319,11 +324,11 @@ fn a_reload_that_may_pass_is_tried_again_and_one_that_never_ends_has_a_deadline(
         Ok(())
     });
     let section = server.section(ServerKind::Vllm);
-    let mut desk = Desk::with(&section, |t| t.reload_timeout = Some(Duration::from_millis(400)));
+    let mut desk = Desk::with(&section, |t| t.reload_timeout = Some(Duration::from_secs(2)));
     let started = Instant::now();
     desk.adopt(1);
     let fault = desk.failure();
-    assert!(fault.message.contains("version 1 was not loaded within generator.reload_timeout_s = 0.4"), "{fault}");
+    assert!(fault.message.contains("version 1 was not loaded within generator.reload_timeout_s = 2"), "{fault}");
     assert!(started.elapsed() < Duration::from_secs(20));
 
     // At the start there is no sampler without the weights.

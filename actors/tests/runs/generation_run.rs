@@ -164,7 +164,8 @@ fn answers_over_reloads_have_the_servers_own_versions_and_the_learners_log_probs
         assert_eq!(played.steps.len(), 8);
         assert!(played.faults.is_empty(), "{:?}", played.faults);
         // Two, and one more where the run ended before the last version was loaded.
-        assert!(played.folders.len() <= 3 && played.lab.version() >= 6, "{:?}", played.folders);
+        // Step 8 trains on nothing older than version 5, two before its own.
+        assert!(played.folders.len() <= 3 && played.lab.version() >= 5, "{:?}", played.folders);
     }
 }
 

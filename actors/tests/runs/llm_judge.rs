@@ -4,6 +4,7 @@
 use crate::endpoint;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actors::config::Judge;
@@ -226,7 +227,16 @@ async fn the_same_code_is_asked_about_once_and_a_fault_is_not_remembered() {
 /// Planted: no seats. Seen: 8 at once.
 #[tokio::test]
 async fn no_more_requests_at_once_than_allowed() {
-    let endpoint = Endpoint::start(|_, _| Play::Waits(Duration::from_millis(100), opinion("none", "", "")));
+    let entered = AtomicUsize::new(0);
+    let endpoint = Endpoint::start(move |n, _| {
+        // The first three wait for each other.
+        entered.fetch_add(1, Ordering::SeqCst);
+        let until = Instant::now() + Duration::from_secs(8);
+        while n < 3 && entered.load(Ordering::SeqCst) < 3 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Play::Waits(Duration::from_millis(100), opinion("none", "", ""))
+    });
     let judge = judge(&setup(&Judge { concurrency: 3, ..endpoint.section() })).await;
     let all: Vec<_> = (0..8).map(|n| send(&judge, &format!("x = {n}\n"))).collect();
     for one in all {

@@ -177,10 +177,15 @@ fn a_killed_learner_is_replaced() {
 
 #[test]
 fn a_killed_executor_loses_only_its_evaluation() {
-    // Slow enough that the killed one holds something.
+    // The killed one is told by an evaluation of its own, which does not end before that.
     let mut crew = standins::crew(half);
-    crew.verifier = slow(Duration::from_millis(20));
-    let played = play(crew, |o| drop(o.cast(OrchestratorMsg::Kill(Role::Executor))));
+    let orchestrator: Arc<OnceLock<ActorRef<OrchestratorMsg>>> = Arc::default();
+    let (known, once) = (orchestrator.clone(), Arc::new(AtomicU64::new(0)));
+    crew.verifier = Arc::new(move |number: u32| {
+        let condemned = Condemned { first: number == 0, orchestrator: known.clone(), once: once.clone() };
+        Box::pin(async move { Ok(Box::new(condemned) as Box<dyn Verifier>) })
+    });
+    let played = play(crew, move |o| drop(orchestrator.set(o.clone())));
     goes_on(&played, "F103");
     assert_eq!(played.faults.len(), 1, "one evaluation was lost: {:?}", played.faults);
 }
@@ -351,8 +356,29 @@ impl Sampler for Stubborn {
     }
 }
 
-fn slow(delay: Duration) -> actors::crew::VerifierFactory {
-    Arc::new(move |_| Box::pin(async move { Ok(Box::new(rig::ByTag { delay }) as Box<dyn Verifier>) }))
+/// The first executor, once there is somebody to tell, has itself killed in the middle of an evaluation, once.
+struct Condemned {
+    first: bool,
+    orchestrator: Arc<OnceLock<ActorRef<OrchestratorMsg>>>,
+    once: Arc<AtomicU64>,
+}
+
+impl Verifier for Condemned {
+    fn verify<'a>(
+        &'a mut self,
+        _: &'a rollout::task::TaskSpec,
+        _: &'a rollout::outcome::Candidate,
+    ) -> BoxFuture<'a, Result<ExecReport, Fault>> {
+        Box::pin(async move {
+            if let (true, Some(orchestrator)) = (self.first, self.orchestrator.get())
+                && self.once.fetch_add(1, Ordering::Relaxed) == 0
+            {
+                let _ = orchestrator.cast(OrchestratorMsg::Kill(Role::Executor));
+                std::future::pending::<()>().await;
+            }
+            Ok(standins::report(true))
+        })
+    }
 }
 
 struct HangsOnce(Arc<AtomicU64>);

@@ -60,10 +60,11 @@ impl Server {
                         log.iter().filter(|r| path(r) == path(&request)).count() - 1
                     };
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    if handler(number, &request, &mut Reply(stream)).is_err() {
+                    let mut reply = Reply { stream, open: Some(now) };
+                    if handler(number, &request, &mut reply).is_err() {
                         hung_up.fetch_add(1, Ordering::SeqCst);
                     }
-                    now.fetch_sub(1, Ordering::SeqCst);
+                    reply.over();
                 });
             }
         });
@@ -135,13 +136,25 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// One response, written by hand.
-pub struct Reply(TcpStream);
+pub struct Reply {
+    stream: TcpStream,
+    /// How many are open, this one among them.
+    open: Option<Arc<AtomicUsize>>,
+}
 
 impl Reply {
+    /// Not open any more: before its last bytes, after which the client may ask for the next.
+    fn over(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     pub fn whole(&mut self, status: &str, headers: &str, body: &str) -> std::io::Result<()> {
+        self.over();
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n");
-        self.0.write_all(format!("{head}{body}").as_bytes())
+        self.stream.write_all(format!("{head}{body}").as_bytes())
     }
 
     pub fn json(&mut self, body: &Value) -> std::io::Result<()> {
@@ -149,8 +162,8 @@ impl Reply {
     }
 
     pub fn begin(&mut self) -> std::io::Result<()> {
-        self.0.set_nodelay(true)?;
-        self.0.write_all(
+        self.stream.set_nodelay(true)?;
+        self.stream.write_all(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
         )
     }
@@ -163,7 +176,7 @@ impl Reply {
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");
-        self.0.write_all(&chunk)
+        self.stream.write_all(&chunk)
     }
 
     pub fn event(&mut self, event: &str) -> std::io::Result<()> {
@@ -171,13 +184,15 @@ impl Reply {
     }
 
     pub fn end(&mut self) -> std::io::Result<()> {
+        self.over();
         self.event("[DONE]")?;
-        self.0.write_all(b"0\r\n\r\n")
+        self.stream.write_all(b"0\r\n\r\n")
     }
 
     /// Nothing more, and no proper end either.
     pub fn die(&mut self) -> std::io::Result<()> {
-        self.0.shutdown(std::net::Shutdown::Both)
+        self.over();
+        self.stream.shutdown(std::net::Shutdown::Both)
     }
 }
 

@@ -294,7 +294,17 @@ fn a_killed_referee_is_a_fault_and_is_replaced() {
         let before = lab.device.referee_pid().await.unwrap();
         let killed = std::process::Command::new("kill").args(["-9", &before.to_string()]).status().unwrap();
         assert!(killed.success());
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        // Gone, or dead and not waited for.
+        let dead = || match std::fs::read_to_string(format!("/proc/{before}/stat")) {
+            Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+            Err(_) => true,
+        };
+        for _ in 0..6000 {
+            if dead() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         let report = lab.evaluate(0, ADD_TASK, &add()).await.expect("it is replaced before the next question");
         assert!(report.outcome.is_correct() && report.timing.is_none(), "{:?}", report.outcome);
         assert_ne!(lab.device.referee_pid().await.unwrap(), before);

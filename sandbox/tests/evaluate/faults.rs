@@ -24,6 +24,29 @@ fn kill_child_of(pid: u32) {
     }
 }
 
+/// All below a process.
+fn descendants(pid: u32) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    let below = |text: String| text.split_whitespace().map(|n| 1 + descendants(n.parse().unwrap())).sum::<usize>();
+    children.map(below).sum()
+}
+
+async fn has_stub(executor: &Executor) -> bool {
+    executor.isolation().await.unwrap().namespaces.contains(&"pid".to_owned())
+}
+
+/// Waits until a candidate is below the zygote (`stub`: or below its only child). A zygote that dies earlier is replaced without a word.
+async fn candidate_is_there(zygote: u32, stub: bool) {
+    for _ in 0..12_000 {
+        if descendants(zygote) > usize::from(stub) {
+            return tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("no candidate for a minute");
+}
+
 async fn assert_works(executor: &Executor) {
     let report = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.unwrap();
     assert_eq!(report.outcome, Outcome::Passed { speedup: None });
@@ -33,7 +56,7 @@ async fn assert_works(executor: &Executor) {
 async fn a_killed_zygote_is_a_fault_and_then_works_again() {
     let Some(config) = config("killed-zygote", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
-    let stub = executor.isolation().await.unwrap().namespaces.contains(&"pid".to_owned());
+    let stub = has_stub(&executor).await;
     for whole in [true, false] {
         if !whole && !stub {
             continue;
@@ -41,7 +64,7 @@ async fn a_killed_zygote_is_a_fault_and_then_works_again() {
         let [zygote, _] = executor.pids().await;
         let pid = zygote.unwrap();
         let killer = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            candidate_is_there(pid, stub).await;
             if whole { kill(pid) } else { kill_child_of(pid) }
         });
         let sleepy = add_with("time.sleep(5)", "return add(x, y)");
@@ -57,11 +80,12 @@ async fn a_killed_zygote_is_a_fault_and_then_works_again() {
 async fn a_candidate_is_blamed_for_the_zygote_only_after_proof() {
     let Some(config) = config("blame", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
+    let stub = has_stub(&executor).await;
     let sleepy = candidate_of(&add_with("time.sleep(5)", "return add(x, y)"));
     for round in 0..2 {
         let pid = executor.pids().await[0].unwrap();
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            candidate_is_there(pid, stub).await;
             kill(pid);
         });
         let result = executor.evaluate(&task_of(ADD_TASK), &sleepy).await;
@@ -138,12 +162,13 @@ async fn a_killed_referee_is_a_fault_or_replaced() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_works(&executor).await;
     // While the candidate runs: its outputs cannot be compared.
-    let pid = executor.pids().await[1].unwrap();
+    let [zygote, referee] = executor.pids().await.map(Option::unwrap);
+    let stub = has_stub(&executor).await;
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        kill(pid);
+        candidate_is_there(zygote, stub).await;
+        kill(referee);
     });
-    let slow = add_with("time.sleep(2)", "return add(x, y)");
+    let slow = add_with("time.sleep(5)", "return add(x, y)");
     let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&slow)).await.unwrap_err();
     assert_eq!(fault.code, "F005", "{fault}");
     assert_works(&executor).await;

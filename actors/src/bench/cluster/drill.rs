@@ -64,7 +64,7 @@ pub struct Hit {
     pub noticed_ms: Option<u64>,
     /// From the victim's return until it is at work.
     pub recovered_ms: Option<u64>,
-    /// From its return until the end of the first second with four fifths of the rate before, or before the first hit where that was more.
+    /// From its return until the end of the first second with enough of the rate before, or before the first hit where that was more.
     pub rate_back_ms: u64,
     pub rate_before: f64,
     /// Of peers that are neither frozen nor gone, where the network is bad: suspected, and lost.
@@ -87,6 +87,8 @@ impl From<String> for Verdict {
     }
 }
 
+/// The share of the rate before that counts as the rate being back.
+pub const BACK: f64 = 0.8;
 const BASE: Duration = Duration::from_secs(4);
 const CABLE_OUT: Duration = Duration::from_secs(30);
 /// How long the network is bad.
@@ -199,6 +201,7 @@ pub fn run(
     repeats: u32,
     port: u16,
     stop: &StopToken,
+    back: f64,
     mut told: impl FnMut(u32, &Hit),
 ) -> Result<super::whole::Books, Verdict> {
     let dir = tempfile::Builder::new().prefix("troupe-drill-").tempdir().map_err(|e| Verdict::Failed(e.to_string()))?;
@@ -212,7 +215,7 @@ pub fn run(
             return Err(Verdict::Failed("asked to stop".into()));
         }
         std::thread::sleep(BASE);
-        let hit = hit(drill, n, least, &mut scene, dir.path(), link.as_ref())?;
+        let hit = hit(drill, n, least, &mut scene, dir.path(), link.as_ref(), back)?;
         if n == 0 {
             least = hit.rate_before;
         }
@@ -238,8 +241,17 @@ pub fn run(
     Ok(books)
 }
 
-/// `least`: the rate that has to come back, where the one before is smaller.
-fn hit(drill: Drill, n: u32, least: f64, scene: &mut Scene, dir: &Path, link: Option<&Link>) -> Result<Hit, String> {
+/// `least`: the rate that has to come back, where the one before is smaller; `back`: the share of it that has to.
+#[allow(clippy::too_many_arguments)]
+fn hit(
+    drill: Drill,
+    n: u32,
+    least: f64,
+    scene: &mut Scene,
+    dir: &Path,
+    link: Option<&Link>,
+    back: f64,
+) -> Result<Hit, String> {
     let began = Instant::now();
     let rate_before = scene.rate(began - BASE + Duration::from_millis(500), began);
     if rate_before < 1.0 {
@@ -325,7 +337,7 @@ fn hit(drill: Drill, n: u32, least: f64, scene: &mut Scene, dir: &Path, link: Op
             began
         }
     };
-    hit.rate_back_ms = scene.back(returned, rate_before.max(least))?.as_millis() as u64;
+    hit.rate_back_ms = scene.back(returned, back * rate_before.max(least))?.as_millis() as u64;
     hit.curve = scene.curve(began, began.elapsed().as_secs().min(60) as u32);
     Ok(hit)
 }

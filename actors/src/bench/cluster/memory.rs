@@ -82,9 +82,9 @@ mod tests {
     /// A shell that holds 32 MiB, and a child of it. Planted: children are not followed. Seen: one process where two are.
     #[test]
     fn children_count_and_memory_that_is_used_shows() {
-        let script = "held=$(head -c 33554432 /dev/zero | tr '\\0' x); sleep 30; echo ${#held}";
+        let script = "held=$(head -c 33554432 /dev/zero | tr '\\0' x); sleep 300; echo ${#held}";
         let mut shell = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
-        let until = std::time::Instant::now() + Duration::from_secs(25);
+        let until = std::time::Instant::now() + Duration::from_secs(120);
         let seen = loop {
             let seen = tree(shell.id());
             if (seen.0 >= 32.0 && seen.1 == 2) || std::time::Instant::now() > until {

@@ -249,11 +249,11 @@ impl Scene {
         }
     }
 
-    /// From then until the end of the first second that had four fifths of the rate before.
+    /// From then until the end of the first second at this rate.
     ///
     /// # Errors
     /// It does not come back.
-    pub fn back(&self, since: Instant, before: f64) -> Result<Duration, String> {
+    pub fn back(&self, since: Instant, rate: f64) -> Result<Duration, String> {
         let second = Duration::from_secs(1);
         let until = Instant::now() + PATIENCE;
         loop {
@@ -261,11 +261,11 @@ impl Scene {
                 let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
                 counts.iter().map(|(at, _)| *at).filter(|at| *at >= since + second).collect()
             };
-            if let Some(found) = looks.into_iter().find(|at| self.rate(*at - second, *at) >= 0.8 * before) {
+            if let Some(found) = looks.into_iter().find(|at| self.rate(*at - second, *at) >= rate) {
                 return Ok(found - since);
             }
             if Instant::now() >= until {
-                return Err(format!("the rate of {before:.0}/s does not come back: {}", self.head.tail()));
+                return Err(format!("a rate of {rate:.0}/s does not come back: {}", self.head.tail()));
             }
             std::thread::sleep(LOOK);
         }
