@@ -20,8 +20,9 @@ use crate::store::StoreError;
 
 /// Longest wait of a question for its turn.
 pub const TURN: Duration = Duration::from_secs(10);
-/// An answer serves everybody who asks the same within this time, and, while the run has nothing new, within the longer one.
-const FRESH: Duration = Duration::from_millis(100);
+/// While the run has nothing new, an answer serves everybody who asks the same within the longer time. Where there is something
+/// new it is asked for again, but not sooner than after the shorter one: nobody is told of a change and then shown what was before.
+const FRESH: Duration = Duration::from_millis(50);
 const STALE: Duration = Duration::from_secs(2);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;
@@ -82,10 +83,13 @@ async fn body_once<T: Serialize + Send + 'static>(
     let version = shared.run.pulse().version;
     if let Some(answer) = known.as_ref() {
         let age = answer.at.elapsed();
-        if age < FRESH || (answer.version == version && age < STALE) {
+        if answer.version == version && age < STALE {
             return Ok(answer.body.clone());
         }
+        tokio::time::sleep(FRESH.saturating_sub(age)).await;
     }
+    // Everything up to here is in the answer.
+    let version = shared.run.pulse().version;
     let body = body(shared, question).await?;
     *known = Some(Answer { at: Instant::now(), version, body: body.clone() });
     Ok(body)

@@ -83,11 +83,41 @@ impl Follower {
         Ok(change)
     }
 
+    /// Of the rows that had no ending, those that may be other ones now. What tells it is at the front of a row: an answer, which
+    /// fills pages of its own, is not read past for it.
+    fn moved(&self, table: &RwLock<Table>) -> Result<Vec<u64>, StoreError> {
+        let open: Vec<u64> = self.open.iter().copied().collect();
+        let mut moved = Vec::new();
+        for ids in open.chunks(CHUNK) {
+            let list = serde_json::to_string(ids)?;
+            let sql = "SELECT id, state, attempt FROM rollouts WHERE id IN (SELECT value FROM json_each(?1))";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query([list])?;
+            let table = table.read().unwrap_or_else(PoisonError::into_inner);
+            while let Some(row) = rows.next()? {
+                let id = row.get::<_, i64>(0)? as u64;
+                let state = row.get_ref(1)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+                let attempt = row.get::<_, Option<f64>>(2)?;
+                let same = table.row(id).is_some_and(|at| {
+                    // A scored one gets its advantage in the same state.
+                    let waits = state == Some("scored") && table.number("adv_code")[at].is_nan();
+                    !waits
+                        && table.word("state", at) == state
+                        && Some(table.number("attempt")[at]).filter(|n| !n.is_nan()) == attempt
+                });
+                if !same {
+                    moved.push(id);
+                }
+            }
+        }
+        Ok(moved)
+    }
+
     /// Rows that had no ending.
     fn changed(&mut self, table: &RwLock<Table>) -> Result<u64, StoreError> {
-        let open: Vec<u64> = self.open.iter().copied().collect();
+        let moved = self.moved(table)?;
         let mut changed = 0;
-        for ids in open.chunks(CHUNK) {
+        for ids in moved.chunks(CHUNK) {
             let list = serde_json::to_string(ids)?;
             let sql = format!("{} WHERE id IN (SELECT value FROM json_each(?1))", self.source);
             let mut statement = self.connection.prepare_cached(&sql)?;

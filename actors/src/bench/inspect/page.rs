@@ -12,9 +12,12 @@ use crate::http::{client, endpoint};
 const CONNECT: Duration = Duration::from_secs(5);
 /// One answer, at most.
 const ANSWER: Duration = Duration::from_secs(30);
-/// As in `app.js`.
-const PAUSE: Duration = Duration::from_millis(300);
+/// As in `app.js`, of whose work this one does only the waiting.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_millis(250);
 const REST: u32 = 4;
+const WAIT: u32 = 2;
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Waits until a dashboard has read everything that is there.
 pub async fn loaded(base: &str, deadline: Duration) -> Result<(), String> {
@@ -67,7 +70,8 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
                 let began = Instant::now();
                 get(&client, &data).await?;
                 updates.fetch_add(1, Ordering::Relaxed);
-                pause = PAUSE.max(began.elapsed() * REST);
+                let took = began.elapsed();
+                pause = if took > SLOW { took * REST } else { (took * WAIT).clamp(PAUSE, LONGEST) };
                 (due, last) = (None, Some(Instant::now()));
             }
         }

@@ -1,5 +1,5 @@
 // The frame: pages by the address' fragment, live messages, keys, dark and light.
-import { fill, h } from "./dom.js";
+import { answeredAt, fill, h } from "./dom.js";
 import { overview } from "./overview.js";
 import { rollouts } from "./rollouts.js";
 import { rollout } from "./rollout.js";
@@ -10,9 +10,13 @@ const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], [
 const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
-// Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
-const PAUSE = 300;
+// Between two updates of a page by live messages, milliseconds: a rest in proportion to the work, of which waiting for an answer
+// is little, but no longer than LONGEST while answers come quickly. Where they do not, in proportion to all of it. The first comes at once.
+const PAUSE = 100;
+const LONGEST = 250;
 const REST = 4;
+const WAIT = 2;
+const SLOW = 300;
 // Without a message a page asks again after this long: that a run wrote nothing for a while is news too.
 const AGE = 5000;
 // After this long a stream that the browser gave up is opened again.
@@ -23,7 +27,7 @@ let shownAt = "";
 let timer = 0;
 let busy = false;
 let again = false;
-let took = 0;
+let rest = PAUSE;
 let rested = 0;
 
 function route() {
@@ -63,7 +67,9 @@ async function update() {
   const began = performance.now();
   try {
     await asked.update();
-    took = performance.now() - began;
+    const took = performance.now() - began;
+    const drew = Math.min(performance.now() - answeredAt(), took);
+    rest = took > SLOW ? REST * took : Math.min(Math.max(PAUSE, REST * drew + WAIT * (took - drew)), LONGEST);
     // Back from an error.
     if (asked === page && page.box.parentNode !== body) fill(body, page.box);
   } catch (error) {
@@ -87,14 +93,14 @@ function pulsed(pulse, last) {
   timer = setTimeout(() => {
     timer = 0;
     if (page.live !== false) update();
-  }, Math.max(0, rested + Math.max(PAUSE, REST * took) - performance.now()));
+  }, Math.max(0, rested + rest - performance.now()));
 }
 
 /** A run that died or froze sends no message. */
 function aged() {
   // A page that shows an error is tried again whatever it shows else.
   if (document.hidden || (page.live === false && page.box.isConnected) || busy || timer) return;
-  if (performance.now() - rested >= Math.max(AGE, REST * took)) update();
+  if (performance.now() - rested >= Math.max(AGE, rest)) update();
 }
 
 /** One stream while the page is seen: browsers allow few, and a hidden page needs none. */
