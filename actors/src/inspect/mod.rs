@@ -7,9 +7,12 @@
 pub mod alarms;
 pub mod anatomy;
 pub mod crew;
+pub mod diff;
 pub mod filter;
 pub mod follow;
+pub mod hacks;
 mod indexer;
+pub mod leases;
 pub mod notes;
 pub mod overview;
 pub mod pace;

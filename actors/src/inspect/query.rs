@@ -161,7 +161,7 @@ impl Run {
                 return Ok(page);
             }
             let slow = filter.as_ref().filter(|f| !f.is_quick());
-            if slow.is_some() {
+            if slow.is_some_and(Filter::needs_answers) {
                 page.indexed = self.want_texts();
             }
             let texts = |text: &str| self.texts_known(text, table.len(), started + INDEX);
