@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Run;
+use super::leases::Lease;
 use super::overview::Curves;
 use crate::store::notes_reader::Numbered;
 use crate::store::{HappeningRow, Reader, SampleRow, SpanRow, StoreError};
@@ -84,7 +85,7 @@ fn close_left_open(spans: &mut BTreeMap<u64, SpanRow>) {
 }
 
 /// A lane and what it did in the window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Lane {
     pub name: String,
     /// The GPU that it works on, where it is one of this host's executors.
@@ -95,14 +96,14 @@ pub struct Lane {
 }
 
 /// What a source said last, and its numbers over time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Source {
     pub at: u64,
     pub last: Value,
     pub curves: Curves,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Timeline {
     /// Milliseconds since the Unix epoch. `to` is now while the run goes on, else when the last was noted.
     pub from: u64,
@@ -112,6 +113,10 @@ pub struct Timeline {
     /// False: the run was made by a program that noted nothing.
     pub noted: bool,
     pub lanes: Vec<Lane>,
+    /// What is held now, whenever it began, in the order of lanes; of a run that says nothing any more, what it held last.
+    pub leases: Vec<Lease>,
+    /// The run goes on.
+    pub live: bool,
     /// Older spans of the window that are not shown.
     pub left_out: usize,
     /// `run`, `pool`, `gpu N`.
@@ -148,7 +153,8 @@ impl Run {
             let last = notes.samples.back().map_or(0, |s| s.row.at_ms);
             let last = last.max(notes.spans.values().next_back().map_or(0, |s| s.ended_ms.unwrap_or(s.began_ms)));
             // A run that goes on says something every second.
-            let to = if now.saturating_sub(last) < 5_000 || last == 0 { now } else { last };
+            let live = now.saturating_sub(last) < 5_000;
+            let to = if live || last == 0 { now } else { last };
             let from = to.saturating_sub(window_s.max(1) * 1000);
             let gpus = gpus(notes);
             let inside: Vec<&SpanRow> =
@@ -170,7 +176,12 @@ impl Run {
                     lane.spans.push((*span).clone());
                 }
             }
+            let lease = |span: &SpanRow| Lease::of(span, gpu_of(&span.lane, &gpus), self.config());
+            let mut leases: Vec<Lease> = notes.spans.values().filter_map(lease).collect();
+            leases.sort_by_key(|lease| order(&lease.lane));
             Timeline {
+                leases,
+                live,
                 from,
                 to,
                 known_from,
