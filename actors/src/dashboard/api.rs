@@ -13,9 +13,9 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Shared, diff};
+use super::Shared;
 use crate::inspect::query::{Page, Query as Wanted};
-use crate::inspect::{InspectError, Run};
+use crate::inspect::{InspectError, Run, diff};
 use crate::store::StoreError;
 
 /// Longest wait of a question for its turn.

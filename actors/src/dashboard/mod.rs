@@ -3,7 +3,6 @@
 
 mod api;
 mod assets;
-mod diff;
 mod guard;
 mod live;
 mod scrape;
