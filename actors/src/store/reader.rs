@@ -1,6 +1,6 @@
 //! Reading a store, while a run writes it or after: never takes a lock that the writer waits for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::id::{StepId, TaskId};
@@ -18,6 +18,8 @@ use crate::codec;
 /// A read-only view of one run.
 pub struct Reader {
     connection: Connection,
+    /// Of a store that nobody had open.
+    alone: Option<PathBuf>,
 }
 
 /// One rollout without its long columns: what a list shows. Absent fields are not known yet.
@@ -73,7 +75,7 @@ impl RolloutDetail {
 }
 
 /// One fault, as stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultEntry {
     pub rollout: Option<u64>,
     pub attempt: Option<u32>,
@@ -89,7 +91,14 @@ const SUMMARY: &str =
 impl Reader {
     /// Opens the store of a run directory.
     pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
-        Ok(Reader { connection: schema::open_reader(&super::path(run_dir))? })
+        let path = super::path(run_dir);
+        let (connection, alone) = schema::open_reader_somehow(&path)?;
+        Ok(Reader { connection, alone: alone.then_some(path) })
+    }
+
+    /// True when a run has gone on in a store that nobody had open: this reader does not see it.
+    pub fn is_outdated(&self) -> bool {
+        self.alone.as_deref().is_some_and(schema::is_taken_up)
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::app::{App, View};
+use super::pages;
 use crate::cli::printable;
 use crate::inspect::alarms::Level;
 use crate::inspect::overview::{Curves, Overview, Status};
@@ -19,6 +20,9 @@ pub fn draw(frame: &mut Frame<'_>, app: &mut App) {
     match app.view {
         View::Overview => overview(frame, body, app.overview.as_ref()),
         View::Rollouts => rollouts(frame, body, app),
+        View::Tasks => pages::tasks(frame, body, app),
+        View::Executors => pages::executors(frame, body, app),
+        View::Actors => pages::actors(frame, body, app),
         View::Rollout(_) => rollout(frame, body, app),
     }
     frame.render_widget(bottom(app), foot);
@@ -29,11 +33,23 @@ fn title(app: &App) -> Line<'static> {
         let span = Span::raw(format!(" {name} "));
         if here { span.add_modifier(Modifier::REVERSED) } else { span }
     };
-    let mut spans =
-        vec![tab("1 overview", app.view == View::Overview), tab("2 rollouts", matches!(app.view, View::Rollouts))];
+    let tabs = [
+        ("1 overview", View::Overview),
+        ("2 rollouts", View::Rollouts),
+        ("3 tasks", View::Tasks),
+        ("4 executors", View::Executors),
+        ("5 actors", View::Actors),
+    ];
+    let mut spans: Vec<Span<'_>> = tabs.into_iter().map(|(name, view)| tab(name, app.view == view)).collect();
     if let View::Rollout(id) = app.view {
         spans.push(tab("rollout", true));
         spans.push(Span::raw(format!(" {id}")));
+    }
+    // The overview lists them.
+    if let Some(o) = app.overview.as_ref().filter(|o| app.view != View::Overview && !o.alarms.is_empty()) {
+        let colour = if o.alarms[0].level == Level::Grave { Color::Red } else { Color::Yellow };
+        let more = if o.alarms.len() > 1 { format!(" and {} more", o.alarms.len() - 1) } else { String::new() };
+        spans.push(Span::raw(format!("  {}{more}", printable(&o.alarms[0].title))).fg(colour));
     }
     Line::from(spans)
 }
@@ -47,7 +63,9 @@ fn bottom(app: &App) -> Line<'static> {
         return Line::from(printable(&text.join("; "))).red();
     }
     Line::from(match app.view {
-        View::Overview => "Tab rollouts  / filter  q leave",
+        View::Overview => "1-5 Tab pages  / filter  q leave",
+        View::Tasks => "j k move  Enter its rollouts  1-5 Tab pages  q leave",
+        View::Executors | View::Actors => "j k scroll  1-5 Tab pages  q leave",
         View::Rollouts => "j k move  Enter open  / filter  n p pages  Esc back  q leave",
         View::Rollout(_) => "j k scroll  Space page  Esc back  q leave",
     })
@@ -57,7 +75,8 @@ fn bottom(app: &App) -> Line<'static> {
 fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     let Some(o) = overview else { return frame.render_widget("reading ..", area) };
     let alarms = o.alarms.len().max(1) as u16;
-    let counts = o.verdicts.len().max(o.ledger.values().map(|l| l.len() + 1).sum()).max(1) as u16;
+    let counts =
+        o.verdicts.len().max(o.hacks.classes.len()).max(o.ledger.values().map(|l| l.len() + 1).sum()).max(1) as u16;
     let [top, warn, tables, plots] = Layout::vertical([
         Constraint::Length(3),
         Constraint::Length(alarms),
@@ -105,7 +124,7 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
             .collect(),
     };
     frame.render_widget(Paragraph::new(alarms), warn);
-    let [left, middle, right] = Layout::horizontal([Constraint::Fill(1); 3]).areas(tables);
+    let [left, middle, hacked, right] = Layout::horizontal([Constraint::Fill(1); 4]).areas(tables);
     let mut ledger = Vec::new();
     for (phase, endings) in &o.ledger {
         ledger.push(Line::from(phase.clone()).bold());
@@ -114,6 +133,12 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     frame.render_widget(Paragraph::new(ledger).block(Block::bordered().title("ledger")), left);
     let verdicts: Vec<Line<'_>> = o.verdicts.iter().map(|(v, n)| Line::from(format!("{v:<16} {n:>9}"))).collect();
     frame.render_widget(Paragraph::new(verdicts).block(Block::bordered().title("training answers by verdict")), middle);
+    let hacks: Vec<Line<'_>> = match o.hacks.classes.is_empty() {
+        true => vec![Line::from("none").green()],
+        false => o.hacks.classes.iter().map(|(class, n)| Line::from(format!("{class:<14} {n:>9}"))).collect(),
+    };
+    let rate = o.hacks.rate().map_or(String::new(), |rate| format!(" {:.1} %", 100.0 * rate));
+    frame.render_widget(Paragraph::new(hacks).block(Block::bordered().title(format!("hacks{rate}"))), hacked);
     let faults: Vec<Line<'_>> = match o.faults.is_empty() {
         true => vec![Line::from("none").green()],
         false => o.faults.iter().map(|(c, n)| Line::from(format!("{c}  {n}"))).collect(),
@@ -277,7 +302,7 @@ mod tests {
 
     #[test]
     fn before_anything_is_read_every_view_is_drawn() {
-        for view in [View::Overview, View::Rollouts, View::Rollout(1)] {
+        for view in [View::Overview, View::Rollouts, View::Tasks, View::Executors, View::Actors, View::Rollout(1)] {
             let shown = screen(&mut App { view, ..App::default() });
             assert!(shown.contains("1 overview") && shown.contains("q leave"), "{shown}");
         }

@@ -10,8 +10,11 @@ use tokio::runtime::Runtime;
 use crate::cli::show;
 use crate::errors::UserError;
 use crate::http::{chain, client, endpoint, limited};
+use crate::inspect::crew::Crew;
+use crate::inspect::notes::Timeline;
 use crate::inspect::overview::Overview;
 use crate::inspect::query::{Page, Query};
+use crate::inspect::tasks::TaskRow;
 use crate::inspect::{Pulse, Run};
 
 /// Longest wait for a connection, and for one whole answer. Keys wait as long.
@@ -98,6 +101,28 @@ impl Source {
         match self {
             Source::Dir(run) => run.overview().map_err(|e| e.to_string()),
             Source::Url(remote) => remote.get("api/overview", &[]),
+        }
+    }
+
+    pub fn tasks(&self) -> Result<Vec<TaskRow>, String> {
+        match self {
+            Source::Dir(run) => Ok(run.task_rows()),
+            Source::Url(remote) => remote.get("api/tasks", &[]),
+        }
+    }
+
+    pub fn crew(&self) -> Result<Crew, String> {
+        match self {
+            Source::Dir(run) => run.crew().map_err(|e| e.to_string()),
+            Source::Url(remote) => remote.get("api/crew", &[]),
+        }
+    }
+
+    /// The last `window_s` seconds.
+    pub fn timeline(&self, window_s: u64) -> Result<Timeline, String> {
+        match self {
+            Source::Dir(run) => run.timeline(window_s).map_err(|e| e.to_string()),
+            Source::Url(remote) => remote.get("api/timeline", &[("window_s", &window_s.to_string())]),
         }
     }
 
