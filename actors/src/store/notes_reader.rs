@@ -3,7 +3,7 @@
 use rusqlite::OptionalExtension;
 use serde::Serialize;
 
-use super::pack::unpack_f32s;
+use super::pack::{unpack_bytes, unpack_f32s};
 use super::rows::{HappeningRow, SampleRow, SpanRow, TokenScores};
 use super::{Reader, StoreError};
 
@@ -17,8 +17,12 @@ pub struct Numbered<T> {
 
 impl Reader {
     fn has_notes(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'spans'";
-        Ok(self.connection().query_row(sql, [], |row| row.get::<_, i64>(0))? > 0)
+        self.has_table("spans")
+    }
+
+    fn has_table(&self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        Ok(self.connection().prepare_cached(sql)?.query_row([name], |row| row.get::<_, i64>(0))? > 0)
     }
 
     /// Spans past `id` in order, `limit` at most.
@@ -143,6 +147,22 @@ impl Reader {
             .query_row([rollout as i64], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((logprobs, entropies)) = found else { return Ok(None) };
-        Ok(Some(TokenScores { logprobs: unpack_f32s(&logprobs)?, entropies: unpack_f32s(&entropies)? }))
+        // Of a store before format 3 it is not known.
+        let fates = match self.has_table("token_fates")? {
+            false => None,
+            true => {
+                let sql = "SELECT fates FROM token_fates WHERE rollout = ?1";
+                let mut statement = self.connection().prepare_cached(sql)?;
+                let packed: Option<Vec<u8>> = statement.query_row([rollout as i64], |row| row.get(0)).optional()?;
+                Some(packed.map_or(Ok(Vec::new()), |packed| unpack_bytes(&packed))?)
+            }
+        };
+        Ok(Some(TokenScores { logprobs: unpack_f32s(&logprobs)?, entropies: unpack_f32s(&entropies)?, fates }))
+    }
+
+    /// Whether a step changed the policy: one that the guard skipped did not.
+    pub fn step_applied(&self, step: u64) -> Result<Option<bool>, StoreError> {
+        let sql = "SELECT applied FROM steps WHERE step = ?1";
+        Ok(self.connection().prepare_cached(sql)?.query_row([step as i64], |row| row.get(0)).optional()?)
     }
 }
