@@ -5,7 +5,7 @@
 //! cannot begin its log anew, and a viewer that the run leaves little processor time reads slowly.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use rusqlite::Connection;
@@ -41,6 +41,8 @@ struct Range {
 /// Reads one store again and again.
 pub struct Follower {
     connection: Connection,
+    /// Of a store that nobody had open: a run may go on there.
+    alone: Option<PathBuf>,
     ranges: [Range; 3],
     open: BTreeSet<u64>,
     /// SQLite's number that changes with every commit of another connection.
@@ -51,15 +53,13 @@ pub struct Follower {
 
 impl Follower {
     pub fn open(run_dir: &Path) -> Result<Follower, StoreError> {
-        let connection = schema::open_reader(&path(run_dir))?;
-        // Nearly every page is read once.
-        connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
+        let (connection, alone) = connect(&path(run_dir))?;
         let source = format!("SELECT {} FROM rollouts", select_list());
         let [(_, before), (_, after)] = FIRST_ID;
         // As they happen: before, training, after.
         let range = |next: u64, end: u64| Range { next, end };
         let ranges = [range(before, after), range(0, before), range(after, i64::MAX as u64)];
-        Ok(Follower { connection, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
+        Ok(Follower { connection, alone, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
     }
 
     /// Rollouts without an ending that are known.
@@ -69,6 +69,10 @@ impl Follower {
 
     /// Looks once; takes about `limit` new rows at most.
     pub fn look(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
+        if let Some(path) = self.alone.take_if(|path| schema::is_taken_up(path)) {
+            (self.connection, self.alone) = connect(&path)?;
+            self.data_version = None;
+        }
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.data_version == Some(version) && !self.behind {
             return Ok(Change::default());
@@ -160,6 +164,14 @@ impl Follower {
         }
         Ok(added as u64)
     }
+}
+
+/// And the path, where nobody has the store open.
+fn connect(path: &Path) -> Result<(Connection, Option<PathBuf>), StoreError> {
+    let (connection, alone) = schema::open_reader_somehow(path)?;
+    // Nearly every page is read once.
+    connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
+    Ok((connection, alone.then(|| path.to_path_buf())))
 }
 
 /// The row's id, and whether it was new or changed.

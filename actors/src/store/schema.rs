@@ -1,15 +1,16 @@
 //! The tables, and opening the file with the settings both sides rely on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 
 /// Rises with every change of the tables; a store of a later format is refused, never guessed at.
-pub const FORMAT: u32 = 2;
-/// The oldest format that is read: 2 only added tables, which a store of 1 does not have.
+pub const FORMAT: u32 = 3;
+/// The oldest format that is read: 2 and 3 only added tables, which a store of 1 does not have.
 const OLDEST: u32 = 1;
 
 /// How long a statement waits for another process's lock. Only a checkpoint or a foreign writer can hold one.
@@ -51,6 +52,7 @@ CREATE TABLE IF NOT EXISTS happenings (
 CREATE TABLE IF NOT EXISTS token_scores (
   rollout INTEGER PRIMARY KEY, step INTEGER NOT NULL, logprobs BLOB NOT NULL, entropies BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS token_fates (rollout INTEGER PRIMARY KEY, step INTEGER NOT NULL, fates BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS metrics (step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (step, name)) WITHOUT ROWID;
 ";
 
@@ -97,8 +99,60 @@ pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, St
     Ok(connection)
 }
 
+/// How a store is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Beside its writer, which makes a file that all share (`-shm`): only with it there can be one.
+    Shared,
+    /// Nobody has it open, and all of it is in the file itself.
+    Whole,
+    /// Nobody has it open, and what a crash left in the log (`-wal`) is read with an index of our own, in memory.
+    Log,
+}
+
+impl Way {
+    /// Of a store as it lies there. Two of the ways make no file and take no lock, so whoever looks at a run that ended or crashed, or
+    /// at a copy, leaves nothing behind: not for its owner to stumble over, nor where nothing can be written.
+    fn to(path: &Path) -> Way {
+        match (beside(path, "-shm").exists(), log_is_empty(path)) {
+            (true, _) => Way::Shared,
+            (false, true) => Way::Whole,
+            (false, false) => Way::Log,
+        }
+    }
+
+    fn open(self, path: &Path) -> rusqlite::Result<Connection> {
+        // A connection is used by one thread at a time: it needs no locks of SQLite's.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = match self {
+            Way::Shared => Connection::open_with_flags(path, flags)?,
+            Way::Whole => Connection::open_with_flags(uri(path, "immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)?,
+            Way::Log => {
+                let uri = uri(path, "mode=ro&nolock=1");
+                let connection = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
+                // The log stays as it is when this connection is the last.
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+                connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+                connection
+            }
+        };
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(connection)
+    }
+}
+
+/// For readers that stay: true when what was opened is alone no more, because a run goes on there.
+pub fn is_taken_up(path: &Path) -> bool {
+    beside(path, "-shm").exists()
+}
+
 /// Opens the file for reading, while a run writes it or after.
 pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    Ok(open_reader_somehow(path)?.0)
+}
+
+/// As [`open_reader`]; and whether nobody else had it open.
+pub fn open_reader_somehow(path: &Path) -> Result<(Connection, bool), StoreError> {
     if !path.is_file() {
         return Err(StoreError::Missing(path.parent().unwrap_or(path).to_path_buf()));
     }
@@ -106,15 +160,14 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let count = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
     };
-    // A connection is used by one thread at a time: it needs no locks of SQLite's.
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).map_err(open)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
-    let tables = match count(&connection) {
-        // Where no file can be made (a copy on a read-only disk) SQLite has no place for what readers share.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && log_is_empty(path) => {
-            connection = open_immutable(path).map_err(open)?;
-            count(&connection).map_err(open)?
+    let mut way = Way::to(path);
+    let first = way.open(path).and_then(|connection| Ok((count(&connection)?, connection)));
+    let (tables, connection) = match first {
+        // What readers share is there and may not be used: another user's, or on a disk that cannot be written.
+        Err(error) if way == Way::Shared && !matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy)) => {
+            way = if log_is_empty(path) { Way::Whole } else { Way::Log };
+            let connection = way.open(path).map_err(open)?;
+            (count(&connection).map_err(open)?, connection)
         }
         found => found.map_err(open)?,
     };
@@ -124,21 +177,23 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let found: String =
         connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).map_err(open)?;
     check_format(path, found)?;
-    Ok(connection)
+    Ok((connection, way != Way::Shared))
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(ending);
+    name.into()
 }
 
 /// True when everything is in the file itself.
 fn log_is_empty(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_os_string();
-    log.push("-wal");
-    std::fs::metadata(log).map_or(true, |m| m.len() == 0)
+    std::fs::metadata(beside(path, "-wal")).map_or(true, |m| m.len() == 0)
 }
 
-/// A file that nobody writes: read without locks and without files beside it.
-fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+fn uri(path: &Path, how: &str) -> String {
     let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)
+    format!("file:{path}?{how}")
 }
 
 fn check_format(path: &Path, found: String) -> Result<(), StoreError> {
@@ -159,10 +214,40 @@ mod tests {
         drop(open_writer(&path, None).unwrap());
         assert!(log_is_empty(&path));
         let before = std::fs::read_dir(dir.path()).unwrap().count();
-        let connection = open_immutable(&path).unwrap();
+        let (connection, alone) = open_reader_somehow(&path).unwrap();
+        assert!(alone && !is_taken_up(&path));
         let found: String =
             connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).unwrap();
         assert_eq!(found, FORMAT.to_string());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before, "nothing is made beside it");
+        // A run goes on there: whoever stays has to look again.
+        let writer = open_writer(&path, None).unwrap();
+        assert!(is_taken_up(&path) && !open_reader_somehow(&path).unwrap().1);
+        drop(writer);
+    }
+
+    /// What a crash leaves without `-shm`, as in a copy that left it out. Planted and seen to fail: the log merged on closing.
+    #[test]
+    fn the_log_of_a_crash_is_read_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.sqlite");
+        let writer = open_writer(&path, None).unwrap();
+        writer.execute("INSERT INTO meta (key, value) VALUES ('only', 'in the log')", []).unwrap();
+        let copy = dir.path().join("copy.sqlite");
+        for ending in ["", "-wal"] {
+            std::fs::copy(beside(&path, ending), beside(&copy, ending)).unwrap();
+        }
+        drop(writer);
+        let bytes = || ["", "-wal"].map(|ending| std::fs::read(beside(&copy, ending)).unwrap());
+        let (before, files) = (bytes(), std::fs::read_dir(dir.path()).unwrap().count());
+        assert!(!log_is_empty(&copy));
+        for _ in 0..2 {
+            let (connection, alone) = open_reader_somehow(&copy).unwrap();
+            let sql = "SELECT value FROM meta WHERE key = 'only'";
+            let found: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+            assert_eq!((found.as_str(), alone), ("in the log", true));
+            drop(connection);
+            assert_eq!((bytes(), std::fs::read_dir(dir.path()).unwrap().count()), (before.clone(), files));
+        }
     }
 }
