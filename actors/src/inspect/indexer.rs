@@ -67,11 +67,15 @@ impl Texts {
     }
 
     fn build_while_wanted(&self, table: &RwLock<Table>, dir: &Path) -> Result<(), StoreError> {
-        let connection = schema::open_reader(&path(dir))?;
+        let (connection, alone) = schema::open_reader_somehow(&path(dir))?;
         let mut statement = connection
             .prepare("SELECT id, coalesce(answer, '') FROM rollouts WHERE id IN (SELECT value FROM json_each(?1))")?;
         let mut pace = Pace::with_spare(SPARE);
         while self.is_wanted() {
+            // A run goes on where nobody was: whoever wants the index has it built with another connection.
+            if alone && schema::is_taken_up(&path(dir)) {
+                return Ok(());
+            }
             let rows = self.missing(table);
             for rows in rows.chunks(CHUNK) {
                 let (began, cpu) = (Instant::now(), thread_cpu());

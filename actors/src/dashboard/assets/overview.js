@@ -39,6 +39,10 @@ function bars(entries, total, good) {
     h("div", { class: "bar " + (good?.has(name) ? "good" : "") }, h("span", {}, name), h("progress", { max: total || 1, value: n, title: share(n / (total || 1)) }), h("span", {}, count(n))));
 }
 
+function hackRate({ answers, classes }) {
+  return answers ? Object.entries(classes).reduce((sum, [name, n]) => sum + (name === "unclear" ? 0 : n), 0) / answers : null;
+}
+
 function hackBars({ answers, classes }) {
   const entries = Object.entries(classes).sort((a, b) => b[1] - a[1]);
   if (!entries.length) return "none";
@@ -96,6 +100,7 @@ export function overview() {
           tile("fast_1, last step", share(found.last["batch.scored_fast_1"]), "correct and faster than the reference, of all scored"),
           tile("in flight", count(inFlight)),
           tile("trained", count(trained.trained || 0)),
+          tile("of all answers are hacks", share(hackRate(found.hacks)), "training answers with a verdict that a rule rejected as a hack"),
           tile("rollouts/s, lately", brief(found.rollouts_per_s), "in the last minute"),
           tile("faults of ours", count(Object.values(faults).reduce((a, b) => a + b, 0)))));
       if (!drawn) curves.steps.forEach((p) => p.update(steps));
