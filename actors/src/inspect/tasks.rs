@@ -177,7 +177,9 @@ impl Run {
             }
         }
         found.newest = rows.iter().rev().take(NEWEST).map(|row| table.id(*row)).collect();
-        for part in answers.chunks(answers.len().div_ceil(POINTS).max(1)) {
+        let points = answers.len().min(POINTS);
+        for n in 0..points {
+            let part = &answers[n * answers.len() / points..(n + 1) * answers.len() / points];
             let solved = part.iter().filter(|(_, solved)| *solved).count() as f64 / part.len() as f64;
             found.solve_rate.x.push(part.iter().map(|(at, _)| *at).fold(0.0, f64::max) / 1000.0);
             found.solve_rate.y.entry("solved".into()).or_default().push(Some(solved));

@@ -128,7 +128,8 @@ impl Way {
             Way::Shared => Connection::open_with_flags(path, flags)?,
             Way::Whole => Connection::open_with_flags(uri(path, "immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)?,
             Way::Log => {
-                let uri = uri(path, "mode=ro&nolock=1");
+                // Without locks there is nothing to share, and SQLite keeps the index in memory.
+                let uri = uri(path, "mode=ro&vfs=unix-none");
                 let connection = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
                 // The log stays as it is when this connection is the last.
                 connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
