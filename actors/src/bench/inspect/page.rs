@@ -14,6 +14,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// As in `app.js`, of whose work this one does only the waiting.
 const PAUSE: Duration = Duration::from_millis(100);
+const CALM: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(250);
 const REST: u32 = 4;
 const WAIT: u32 = 2;
@@ -54,6 +55,7 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
     data.set_query(path.split_once('?').map(|(_, query)| query));
     let client = client(&live, None, CONNECT)?;
     let mut stream = client.get(live).send().await.map_err(|e| e.to_string())?;
+    let calm = !path.starts_with("api/rollouts");
     let (mut due, mut last, mut pause) = (Some(Instant::now()), None::<Instant>, PAUSE);
     loop {
         let next = tokio::time::Instant::from_std(due.unwrap_or_else(Instant::now));
@@ -71,7 +73,10 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
                 get(&client, &data).await?;
                 updates.fetch_add(1, Ordering::Relaxed);
                 let took = began.elapsed();
-                pause = if took > SLOW { took * REST } else { (took * WAIT).clamp(PAUSE, LONGEST) };
+                pause = match calm || took > SLOW {
+                    true => (took * REST).max(CALM),
+                    false => (took * WAIT).clamp(PAUSE, LONGEST),
+                };
                 (due, last) = (None, Some(Instant::now()));
             }
         }

@@ -10,9 +10,11 @@ const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], [
 const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
-// Between two updates of a page by live messages, milliseconds: a rest in proportion to the work, of which waiting for an answer
-// is little, but no longer than LONGEST while answers come quickly. Where they do not, in proportion to all of it. The first comes at once.
+// Between two updates of a page by live messages, milliseconds. The first comes at once.
+// Where single rollouts are shown: a rest in proportion to the work, of which waiting for an answer is little, but no longer than LONGEST
+// while answers come quickly. Where they do not, and on pages whose answers are made of many rollouts (`calm`), in proportion to all of it.
 const PAUSE = 100;
+const CALM = 300;
 const LONGEST = 250;
 const REST = 4;
 const WAIT = 2;
@@ -69,7 +71,7 @@ async function update() {
     await asked.update();
     const took = performance.now() - began;
     const drew = Math.min(performance.now() - answeredAt(), took);
-    rest = took > SLOW ? REST * took : Math.min(Math.max(PAUSE, REST * drew + WAIT * (took - drew)), LONGEST);
+    rest = asked.calm || took > SLOW ? Math.max(CALM, REST * took) : Math.min(Math.max(PAUSE, REST * drew + WAIT * (took - drew)), LONGEST);
     // Back from an error.
     if (asked === page && page.box.parentNode !== body) fill(body, page.box);
   } catch (error) {

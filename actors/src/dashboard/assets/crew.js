@@ -64,7 +64,7 @@ export function executors() {
   const top = h("div", { class: "stack" });
   const rows = lanes();
   const said = h("p", { class: "soft small" });
-  const self = { box, update, close: () => {} };
+  const self = { box, update, calm: true, close: () => {} };
   const which = windows(() => update());
   const gpus = h("div", { class: "stack" });
   const plots = new Map();
@@ -155,5 +155,5 @@ export function actors() {
     for (const p of [held, credits, mail, waits, store, speed]) p.update(run?.curves || none);
     pool.update(timeline.sources.pool?.curves || none);
   }
-  return { box, update };
+  return { box, update, calm: true };
 }

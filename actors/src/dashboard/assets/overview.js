@@ -72,6 +72,7 @@ export function overview() {
   let theme = "";
   return {
     box,
+    calm: true,
     async update() {
       // The curves of steps come only when there are new ones.
       const found = await ask("/api/overview" + (steps.x.length ? "?have=" + steps.x.at(-1) : ""));

@@ -36,7 +36,7 @@ export function taskList() {
     about.textContent = found.length + " of " + all.length + " tasks; over training: share solved in twelve equal parts of training, grey where it was not drawn";
   }
   const box = h("div", {}, h("div", { class: "filter" }, input), h("div", { class: "card scroll" }, h("table", {}, head, rows)), about);
-  return { box, async update() { all = await ask("/api/tasks"); draw(); } };
+  return { box, calm: true, async update() { all = await ask("/api/tasks"); draw(); } };
 }
 
 export function task(name) {
@@ -48,6 +48,7 @@ export function task(name) {
   let drawn = "";
   return {
     box,
+    calm: true,
     async update() {
       const t = await ask("/api/task/" + encodeURIComponent(name));
       const best = t.best;
