@@ -121,6 +121,13 @@ pub fn failure(error: StoreError) -> Failure {
             &format!("store format {expected}"),
             "use the version that made it",
         ),
+        StoreError::WentOn(dir) => user(
+            "this run went on while it was read",
+            dir,
+            "a run that writes its store now".into(),
+            "a store that stays as it is, or a run that goes on from the beginning",
+            "do it again: the run is read beside its writer now. What was written is not complete",
+        ),
         StoreError::Io { path, source } => Failure::User(UserError::io("write the run directory", path, source)),
         _ => Failure::fault(crate::supervise::STORE_FAILED, error),
     }

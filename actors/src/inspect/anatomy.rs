@@ -73,6 +73,10 @@ pub struct Tokens {
     pub plan: Option<u32>,
     pub advantage_plan: Option<f64>,
     pub advantage_code: Option<f64>,
+    /// `reward.alpha`: what the plan's part of the objective is multiplied by. Absent where the run's configuration cannot be read.
+    pub plan_weight: Option<f64>,
+    /// `learner.kl_coef`: above 0 tokens without an advantage have a gradient too.
+    pub kl_coef: Option<f64>,
     /// Whether its gradient counted: the rollout was trained on, by a step that was applied.
     pub trained: bool,
     /// Tokens beyond the limit that are not shown.
@@ -182,6 +186,8 @@ impl Run {
             plan: completion.plan_tokens,
             advantage_plan: detail.summary.adv_plan,
             advantage_code: detail.summary.adv_code,
+            plan_weight: self.config().map(|config| config.reward.alpha),
+            kl_coef: self.config().map(|config| config.learner.kl_coef),
             trained: applied && detail.summary.ending.as_deref() == Some("trained"),
             left_out: completion.tokens.len() - shown,
             ids,

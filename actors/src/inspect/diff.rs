@@ -12,7 +12,7 @@ use crate::store::StoreError;
 /// After this long the rest is compared roughly.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
     /// `=` in both, `-` only in the first, `+` only in the second.
     pub tag: char,

@@ -83,9 +83,9 @@ const MESSAGE_SQL: &str = "(coalesce(instr(ruling, '\"code\":\"'), 0) + coalesce
  UNION ALL SELECT value FROM json_each(report, '$.findings'))
  WHERE instr(lower(json_extract(value, '$.code') || ': ' || json_extract(value, '$.message')), lower(?)) > 0))";
 
-/// The code by which an answer was rejected, as `reward::hacks::code_of` reads it; of an impossible time `timing`; else null.
+/// The code by which an answer was rejected, as the table in memory finds it; of an impossible time `timing`; else null.
 const HACK_SQL: &str = "(SELECT CASE verdict WHEN 'implausible' THEN 'timing' WHEN 'rejected' THEN
- CASE WHEN reason GLOB '[KJ][0-9][0-9][0-9]*' THEN substr(reason, 1, 4) WHEN reason IS NOT NULL THEN 'K101' END END
+ CASE WHEN instr(report, '\"code\":\"K101\"') > 0 THEN 'K101' WHEN reason GLOB '[KJ][0-9][0-9][0-9]*' THEN substr(reason, 1, 4) WHEN reason IS NOT NULL THEN 'K101' END END
  FROM (SELECT coalesce(json_extract(report, '$.outcome.reason'), json_extract(ruling, '$.Reject.outcome.reason')) AS reason))";
 
 /// In the order of the help text.

@@ -8,11 +8,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use rusqlite::Connection;
-
 use super::table::{Table, select_list};
 use crate::eval::FIRST_ID;
-use crate::store::{StoreError, path, schema};
+use crate::store::{Opened, StoreError, path, schema};
 
 /// Rows of one statement.
 const CHUNK: usize = 512;
@@ -33,6 +31,7 @@ pub struct Change {
 }
 
 /// One phase's ids, and how far they were read.
+#[derive(Clone, Copy)]
 struct Range {
     next: u64,
     end: u64,
@@ -40,9 +39,8 @@ struct Range {
 
 /// Reads one store again and again.
 pub struct Follower {
-    connection: Connection,
-    /// Of a store that nobody had open: a run may go on there.
-    alone: Option<PathBuf>,
+    connection: Opened,
+    path: PathBuf,
     ranges: [Range; 3],
     open: BTreeSet<u64>,
     /// SQLite's number that changes with every commit of another connection.
@@ -53,13 +51,14 @@ pub struct Follower {
 
 impl Follower {
     pub fn open(run_dir: &Path) -> Result<Follower, StoreError> {
-        let (connection, alone) = connect(&path(run_dir))?;
+        let path = path(run_dir);
+        let connection = connect(&path)?;
         let source = format!("SELECT {} FROM rollouts", select_list());
         let [(_, before), (_, after)] = FIRST_ID;
         // As they happen: before, training, after.
         let range = |next: u64, end: u64| Range { next, end };
         let ranges = [range(before, after), range(0, before), range(after, i64::MAX as u64)];
-        Ok(Follower { connection, alone, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
+        Ok(Follower { connection, path, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
     }
 
     /// Rollouts without an ending that are known.
@@ -69,10 +68,23 @@ impl Follower {
 
     /// Looks once; takes about `limit` new rows at most.
     pub fn look(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
-        if let Some(path) = self.alone.take_if(|path| schema::is_taken_up(path)) {
-            (self.connection, self.alone) = connect(&path)?;
+        if self.connection.is_outdated() {
+            self.connection = connect(&self.path)?;
             self.data_version = None;
         }
+        // Without locks one may read half of what was and half of what is: where a run went on meanwhile it is read once more.
+        let before = self.connection.is_alone().then(|| (self.ranges, self.open.clone()));
+        let looked = self.read(table, limit);
+        match before {
+            Some((ranges, open)) if self.connection.is_outdated() => {
+                (self.ranges, self.open, self.behind) = (ranges, open, true);
+                Ok(Change { more: true, ..Change::default() })
+            }
+            _ => looked,
+        }
+    }
+
+    fn read(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.data_version == Some(version) && !self.behind {
             return Ok(Change::default());
@@ -166,12 +178,11 @@ impl Follower {
     }
 }
 
-/// And the path, where nobody has the store open.
-fn connect(path: &Path) -> Result<(Connection, Option<PathBuf>), StoreError> {
-    let (connection, alone) = schema::open_reader_somehow(path)?;
+fn connect(path: &Path) -> Result<Opened, StoreError> {
+    let connection = schema::open_reader(path)?;
     // Nearly every page is read once.
     connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
-    Ok((connection, alone.then(|| path.to_path_buf())))
+    Ok(connection)
 }
 
 /// The row's id, and whether it was new or changed.

@@ -67,15 +67,11 @@ impl Texts {
     }
 
     fn build_while_wanted(&self, table: &RwLock<Table>, dir: &Path) -> Result<(), StoreError> {
-        let (connection, alone) = schema::open_reader_somehow(&path(dir))?;
+        let connection = schema::open_reader(&path(dir))?;
         let mut statement = connection
             .prepare("SELECT id, coalesce(answer, '') FROM rollouts WHERE id IN (SELECT value FROM json_each(?1))")?;
         let mut pace = Pace::with_spare(SPARE);
         while self.is_wanted() {
-            // A run goes on where nobody was: whoever wants the index has it built with another connection.
-            if alone && schema::is_taken_up(&path(dir)) {
-                return Ok(());
-            }
             let rows = self.missing(table);
             for rows in rows.chunks(CHUNK) {
                 let (began, cpu) = (Instant::now(), thread_cpu());
@@ -87,6 +83,10 @@ impl Texts {
                     answers.push((row.get::<_, i64>(0)? as u64, text.to_string()));
                 }
                 drop(found);
+                // A run goes on where nobody was: whoever wants the index has it built with another connection.
+                if connection.is_outdated() {
+                    return Ok(());
+                }
                 {
                     let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
                     for (row, id) in rows {
@@ -104,6 +104,9 @@ impl Texts {
             }
             if rows.len() < LOOK {
                 std::thread::sleep(EVERY);
+                if connection.is_outdated() {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -18,6 +18,10 @@ pub enum Hold {
     Waits,
     /// None of it is a GPU's.
     None,
+    /// The learner's place, which is nobody else's.
+    Learner,
+    /// Another machine's executor: its stages are not known here.
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,8 +48,11 @@ impl Lease {
         }
         let stage = span.stages.last();
         let hold = match stage.map(|(name, _)| name.as_str()) {
-            Some("time" | "release") => Hold::Alone,
-            Some("device check") => Hold::Shared,
+            _ if span.lane == "learner" => Hold::Learner,
+            _ if span.lane.contains('/') => Hold::Unknown,
+            Some("time" | "release" | "device reference, alone") => Hold::Alone,
+            // "end": nothing was timed, and it leaves with what it was checked with.
+            Some("device check" | "device reference" | "end") => Hold::Shared,
             Some("wait to check" | "wait to time" | "wait for the device") => Hold::Waits,
             _ => Hold::None,
         };
@@ -95,7 +102,13 @@ mod tests {
         };
         assert_eq!(hold("wait to check"), Some((Hold::Waits, None)));
         assert_eq!(hold("device check"), Some((Hold::Shared, None)));
+        assert_eq!(hold("device reference, alone"), Some((Hold::Alone, None)));
+        assert_eq!(hold("device reference"), Some((Hold::Shared, None)));
+        assert_eq!(hold("end"), Some((Hold::Shared, None)));
         assert_eq!(hold("compile"), Some((Hold::None, None)));
+        let of = |lane: &str| Lease::of(&SpanRow { lane: lane.into(), ..span.clone() }, None, None).map(|l| l.hold);
+        assert_eq!(of("learner"), Some(Hold::Learner));
+        assert_eq!(of("box/executor 65536"), Some(Hold::Unknown));
         assert_eq!(Lease::of(&SpanRow { ended_ms: Some(2_000), ..span }, None, None), None);
     }
 }

@@ -108,6 +108,7 @@ pub struct Run {
     pulse: watch::Sender<Pulse>,
     tokenizer: OnceLock<Option<model::Tokenizer>>,
     notes: Mutex<notes::Notes>,
+    compared: Mutex<tasks::AllCompared>,
     metrics: Mutex<overview::Metrics>,
     /// The last step in `metrics`; 0 before the first.
     newest_step: AtomicU64,
@@ -137,6 +138,7 @@ impl Run {
             pulse: watch::Sender::default(),
             tokenizer: OnceLock::new(),
             notes: Mutex::default(),
+            compared: Mutex::default(),
             metrics: Mutex::default(),
             newest_step: AtomicU64::new(0),
         })
@@ -186,6 +188,12 @@ impl Run {
 
     pub fn pulse(&self) -> Pulse {
         self.pulse.borrow().clone()
+    }
+
+    /// As if something were new.
+    #[cfg(test)]
+    pub fn touch(&self) {
+        self.pulse.send_modify(|pulse| pulse.version += 1);
     }
 
     /// Reads everything that is there now.

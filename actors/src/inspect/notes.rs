@@ -46,10 +46,8 @@ impl Notes {
             let new = reader.spans_after(last, CHUNK)?;
             self.spans.extend(changed.into_iter().chain(new).map(|span| (span.id, span)));
         }
-        while self.spans.len() > SPANS {
-            self.spans.pop_first();
-        }
         close_left_open(&mut self.spans);
+        forget(&mut self.spans, SPANS);
         let last = match self.samples.back() {
             Some(sample) => sample.id,
             None => reader.samples_from(SAMPLES)?,
@@ -64,6 +62,13 @@ impl Notes {
         self.looked = Some(Instant::now());
         Ok(())
     }
+}
+
+/// Keeps `most`; what goes on is kept in any case, however many newer ones there are.
+fn forget(spans: &mut BTreeMap<u64, SpanRow>, most: usize) {
+    let over = spans.len().saturating_sub(most);
+    let old: Vec<u64> = spans.values().filter(|span| span.ended_ms.is_some()).take(over).map(|span| span.id).collect();
+    old.iter().for_each(|id| drop(spans.remove(id)));
 }
 
 /// A lane does one thing at a time: what had no end when its next work began was lost with a process that was killed, or
@@ -159,7 +164,10 @@ impl Run {
             let gpus = gpus(notes);
             let inside: Vec<&SpanRow> =
                 notes.spans.values().rev().filter(|s| s.ended_ms.unwrap_or(to) >= from && s.began_ms <= to).collect();
-            let oldest = notes.spans.values().map(|s| s.began_ms).min().unwrap_or(from);
+            // Where older ones were forgotten, those that go on say nothing of what was beside them.
+            let forgot = notes.spans.len() >= SPANS;
+            let told = notes.spans.values().filter(|s| !forgot || s.ended_ms.is_some());
+            let oldest = told.map(|s| s.began_ms).min().unwrap_or(from);
             let known_from = oldest.clamp(from, to);
             let known = to.saturating_sub(known_from).max(1) as f64;
             let mut lanes: BTreeMap<(u8, String), Lane> = BTreeMap::new();
@@ -282,6 +290,17 @@ mod tests {
             spans.values().map(|s| (s.ended_ms, s.ending.as_deref())).collect();
         // The second goes on, and so does the fourth.
         assert_eq!(seen, [(Some(200), Some("lost")), (None, None), (Some(250), Some("report")), (None, None)]);
+    }
+
+    #[test]
+    fn what_goes_on_is_not_forgotten_for_newer_ones_that_ended() {
+        let span = |id: u64, ended_ms| (id, SpanRow { id, ended_ms, ..SpanRow::default() });
+        let mut spans =
+            BTreeMap::from([span(1, None), span(2, Some(5)), span(3, Some(6)), span(4, None), span(5, Some(7))]);
+        forget(&mut spans, 3);
+        assert_eq!(spans.keys().copied().collect::<Vec<_>>(), [1, 4, 5]);
+        forget(&mut spans, 1);
+        assert_eq!(spans.keys().copied().collect::<Vec<_>>(), [1, 4]);
     }
 
     #[test]

@@ -42,8 +42,10 @@ pub const FINDINGS: &str = "findings";
 pub const HACK: &str = "hack";
 /// Of what passed and was timed.
 pub const SPEEDUP: &str = "speedup";
-/// A report begins with its outcome: as much of it as tells a speed-up or a reason's code.
-const HEAD: &str = "CASE WHEN verdict IN ('passed', 'rejected') THEN substr(report, 1, 96) END";
+/// A report begins with its outcome: as much of it as tells a speed-up or a reason's code. With a finding of K101 it was the sandbox that
+/// rejected, and in old stores the reason may be the candidate's own words: what they spell is not looked at.
+const HEAD: &str = r#"CASE verdict WHEN 'passed' THEN substr(report, 1, 96) WHEN 'rejected' THEN
+ CASE WHEN instr(report, '"code":"K101"') > 0 THEN '{"outcome":{"verdict":"rejected","reason":"K101' ELSE substr(report, 1, 96) END END"#;
 const PASSED: &str = r#"{"outcome":{"verdict":"passed","speedup":"#;
 const REJECTED: &str = r#"{"outcome":{"verdict":"rejected","reason":""#;
 /// In a ruling, whose text holds no other with bare quotes.
@@ -404,6 +406,29 @@ mod tests {
         assert_eq!(hack(None, None, None), None);
         assert_eq!(speedup(Some(passed)), 1.25);
         assert!(speedup(Some(none)).is_nan() && speedup(Some(late)).is_nan() && speedup(None).is_nan());
+    }
+
+    /// In old stores the sandbox's reason may be the candidate's own words. Planted and seen to fail: the head of the report alone.
+    #[test]
+    fn a_candidate_does_not_choose_its_class_nor_end_a_viewer() {
+        let report = |reason: &str, code: &str| {
+            let finding = serde_json::json!({ "code": code, "severity": "reject", "line": 0, "message": reason });
+            let outcome = serde_json::json!({ "verdict": "rejected", "reason": reason });
+            format!("{{\"outcome\":{outcome},\"findings\":[{finding}],\"log_tail\":{:?}}}", "\"code\":\"K101\"")
+        };
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        let head = |report: &str| -> Option<String> {
+            let sql = format!("SELECT {HEAD} FROM (SELECT 'rejected' AS verdict, ?1 AS report)");
+            db.query_row(&sql, [report], |row| row.get(0)).unwrap()
+        };
+        for own_words in ["K003: no program", "\u{e9}\u{e9}\u{e9}\u{e9}", "\u{e9}", "", "J\u{661}01"] {
+            let report = report(own_words, "K101");
+            assert_eq!(hack(Some("rejected"), None, head(&report).as_deref()), Some("decoy"), "{own_words}");
+            // Without its finding, too, nothing of it ends the viewer.
+            hack(Some("rejected"), None, Some(&report));
+        }
+        let ours = report("K107: calls are counted", "K107");
+        assert_eq!(hack(Some("rejected"), None, head(&ours).as_deref()), Some("conditional"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tasks: how often each is solved, over training and in the evaluations, and its best kernel so far.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
 use rollout::task::Split;
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub struct TaskDetail {
 }
 
 /// Of all that passed the fastest where something was timed, else the one with the fewest tokens after its plan; of equals the first.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Best {
     pub rollout: u64,
     pub speedup: Option<f64>,
@@ -127,12 +128,11 @@ impl Run {
         let Some(row) = self.task_rows().into_iter().find(|row| row.task == name) else { return Ok(None) };
         let spec = self.tasks().iter().find(|t| t.id.0 == name);
         let of = self.of_task(name);
-        let best = self.best(&of)?;
-        let source = spec.map(|t| t.source.clone());
+        let (best, diff) = self.best(name, &of)?.map_or((None, None), |found| (Some(found.best), found.diff));
         Ok(Some(TaskDetail {
             tags: spec.map_or_else(Vec::new, |t| t.tags.clone()),
-            diff: source.as_deref().zip(best.as_ref()).map(|(source, best)| lines(source, &best.code)),
-            source,
+            source: spec.map(|t| t.source.clone()),
+            diff,
             best,
             solve_rate: of.solve_rate,
             newest: of.newest,
@@ -177,31 +177,61 @@ impl Run {
             }
         }
         found.newest = rows.iter().rev().take(NEWEST).map(|row| table.id(*row)).collect();
-        let points = answers.len().min(POINTS);
-        for n in 0..points {
-            let part = &answers[n * answers.len() / points..(n + 1) * answers.len() / points];
-            let solved = part.iter().filter(|(_, solved)| *solved).count() as f64 / part.len() as f64;
-            found.solve_rate.x.push(part.iter().map(|(at, _)| *at).fold(0.0, f64::max) / 1000.0);
-            found.solve_rate.y.entry("solved".into()).or_default().push(Some(solved));
-        }
+        found.solve_rate = solve_rate(answers);
         found
     }
 
-    fn best(&self, of: &OfTask) -> Result<Option<Best>, StoreError> {
-        let reader = self.reader()?;
+    /// The best kernel and its difference to the reference, from what was found out before where it is still the same.
+    fn best(&self, name: &str, of: &OfTask) -> Result<Option<Compared>, StoreError> {
         let (id, speedup, count) = match (of.fastest, of.shortest) {
             (Some((id, speedup)), _) => (id, Some(speedup), of.timed),
             (None, Some((id, _))) => (id, None, of.passed),
             (None, None) => return Ok(None),
         };
-        let code = self.code(&reader, id)?;
-        Ok(code.map(|code| Best { rollout: id, speedup, code_lines: code.lines().count(), code, of: count }))
+        let known = self.compared.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some((_, mut compared)) = known.filter(|(known, _)| *known == id) {
+            (compared.best.speedup, compared.best.of) = (speedup, count);
+            return Ok(Some(compared));
+        }
+        let reader = self.reader()?;
+        let Some(code) = self.code(&reader, id)? else { return Ok(None) };
+        reader.unmoved()?;
+        let spec = self.tasks().iter().find(|t| t.id.0 == name);
+        let diff = spec.map(|spec| lines(&spec.source, &code));
+        let best = Best { rollout: id, speedup, code_lines: code.lines().count(), code, of: count };
+        let compared = Compared { best, diff };
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), (id, compared.clone()));
+        Ok(Some(compared))
     }
 
     fn code(&self, reader: &crate::store::Reader, id: u64) -> Result<Option<String>, StoreError> {
         let answer = reader.rollout(id)?.and_then(|detail| detail.completion).map(|c| c.text);
         Ok(answer.and_then(|text| reward::extract::extract(&text).ok()).map(|candidate| candidate.source))
     }
+}
+
+/// A task's best kernel, and the lines from the reference to it.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    best: Best,
+    diff: Option<Vec<Line>>,
+}
+
+/// What was compared last, by task: its best rollout with it.
+pub type AllCompared = HashMap<String, (u64, Compared)>;
+
+/// Over time, whatever the order of rollouts: a later one may have been sampled sooner, or again.
+fn solve_rate(mut answers: Vec<(f64, bool)>) -> Curves {
+    answers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut curve = Curves::default();
+    let points = answers.len().min(POINTS);
+    for n in 0..points {
+        let part = &answers[n * answers.len() / points..(n + 1) * answers.len() / points];
+        let solved = part.iter().filter(|(_, solved)| *solved).count() as f64 / part.len() as f64;
+        curve.x.push(part[part.len() - 1].0 / 1000.0);
+        curve.y.entry("solved".into()).or_default().push(Some(solved));
+    }
+    curve
 }
 
 /// One task's rollouts in short.
@@ -227,5 +257,18 @@ fn empty(name: &str) -> TaskRow {
         after: (0, 0),
         over_time: Vec::new(),
         open: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_solve_rate_is_over_time_whatever_the_order_of_rollouts() {
+        let curve = solve_rate(vec![(3_000.0, true), (1_000.0, false), (2_000.0, true)]);
+        assert_eq!(curve.x, [1.0, 2.0, 3.0]);
+        assert_eq!(curve.y["solved"], [Some(0.0), Some(1.0), Some(1.0)]);
+        assert_eq!(solve_rate(Vec::new()), Curves::default());
     }
 }

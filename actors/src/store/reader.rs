@@ -12,14 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::pack::{unpack_f32s, unpack_u32s};
 use super::rows::{PhaseTag, StepRow};
-use super::{StoreError, schema};
+use super::{Opened, StoreError, schema};
 use crate::codec;
 
 /// A read-only view of one run.
 pub struct Reader {
-    connection: Connection,
-    /// Of a store that nobody had open.
-    alone: Option<PathBuf>,
+    connection: Opened,
+    run_dir: PathBuf,
 }
 
 /// One rollout without its long columns: what a list shows. Absent fields are not known yet.
@@ -91,14 +90,17 @@ const SUMMARY: &str =
 impl Reader {
     /// Opens the store of a run directory.
     pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
-        let path = super::path(run_dir);
-        let (connection, alone) = schema::open_reader_somehow(&path)?;
-        Ok(Reader { connection, alone: alone.then_some(path) })
+        Ok(Reader { connection: schema::open_reader(&super::path(run_dir))?, run_dir: run_dir.to_path_buf() })
     }
 
-    /// True when a run has gone on in a store that nobody had open: this reader does not see it.
+    /// True when a run has gone on in a store that nobody had open, or there is another store: this reader does not see it.
     pub fn is_outdated(&self) -> bool {
-        self.alone.as_deref().is_some_and(schema::is_taken_up)
+        self.connection.is_outdated()
+    }
+
+    /// For whoever reads more than one row: an error where what was read does not belong together.
+    pub fn unmoved(&self) -> Result<(), StoreError> {
+        if self.is_outdated() { Err(StoreError::WentOn(self.run_dir.clone())) } else { Ok(()) }
     }
 
     pub(super) fn connection(&self) -> &Connection {

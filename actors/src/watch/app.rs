@@ -1,5 +1,7 @@
 //! What `troupe watch` shows and what each key does. Pure but for `refresh`, which asks the reader.
 
+use std::time::{Duration, Instant};
+
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::widgets::TableState;
 
@@ -28,6 +30,9 @@ pub enum View {
     Rollout(u64),
 }
 
+/// Alarms are not older than this, whatever is shown.
+pub const ALARMS: Duration = Duration::from_secs(5);
+
 /// What the views of executors and actors show.
 pub struct Work {
     pub crew: Crew,
@@ -51,6 +56,8 @@ pub struct App {
     pub writing: Option<String>,
     pub error: Option<String>,
     pub overview: Option<Overview>,
+    /// When it was asked for.
+    pub told: Option<Instant>,
     pub page: Option<Page>,
     /// Those of which most is asked first.
     pub tasks: Option<Vec<TaskRow>>,
@@ -64,9 +71,33 @@ pub struct App {
 impl App {
     /// Asks for what the view needs. An error is shown and what was known stays.
     pub fn refresh(&mut self, source: &Source) {
+        source.together(|| self.ask(source));
+    }
+
+    /// Alarms are told on every page, of which some are not asked for again while nothing of them changes.
+    pub fn refresh_alarms(&mut self, source: &Source) {
+        let told = source.together(|| self.tell(source));
+        if let Err(error) = told {
+            self.error = Some(error);
+        }
+    }
+
+    /// True when the alarms that are shown are younger than that.
+    pub fn is_told(&self, age: Duration) -> bool {
+        self.told.is_some_and(|at| at.elapsed() < age)
+    }
+
+    fn tell(&mut self, source: &Source) -> Result<(), String> {
+        // An error is not asked for at once again.
+        self.told = Some(Instant::now());
+        self.overview = Some(source.overview()?);
+        Ok(())
+    }
+
+    fn ask(&mut self, source: &Source) {
         self.query.limit = ROWS;
         let asked = match self.view {
-            View::Overview => source.overview().map(|o| self.overview = Some(o)),
+            View::Overview => self.tell(source),
             View::Rollouts => source.page(&self.query).map(|p| self.page = Some(p)),
             View::Tasks => source.tasks().map(|mut all| {
                 all.sort_by(|a, b| b.answers.cmp(&a.answers).then(a.task.cmp(&b.task)));
@@ -86,11 +117,9 @@ impl App {
                 Err(e) => Err(e),
             },
         };
-        // Alarms are told on every page.
-        let also = matches!(self.view, View::Tasks | View::Executors | View::Actors);
-        let asked = asked.and_then(|()| match also {
-            true => source.overview().map(|o| self.overview = Some(o)),
-            false => Ok(()),
+        let asked = asked.and_then(|()| match self.is_told(ALARMS) {
+            true => Ok(()),
+            false => self.tell(source),
         });
         self.error = asked.err();
     }

@@ -72,6 +72,10 @@ fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::R
                     (seen, refreshed) = (Some(pulse.version), Instant::now());
                     drawn = false;
                 }
+                Ok(_) if !app.is_told(app::ALARMS) => {
+                    app.refresh_alarms(source);
+                    drawn = false;
+                }
                 Ok(_) => {}
                 Err(error) => {
                     drawn &= app.error.as_ref() == Some(&error);

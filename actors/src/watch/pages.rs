@@ -65,11 +65,12 @@ fn show(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'static>>, scroll: &m
 
 pub fn executors(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
     let Some(work) = &app.work else { return frame.render_widget("reading ..", area) };
-    let lines = executor_lines(work);
+    let lines = executor_lines(work, area.width >= super::draw::WIDE);
     show(frame, area, lines, &mut app.scroll);
 }
 
-fn executor_lines(Work { crew, timeline }: &Work) -> Vec<Line<'static>> {
+/// Where there is no room for it, a lease's stage and GPU are on a line of their own.
+fn executor_lines(Work { crew, timeline }: &Work, wide: bool) -> Vec<Line<'static>> {
     let mut out = Vec::new();
     if !timeline.noted {
         out.push(Line::from(UNNOTED));
@@ -79,19 +80,20 @@ fn executor_lines(Work { crew, timeline }: &Work) -> Vec<Line<'static>> {
     } else {
         "lanes, and what was held when the run said its last word"
     }));
+    let (slot, last) = if wide { (28, "  stage, for              GPU") } else { (20, "") };
     out.push(Line::from(format!(
-        "{:<28} {:>6}  {:<12} {:>14} {:>8}  {:<22} {:>11}  GPU",
-        "slot", "busy", "holds", "rollout", "for", "stage, for", "taken in"
+        "{:<slot$} {:>5}  {:<12} {:>14} {:>8} {:>8}{last}",
+        "slot", "busy", "holds", "rollout", "for", "taken in"
     )));
     let mut shown: Vec<&str> = Vec::new();
     for lane in &timeline.lanes {
         let lease = timeline.leases.iter().find(|lease| lease.lane == lane.name);
         shown.push(&lane.name);
-        out.push(lane_line(timeline, &lane.name, Some(lane.busy), lane.gpu.as_deref(), lease));
+        out.extend(lane_lines((timeline, wide), &lane.name, Some(lane.busy), lane.gpu.as_deref(), lease));
     }
     // What began before the window.
     for lease in timeline.leases.iter().filter(|lease| !shown.contains(&lease.lane.as_str())) {
-        out.push(lane_line(timeline, &lease.lane, None, lease.gpu.as_deref(), Some(lease)));
+        out.extend(lane_lines((timeline, wide), &lease.lane, None, lease.gpu.as_deref(), Some(lease)));
     }
     for (name, source) in timeline.sources.iter().filter(|(name, _)| name.starts_with("gpu ")) {
         let v = &source.last;
@@ -136,39 +138,53 @@ fn executor_lines(Work { crew, timeline }: &Work) -> Vec<Line<'static>> {
     out
 }
 
-fn lane_line(
-    timeline: &Timeline,
+fn lane_lines(
+    (timeline, wide): (&Timeline, bool),
     name: &str,
     busy: Option<f64>,
     gpu: Option<&str>,
     lease: Option<&Lease>,
-) -> Line<'static> {
+) -> Vec<Line<'static>> {
+    let slot = if wide { 28 } else { 20 };
     let ago = |ms: u64| format!("{:.1} s", timeline.to.saturating_sub(ms) as f64 / 1000.0);
     let busy = busy.map_or("-".into(), |busy| format!("{:.0} %", 100.0 * busy));
     let gpu = gpu.map_or(String::new(), printable);
-    let name = printable(name);
+    let name = shortened(&printable(name), slot);
     let Some(l) = lease else {
-        return Line::from(format!(
-            "{name:<28} {busy:>6}  {:<12} {:>14} {:>8}  {:<22} {:>11}  {gpu}",
-            "-", "-", "-", "-", "-"
-        ))
-        .dim();
+        let last = if wide { format!("  {:<22}  {gpu}", "-") } else { String::new() };
+        let line = format!("{name:<slot$} {busy:>5}  {:<12} {:>14} {:>8} {:>8}{last}", "-", "-", "-", "-");
+        return vec![Line::from(line).dim()];
     };
     let (holds, colour) = match l.hold {
         Hold::Alone => ("GPU, alone", Color::Yellow),
         Hold::Shared => ("GPU, shared", Color::Green),
         Hold::Waits => ("waits", Color::Reset),
         Hold::None => ("slot", Color::Reset),
+        Hold::Learner => ("its place", Color::Reset),
+        Hold::Unknown => ("not known", Color::Reset),
     };
     let stage =
         l.stage.as_deref().map_or("-".into(), |stage| format!("{}, {}", printable(stage), ago(l.stage_since_ms)));
     let left = l.deadline_ms.map_or("-".into(), |at| format!("{:.0} s", (at as f64 - timeline.to as f64) / 1000.0));
     let rollout = l.rollout.map_or("-".into(), |id| id.to_string());
-    Line::from(vec![
-        Span::raw(format!("{name:<28} {busy:>6}  ")),
+    let mut spans = vec![
+        Span::raw(format!("{name:<slot$} {busy:>5}  ")),
         Span::raw(format!("{holds:<12}")).fg(colour),
-        Span::raw(format!(" {rollout:>14} {:>8}  {stage:<22} {left:>11}  {gpu}", ago(l.since_ms))),
-    ])
+        Span::raw(format!(" {rollout:>14} {:>8} {left:>8}", ago(l.since_ms))),
+    ];
+    if wide {
+        spans.push(Span::raw(format!("  {stage:<22}  {gpu}")));
+        return vec![Line::from(spans)];
+    }
+    vec![Line::from(spans), Line::from(format!("    {stage}  {gpu}")).dim()]
+}
+
+/// Its end is what tells executors of one node apart.
+fn shortened(name: &str, most: usize) -> String {
+    match name.chars().count().saturating_sub(most) {
+        0 => name.to_string(),
+        over => std::iter::once('\u{2026}').chain(name.chars().skip(over + 1)).collect(),
+    }
 }
 
 fn nodes(pool: &Value) -> Vec<Line<'static>> {
@@ -277,7 +293,11 @@ mod tests {
     use crate::watch::source::Source;
 
     fn screen(app: &mut App) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(150, 40)).unwrap();
+        screen_of(150, app)
+    }
+
+    fn screen_of(width: u16, app: &mut App) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, 40)).unwrap();
         terminal.draw(|frame| super::super::draw::draw(frame, app)).unwrap();
         terminal.backend().to_string()
     }
@@ -318,7 +338,7 @@ mod tests {
                 sample(
                     "gpu 0",
                     serde_json::json!({ "name": hostile, "sm_mhz": 1980, "power_w": 312.0, "temperature_c": 61,
-                    "utilisation_percent": 97, "memory_used_bytes": 1u64 << 31, "inside": 1 }),
+                    "utilisation_percent": 97, "memory_used_bytes": 1u64 << 31, "inside": 1, "position": 0, "of": 1 }),
                 ),
                 Op::Happening(crate::store::HappeningRow {
                     at_ms: now,
@@ -355,6 +375,14 @@ mod tests {
             "9 answered",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
+        }
+        // The same on a narrow screen, with a configuration for the deadline.
+        let mut work = Work { crew: source.crew().unwrap(), timeline: source.timeline(120).unwrap() };
+        let until = work.timeline.to + 580_000;
+        work.timeline.leases[0].deadline_ms = Some(until);
+        let narrow = screen_of(80, &mut App { view: View::Executors, work: Some(work), ..App::default() });
+        for part in ["executor 0", "GPU, alone", "    time, ", "gpu 0 (", "taken in", "580 s"] {
+            assert!(narrow.contains(part), "{part}: {narrow}");
         }
         let shown = press(KeyCode::Char('5'));
         for part in ["supervision", "    executors", "17", "restarted", "credits in use 0"] {

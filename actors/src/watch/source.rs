@@ -1,7 +1,8 @@
 //! Where `troupe watch` gets what it shows: a run directory, or the dashboard of one, asked over HTTP.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use crate::inspect::query::{Page, Query};
 use crate::inspect::tasks::TaskRow;
 use crate::inspect::{Pulse, Run};
 
-/// Longest wait for a connection, and for one whole answer. Keys wait as long.
+/// Longest wait for a connection, and for all answers that one screen is made of. Keys wait as long.
 const CONNECT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -32,6 +33,8 @@ pub struct Remote {
     base: String,
     client: reqwest::Client,
     runtime: Runtime,
+    /// When what is asked for now has to be there.
+    until: Cell<Option<Instant>>,
 }
 
 impl Remote {
@@ -53,7 +56,8 @@ impl Remote {
             .build()
             .map_err(|e| complain(format!("no runtime: {e}")))?;
         let client = client(&url, token, CONNECT).map_err(complain)?;
-        let remote = Remote { base: address.trim_end_matches('/').to_string(), client, runtime };
+        let remote =
+            Remote { base: address.trim_end_matches('/').to_string(), client, runtime, until: Cell::new(None) };
         remote.get::<Pulse>("api/pulse", &[]).map_err(complain)?;
         Ok(remote)
     }
@@ -71,7 +75,8 @@ impl Remote {
         };
         let (status, body) = self.runtime.block_on(async {
             let late = |_| format!("no answer within {} s", ANSWER.as_secs());
-            tokio::time::timeout(ANSWER, asked).await.map_err(late)?
+            let left = self.until.get().map_or(ANSWER, |until| until.saturating_duration_since(Instant::now()));
+            tokio::time::timeout(left, asked).await.map_err(late)?
         })?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|e| format!("an answer of another version: {e}"));
@@ -90,6 +95,18 @@ impl Remote {
 }
 
 impl Source {
+    /// What `asks` asks for comes within one wait, however many questions it is.
+    pub fn together<T>(&self, asks: impl FnOnce() -> T) -> T {
+        if let Source::Url(remote) = self {
+            remote.until.set(Some(Instant::now() + ANSWER));
+        }
+        let answered = asks();
+        if let Source::Url(remote) = self {
+            remote.until.set(None);
+        }
+        answered
+    }
+
     pub fn pulse(&self) -> Result<Pulse, String> {
         match self {
             Source::Dir(run) => Ok(run.pulse()),

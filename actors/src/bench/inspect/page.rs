@@ -48,6 +48,10 @@ async fn get(client: &Client, url: &reqwest::Url) -> Result<Vec<u8>, String> {
     tokio::time::timeout(ANSWER, asked).await.map_err(|_| "no answer".to_string())?
 }
 
+fn is_pulse(bytes: &[u8]) -> bool {
+    bytes.windows(5).any(|w| w == b"pulse")
+}
+
 /// Keeps a page open until it is dropped; counts its updates.
 pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> Result<(), String> {
     let (live, data) = (endpoint(&base, "api/live")?, endpoint(&base, path.split('?').next().unwrap_or(path))?);
@@ -62,7 +66,7 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
         tokio::select! {
             chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
                 None => return Err("the stream ended".into()),
-                Some(bytes) if bytes.windows(5).any(|w| w == b"pulse") && due.is_none() => {
+                Some(bytes) if is_pulse(&bytes) && due.is_none() => {
                     let now = Instant::now();
                     due = Some(last.map_or(now, |at| now.max(at + pause)));
                 }
@@ -70,14 +74,27 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
             },
             () = tokio::time::sleep_until(next), if due.is_some() => {
                 let began = Instant::now();
-                get(&client, &data).await?;
+                let asked = get(&client, &data);
+                tokio::pin!(asked);
+                // Messages come while it waits for its answer: they lead to one more round, after a rest.
+                let mut news = false;
+                loop {
+                    tokio::select! {
+                        answer = &mut asked => break answer?,
+                        chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
+                            None => return Err("the stream ended".into()),
+                            Some(bytes) => news |= is_pulse(&bytes),
+                        },
+                    };
+                }
                 updates.fetch_add(1, Ordering::Relaxed);
                 let took = began.elapsed();
                 pause = match calm || took > SLOW {
                     true => (took * REST).max(CALM),
                     false => (took * WAIT).clamp(PAUSE, LONGEST),
                 };
-                (due, last) = (None, Some(Instant::now()));
+                let now = Instant::now();
+                (due, last) = (news.then(|| now + pause), Some(now));
             }
         }
     }

@@ -28,7 +28,9 @@ let page = { update: async () => {}, keys: {} };
 let shownAt = "";
 let timer = 0;
 let busy = false;
+// Asked for by somebody while it was busy: at once. Told by a message meanwhile: after a rest.
 let again = false;
+let news = false;
 let rest = PAUSE;
 let rested = 0;
 
@@ -58,13 +60,14 @@ async function go() {
   await update();
 }
 
-/** Asks for what the page shows; messages that come meanwhile lead to one more round. */
+/** Asks for what the page shows. What is asked for meanwhile leads to one more round, and so do messages, after a rest. */
 async function update() {
   if (busy) {
     again = true;
     return;
   }
   busy = true;
+  news = false;
   const asked = page;
   const began = performance.now();
   try {
@@ -84,18 +87,26 @@ async function update() {
   if (again) {
     again = false;
     await update();
+  } else if (news) {
+    soon();
   }
+}
+
+/** After the rest of the last update; once, however many ask. */
+function soon() {
+  news = true;
+  if (busy || timer) return;
+  timer = setTimeout(() => {
+    timer = 0;
+    if (!busy && page.live !== false) update();
+  }, Math.max(0, rested + rest - performance.now()));
 }
 
 function pulsed(pulse, last) {
   const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight" + (pulse.behind ? ", " + pulse.behind.toLocaleString("en") + " not read yet" : "");
   status.textContent = words;
   status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
-  if (pulse.version === last || last === -1 || timer) return;
-  timer = setTimeout(() => {
-    timer = 0;
-    if (page.live !== false) update();
-  }, Math.max(0, rested + rest - performance.now()));
+  if (pulse.version !== last && last !== -1) soon();
 }
 
 /** A run that died or froze sends no message. */

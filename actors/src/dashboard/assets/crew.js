@@ -29,7 +29,7 @@ function nodes(list) {
     h("tbody", {}, list.map((n) => h("tr", {}, h("td", {}, shown(n.name)), h("td", {}, badge(n.state)), h("td", { class: "num" }, n.executors), h("td", { class: "num" }, n.busy), h("td", { class: "num" }, count(n.answered)), h("td", {}, time(n.last_answer_at)))))));
 }
 
-const HOLDS = { alone: ["alone on its GPU", "warn"], shared: ["shares its GPU", ""], waits: ["waits for a GPU", ""], none: ["slot", ""] };
+const HOLDS = { alone: ["alone on its GPU", "warn"], shared: ["shares its GPU", ""], waits: ["waits for a GPU", ""], none: ["slot", ""], learner: ["the learner's place", ""], unknown: ["not known here", ""] };
 
 /** Who holds which slot or GPU, for which rollout, since when and until when. */
 function leases({ leases, live, to }) {

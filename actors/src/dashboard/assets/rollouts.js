@@ -18,7 +18,7 @@ const COLUMNS = [
   ["sampled", "sampled_at", (r) => time(r.sampled_at), "num"],
 ];
 const LIMIT = 100;
-const EXAMPLES = ["verdict = passed", "reward.code = 0 and finish = stop", "ending = none", "verdict = rejected", "staleness > 0", "hack != none", "finding ~ 'torch.'", "answer ~ atomic_add"];
+const EXAMPLES = ["verdict = passed", "reward.code = 0 and finish = stop", "ending = none", "verdict = rejected", "staleness > 0", "hack != none and hack != unclear", "finding ~ 'torch.'", "answer ~ atomic_add"];
 
 export function rollouts(_, search) {
   const wanted = { filter: search.get("filter") || "", sort: search.get("sort") || "", offset: 0 };

@@ -45,6 +45,7 @@ export function task(name) {
   const box = h("div", { class: "stack" }, body);
   const below = h("div", { class: "stack" });
   box.append(rates.box, below);
+  const newest = h("div", { class: "row" });
   let drawn = "";
   return {
     box,
@@ -61,7 +62,8 @@ export function task(name) {
             .map(([label, value]) => h("div", { class: "card tile" }, h("b", {}, value), h("span", { class: "soft" }, label))),
           h("div", { class: "card tile" }, spark(t.over_time), h("div", { class: "soft" }, "over training"))));
       // What is being read stays open while nothing of it changes.
-      const now = JSON.stringify([t.best, t.newest, document.documentElement.dataset.theme]);
+      fill(newest, t.newest.map((id) => link(id)));
+      const now = JSON.stringify([t.best, document.documentElement.dataset.theme]);
       if (now === drawn) return;
       drawn = now;
       fill(below,
@@ -72,7 +74,7 @@ export function task(name) {
             ["chosen as", best.speedup === null ? "that with the fewest tokens after its plan of all " + count(best.of) + " that passed (nothing was timed)" : "the fastest of all " + count(best.of) + " that were timed: " + real(best.speedup, 3) + " times the reference"],
             ["lines", best.code_lines]]), h("p", {}), python(best.code)] : h("p", { class: "soft" }, "None passed yet."))),
         t.diff && card("From the reference (\u2212) to the best kernel (+)", difference(t.diff)),
-        card("Newest rollouts", h("div", { class: "row" }, t.newest.map((id) => link(id)))));
+        card("Newest rollouts", newest));
     },
   };
 }

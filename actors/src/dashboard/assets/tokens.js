@@ -13,12 +13,17 @@ export function tokens(found) {
   const ratio = (n) => Math.exp(found.learner.logprobs[n] - found.logprobs[n]);
   const fates = found.learner?.fates;
   const fate = (n) => fates?.[n] ?? 0;
+  // What a token's place weighs in the objective, and whether it has a gradient at all.
+  const weight = (n) => (code(n) ? 1 : found.plan_weight ?? 1);
+  const held = (found.kl_coef ?? 0) > 0;
+  const counts = (n) => found.trained && fate(n) <= 1 && weight(n) !== 0 && (held || !!advantage(n));
   /** Why tokens did not count. */
   function uncounted() {
     if (!found.trained) return "the rollout was not trained on, or by a step that was skipped";
     const of = (code) => (fates || []).filter((f) => f === code).length;
     const parts = [of(2) && of(2) + " left out by IcePop", of(3) && "the answer was rejected: its mean ratio is out of bounds", of(4) && "the answer was rejected for one token"].filter((part) => part);
-    return [...parts, "an advantage of zero"].join("; ") + (of(1) ? ". Red has a capped weight: " + of(1) : "") +
+    const none = [!held && "an advantage of zero", found.plan_weight === 0 && "the plan, which weighs nothing (reward.alpha is 0)"].filter((part) => part);
+    return ([...parts, ...none].join("; ") || "nothing") + (held ? ". Tokens without an advantage count through learner.kl_coef" : "") + (of(1) ? ". Red has a capped weight: " + of(1) : "") +
       (fates ? "" : ". What the learner left out is not known of this run (store format 3)");
   }
   const versions = [...new Set(found.policies)];
@@ -29,7 +34,7 @@ export function tokens(found) {
       return a ? (a > 0 ? "g" : "q") + level(Math.abs(a), largest) : "";
     }, "green is made likelier, red less likely; plan and code have one advantage each"],
     class: [(n) => (code(n) ? "v0" : "v1"), "orange is plan, blue is code"],
-    mask: [(n) => (!found.trained || !advantage(n) || fate(n) > 1 ? "masked" : fate(n) === 1 ? "q2" : ""), "grey did not count: " + uncounted()],
+    mask: [(n) => (!counts(n) ? "masked" : fate(n) === 1 ? "q2" : ""), "grey did not count: " + uncounted()],
     ...(found.learner ? {
       entropy: [(n) => { const e = found.learner.entropies[n]; return e > 0.001 ? "q" + level(e, 2) : ""; }, "how undecided the learner was there (full at 2 nats), before the step"],
       ratio: [(n) => { const r = ratio(n); return Math.abs(r - 1) < 0.001 ? "" : (r > 1 ? "g" : "q") + level(Math.abs(Math.log(r)), 0.2); }, "learner to sampling policy before the step: green above 1, red below (full at a factor of 1.22); at 1 both agree"],
