@@ -231,6 +231,17 @@ mod tests {
         assert!(connection.is_outdated(), "it began and ended between two looks");
     }
 
+    /// Planted and seen to fail: taken up at every look, because it is there.
+    #[test]
+    fn where_what_readers_share_is_of_no_use_the_store_is_read_without_it_and_opened_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.sqlite");
+        drop(open_writer(&path, None).unwrap());
+        std::fs::create_dir(beside(&path, "-shm")).unwrap();
+        let connection = open_reader(&path).unwrap();
+        assert!(connection.is_alone() && !connection.is_outdated());
+    }
+
     #[test]
     fn a_run_is_read_beside_its_writer_through_a_link_too() {
         let dir = tempfile::tempdir().unwrap();

@@ -80,7 +80,10 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
                 let mut news = false;
                 loop {
                     tokio::select! {
-                        answer = &mut asked => break answer?,
+                        answer = &mut asked => {
+                            answer?;
+                            break;
+                        }
                         chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
                             None => return Err("the stream ended".into()),
                             Some(bytes) => news |= is_pulse(&bytes),
