@@ -192,6 +192,22 @@ async function own() {
     await picture(page, "rollouts");
   });
 
+  await check("a page rests while a run writes, also when a message comes while it waits for an answer", async () => {
+    let answered = 0;
+    const rests = [];
+    await page.route("**/api/rollouts?*", async (route) => {
+      if (answered) rests.push(Date.now() - answered);
+      const response = await route.fetch();
+      // Longer than between two messages of this run.
+      await new Promise((done) => setTimeout(done, 250));
+      answered = Date.now();
+      await route.fulfill({ response });
+    });
+    for (let n = 0; rests.length < 6 && n < 150; n++) await page.waitForTimeout(100);
+    await page.unrouteAll({ behavior: "wait" });
+    assert.ok(rests.length >= 6 && Math.min(...rests) >= 95, "rests of " + rests.join(", ") + " ms");
+  });
+
   await check("filters: good, wrong, from the address; sorting; keys", async () => {
     const box = page.locator("input[type=search]");
     await page.keyboard.press("/");

@@ -197,3 +197,35 @@ fn take(row: &rusqlite::Row<'_>, table: &mut Table, open: &mut BTreeSet<u64>) ->
     }
     Ok((id, changed))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rollout::id::{Attempt, GroupId, RolloutId, TaskId};
+
+    use super::*;
+    use crate::store::{Op, PhaseTag, RowPatch, StoreConfig, Writer};
+
+    /// Planted and seen to fail: looking for `-shm` alone.
+    #[test]
+    fn a_run_that_went_on_and_ended_between_two_looks_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |id| {
+            let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+            let task = Arc::new(TaskId("t".into()));
+            let patch =
+                RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(0), task, seed: 1, attempt: Attempt(1) };
+            writer.handle().send(vec![Op::Row { rollout: RolloutId(id), patch }]).unwrap();
+            writer.stop().unwrap();
+        };
+        write(1);
+        let table = RwLock::default();
+        let mut follower = Follower::open(dir.path()).unwrap();
+        while follower.look(&table, CHUNK).unwrap().more {}
+        assert_eq!(table.read().unwrap().ids(), [1]);
+        write(2);
+        while follower.look(&table, CHUNK).unwrap().more {}
+        assert_eq!(table.read().unwrap().ids(), [1, 2]);
+    }
+}

@@ -98,6 +98,11 @@ impl Run {
         let faults = reader.fault_counts()?;
         let (ledger, verdicts) = self.table().ledger();
         metrics.read(&reader)?;
+        if let Err(error) = reader.unmoved() {
+            // Read once more by whoever asks next.
+            *metrics = Metrics::default();
+            return Err(error);
+        }
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
         let status = self.status(&reader, &summary, now)?;
         let over = matches!(status, Status::Finished(_));
