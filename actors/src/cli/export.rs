@@ -193,7 +193,7 @@ mod tests {
     use crate::store::{Op, StoreConfig, Writer};
     use rollout::id::{Attempt, GroupId, RolloutId, TaskId};
 
-    /// Planted and seen to fail: rows of both, and success.
+    /// Without it: rows of both, and success.
     #[test]
     fn an_export_of_a_run_that_goes_on_meanwhile_fails_by_name() {
         let dir = tempfile::tempdir().unwrap();

@@ -218,7 +218,7 @@ mod tests {
     use super::*;
     use crate::dashboard::{Access, Guard};
 
-    /// Something new comes while the first answer is made. Planted and seen to fail: the version read when it is one's turn.
+    /// Something new comes while the first answer is made. With the version read when it is one's turn each asks anew.
     #[tokio::test]
     async fn viewers_that_ask_at_once_are_served_by_one_answer_while_the_run_writes() {
         let dir = tempfile::tempdir().unwrap();

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use crate::store::{Op, PhaseTag, RowPatch, StoreConfig, Writer};
 
-    /// Planted and seen to fail: looking for `-shm` alone.
+    /// Looking for `-shm` alone does not see it.
     #[test]
     fn a_run_that_went_on_and_ended_between_two_looks_is_seen() {
         let dir = tempfile::tempdir().unwrap();

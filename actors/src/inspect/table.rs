@@ -408,12 +408,13 @@ mod tests {
         assert!(speedup(Some(none)).is_nan() && speedup(Some(late)).is_nan() && speedup(None).is_nan());
     }
 
-    /// In old stores the sandbox's reason may be the candidate's own words. Planted and seen to fail: the head of the report alone.
+    /// In old stores the sandbox's reason may be the candidate's own words. The head of the report alone would not do.
     #[test]
     fn a_candidate_does_not_choose_its_class_nor_end_a_viewer() {
         let report = |reason: &str, code: &str| {
             let finding = serde_json::json!({ "code": code, "severity": "reject", "line": 0, "message": reason });
-            let outcome = serde_json::json!({ "verdict": "rejected", "reason": reason });
+            let reason = serde_json::json!(reason);
+            let outcome = format!("{{\"verdict\":\"rejected\",\"reason\":{reason}}}");
             format!("{{\"outcome\":{outcome},\"findings\":[{finding}],\"log_tail\":{:?}}}", "\"code\":\"K101\"")
         };
         let db = rusqlite::Connection::open_in_memory().unwrap();

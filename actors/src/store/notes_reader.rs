@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::store::{Op, StoreConfig, Writer};
 
-    /// Planted and seen to fail: a store of format 3 whatever it was before.
+    /// By its format alone they would all be kept.
     #[test]
     fn of_steps_before_format_3_it_is_not_known_what_the_learner_left_out() {
         let dir = tempfile::tempdir().unwrap();

@@ -433,7 +433,7 @@ mod tests {
         assert!(Reader::open(dir.path()).unwrap().rollout(at).unwrap().is_some());
     }
 
-    /// Planted and seen to fail: without the merge at the end the log stays.
+    /// Only the last one who closes a store merges its log.
     #[test]
     fn the_log_is_empty_at_the_end_whoever_looks() {
         let dir = tempfile::tempdir().unwrap();

@@ -349,7 +349,7 @@ mod tests {
             "conditional 3333333",
             "delegation  3333334",
             "F101 444",
-            "in flight 0",
+            "mismatch KL -  in flight",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
