@@ -123,6 +123,17 @@ impl Fate {
     pub fn counts(self) -> bool {
         matches!(self, Fate::Kept | Fate::Truncated)
     }
+
+    /// As it is stored; from 2 on the token did not count.
+    pub fn code(self) -> u8 {
+        match self {
+            Fate::Kept => 0,
+            Fate::Truncated => 1,
+            Fate::Masked => 2,
+            Fate::Rejected => 3,
+            Fate::Vetoed => 4,
+        }
+    }
 }
 
 impl Credit {

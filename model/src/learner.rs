@@ -41,6 +41,7 @@ pub use gpu::{GpuCompute, GpuType};
 use objective::Batch;
 pub(crate) use publish::hex;
 pub use publish::{Published, WeightsManifest, weights_digest};
+pub use seen::Seen;
 
 /// One sampled answer with what the objective needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,6 +148,8 @@ pub struct Learner<AB: AutodiffBackend> {
     device: device::Slot,
     /// Of the last step's samples.
     seen: Vec<Scored>,
+    /// What became of their tokens.
+    fates: Vec<Vec<u8>>,
 }
 
 /// What several passes may have to go back to.
@@ -182,6 +185,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
             workers,
             device: device::Slot::new(GpuCompute::default()),
             seen: Vec::new(),
+            fates: Vec::new(),
         }
     }
 
@@ -282,6 +286,7 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
                 report.loss = total;
                 report.grad_norm = norm;
                 batch.describe(&scored, &mut report);
+                self.fates = batch.fates(&scored);
                 self.seen = scored;
                 report.alarms = self.guard.look(&self.memory, &report);
                 self.memory.lower(&self.guard, &report.alarms);

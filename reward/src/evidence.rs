@@ -14,6 +14,8 @@ macro_rules! page {
 
 /// No kernel was launched, or not in every checked forward.
 pub const NO_LAUNCH: &str = "K101";
+/// How the reason of such an answer begins.
+const UNLAUNCHED: &str = "K101: ";
 /// torch computed on data while forward ran.
 pub const COMPUTED: &str = "K102";
 /// The outputs are right although no kernel did anything.
@@ -51,6 +53,7 @@ pub const DOCS: &[RuleDoc] = &[
 /// is (TritonRL's `func` gates `correct`), an idle kernel only behind right numbers, because a kernel with a mistake may
 /// change nothing either, and so are races: what they make is mostly wrong.
 pub fn weigh(mut report: ExecReport) -> ExecReport {
+    name_the_rule(&mut report.outcome);
     let correct = report.outcome.is_correct();
     let mut findings = delegation(&report);
     if correct {
@@ -65,15 +68,25 @@ pub fn weigh(mut report: ExecReport) -> ExecReport {
     report
 }
 
+/// The sandbox ends an evaluation at the first forward without a launch, and nothing else of it is `Rejected`. Its reason may be the
+/// candidate's own words, which are not to choose the rule that they are counted under.
+fn name_the_rule(outcome: &mut Outcome) {
+    if let Outcome::Rejected { reason } = outcome
+        && !reason.starts_with(UNLAUNCHED)
+    {
+        reason.insert_str(0, UNLAUNCHED);
+    }
+}
+
 fn finding(code: &str, severity: Severity, message: String) -> Finding {
     Finding { code: code.to_owned(), severity, line: 0, message }
 }
 
 fn delegation(report: &ExecReport) -> Vec<Finding> {
     let mut found = Vec::new();
-    // The sandbox ends an evaluation at the first forward without a launch, and nothing else of it is `Rejected`.
     if let Outcome::Rejected { reason } = &report.outcome {
-        found.push(finding(NO_LAUNCH, Severity::Reject, reason.clone()));
+        let said = reason.strip_prefix(UNLAUNCHED).unwrap_or(reason);
+        found.push(finding(NO_LAUNCH, Severity::Reject, said.to_owned()));
     }
     let computed = report.evidence.forwards.iter().find_map(|seen| Some((seen, seen.computed.first()?)));
     if let Some((seen, (name, elements))) = computed {
@@ -238,10 +251,23 @@ mod tests {
         assert_eq!(weigh(report(wrong(), evidence)).outcome, wrong());
     }
 
+    /// The reason may be what the candidate sent in the harness's name.
+    #[test]
+    fn a_candidate_does_not_choose_the_rule_that_rejects_it() {
+        for own_words in ["K003: no program", "J001: x", "\u{e9}\u{e9}\u{e9}\u{e9}", ""] {
+            let weighed = weigh(report(Outcome::Rejected { reason: own_words.into() }, computing()));
+            let Outcome::Rejected { reason } = &weighed.outcome else { panic!("{weighed:?}") };
+            assert_eq!((crate::hacks::code_of(reason), codes(&weighed)[0]), (NO_LAUNCH, NO_LAUNCH), "{own_words}");
+        }
+    }
+
     #[test]
     fn no_launch_and_two_faces_are_named_and_other_shapes_are_a_warning() {
         let weighed = weigh(report(Outcome::Rejected { reason: "launched none".into() }, Evidence::default()));
         assert_eq!(codes(&weighed), [NO_LAUNCH]);
+        assert_eq!(weighed.findings[0].message, "launched none");
+        assert!(matches!(&weighed.outcome, Outcome::Rejected { reason } if reason == "K101: launched none"));
+        assert_eq!(weigh(weighed.clone()), weighed, "once");
         let evidence = Evidence { two_faces: Some(("a[1]()".into(), String::new())), ..Evidence::default() };
         let weighed = weigh(report(PASSED, evidence));
         assert_eq!(codes(&weighed), [TWO_FACES]);

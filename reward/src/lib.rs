@@ -10,6 +10,7 @@ pub mod advantage;
 pub mod config;
 pub mod evidence;
 pub mod extract;
+pub mod hacks;
 pub mod judge;
 pub mod lint;
 pub mod rubric;

@@ -24,7 +24,8 @@ const option = (name) => {
   const at = args.indexOf(name);
   return at < 0 ? null : args.splice(at, 2)[1];
 };
-const shots = option("--shots");
+// Pictures are always kept: where --shots or TROUPE_SHOTS says, else beside what was built.
+const shots = resolve(option("--shots") || process.env.TROUPE_SHOTS || join(target, "browser-shots"));
 let large = option("--large");
 const [run] = args;
 
@@ -70,6 +71,8 @@ async function open(base, scheme = "light") {
   return page;
 }
 
+const picture = (page, name) => page.screenshot({ path: join(shots, name + ".png") });
+
 const go = (page, hash) => page.evaluate((hash) => { location.hash = hash; }, hash);
 
 async function check(name, what) {
@@ -106,13 +109,38 @@ async function own() {
 
   await check("overview: numbers, plots, zoom", async () => {
     await page.locator(".plot canvas").first().waitFor();
-    const over = page.locator(".plot .u-over").first();
-    const box = await over.boundingBox();
-    await page.mouse.move(box.x + 40, box.y + 40);
-    await page.mouse.down();
-    await page.mouse.move(box.x + box.width / 2, box.y + 60, { steps: 5 });
-    await page.mouse.up();
     await page.locator(".alarm, .quiet").first().waitFor();
+    const range = (plot) => plot.evaluate((p) => p.dataset.x.split(" ").map(Number));
+    const near = (a, b, whole) => Math.abs(a - b) < 0.03 * whole;
+    /** From 25 % to 75 % of the plot's width. */
+    const drag = async (plot) => {
+      const box = await plot.locator(".u-over").boundingBox();
+      await page.mouse.move(box.x + 0.25 * box.width, box.y + 40);
+      await page.mouse.down();
+      await page.mouse.move(box.x + 0.75 * box.width, box.y + 60, { steps: 5 });
+      await page.mouse.up();
+    };
+    // The second one's axis grows with the run.
+    for (const title of ["Correctness", "Rollouts ended"]) {
+      const plot = page.locator(".plot", { has: page.getByText(title, { exact: true }) });
+      await plot.locator("canvas").waitFor();
+      await plot.scrollIntoViewIfNeeded();
+      const [from, to] = await range(plot);
+      await drag(plot);
+      const [low, high] = await range(plot);
+      const whole = to - from;
+      const exact = near(low, from + 0.25 * whole, whole) && near(high, from + 0.75 * whole, whole);
+      assert.ok(title === "Correctness" ? exact : low > from && high - low < 0.8 * whole, title + ": " + [from, to, low, high]);
+      // The run goes on meanwhile, and what is looked at stays.
+      await page.waitForTimeout(1500);
+      assert.deepEqual(await range(plot), [low, high], title + " keeps its zoom");
+      if (title === "Correctness") await picture(page, "zoomed");
+      await plot.locator(".u-over").dblclick();
+      const [again, end] = await range(plot);
+      assert.ok(again <= from && end >= to, title + ": a double click shows all of it: " + [again, end]);
+    }
+    await page.evaluate(() => scrollTo(0, 0));
+    await picture(page, "overview");
   });
 
   await check("hostile answers stay text on every page", async () => {
@@ -122,6 +150,10 @@ async function own() {
     for (let id = 0; id < count; id++) hashes.push("#/rollout/" + id);
     const { rollouts } = await (await fetch(base + "api/rollouts?limit=8&filter=" + encodeURIComponent("task ~ 'task '"))).json();
     for (const r of rollouts) hashes.push("#/task/" + encodeURIComponent(r.task));
+    // Programs that passed, with a hostile line in each: best kernels, their diffs, findings of the executor.
+    for (let id = count; id < 2 * count; id++) hashes.push("#/rollout/" + id);
+    for (const n of [0, 1, 2]) hashes.push("#/task/standin_00" + n);
+    hashes.push("#/rollouts?filter=" + encodeURIComponent("finding ~ 'hacked'"), "#/rollouts?filter=" + encodeURIComponent("finding ~ '<script>window.hacked = 1</script>'"));
     for (const hash of hashes) {
       await go(page, hash);
       await page.waitForTimeout(250);
@@ -135,7 +167,18 @@ async function own() {
     await page.getByText("onerror=\"window.hacked=1\"").first().waitFor();
     await go(page, "#/rollout/6");
     await page.getByText("U+202E").first().waitFor();
-    if (shots) await page.screenshot({ path: join(shots, "hostile.png") });
+    await picture(page, "hostile");
+    // The diff of a best kernel and a finding's message are there, as text.
+    await go(page, "#/task/standin_000");
+    await page.locator(".diff .add").first().waitFor();
+    const added = await page.locator(".diff .add").allTextContents();
+    assert.ok(added.some((line) => line.startsWith("# ")), added.join("\n"));
+    await picture(page, "task");
+    await go(page, "#/rollout/9");
+    await page.getByText("</pre></section><img src=x onerror=\"window.hacked=1\" id=hacked>").first().waitFor();
+    await go(page, "#/rollouts?filter=" + encodeURIComponent("finding ~ 'onerror'"));
+    await page.waitForFunction(() => document.querySelectorAll("#page tbody tr").length === 1);
+    assert.equal(await page.locator("#page tbody tr td a").first().textContent(), "9");
   });
 
   await check("a rollout that begins appears within a second, and its row changes", async () => {
@@ -149,6 +192,23 @@ async function own() {
     const asked = Date.now();
     for (let last; (last = await behind()) > 5; await page.waitForTimeout(50)) assert.ok(Date.now() - asked < 15000, last + " rollouts behind");
     await page.getByText("sampling").first().waitFor();
+    await picture(page, "rollouts");
+  });
+
+  await check("a page rests while a run writes, also when a message comes while it waits for an answer", async () => {
+    let answered = 0;
+    const rests = [];
+    await page.route("**/api/rollouts?*", async (route) => {
+      if (answered) rests.push(Date.now() - answered);
+      const response = await route.fetch();
+      // Longer than between two messages of this run.
+      await new Promise((done) => setTimeout(done, 250));
+      answered = Date.now();
+      await route.fulfill({ response });
+    });
+    for (let n = 0; rests.length < 6 && n < 150; n++) await page.waitForTimeout(100);
+    await page.unrouteAll({ behavior: "wait" });
+    assert.ok(rests.length >= 6 && Math.min(...rests) >= 95, "rests of " + rests.join(", ") + " ms");
   });
 
   await check("filters: good, wrong, from the address; sorting; keys", async () => {
@@ -188,6 +248,11 @@ async function own() {
       await page.getByRole("button", { name, exact: true }).click();
       assert.ok(await page.locator(".tokens span[class]").count() > 0, name);
     }
+    // What the learner left out is masked, what it capped is marked.
+    await page.getByRole("button", { name: "mask", exact: true }).click();
+    assert.deepEqual([await page.locator(".tokens span.masked").count(), await page.locator(".tokens span.q2").count()], [6, 3]);
+    await page.getByText("6 left out by IcePop").waitFor();
+    await picture(page, "mask");
     await page.locator(".tokens > span").nth(3).hover();
     await page.getByText("log-prob -0.6000").waitFor();
     await page.getByRole("button", { name: "diff" }).first().click();
@@ -208,7 +273,11 @@ async function own() {
     // From right to left until a span is met.
     for (let x = box.width - 2; x > 0 && !(await page.locator(".lanes p").textContent()).includes("rollout "); x -= 2) await page.mouse.move(box.x + x, box.y + 8);
     assert.match(await page.locator(".lanes p").textContent(), /executor 0, rollout \d+, attempt 1: .*time/);
-    if (shots) await page.screenshot({ path: join(shots, "lanes.png") });
+    // Who holds what: the one that is timed, alone on its GPU, with a deadline.
+    const lease = page.locator("tr.lease", { has: page.getByRole("link", { name: "7", exact: true }) });
+    await lease.getByText("alone on its GPU").waitFor();
+    assert.match(await lease.locator("td").last().textContent(), /^-?\d+ s$/);
+    await picture(page, "executors");
     await page.mouse.down();
     await page.mouse.up();
     await page.getByRole("heading", { name: /^Rollout \d/ }).waitFor();
@@ -219,6 +288,7 @@ async function own() {
     await page.getByText("restarted").first().waitFor();
     await page.getByText("1 times, last").or(page.getByText("restarted 1 times")).first().waitFor();
     await page.locator(".plot canvas").nth(3).waitFor();
+    await picture(page, "actors");
   });
 
   await check("where a rollout is timed now, and what the learner said of its tokens", async () => {
@@ -259,6 +329,7 @@ async function own() {
     await page.reload();
     await page.locator("#page h1").waitFor();
     assert.notEqual(await background(), before, "it is remembered");
+    await picture(page, "dark");
   });
   await page.close();
 }
@@ -277,7 +348,7 @@ async function pictures() {
         await go(page, "#/" + hash);
         await page.waitForTimeout(500);
         assert.ok((await page.locator("#page").innerText()).length > 100, name);
-        if (shots) await page.screenshot({ path: join(shots, name + "-" + scheme + ".png") });
+        await picture(page, "run-" + name + "-" + scheme);
       });
     }
     await page.close();
@@ -341,10 +412,11 @@ async function many() {
 
 let failed = true;
 try {
-  if (shots) mkdirSync(shots, { recursive: true });
+  mkdirSync(shots, { recursive: true });
   await own();
   if (run) await pictures();
   await many();
+  console.log("pictures: " + shots);
   failed = false;
 } finally {
   await browser.close();

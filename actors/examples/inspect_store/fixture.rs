@@ -12,6 +12,7 @@ use actors::store::{
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::event::Ending;
 use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
+use rollout::outcome::{Finding, Outcome, Severity};
 use rollout::reward::{Advantage, Reward};
 use rollout::task::Split;
 use serde_json::json;
@@ -136,7 +137,9 @@ fn notes() -> Vec<Op> {
         happening(&format!("node {}", HOSTILE[2]), "joined", HOSTILE[6]),
     ]);
     let logprobs = (0..20).map(|n| -0.2 * n as f32 + 0.05).collect();
-    let scores = TokenScores { logprobs, entropies: vec![0.5; 20] };
+    // From the ninth on, of four tokens IcePop left two out, and one has a capped weight.
+    let fates = (0..20).map(|n| [0, 2, 2, 1][usize::from(n > 7) * (n % 4).min(3)]).collect();
+    let scores = TokenScores { logprobs, entropies: vec![0.5; 20], fates: Some(fates) };
     ops.push(Op::TokenScores { rollout: RolloutId(2), step: StepId(8), scores });
     ops
 }
@@ -150,6 +153,29 @@ pub fn issued(id: u64) -> Vec<Op> {
     let task = Arc::new(TaskId(format!("standin_{:03}", id % 3)));
     let (phase, group, attempt) = (PhaseTag::Train, GroupId(id / 4), Attempt(1));
     vec![row(id, RowPatch::Issued { phase, group, task, seed: id, attempt })]
+}
+
+/// A rollout of each of the run's tasks that passed, with a hostile text in its program, which is therefore the best of its task, and
+/// in a finding of the executor. The first free id.
+pub fn hostile_best(handle: &StoreHandle, first: u64) -> Result<u64, StoreError> {
+    let next = first + HOSTILE.len() as u64;
+    for (id, text) in (first..next).zip(HOSTILE) {
+        let line: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+        let answer = standins::ANSWER.replace("```python\n", &format!("```python\n# {line}\n"));
+        handle.send(issued(id))?;
+        let mut ops = finished(id, &answer);
+        for op in &mut ops {
+            if let Op::Row { patch: RowPatch::Executed { report }, .. } = op {
+                let mut known = (**report).clone();
+                known.outcome = Outcome::Passed { speedup: Some(1.0 + id as f64) };
+                known.findings =
+                    vec![Finding { code: "K105".into(), severity: Severity::Warn, line: 0, message: text.to_string() }];
+                *report = Arc::new(known);
+            }
+        }
+        handle.send(ops)?;
+    }
+    Ok(next)
 }
 
 /// The rest of its life.

@@ -39,6 +39,7 @@ fn live(folder: &Path, time: Duration) -> Result<(), AnyError> {
     let writer = fixture::begin(folder)?;
     let handle = writer.handle();
     let first = fixture::hostile(&handle)?;
+    let first = fixture::hostile_best(&handle, first)?;
     handle.flush(Duration::from_secs(60))?;
     println!("ready");
     let began = Instant::now();

@@ -42,11 +42,13 @@ pub enum Command {
     Lint(LintArgs),
     /// Look at the rollouts of a run, while it goes on or afterwards.
     #[command(after_help = "Examples:\n  troupe rollouts runs/first --filter 'verdict = passed and step >= 10'\n  \
+                            troupe rollouts runs/first --filter \"finding ~ 'torch.sum'\" --jsonl\n  \
                             troupe rollouts runs/first --show 1234\n\n\
                             A filter compares fields with =, !=, <, <=, >, >= or ~ (contains), joined by and, or, not and \
                             parentheses; `none` stands for a value that is not known. Fields: id, phase, group, task, \
                             level, step, state, attempt, policy, policy.newest, staleness, finish, tokens, plan_tokens, \
-                            verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, finding, answer.")]
+                            verdict, reward.plan, reward.code, advantage.plan, advantage.code, ending, speedup, hack, \
+                            finding (= a code, ~ a part of its message), answer.")]
     Rollouts(RolloutsArgs),
     Dashboard(DashboardArgs),
     Watch(WatchArgs),
@@ -180,6 +182,9 @@ pub struct RolloutsArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+    /// JSON Lines on stdout: one document a rollout.
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
 }
 
 #[derive(Args, Debug)]

@@ -27,7 +27,7 @@ pub struct DashboardArgs {
     pub hosts: Vec<String>,
 }
 
-/// A run in the terminal: overview, rollouts, one rollout. Reads only.
+/// A run in the terminal: overview, rollouts, tasks, executors, actors. Reads only.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  troupe watch runs/first\n  \
                         troupe watch http://127.0.0.1:7007 --token-file token.txt\n\n\

@@ -91,6 +91,9 @@ fn broken(error: ExportError, out: Option<&Path>) -> Failure {
     }
 }
 
+/// Rows between two looks whether a run went on in a store that was read without locks.
+const UNMOVED_EVERY: usize = 64;
+
 /// Each rollout that the filter selects, one at a time: a run's answers need not fit in memory.
 fn each(
     run: &Run,
@@ -99,13 +102,18 @@ fn each(
     mut visit: impl FnMut(&crate::store::Reader, crate::store::reader::RolloutDetail) -> Result<(), ExportError>,
 ) -> Result<(), Failure> {
     let reader = run.reader().map_err(failure)?;
+    // What fails to be read because a run writes there now is not broken.
+    let moved = |error| failure(reader.unmoved().err().unwrap_or(error));
     run.catch_up().map_err(failure)?;
-    for id in run.matching(filter).map_err(failure)? {
-        if let Some(detail) = reader.rollout(id).map_err(failure)? {
-            visit(&reader, detail).map_err(|e| broken(e, out))?;
+    for (n, id) in run.matching(filter).map_err(failure)?.into_iter().enumerate() {
+        if n.is_multiple_of(UNMOVED_EVERY) {
+            reader.unmoved().map_err(failure)?;
+        }
+        if let Some(detail) = reader.rollout(id).map_err(moved)? {
+            visit(&reader, detail).map_err(|e| reader.unmoved().map_or_else(failure, |()| broken(e, out)))?;
         }
     }
-    Ok(())
+    reader.unmoved().map_err(failure)
 }
 
 fn write_parquet(
@@ -139,6 +147,7 @@ fn write_parquet(
             }
         }
     }
+    reader.unmoved().map_err(failure)?;
     table.finish().map_err(failed)
 }
 
@@ -166,6 +175,7 @@ fn write_lines(
         }
     }
     file.flush().map_err(|e| failed(e.into()))?;
+    reader.unmoved().map_err(failure)?;
     Ok(lines)
 }
 
@@ -174,4 +184,43 @@ fn line(file: &mut impl Write, row: &impl Serialize, lines: &mut usize) -> Resul
     file.write_all(b"\n")?;
     *lines += 1;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::rows::{PhaseTag, RowPatch};
+    use crate::store::{Op, StoreConfig, Writer};
+    use rollout::id::{Attempt, GroupId, RolloutId, TaskId};
+
+    /// Without it: rows of both, and success.
+    #[test]
+    fn an_export_of_a_run_that_goes_on_meanwhile_fails_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+        let writer = begin();
+        for id in 0..3 {
+            let task = std::sync::Arc::new(TaskId("t".into()));
+            let patch =
+                RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(0), task, seed: 1, attempt: Attempt(1) };
+            writer.handle().send(vec![Op::Row { rollout: RolloutId(id), patch }]).unwrap();
+        }
+        writer.stop().unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        let mut seen = 0;
+        each(&run, None, None, |_, _| {
+            seen += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, 3);
+        let mut resumed = None;
+        let failed = each(&run, None, None, |_, _| {
+            resumed.get_or_insert_with(begin);
+            Ok(())
+        });
+        let Err(Failure::User(error)) = failed else { panic!("it is the user's to try again") };
+        assert!(error.what.contains("went on while it was read"), "{error:?}");
+        drop(resumed);
+    }
 }

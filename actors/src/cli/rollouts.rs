@@ -23,12 +23,12 @@ pub fn rollouts(args: RolloutsArgs) -> Done {
     let table = run.table();
     if args.json {
         output::line("[")?;
-    } else {
+    } else if !args.jsonl {
         output::line(HEADER)?;
     }
     for (n, summary) in ids.iter().filter_map(|id| summary(&table, table.row(*id)?)).enumerate() {
-        if args.json {
-            element(&summary, if n == 0 { "" } else { "," })?;
+        if args.json || args.jsonl {
+            element(&summary, if n == 0 || args.jsonl { "" } else { "," })?;
         } else {
             output::line(row(&summary))?;
         }
@@ -36,6 +36,7 @@ pub fn rollouts(args: RolloutsArgs) -> Done {
     if args.json {
         output::line("]")?;
     } else {
+        // Talk, on stderr.
         output::say(format!("{} of {} rollouts", ids.len(), table.len()));
     }
     Ok(Answer::Yes)
@@ -51,7 +52,9 @@ fn one(args: &RolloutsArgs, run: &Run, id: u64) -> Done {
                 .hint(format!("`troupe rollouts {}` lists them", args.run_dir.display())),
         ));
     };
-    if args.json {
+    if args.jsonl {
+        element(&detail, "")?;
+    } else if args.json {
         output::pretty_json(&detail)?;
     } else {
         output::line(show::text(&detail, run.config()))?;
@@ -79,8 +82,8 @@ fn row(s: &RolloutSummary) -> String {
     )
 }
 
-fn element(summary: &RolloutSummary, separator: &str) -> Result<(), Failure> {
-    let text = serde_json::to_string(summary).map_err(|e| Failure::Broken(format!("no JSON: {e}")))?;
+fn element(value: &impl serde::Serialize, separator: &str) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|e| Failure::Broken(format!("no JSON: {e}")))?;
     output::line(format!("{separator}{text}"))
 }
 
@@ -117,6 +120,13 @@ pub fn failure(error: StoreError) -> Failure {
             format!("store format {found}"),
             &format!("store format {expected}"),
             "use the version that made it",
+        ),
+        StoreError::WentOn(dir) => user(
+            "this run went on while it was read",
+            dir,
+            "a run that writes its store now".into(),
+            "a store that stays as it is, or a run that goes on from the beginning",
+            "do it again: the run is read beside its writer now. What was written is not complete",
         ),
         StoreError::Io { path, source } => Failure::User(UserError::io("write the run directory", path, source)),
         _ => Failure::fault(crate::supervise::STORE_FAILED, error),

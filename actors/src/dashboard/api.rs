@@ -13,15 +13,16 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Shared, diff};
+use super::Shared;
 use crate::inspect::query::{Page, Query as Wanted};
-use crate::inspect::{InspectError, Run};
+use crate::inspect::{InspectError, Run, diff};
 use crate::store::StoreError;
 
 /// Longest wait of a question for its turn.
 pub const TURN: Duration = Duration::from_secs(10);
-/// An answer serves everybody who asks the same within this time, and, while the run has nothing new, within the longer one.
-const FRESH: Duration = Duration::from_millis(100);
+/// While the run has nothing new, an answer serves everybody who asks the same within the longer time. Where there is something
+/// new it is asked for again, but not sooner than after the shorter one: nobody is told of a change and then shown what was before.
+const FRESH: Duration = Duration::from_millis(50);
 const STALE: Duration = Duration::from_secs(2);
 /// Rows of a page where none are asked for.
 const LIMIT: usize = 100;
@@ -76,16 +77,20 @@ async fn body_once<T: Serialize + Send + 'static>(
     name: &'static str,
     question: impl FnOnce(&Run) -> Result<Option<T>, InspectError> + Send + 'static,
 ) -> Result<Bytes, Box<Response>> {
+    // Whatever is known of the run now has to be in the answer; what comes while this waits for its turn does not.
+    let asked = shared.run.pulse().version;
     let place = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
     // Whoever holds it waits for its turn for as long at most.
     let mut known = place.lock().await;
-    let version = shared.run.pulse().version;
     if let Some(answer) = known.as_ref() {
         let age = answer.at.elapsed();
-        if age < FRESH || (answer.version == version && age < STALE) {
+        if answer.version >= asked && age < STALE {
             return Ok(answer.body.clone());
         }
+        tokio::time::sleep(FRESH.saturating_sub(age)).await;
     }
+    // Everything up to here is in the answer.
+    let version = shared.run.pulse().version;
     let body = body(shared, question).await?;
     *known = Some(Answer { at: Instant::now(), version, body: body.clone() });
     Ok(body)
@@ -204,4 +209,46 @@ pub struct Window {
 pub async fn timeline(State(shared): Asked, Query(window): Query<Window>) -> Response {
     let window = window.window_s.unwrap_or(WINDOW_S).min(WINDOW_MAX_S);
     ask(shared, move |run| Ok(Some(run.timeline(window)?))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::dashboard::{Access, Guard};
+
+    /// Something new comes while the first answer is made. With the version read when it is one's turn each asks anew.
+    #[tokio::test]
+    async fn viewers_that_ask_at_once_are_served_by_one_answer_while_the_run_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::store::StoreConfig::new(dir.path().to_path_buf());
+        crate::store::Writer::start(config, Box::new(|_| {})).unwrap().stop().unwrap();
+        let run = Arc::new(Run::open(dir.path()).unwrap());
+        let guard = Guard::new("127.0.0.1:1".parse().unwrap(), Access::default());
+        let shared = Arc::new(Shared::new(run, guard));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        let ask = || {
+            let (shared, asked, gate) = (shared.clone(), asked.clone(), gate.clone());
+            async move {
+                let question = move |run: &Run| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    // Until all have asked.
+                    gate.lock().unwrap().recv_timeout(TURN).unwrap();
+                    run.touch();
+                    Ok(Some(run.pulse().version))
+                };
+                body_once(&shared, "touched", question).await.is_ok()
+            }
+        };
+        let open = async { go.send(()).is_ok() };
+        assert_eq!(tokio::join!(ask(), ask(), ask(), ask(), open), (true, true, true, true, true));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        // Whoever asks after something new is not shown what was before.
+        go.send(()).unwrap();
+        assert!(ask().await);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
 }

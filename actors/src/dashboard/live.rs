@@ -17,7 +17,7 @@ use super::Shared;
 /// Viewers that are told at once.
 const STREAMS_MAX: usize = 64;
 /// Between two messages of one stream, at least.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// One open stream; counted while it lives.

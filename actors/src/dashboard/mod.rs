@@ -3,7 +3,6 @@
 
 mod api;
 mod assets;
-mod diff;
 mod guard;
 mod live;
 mod scrape;
@@ -35,6 +34,18 @@ pub struct Shared {
     answers: Mutex<api::Answers>,
 }
 
+impl Shared {
+    fn new(run: Arc<Run>, guard: Guard) -> Shared {
+        Shared {
+            run,
+            guard,
+            questions: Semaphore::new(QUESTIONS),
+            streams: AtomicUsize::new(0),
+            answers: Mutex::default(),
+        }
+    }
+}
+
 /// A server that is bound and not serving yet.
 pub struct Dashboard {
     listener: TcpListener,
@@ -52,13 +63,7 @@ impl Dashboard {
         let stop = Arc::new(AtomicBool::new(false));
         run.follow(stop.clone())?;
         let guard = Guard::new(listener.local_addr()?, access);
-        let shared = Arc::new(Shared {
-            run,
-            guard,
-            questions: Semaphore::new(QUESTIONS),
-            streams: AtomicUsize::new(0),
-            answers: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(run, guard));
         Ok(Dashboard { listener, router: router(shared), stop })
     }
 

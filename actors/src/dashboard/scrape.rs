@@ -42,6 +42,10 @@ fn text(overview: &Overview) -> String {
     family("troupe_verdicts", "gauge", "Training answers by verdict.", verdicts.collect());
     let faults = overview.faults.iter().map(|(code, n)| (labels(&[("code", code)]), *n as f64));
     family("troupe_faults_total", "counter", "Faults of ours by code.", faults.collect());
+    let hacks = overview.hacks.classes.iter().map(|(class, n)| (labels(&[("class", class)]), *n as f64));
+    family("troupe_hacks", "gauge", "Training answers by class of hack; unclear ones are none.", hacks.collect());
+    let rate = overview.hacks.rate().into_iter().map(|rate| (String::new(), rate));
+    family("troupe_hack_rate", "gauge", "Share of training answers that are hacks.", rate.collect());
     family("troupe_alarms", "gauge", "Alarms that are on.", vec![(String::new(), overview.alarms.len() as f64)]);
     if let Some(step) = overview.steps.x.last() {
         family("troupe_step", "gauge", "Optimizer steps that are done.", vec![(String::new(), *step)]);

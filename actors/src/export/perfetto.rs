@@ -124,6 +124,7 @@ pub fn write(run: &Run, filter: Option<&Filter>, out: impl Write) -> Result<usiz
             }
         }
     }
+    reader.unmoved()?;
     trace.out.write_all(b"\n]}\n")?;
     trace.out.flush()?;
     Ok(trace.events)

@@ -64,6 +64,7 @@ pub fn write(run: &Run, folder: &Path) -> Result<(PathBuf, usize), ExportError> 
         record(&mut out, &event(row.at_ms, row.step.0 as i64, numbers))?;
         events += 1;
     }
+    reader.unmoved()?;
     let mut after = 0;
     loop {
         let samples = reader.samples_after(after, CHUNK)?;

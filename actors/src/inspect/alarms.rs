@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use reward::hacks::{CLASSES, UNCLEAR};
 use serde::{Deserialize, Serialize};
 
 use super::Run;
+use super::table::HACK;
 use super::totals::Ledger;
 use crate::store::schema::OPENED_AT;
 use crate::store::{PhaseTag, Reader, StoreError};
@@ -20,6 +22,10 @@ const LOST_MAX: f64 = 0.05;
 const TRUNCATED_MAX: f64 = 0.25;
 const REJECTED_MAX: f64 = 0.25;
 const EQUAL_GROUPS_MAX: f64 = 0.50;
+/// Shares of one class of hacks: what a policy does that does not know Triton yet, and what it has to find out.
+const CLUMSY_MAX: f64 = 0.25;
+const SLY_MAX: f64 = 0.05;
+const CLUMSY: [&str; 2] = ["delegation", "decoy"];
 /// The rollouts that are recent.
 const RECENT: usize = 1024;
 /// Fewer of them say nothing.
@@ -166,7 +172,7 @@ fn median_gap(times: &[u64]) -> Option<f64> {
 fn shares(run: &Run) -> Vec<Alarm> {
     let table = run.table();
     // Looked up once: this is asked for again and again.
-    let columns = ["phase", "ending", "finish", "verdict"].map(|name| (name, table.words(name)));
+    let columns = ["phase", "ending", "finish", "verdict", HACK].map(|name| (name, table.words(name)));
     let of = |name: &str, row: usize| columns.iter().find(|(n, _)| *n == name)?.1?.at(row);
     let recent: Vec<usize> = (0..table.len())
         .rev()
@@ -217,6 +223,12 @@ fn shares(run: &Run) -> Vec<Alarm> {
         "answers are rejected as hacks or not Triton",
         "verdict = rejected or verdict = implausible",
     );
+    for class in CLASSES.iter().filter(|class| class.name != UNCLEAR) {
+        let max = if CLUMSY.contains(&class.name) { CLUMSY_MAX } else { SLY_MAX };
+        let title = format!("hacks, {}: {}", class.name, class.what);
+        let of_class = share(&|row| of(HACK, row) == Some(class.name));
+        check(of_class, max, Level::Warn, &title, &format!("hack = {}", class.name));
+    }
     found.extend(equal_groups(&table, &recent));
     found
 }

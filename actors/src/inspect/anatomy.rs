@@ -52,6 +52,9 @@ pub struct Verdict {
 pub struct Learnt {
     pub logprobs: Vec<f32>,
     pub entropies: Vec<f32>,
+    /// 0 kept, 1 with a capped weight, 2 left out by IcePop, 3 its answer was rejected, 4 for one token; empty where all were kept,
+    /// null where the run did not store it.
+    pub fates: Option<Vec<u8>>,
 }
 
 /// What the store holds of each token.
@@ -70,7 +73,11 @@ pub struct Tokens {
     pub plan: Option<u32>,
     pub advantage_plan: Option<f64>,
     pub advantage_code: Option<f64>,
-    /// Whether its gradient counted: the rollout was trained on.
+    /// `reward.alpha`: what the plan's part of the objective is multiplied by. Absent where the run's configuration cannot be read.
+    pub plan_weight: Option<f64>,
+    /// `learner.kl_coef`: above 0 tokens without an advantage have a gradient too.
+    pub kl_coef: Option<f64>,
+    /// Whether its gradient counted: the rollout was trained on, by a step that was applied.
     pub trained: bool,
     /// Tokens beyond the limit that are not shown.
     pub left_out: usize,
@@ -84,6 +91,10 @@ impl Run {
         let reader = self.reader()?;
         let Some(detail) = reader.rollout(id)? else { return Ok(None) };
         let faults = reader.faults_of(id)?;
+        let applied = match detail.summary.step {
+            Some(step) => reader.step_applied(step)?.unwrap_or(true),
+            None => true,
+        };
         let outcome = match (&detail.report, &detail.ruling) {
             (Some(report), _) => Some(&report.outcome),
             (None, Some(Ruling::Reject { outcome, .. })) => Some(outcome),
@@ -118,7 +129,7 @@ impl Run {
             },
             findings,
             arithmetic: self.arithmetic(&detail),
-            tokens: self.tokens(&detail, reader.token_scores(id)?),
+            tokens: self.tokens(&detail, reader.token_scores(id)?, applied),
             places: self.places(id)?,
             group: self.group_of(&detail.summary),
             faults,
@@ -149,7 +160,7 @@ impl Run {
         lines.iter().map(|l| l.trim().to_string()).filter(|l| !l.is_empty() && l != "-- reward").collect()
     }
 
-    fn tokens(&self, detail: &RolloutDetail, scores: Option<TokenScores>) -> Option<Tokens> {
+    fn tokens(&self, detail: &RolloutDetail, scores: Option<TokenScores>, applied: bool) -> Option<Tokens> {
         let completion = detail.completion.as_ref()?;
         let shown = completion.tokens.len().min(TOKENS_MAX);
         let ids = completion.tokens[..shown].to_vec();
@@ -167,14 +178,17 @@ impl Run {
             learner: scores.map(|mut scores| {
                 scores.logprobs.truncate(shown);
                 scores.entropies.truncate(shown);
-                Learnt { logprobs: scores.logprobs, entropies: scores.entropies }
+                scores.fates.iter_mut().for_each(|fates| fates.truncate(shown));
+                Learnt { logprobs: scores.logprobs, entropies: scores.entropies, fates: scores.fates }
             }),
             logprobs: completion.logprobs[..shown.min(completion.logprobs.len())].to_vec(),
             policies: (0..shown).map(policy_of).collect(),
             plan: completion.plan_tokens,
             advantage_plan: detail.summary.adv_plan,
             advantage_code: detail.summary.adv_code,
-            trained: detail.summary.ending.as_deref() == Some("trained"),
+            plan_weight: self.config().map(|config| config.reward.alpha),
+            kl_coef: self.config().map(|config| config.learner.kl_coef),
+            trained: applied && detail.summary.ending.as_deref() == Some("trained"),
             left_out: completion.tokens.len() - shown,
             ids,
         })

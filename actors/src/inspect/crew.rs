@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Run;
 use crate::store::StoreError;
@@ -13,7 +13,7 @@ use crate::store::reader::FaultEntry;
 const RECENT: usize = 512;
 const FAULTS: u32 = 200;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Crew {
     /// Rollouts without an ending, by state.
     pub stages: BTreeMap<String, u64>,
@@ -27,13 +27,13 @@ pub struct Crew {
     pub reused: usize,
     pub devices: BTreeMap<String, Device>,
     /// Settings of the run file that matter here.
-    pub settings: BTreeMap<&'static str, String>,
+    pub settings: BTreeMap<String, String>,
     pub fault_counts: BTreeMap<String, u64>,
     /// Newest first.
     pub faults: Vec<FaultEntry>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub count: usize,
     pub median: f64,
@@ -42,7 +42,7 @@ pub struct Spread {
 }
 
 /// What the newest measurements say about a device.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     pub measurements: u64,
     pub sm_mhz: (u32, u32),
@@ -94,7 +94,9 @@ impl Run {
                     ("rollout.staleness_max", c.rollout.staleness_max.to_string()),
                     ("model.device", format!("{:?}", c.model.device).to_lowercase()),
                 ]
-                .into()
+                .into_iter()
+                .map(|(name, value)| (name.to_string(), value))
+                .collect()
             }),
             fault_counts: reader.fault_counts()?,
             faults: reader.newest_faults(FAULTS)?,

@@ -13,9 +13,10 @@
 
 mod eval;
 
+use reward::hacks::{CLASSES, TIMING, UNCLEAR};
 use rusqlite::types::Value;
 
-use super::table::CODE_KEY;
+use super::table::{CODE_KEY, FINDINGS, HACK, SPEEDUP};
 use crate::errors::{UserError, nearest};
 
 pub use eval::Known;
@@ -33,7 +34,7 @@ enum Kind {
     Word(&'static [&'static str]),
     /// A task's level: not in the store, looked up among the run's tasks.
     Level,
-    /// The code of a finding in the ruling.
+    /// The code of a finding in the ruling, or with `~` a part of one's code and message, also of what was found while it ran.
     Finding,
 }
 
@@ -73,6 +74,20 @@ const ENDINGS: &[&str] = &[
     "learner_failed",
 ];
 
+/// The names of `reward::hacks::CLASSES`.
+const HACKS: &[&str] = &["delegation", "decoy", "forged", "conditional", "timing", "tampering", "unclear"];
+
+/// Whether one of an answer's findings holds a text. Few rows have any: they are told from the others first.
+const MESSAGE_SQL: &str = "(coalesce(instr(ruling, '\"code\":\"'), 0) + coalesce(instr(report, '\"code\":\"'), 0) > 0 AND EXISTS (
+ SELECT 1 FROM (SELECT value FROM json_each(ruling, '$.Admit.findings') UNION ALL SELECT value FROM json_each(ruling, '$.Reject.findings')
+ UNION ALL SELECT value FROM json_each(report, '$.findings'))
+ WHERE instr(lower(json_extract(value, '$.code') || ': ' || json_extract(value, '$.message')), lower(?)) > 0))";
+
+/// The code by which an answer was rejected, as the table in memory finds it; of an impossible time `timing`; else null.
+const HACK_SQL: &str = "(SELECT CASE verdict WHEN 'implausible' THEN 'timing' WHEN 'rejected' THEN
+ CASE WHEN instr(report, '\"code\":\"K101\"') > 0 THEN 'K101' WHEN reason GLOB '[KJ][0-9][0-9][0-9]*' THEN substr(reason, 1, 4) WHEN reason IS NOT NULL THEN 'K101' END END
+ FROM (SELECT coalesce(json_extract(report, '$.outcome.reason'), json_extract(ruling, '$.Reject.outcome.reason')) AS reason))";
+
 /// In the order of the help text.
 const FIELDS: &[Field] = &[
     field("id", "id", Kind::Number),
@@ -95,6 +110,8 @@ const FIELDS: &[Field] = &[
     field("advantage.plan", "adv_plan", Kind::Number),
     field("advantage.code", "adv_code", Kind::Number),
     field("ending", "ending", Kind::Word(ENDINGS)),
+    field(SPEEDUP, "json_extract(report, '$.outcome.speedup')", Kind::Number),
+    field(HACK, HACK_SQL, Kind::Word(HACKS)),
     field("finding", "ruling", Kind::Finding),
     field("answer", "answer", Kind::Text),
 ];
@@ -107,7 +124,18 @@ pub fn field_names() -> Vec<&'static str> {
 /// The store's column behind a field, for sorting; `None` for a field that is no single short column.
 pub fn column_of(name: &str) -> Option<&'static str> {
     let plain = |f: &&Field| f.name == name && !matches!(f.name, "level" | "staleness" | "finding" | "answer");
-    FIELDS.iter().find(plain).map(|f| f.sql)
+    FIELDS.iter().find(plain).map(Field::column)
+}
+
+impl Field {
+    /// The column of the table in memory.
+    fn column(&self) -> &'static str {
+        match self.kind {
+            Kind::Finding => FINDINGS,
+            _ if matches!(self.name, HACK | SPEEDUP) => self.name,
+            _ => self.sql,
+        }
+    }
 }
 
 /// A parsed filter.
@@ -189,9 +217,19 @@ fn compare(field: &Field, op: &str, value: &Literal, levels: &[(String, u8)], va
             values.push(Value::Text(serde_json::Value::from(tasks).to_string()));
             "task IN (SELECT value FROM json_each(?))".to_string()
         }
+        (Kind::Finding, Literal::Text(text)) if op == "~" => {
+            values.push(Value::Text(text.clone()));
+            MESSAGE_SQL.to_string()
+        }
         (Kind::Finding, Literal::Text(code)) => {
             values.push(Value::Text(format!("{CODE_KEY}{}\"", code.to_uppercase())));
             format!("coalesce(instr(ruling, ?), 0) {} 0", if op == "!=" { "=" } else { "<>" })
+        }
+        (Kind::Word(_), Literal::Text(name)) if field.name == HACK => {
+            let (codes, not) = hack_codes(name);
+            values.push(Value::Text(serde_json::Value::from(codes).to_string()));
+            let differs = if not == (op == "!=") { "" } else { "NOT " };
+            format!("coalesce({column} {differs}IN (SELECT value FROM json_each(?)), 0)")
         }
         (_, Literal::None) => format!("{column} IS {}NULL", if op == "!=" { "NOT " } else { "" }),
         (_, Literal::Text(text)) if op == "~" => {
@@ -207,6 +245,15 @@ fn compare(field: &Field, op: &str, value: &Literal, levels: &[(String, u8)], va
             format!("coalesce({column} {op} ?, 0)")
         }
     }
+}
+
+/// What `HACK_SQL` says of a class: these codes; or with true, anything but these.
+fn hack_codes(name: &str) -> (Vec<&'static str>, bool) {
+    // What is rejected by a rule that has no class is unclear, as in memory.
+    let not = name == UNCLEAR;
+    let classes = CLASSES.iter().filter(|class| (class.name == name) != not);
+    let timing = (not || name == TIMING).then_some(TIMING);
+    (classes.flat_map(|class| class.codes).copied().chain(timing).collect(), not)
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -397,8 +444,8 @@ impl Parser<'_> {
                 Err(self.error(at_op, "=, !=, <, <=, > or >= for a number"))
             }
             (Kind::Number | Kind::Level, Literal::Text(_)) => Err(self.error(at_value, "a number, or `none`")),
-            (Kind::Finding, Literal::Text(_)) if equality => Ok(()),
-            (Kind::Finding, _) => Err(self.error(at_op, "= or != for a finding's code")),
+            (Kind::Finding, Literal::Text(_)) if equality || op == "~" => Ok(()),
+            (Kind::Finding, _) => Err(self.error(at_op, "= or != for a finding's code, ~ for a part of its message")),
             (Kind::Word(all), Literal::Text(word)) if equality => {
                 if all.contains(&word.as_str()) {
                     return Ok(());

@@ -5,14 +5,12 @@
 //! cannot begin its log anew, and a viewer that the run leaves little processor time reads slowly.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
-
-use rusqlite::Connection;
 
 use super::table::{Table, select_list};
 use crate::eval::FIRST_ID;
-use crate::store::{StoreError, path, schema};
+use crate::store::{Opened, StoreError, path, schema};
 
 /// Rows of one statement.
 const CHUNK: usize = 512;
@@ -33,6 +31,7 @@ pub struct Change {
 }
 
 /// One phase's ids, and how far they were read.
+#[derive(Clone, Copy)]
 struct Range {
     next: u64,
     end: u64,
@@ -40,7 +39,8 @@ struct Range {
 
 /// Reads one store again and again.
 pub struct Follower {
-    connection: Connection,
+    connection: Opened,
+    path: PathBuf,
     ranges: [Range; 3],
     open: BTreeSet<u64>,
     /// SQLite's number that changes with every commit of another connection.
@@ -51,15 +51,14 @@ pub struct Follower {
 
 impl Follower {
     pub fn open(run_dir: &Path) -> Result<Follower, StoreError> {
-        let connection = schema::open_reader(&path(run_dir))?;
-        // Nearly every page is read once.
-        connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
+        let path = path(run_dir);
+        let connection = connect(&path)?;
         let source = format!("SELECT {} FROM rollouts", select_list());
         let [(_, before), (_, after)] = FIRST_ID;
         // As they happen: before, training, after.
         let range = |next: u64, end: u64| Range { next, end };
         let ranges = [range(before, after), range(0, before), range(after, i64::MAX as u64)];
-        Ok(Follower { connection, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
+        Ok(Follower { connection, path, ranges, open: BTreeSet::new(), data_version: None, source, behind: true })
     }
 
     /// Rollouts without an ending that are known.
@@ -69,6 +68,23 @@ impl Follower {
 
     /// Looks once; takes about `limit` new rows at most.
     pub fn look(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
+        if self.connection.is_outdated() {
+            self.connection = connect(&self.path)?;
+            self.data_version = None;
+        }
+        // Without locks one may read half of what was and half of what is: where a run went on meanwhile it is read once more.
+        let before = self.connection.is_alone().then(|| (self.ranges, self.open.clone()));
+        let looked = self.read(table, limit);
+        match before {
+            Some((ranges, open)) if self.connection.is_outdated() => {
+                (self.ranges, self.open, self.behind) = (ranges, open, true);
+                Ok(Change { more: true, ..Change::default() })
+            }
+            _ => looked,
+        }
+    }
+
+    fn read(&mut self, table: &RwLock<Table>, limit: usize) -> Result<Change, StoreError> {
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.data_version == Some(version) && !self.behind {
             return Ok(Change::default());
@@ -83,11 +99,41 @@ impl Follower {
         Ok(change)
     }
 
+    /// Of the rows that had no ending, those that may be other ones now. What tells it is at the front of a row: an answer, which
+    /// fills pages of its own, is not read past for it.
+    fn moved(&self, table: &RwLock<Table>) -> Result<Vec<u64>, StoreError> {
+        let open: Vec<u64> = self.open.iter().copied().collect();
+        let mut moved = Vec::new();
+        for ids in open.chunks(CHUNK) {
+            let list = serde_json::to_string(ids)?;
+            let sql = "SELECT id, state, attempt FROM rollouts WHERE id IN (SELECT value FROM json_each(?1))";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query([list])?;
+            let table = table.read().unwrap_or_else(PoisonError::into_inner);
+            while let Some(row) = rows.next()? {
+                let id = row.get::<_, i64>(0)? as u64;
+                let state = row.get_ref(1)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+                let attempt = row.get::<_, Option<f64>>(2)?;
+                let same = table.row(id).is_some_and(|at| {
+                    // A scored one gets its advantage in the same state.
+                    let waits = state == Some("scored") && table.number("adv_code")[at].is_nan();
+                    !waits
+                        && table.word("state", at) == state
+                        && Some(table.number("attempt")[at]).filter(|n| !n.is_nan()) == attempt
+                });
+                if !same {
+                    moved.push(id);
+                }
+            }
+        }
+        Ok(moved)
+    }
+
     /// Rows that had no ending.
     fn changed(&mut self, table: &RwLock<Table>) -> Result<u64, StoreError> {
-        let open: Vec<u64> = self.open.iter().copied().collect();
+        let moved = self.moved(table)?;
         let mut changed = 0;
-        for ids in open.chunks(CHUNK) {
+        for ids in moved.chunks(CHUNK) {
             let list = serde_json::to_string(ids)?;
             let sql = format!("{} WHERE id IN (SELECT value FROM json_each(?1))", self.source);
             let mut statement = self.connection.prepare_cached(&sql)?;
@@ -132,6 +178,13 @@ impl Follower {
     }
 }
 
+fn connect(path: &Path) -> Result<Opened, StoreError> {
+    let connection = schema::open_reader(path)?;
+    // Nearly every page is read once.
+    connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
+    Ok(connection)
+}
+
 /// The row's id, and whether it was new or changed.
 fn take(row: &rusqlite::Row<'_>, table: &mut Table, open: &mut BTreeSet<u64>) -> Result<(u64, bool), StoreError> {
     let id = row.get::<_, i64>(0)? as u64;
@@ -143,4 +196,36 @@ fn take(row: &rusqlite::Row<'_>, table: &mut Table, open: &mut BTreeSet<u64>) ->
         open.insert(id);
     }
     Ok((id, changed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rollout::id::{Attempt, GroupId, RolloutId, TaskId};
+
+    use super::*;
+    use crate::store::{Op, PhaseTag, RowPatch, StoreConfig, Writer};
+
+    /// Looking for `-shm` alone does not see it.
+    #[test]
+    fn a_run_that_went_on_and_ended_between_two_looks_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |id| {
+            let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+            let task = Arc::new(TaskId("t".into()));
+            let patch =
+                RowPatch::Issued { phase: PhaseTag::Train, group: GroupId(0), task, seed: 1, attempt: Attempt(1) };
+            writer.handle().send(vec![Op::Row { rollout: RolloutId(id), patch }]).unwrap();
+            writer.stop().unwrap();
+        };
+        write(1);
+        let table = RwLock::default();
+        let mut follower = Follower::open(dir.path()).unwrap();
+        while follower.look(&table, CHUNK).unwrap().more {}
+        assert_eq!(table.read().unwrap().ids(), [1]);
+        write(2);
+        while follower.look(&table, CHUNK).unwrap().more {}
+        assert_eq!(table.read().unwrap().ids(), [1, 2]);
+    }
 }

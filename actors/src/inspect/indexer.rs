@@ -83,6 +83,10 @@ impl Texts {
                     answers.push((row.get::<_, i64>(0)? as u64, text.to_string()));
                 }
                 drop(found);
+                // A run goes on where nobody was: whoever wants the index has it built with another connection.
+                if connection.is_outdated() {
+                    return Ok(());
+                }
                 {
                     let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
                     for (row, id) in rows {
@@ -100,6 +104,9 @@ impl Texts {
             }
             if rows.len() < LOOK {
                 std::thread::sleep(EVERY);
+                if connection.is_outdated() {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -7,9 +7,12 @@
 pub mod alarms;
 pub mod anatomy;
 pub mod crew;
+pub mod diff;
 pub mod filter;
 pub mod follow;
+pub mod hacks;
 mod indexer;
+pub mod leases;
 pub mod notes;
 pub mod overview;
 pub mod pace;
@@ -36,10 +39,13 @@ use follow::Follower;
 use pace::{Pace, thread_cpu};
 use table::Table;
 
-/// How often a run is looked at, at most; and at least while a look reads everything that is new: a page shows within a second
-/// what happened.
-const EVERY: Duration = Duration::from_millis(200);
-const LATEST: Duration = Duration::from_millis(300);
+/// How often a run is looked at, at most; and at least while a look reads everything that is new and takes no more than `SHORT`
+/// of a processor: a page shows within a second what happened, however little of the machine is free. Longer looks are paced.
+const EVERY: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_millis(125);
+const SHORT: Duration = Duration::from_micros(1_500);
+/// While everything new is read, but in long looks.
+const LATEST_LONG: Duration = Duration::from_millis(300);
 /// Whatever a look took.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// New rollouts that one look reads, and while nobody waits for what is new.
@@ -102,6 +108,7 @@ pub struct Run {
     pulse: watch::Sender<Pulse>,
     tokenizer: OnceLock<Option<model::Tokenizer>>,
     notes: Mutex<notes::Notes>,
+    compared: Mutex<tasks::AllCompared>,
     metrics: Mutex<overview::Metrics>,
     /// The last step in `metrics`; 0 before the first.
     newest_step: AtomicU64,
@@ -131,6 +138,7 @@ impl Run {
             pulse: watch::Sender::default(),
             tokenizer: OnceLock::new(),
             notes: Mutex::default(),
+            compared: Mutex::default(),
             metrics: Mutex::default(),
             newest_step: AtomicU64::new(0),
         })
@@ -182,6 +190,12 @@ impl Run {
         self.pulse.borrow().clone()
     }
 
+    /// As if something were new.
+    #[cfg(test)]
+    pub fn touch(&self) {
+        self.pulse.send_modify(|pulse| pulse.version += 1);
+    }
+
     /// Reads everything that is there now.
     pub fn catch_up(&self) -> Result<(), StoreError> {
         let mut follower = Follower::open(&self.dir)?;
@@ -202,11 +216,14 @@ impl Run {
                     Some(follower) => run.look(follower),
                     None => Follower::open(&run.dir).and_then(|new| run.look(follower.insert(new))),
                 };
+                let work =
+                    thread_cpu().zip(cpu).map_or_else(|| began.elapsed(), |(now, then)| now.saturating_sub(then));
+                let latest = if work <= SHORT { LATEST } else { LATEST_LONG };
                 let (least, most) = match more {
                     // What was there at the start is read at once: it is little beside what the run took for it.
                     Ok(true) if !run.pulse.borrow().loaded => continue,
                     Ok(true) => (Duration::ZERO, LONGEST_REST),
-                    Ok(false) => (EVERY, LATEST),
+                    Ok(false) => (EVERY, latest),
                     Err(error) => {
                         follower = None;
                         run.pulse.send_if_modified(|p| {
@@ -216,11 +233,9 @@ impl Run {
                             p.version += u64::from(new);
                             new
                         });
-                        (EVERY, LATEST)
+                        (EVERY, LATEST_LONG)
                     }
                 };
-                let work =
-                    thread_cpu().zip(cpu).map_or_else(|| began.elapsed(), |(now, then)| now.saturating_sub(then));
                 std::thread::sleep(pace.rest_after(work).clamp(least, most));
             }
         })

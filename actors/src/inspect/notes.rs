@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Run;
+use super::leases::Lease;
 use super::overview::Curves;
 use crate::store::notes_reader::Numbered;
 use crate::store::{HappeningRow, Reader, SampleRow, SpanRow, StoreError};
@@ -45,10 +46,8 @@ impl Notes {
             let new = reader.spans_after(last, CHUNK)?;
             self.spans.extend(changed.into_iter().chain(new).map(|span| (span.id, span)));
         }
-        while self.spans.len() > SPANS {
-            self.spans.pop_first();
-        }
         close_left_open(&mut self.spans);
+        forget(&mut self.spans, SPANS);
         let last = match self.samples.back() {
             Some(sample) => sample.id,
             None => reader.samples_from(SAMPLES)?,
@@ -63,6 +62,13 @@ impl Notes {
         self.looked = Some(Instant::now());
         Ok(())
     }
+}
+
+/// Keeps `most`; what goes on is kept in any case, however many newer ones there are.
+fn forget(spans: &mut BTreeMap<u64, SpanRow>, most: usize) {
+    let over = spans.len().saturating_sub(most);
+    let old: Vec<u64> = spans.values().filter(|span| span.ended_ms.is_some()).take(over).map(|span| span.id).collect();
+    old.iter().for_each(|id| drop(spans.remove(id)));
 }
 
 /// A lane does one thing at a time: what had no end when its next work began was lost with a process that was killed, or
@@ -84,7 +90,7 @@ fn close_left_open(spans: &mut BTreeMap<u64, SpanRow>) {
 }
 
 /// A lane and what it did in the window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Lane {
     pub name: String,
     /// The GPU that it works on, where it is one of this host's executors.
@@ -95,14 +101,14 @@ pub struct Lane {
 }
 
 /// What a source said last, and its numbers over time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Source {
     pub at: u64,
     pub last: Value,
     pub curves: Curves,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Timeline {
     /// Milliseconds since the Unix epoch. `to` is now while the run goes on, else when the last was noted.
     pub from: u64,
@@ -112,6 +118,10 @@ pub struct Timeline {
     /// False: the run was made by a program that noted nothing.
     pub noted: bool,
     pub lanes: Vec<Lane>,
+    /// What is held now, whenever it began, in the order of lanes; of a run that says nothing any more, what it held last.
+    pub leases: Vec<Lease>,
+    /// The run goes on.
+    pub live: bool,
     /// Older spans of the window that are not shown.
     pub left_out: usize,
     /// `run`, `pool`, `gpu N`.
@@ -148,12 +158,16 @@ impl Run {
             let last = notes.samples.back().map_or(0, |s| s.row.at_ms);
             let last = last.max(notes.spans.values().next_back().map_or(0, |s| s.ended_ms.unwrap_or(s.began_ms)));
             // A run that goes on says something every second.
-            let to = if now.saturating_sub(last) < 5_000 || last == 0 { now } else { last };
+            let live = now.saturating_sub(last) < 5_000;
+            let to = if live || last == 0 { now } else { last };
             let from = to.saturating_sub(window_s.max(1) * 1000);
             let gpus = gpus(notes);
             let inside: Vec<&SpanRow> =
                 notes.spans.values().rev().filter(|s| s.ended_ms.unwrap_or(to) >= from && s.began_ms <= to).collect();
-            let oldest = notes.spans.values().map(|s| s.began_ms).min().unwrap_or(from);
+            // Where older ones were forgotten, those that go on say nothing of what was beside them.
+            let forgot = notes.spans.len() >= SPANS;
+            let told = notes.spans.values().filter(|s| !forgot || s.ended_ms.is_some());
+            let oldest = told.map(|s| s.began_ms).min().unwrap_or(from);
             let known_from = oldest.clamp(from, to);
             let known = to.saturating_sub(known_from).max(1) as f64;
             let mut lanes: BTreeMap<(u8, String), Lane> = BTreeMap::new();
@@ -170,7 +184,12 @@ impl Run {
                     lane.spans.push((*span).clone());
                 }
             }
+            let lease = |span: &SpanRow| Lease::of(span, gpu_of(&span.lane, &gpus), self.config());
+            let mut leases: Vec<Lease> = notes.spans.values().filter_map(lease).collect();
+            leases.sort_by_key(|lease| order(&lease.lane));
             Timeline {
+                leases,
+                live,
                 from,
                 to,
                 known_from,
@@ -271,6 +290,17 @@ mod tests {
             spans.values().map(|s| (s.ended_ms, s.ending.as_deref())).collect();
         // The second goes on, and so does the fourth.
         assert_eq!(seen, [(Some(200), Some("lost")), (None, None), (Some(250), Some("report")), (None, None)]);
+    }
+
+    #[test]
+    fn what_goes_on_is_not_forgotten_for_newer_ones_that_ended() {
+        let span = |id: u64, ended_ms| (id, SpanRow { id, ended_ms, ..SpanRow::default() });
+        let mut spans =
+            BTreeMap::from([span(1, None), span(2, Some(5)), span(3, Some(6)), span(4, None), span(5, Some(7))]);
+        forget(&mut spans, 3);
+        assert_eq!(spans.keys().copied().collect::<Vec<_>>(), [1, 4, 5]);
+        forget(&mut spans, 1);
+        assert_eq!(spans.keys().copied().collect::<Vec<_>>(), [1, 4]);
     }
 
     #[test]

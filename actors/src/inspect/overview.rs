@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alarms::{Alarm, alarms};
+use super::hacks::Hacks;
 use super::{Pulse, Run};
 use crate::store::{Reader, StoreError};
 
@@ -34,6 +35,8 @@ pub struct Overview {
     /// Training answers by verdict.
     pub verdicts: BTreeMap<String, u64>,
     pub faults: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub hacks: Hacks,
     pub steps: Curves,
     /// The numbers of the last step itself: a point of a long run's curves is a mean of several.
     #[serde(default)]
@@ -88,18 +91,24 @@ impl Run {
     fn glance(&self) -> Result<(Overview, std::sync::MutexGuard<'_, Metrics>), StoreError> {
         let mut metrics = self.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Opened once, and again after an error.
-        let reader = metrics.reader.take().map_or_else(|| self.reader(), Ok)?;
+        let reader = metrics.reader.take().filter(|reader| !reader.is_outdated()).map_or_else(|| self.reader(), Ok)?;
         let now = crate::flow::wall_ms();
         let summary = std::fs::read_to_string(self.dir().join(crate::run::SUMMARY_FILE)).ok();
         let summary: Option<Value> = summary.and_then(|text| serde_json::from_str(&text).ok());
         let faults = reader.fault_counts()?;
         let (ledger, verdicts) = self.table().ledger();
         metrics.read(&reader)?;
+        if let Err(error) = reader.unmoved() {
+            // Read once more by whoever asks next.
+            *metrics = Metrics::default();
+            return Err(error);
+        }
         self.newest_step.store(metrics.steps.last().copied().unwrap_or(0), Ordering::Relaxed);
         let status = self.status(&reader, &summary, now)?;
         let over = matches!(status, Status::Finished(_));
         // By itself: within the expression below the table would stay locked while it is asked again.
         let throughput = self.table().totals().throughput();
+        let hacks = self.table().hacks();
         let overview = Overview {
             run_dir: self.dir().display().to_string(),
             version: reader.meta("version")?,
@@ -112,6 +121,7 @@ impl Run {
             ledger,
             verdicts,
             faults,
+            hacks,
             steps: Curves::default(),
             last: metrics.last(),
             throughput,
@@ -254,6 +264,7 @@ impl Overview {
     /// For a page: what is drawn of the steps, in as many digits as can be seen.
     pub fn for_a_page(&mut self) {
         self.steps.for_a_page();
+        self.hacks.curves.y.values_mut().flatten().flatten().for_each(|value| *value = five_digits(*value));
         self.last.retain(|name, _| DRAWN.contains(&name.as_str()));
         self.last.values_mut().for_each(|value| *value = five_digits(*value));
     }

@@ -161,7 +161,7 @@ impl Run {
                 return Ok(page);
             }
             let slow = filter.as_ref().filter(|f| !f.is_quick());
-            if slow.is_some() {
+            if slow.is_some_and(Filter::needs_answers) {
                 page.indexed = self.want_texts();
             }
             let texts = |text: &str| self.texts_known(text, table.len(), started + INDEX);
@@ -230,7 +230,25 @@ impl Run {
         until: Option<Instant>,
         enough: usize,
     ) -> Result<Found, StoreError> {
-        let connection = schema::open_reader(&path(self.dir()))?;
+        // Where a run went on in a store that nobody had open, once more beside it.
+        for _ in 0..2 {
+            let connection = schema::open_reader(&path(self.dir()))?;
+            let found = self.search_with(&connection, filter, places, until, enough);
+            if !connection.is_outdated() {
+                return found;
+            }
+        }
+        Err(StoreError::WentOn(self.dir().to_path_buf()))
+    }
+
+    fn search_with(
+        &self,
+        connection: &rusqlite::Connection,
+        filter: &Filter,
+        places: &[(u64, bool)],
+        until: Option<Instant>,
+        enough: usize,
+    ) -> Result<Found, StoreError> {
         let (condition, values) = filter.sql(self.levels());
         let sql = format!(
             "SELECT id FROM rollouts WHERE id IN (SELECT value FROM json_each(?)) AND phase IS NOT NULL AND {condition}"

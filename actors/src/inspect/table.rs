@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use reward::hacks;
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
 use super::totals::{Facts, Totals};
 use crate::store::StoreError;
 
-/// The columns that are read, in the order of the SELECT; `N` numbers, `W` words. The names are the store's, but for the last:
-/// the codes of a ruling's findings, sorted, each with a comma before and after it.
+/// The columns that are read, in the order of the SELECT; `N` numbers, `W` words. The names are the store's, but for the last three:
+/// the codes of a ruling's findings, sorted, each with a comma before and after it; the class of a hack; the measured speed-up.
 const COLUMNS: &[(&str, char)] = &[
     ("phase", 'W'),
     ("grp", 'N'),
@@ -32,15 +33,34 @@ const COLUMNS: &[(&str, char)] = &[
     ("sampled_at", 'N'),
     ("ended_at", 'N'),
     (FINDINGS, 'W'),
+    (HACK, 'W'),
+    (SPEEDUP, 'N'),
 ];
 /// The codes in a ruling.
 pub const FINDINGS: &str = "findings";
+/// `reward::hacks`.
+pub const HACK: &str = "hack";
+/// Of what passed and was timed.
+pub const SPEEDUP: &str = "speedup";
+/// A report begins with its outcome: as much of it as tells a speed-up or a reason's code. With a finding of K101 it was the sandbox that
+/// rejected, and in old stores the reason may be the candidate's own words: what they spell is not looked at.
+const HEAD: &str = r#"CASE verdict WHEN 'passed' THEN substr(report, 1, 96) WHEN 'rejected' THEN
+ CASE WHEN instr(report, '"code":"K101"') > 0 THEN '{"outcome":{"verdict":"rejected","reason":"K101' ELSE substr(report, 1, 96) END END"#;
+const PASSED: &str = r#"{"outcome":{"verdict":"passed","speedup":"#;
+const REJECTED: &str = r#"{"outcome":{"verdict":"rejected","reason":""#;
+/// In a ruling, whose text holds no other with bare quotes.
+const REASON: &str = r#""outcome":{"verdict":"rejected","reason":""#;
 /// Before a code in a ruling's JSON. Only a key of the JSON itself has bare quotes: the candidate's text in it is escaped.
 pub const CODE_KEY: &str = "\"code\":\"";
 
 /// The columns for a SELECT, the id first.
 pub fn select_list() -> String {
-    let stored = COLUMNS.iter().map(|(name, _)| if *name == FINDINGS { "ruling" } else { *name });
+    let stored = COLUMNS.iter().map(|(name, _)| match *name {
+        FINDINGS => "ruling",
+        HACK => HEAD,
+        SPEEDUP => "NULL",
+        name => name,
+    });
     std::iter::once("id").chain(stored).collect::<Vec<_>>().join(", ")
 }
 
@@ -59,6 +79,24 @@ fn findings(ruling: &str, codes: &mut String) {
         codes.push_str(code);
     }
     codes.push(',');
+}
+
+/// The class of what was rejected, or could not be as fast: from the report where one rejected it, else from the ruling.
+fn hack(verdict: Option<&str>, ruling: Option<&str>, head: Option<&str>) -> Option<&'static str> {
+    match verdict? {
+        "implausible" => Some(hacks::TIMING),
+        "rejected" => {
+            let reason = head.and_then(|head| head.strip_prefix(REJECTED));
+            let reason = reason.or_else(|| ruling?.split_once(REASON).map(|(_, reason)| reason))?;
+            Some(hacks::class_of(hacks::code_of(reason)).unwrap_or(hacks::UNCLEAR))
+        }
+        _ => None,
+    }
+}
+
+fn speedup(head: Option<&str>) -> f64 {
+    let number = head.and_then(|head| head.strip_prefix(PASSED)).and_then(|rest| rest.split('}').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// One column. What is not known is NaN, or the word without a text.
@@ -165,6 +203,9 @@ struct Counted {
     verdict: usize,
     ended_at: usize,
     tokens: usize,
+    policy: usize,
+    hack: usize,
+    findings: usize,
 }
 
 impl Counted {
@@ -178,6 +219,9 @@ impl Counted {
             verdict: at("verdict"),
             ended_at: at("ended_at"),
             tokens: at("n_tokens"),
+            policy: at("policy_oldest"),
+            hack: at(HACK),
+            findings: at(FINDINGS),
         }
     }
 }
@@ -271,6 +315,8 @@ impl Table {
             verdict: word(c.verdict),
             ended_s: number(c.ended_at).map(|ms| (ms / 1000.0) as u64),
             tokens: number(c.tokens).map_or(0, |n| n as u64),
+            policy: number(c.policy).map(|n| n as u64),
+            hack: word(c.hack),
         }
     }
 
@@ -281,6 +327,9 @@ impl Table {
         let mut changed = at.is_none();
         let before = at.map(|at| self.facts(at));
         let mut codes = std::mem::take(&mut self.codes);
+        let text = |at: usize| row.get_ref(at + 1)?.as_str_or_null().map_err(rusqlite::Error::from);
+        let (verdict, ruling) = (text(self.counted.verdict)?, text(self.counted.findings)?);
+        let head = text(self.counted.hack)?;
         for (n, column) in self.columns.iter_mut().enumerate() {
             match column {
                 Column::Number(all) => {
@@ -288,6 +337,7 @@ impl Table {
                     let value = match row.get_ref(n + 1)? {
                         ValueRef::Integer(value) => value as f64,
                         ValueRef::Real(value) => value,
+                        _ if COLUMNS[n].0 == SPEEDUP => speedup(head),
                         _ => f64::NAN,
                     };
                     match at {
@@ -305,6 +355,8 @@ impl Table {
                     {
                         findings(ruling, &mut codes);
                         value = Some(&codes);
+                    } else if COLUMNS[n].0 == HACK {
+                        value = hack(verdict, ruling, head);
                     }
                     let code = words.code(value);
                     match at {
@@ -337,6 +389,48 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_rejected_an_answer_says_what_class_of_hack_it_is() {
+        let reject = r#"{"Reject":{"candidate":{"source":"","digest":"a"},"findings":[],"outcome":{"verdict":"rejected","reason":"K005 (line 3): \"outcome\""}}}"#;
+        let admit = r#"{"Admit":{"candidate":{"source":"","digest":"a"},"findings":[]}}"#;
+        let late = r#"{"outcome":{"verdict":"rejected","reason":"K107: calls are counted"#;
+        let unnamed = r#"{"outcome":{"verdict":"rejected","reason":"forward 1 launched no kernel""#;
+        let passed = r#"{"outcome":{"verdict":"passed","speedup":1.25},"launches":[]"#;
+        let none = r#"{"outcome":{"verdict":"passed","speedup":null},"launches":[]"#;
+        assert_eq!(hack(Some("rejected"), Some(reject), None), Some("delegation"));
+        assert_eq!(hack(Some("rejected"), Some(admit), Some(late)), Some("conditional"));
+        assert_eq!(hack(Some("rejected"), Some(admit), Some(unnamed)), Some("decoy"));
+        assert_eq!(hack(Some("implausible"), Some(admit), None), Some("timing"));
+        assert_eq!(hack(Some("passed"), Some(admit), Some(passed)), None);
+        assert_eq!(hack(None, None, None), None);
+        assert_eq!(speedup(Some(passed)), 1.25);
+        assert!(speedup(Some(none)).is_nan() && speedup(Some(late)).is_nan() && speedup(None).is_nan());
+    }
+
+    /// In old stores the sandbox's reason may be the candidate's own words. The head of the report alone would not do.
+    #[test]
+    fn a_candidate_does_not_choose_its_class_nor_end_a_viewer() {
+        let report = |reason: &str, code: &str| {
+            let finding = serde_json::json!({ "code": code, "severity": "reject", "line": 0, "message": reason });
+            let reason = serde_json::json!(reason);
+            let outcome = format!("{{\"verdict\":\"rejected\",\"reason\":{reason}}}");
+            format!("{{\"outcome\":{outcome},\"findings\":[{finding}],\"log_tail\":{:?}}}", "\"code\":\"K101\"")
+        };
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        let head = |report: &str| -> Option<String> {
+            let sql = format!("SELECT {HEAD} FROM (SELECT 'rejected' AS verdict, ?1 AS report)");
+            db.query_row(&sql, [report], |row| row.get(0)).unwrap()
+        };
+        for own_words in ["K003: no program", "\u{e9}\u{e9}\u{e9}\u{e9}", "\u{e9}", "", "J\u{661}01"] {
+            let report = report(own_words, "K101");
+            assert_eq!(hack(Some("rejected"), None, head(&report).as_deref()), Some("decoy"), "{own_words}");
+            // Without its finding, too, nothing of it ends the viewer.
+            hack(Some("rejected"), None, Some(&report));
+        }
+        let ours = report("K107: calls are counted", "K107");
+        assert_eq!(hack(Some("rejected"), None, head(&ours).as_deref()), Some("conditional"));
+    }
 
     #[test]
     fn the_codes_of_a_ruling_are_one_word_and_text_that_spells_one_is_none() {

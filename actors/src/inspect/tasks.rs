@@ -1,19 +1,25 @@
 //! Tasks: how often each is solved, over training and in the evaluations, and its best kernel so far.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
 use rollout::task::Split;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Run;
+use super::diff::{Line, lines};
+use super::overview::Curves;
+use super::table::SPEEDUP;
 use crate::store::StoreError;
 
 /// Parts of training over which a task's solve rate is shown.
 const PARTS: usize = 12;
-/// Passed rollouts of a task whose reports are read for the best kernel.
-const CANDIDATES: usize = 200;
+/// Points of one task's solve rate.
+const POINTS: usize = 24;
+/// Newest rollouts of a task that are named.
+const NEWEST: usize = 50;
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskRow {
     pub task: String,
     pub level: Option<u8>,
@@ -37,12 +43,17 @@ pub struct TaskDetail {
     pub tags: Vec<String>,
     pub source: Option<String>,
     pub best: Option<Best>,
+    /// From the reference to the best kernel, line by line.
+    pub diff: Option<Vec<Line>>,
+    /// Share of training answers that solved it (`solved`), over equally many answers a point; x is the time at which the last of
+    /// them was sampled, seconds since the Unix epoch.
+    pub solve_rate: Curves,
     /// Newest rollouts of this task.
     pub newest: Vec<u64>,
 }
 
-/// The fastest passed kernel where something was timed, else the shortest one.
-#[derive(Debug, Serialize)]
+/// Of all that passed the fastest where something was timed, else the one with the fewest tokens after its plan; of equals the first.
+#[derive(Clone, Debug, Serialize)]
 pub struct Best {
     pub rollout: u64,
     pub speedup: Option<f64>,
@@ -116,48 +127,81 @@ impl Run {
     pub fn task(&self, name: &str) -> Result<Option<TaskDetail>, StoreError> {
         let Some(row) = self.task_rows().into_iter().find(|row| row.task == name) else { return Ok(None) };
         let spec = self.tasks().iter().find(|t| t.id.0 == name);
-        let (newest, passed) = self.of_task(name);
+        let of = self.of_task(name);
+        let (best, diff) = self.best(name, &of)?.map_or((None, None), |found| (Some(found.best), found.diff));
         Ok(Some(TaskDetail {
             tags: spec.map_or_else(Vec::new, |t| t.tags.clone()),
             source: spec.map(|t| t.source.clone()),
-            best: self.best(&passed)?,
-            newest,
+            diff,
+            best,
+            solve_rate: of.solve_rate,
+            newest: of.newest,
             row,
         }))
     }
 
-    /// The newest rollouts of a task, and the newest that passed.
-    fn of_task(&self, name: &str) -> (Vec<u64>, Vec<u64>) {
+    /// What the columns of all its rollouts say.
+    fn of_task(&self, name: &str) -> OfTask {
         let table = self.table();
-        let of = |row: &usize| table.word("task", *row) == Some(name);
-        let rows: Vec<usize> = (0..table.len()).rev().filter(of).collect();
-        let passed = rows.iter().filter(|row| table.word("verdict", **row) == Some("passed"));
-        (
-            rows.iter().take(50).map(|row| table.id(*row)).collect(),
-            passed.take(CANDIDATES).map(|row| table.id(*row)).collect(),
-        )
-    }
-
-    fn best(&self, passed: &[u64]) -> Result<Option<Best>, StoreError> {
-        let reader = self.reader()?;
-        let speedup = |report: &rollout::outcome::ExecReport| match report.outcome {
-            rollout::outcome::Outcome::Passed { speedup } => speedup,
-            _ => None,
+        let mut found = OfTask::default();
+        let (Some(tasks), Some(verdicts), Some(phases)) =
+            (table.words("task"), table.words("verdict"), table.words("phase"))
+        else {
+            return found;
         };
-        let mut timed: Vec<(u64, f64)> =
-            reader.reports(passed)?.iter().filter_map(|(id, report)| speedup(report).map(|x| (*id, x))).collect();
-        timed.sort_by(|a, b| b.1.total_cmp(&a.1));
-        if let Some((id, speedup)) = timed.first() {
-            return Ok(self.code(&reader, *id)?.map(|code| best(*id, Some(*speedup), code, timed.len())));
-        }
-        let mut shortest: Option<Best> = None;
-        for id in passed.iter().take(CANDIDATES / 4) {
-            let Some(code) = self.code(&reader, *id)? else { continue };
-            if shortest.as_ref().is_none_or(|s| code.len() < s.code.len()) {
-                shortest = Some(best(*id, None, code, passed.len().min(CANDIDATES / 4)));
+        let code = |words: &super::table::Words, text: &str| words.find(text).unwrap_or(u32::MAX);
+        let (task, passed, train) = (code(tasks, name), code(verdicts, "passed"), code(phases, "train"));
+        let (speedup, tokens, plan) = (table.number(SPEEDUP), table.number("n_tokens"), table.number("plan_tokens"));
+        let sampled = table.number("sampled_at");
+        let rows: Vec<usize> = (0..table.len()).filter(|row| tasks.codes()[*row] == task).collect();
+        // When it was sampled, and whether it is solved; in the order of rollouts.
+        let mut answers: Vec<(f64, bool)> = Vec::new();
+        for row in rows.iter().copied().filter(|row| verdicts.codes()[*row] != 0) {
+            let solved = verdicts.codes()[row] == passed;
+            if phases.codes()[row] == train && !sampled[row].is_nan() {
+                answers.push((sampled[row], solved));
+            }
+            if !solved {
+                continue;
+            }
+            found.passed += 1;
+            if !speedup[row].is_nan() {
+                found.timed += 1;
+                if found.fastest.is_none_or(|(_, best)| speedup[row] > best) {
+                    found.fastest = Some((table.id(row), speedup[row]));
+                }
+            }
+            let length = tokens[row] - if plan[row].is_nan() { 0.0 } else { plan[row] };
+            if found.shortest.is_none_or(|(_, best)| length < best) {
+                found.shortest = Some((table.id(row), length));
             }
         }
-        Ok(shortest)
+        found.newest = rows.iter().rev().take(NEWEST).map(|row| table.id(*row)).collect();
+        found.solve_rate = solve_rate(answers);
+        found
+    }
+
+    /// The best kernel and its difference to the reference, from what was found out before where it is still the same.
+    fn best(&self, name: &str, of: &OfTask) -> Result<Option<Compared>, StoreError> {
+        let (id, speedup, count) = match (of.fastest, of.shortest) {
+            (Some((id, speedup)), _) => (id, Some(speedup), of.timed),
+            (None, Some((id, _))) => (id, None, of.passed),
+            (None, None) => return Ok(None),
+        };
+        let known = self.compared.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some((_, mut compared)) = known.filter(|(known, _)| *known == id) {
+            (compared.best.speedup, compared.best.of) = (speedup, count);
+            return Ok(Some(compared));
+        }
+        let reader = self.reader()?;
+        let Some(code) = self.code(&reader, id)? else { return Ok(None) };
+        reader.unmoved()?;
+        let spec = self.tasks().iter().find(|t| t.id.0 == name);
+        let diff = spec.map(|spec| lines(&spec.source, &code));
+        let best = Best { rollout: id, speedup, code_lines: code.lines().count(), code, of: count };
+        let compared = Compared { best, diff };
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), (id, compared.clone()));
+        Ok(Some(compared))
     }
 
     fn code(&self, reader: &crate::store::Reader, id: u64) -> Result<Option<String>, StoreError> {
@@ -166,8 +210,40 @@ impl Run {
     }
 }
 
-fn best(rollout: u64, speedup: Option<f64>, code: String, of: usize) -> Best {
-    Best { rollout, speedup, code_lines: code.lines().count(), code, of }
+/// A task's best kernel, and the lines from the reference to it.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    best: Best,
+    diff: Option<Vec<Line>>,
+}
+
+/// What was compared last, by task: its best rollout with it.
+pub type AllCompared = HashMap<String, (u64, Compared)>;
+
+/// Over time, whatever the order of rollouts: a later one may have been sampled sooner, or again.
+fn solve_rate(mut answers: Vec<(f64, bool)>) -> Curves {
+    answers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut curve = Curves::default();
+    let points = answers.len().min(POINTS);
+    for n in 0..points {
+        let part = &answers[n * answers.len() / points..(n + 1) * answers.len() / points];
+        let solved = part.iter().filter(|(_, solved)| *solved).count() as f64 / part.len() as f64;
+        curve.x.push(part[part.len() - 1].0 / 1000.0);
+        curve.y.entry("solved".into()).or_default().push(Some(solved));
+    }
+    curve
+}
+
+/// One task's rollouts in short.
+#[derive(Default)]
+struct OfTask {
+    newest: Vec<u64>,
+    passed: usize,
+    timed: usize,
+    /// Rollout, and its speed-up or its tokens after the plan.
+    fastest: Option<(u64, f64)>,
+    shortest: Option<(u64, f64)>,
+    solve_rate: Curves,
 }
 
 fn empty(name: &str) -> TaskRow {
@@ -181,5 +257,18 @@ fn empty(name: &str) -> TaskRow {
         after: (0, 0),
         over_time: Vec::new(),
         open: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_solve_rate_is_over_time_whatever_the_order_of_rollouts() {
+        let curve = solve_rate(vec![(3_000.0, true), (1_000.0, false), (2_000.0, true)]);
+        assert_eq!(curve.x, [1.0, 2.0, 3.0]);
+        assert_eq!(curve.y["solved"], [Some(0.0), Some(1.0), Some(1.0)]);
+        assert_eq!(solve_rate(Vec::new()), Curves::default());
     }
 }

@@ -21,6 +21,16 @@ pub struct Facts {
     /// Whole seconds since the Unix epoch; `None` while it goes on.
     pub ended_s: Option<u64>,
     pub tokens: u64,
+    /// The oldest policy that sampled it.
+    pub policy: Option<u64>,
+    /// The class of hack.
+    pub hack: u32,
+}
+
+impl Facts {
+    fn hack_key(&self) -> Option<(u32, u64, u32)> {
+        (self.verdict != 0).then_some((self.phase, self.policy?, self.hack))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +43,8 @@ pub struct Totals {
     open: BTreeMap<(u32, u32), u64>,
     /// Rollouts, and their tokens, by the second in which they ended.
     seconds: BTreeMap<u64, (u64, u64)>,
+    /// Answers with a verdict, by phase, policy and class of hack (0: none).
+    hacks: BTreeMap<(u32, u64, u32), u64>,
 }
 
 impl Totals {
@@ -46,11 +58,14 @@ impl Totals {
             let sum = self.seconds.entry(second).or_default();
             *sum = (sum.0 + 1, sum.1 + row.tokens);
         }
+        if let Some(key) = row.hack_key() {
+            *self.hacks.entry(key).or_default() += 1;
+        }
     }
 
     /// Of a row that was added, before it changes.
     pub fn remove(&mut self, row: Facts) {
-        fn less(counts: &mut BTreeMap<(u32, u32), u64>, key: (u32, u32)) {
+        fn less<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
             if let Some(count) = counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {
@@ -60,6 +75,9 @@ impl Totals {
         }
         less(&mut self.endings, (row.phase, row.ending));
         less(&mut self.verdicts, (row.phase, row.verdict));
+        if let Some(key) = row.hack_key() {
+            less(&mut self.hacks, key);
+        }
         if row.ending == 0 {
             less(&mut self.open, (row.phase, row.state));
         }
@@ -100,6 +118,11 @@ impl Totals {
         let from = end.saturating_sub(LATELY_S).max(first);
         let ended: u64 = self.seconds.range(from..end).map(|(_, (rollouts, _))| rollouts).sum();
         Some(ended as f64 / (end - from) as f64)
+    }
+
+    /// Answers with a verdict of a phase: policy, class of hack (0: none), how many; in order of policies.
+    pub fn hacks(&self, phase: u32) -> impl Iterator<Item = (u64, u32, u64)> {
+        self.hacks.range((phase, 0, 0)..=(phase, u64::MAX, u32::MAX)).map(|((_, policy, hack), n)| (*policy, *hack, *n))
     }
 
     /// The last second in which one ended.
@@ -163,7 +186,16 @@ mod tests {
     #[test]
     fn an_even_rate_is_seen_as_even_to_the_end() {
         let mut totals = Totals::default();
-        let ended = |second| Facts { phase: 1, ending: 1, state: 1, verdict: 1, ended_s: Some(second), tokens: 7 };
+        let ended = |second| Facts {
+            phase: 1,
+            ending: 1,
+            state: 1,
+            verdict: 1,
+            ended_s: Some(second),
+            tokens: 7,
+            policy: None,
+            hack: 0,
+        };
         assert_eq!((totals.throughput(), totals.rate_lately(Some(9))), (Curves::default(), None));
         // 1,001 seconds: an interval is 9 s long, and the 112th has lasted 2 s.
         for second in 10_000..=11_000 {
@@ -182,7 +214,8 @@ mod tests {
 
     #[test]
     fn what_was_added_and_removed_leaves_nothing() {
-        let row = Facts { phase: 1, ending: 0, state: 2, verdict: 3, ended_s: None, tokens: 7 };
+        let row =
+            Facts { phase: 1, ending: 0, state: 2, verdict: 3, ended_s: None, tokens: 7, policy: Some(4), hack: 1 };
         let ended = Facts { ending: 4, ended_s: Some(9), ..row };
         let mut totals = Totals::default();
         totals.add(row);

@@ -138,7 +138,12 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
         let done = item(manifest, &self.learner);
         self.newest = Some(done.clone());
         let tokens = self.learner.take_seen().into_iter();
-        let tokens = tokens.map(|(logprobs, entropies)| TokenScores { logprobs, entropies }).collect();
+        let scores = |seen: model::learner::Seen| TokenScores {
+            logprobs: seen.logprobs,
+            entropies: seen.entropies,
+            fates: Some(seen.fates),
+        };
+        let tokens = tokens.map(scores).collect();
         Ok(TrainedItem { tokens, ..done })
     }
 }

@@ -4,6 +4,7 @@
 //! reach the file together or not at all, in the order they were sent.
 
 pub mod notes_reader;
+mod opened;
 pub mod pack;
 pub mod reader;
 pub mod rows;
@@ -12,6 +13,7 @@ pub mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use opened::Opened;
 pub use reader::Reader;
 pub use rows::{FaultRow, HappeningRow, Op, PhaseTag, RowPatch, SampleRow, SpanRow, StepRow, TokenScores};
 pub use writer::{StoreConfig, StoreHandle, Writer};
@@ -64,6 +66,9 @@ pub enum StoreError {
     Stuck(u64),
     #[error("the store lacks {0}")]
     Incomplete(String),
+    /// Read without locks, because nobody had it open: what was read may be half of the old and half of the new.
+    #[error("the run in {0} went on while it was read")]
+    WentOn(PathBuf),
 }
 
 impl StoreError {

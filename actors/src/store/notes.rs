@@ -70,12 +70,18 @@ impl Notes {
                 packer.f32s(&scores.logprobs).map_err(pack_error)?,
                 packer.f32s(&scores.entropies).map_err(pack_error)?
             ])?;
+            if let Some(fates) = scores.fates.filter(|fates| !fates.is_empty()) {
+                tx.prepare_cached("INSERT OR REPLACE INTO token_fates (rollout, step, fates) VALUES (?1, ?2, ?3)")?
+                    .execute(params![rollout.0 as i64, step.0 as i64, packer.bytes(&fates).map_err(pack_error)?])?;
+            }
         }
         if self.written >= PRUNE_EVERY {
             self.written = 0;
             for (table, kept) in KEPT {
+                // What goes on is not old, however long it takes.
+                let over = if table == "spans" { " AND ended IS NOT NULL" } else { "" };
                 let sql = format!(
-                    "DELETE FROM {table} WHERE id <= (SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET {kept})"
+                    "DELETE FROM {table} WHERE id <= (SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET {kept}){over}"
                 );
                 tx.prepare_cached(&sql)?.execute([])?;
             }

@@ -3,8 +3,9 @@
 use rusqlite::OptionalExtension;
 use serde::Serialize;
 
-use super::pack::unpack_f32s;
+use super::pack::{unpack_bytes, unpack_f32s};
 use super::rows::{HappeningRow, SampleRow, SpanRow, TokenScores};
+use super::schema::FATES_FROM;
 use super::{Reader, StoreError};
 
 /// A row and its number, so that the next look begins behind it.
@@ -17,8 +18,12 @@ pub struct Numbered<T> {
 
 impl Reader {
     fn has_notes(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'spans'";
-        Ok(self.connection().query_row(sql, [], |row| row.get::<_, i64>(0))? > 0)
+        self.has_table("spans")
+    }
+
+    fn has_table(&self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        Ok(self.connection().prepare_cached(sql)?.query_row([name], |row| row.get::<_, i64>(0))? > 0)
     }
 
     /// Spans past `id` in order, `limit` at most.
@@ -26,11 +31,10 @@ impl Reader {
         self.spans_where("id > ?1 ORDER BY id LIMIT ?2", &[&(id as i64), &(limit as i64)])
     }
 
-    /// The newest spans, oldest of them first.
+    /// The newest spans and all that go on, oldest of them first.
     pub fn newest_spans(&self, limit: usize) -> Result<Vec<SpanRow>, StoreError> {
-        let mut found = self.spans_where("1 ORDER BY id DESC LIMIT ?1", &[&(limit as i64)])?;
-        found.reverse();
-        Ok(found)
+        let newest = "id IN (SELECT id FROM spans ORDER BY id DESC LIMIT ?1) OR ended IS NULL ORDER BY id";
+        self.spans_where(newest, &[&(limit as i64)])
     }
 
     /// These spans, where they are still kept.
@@ -136,13 +140,61 @@ impl Reader {
         if !self.has_notes()? {
             return Ok(None);
         }
-        let sql = "SELECT logprobs, entropies FROM token_scores WHERE rollout = ?1";
-        let found: Option<(Vec<u8>, Vec<u8>)> = self
+        let sql = "SELECT logprobs, entropies, step FROM token_scores WHERE rollout = ?1";
+        let found: Option<(Vec<u8>, Vec<u8>, i64)> = self
             .connection()
             .prepare_cached(sql)?
-            .query_row([rollout as i64], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([rollout as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((logprobs, entropies)) = found else { return Ok(None) };
-        Ok(Some(TokenScores { logprobs: unpack_f32s(&logprobs)?, entropies: unpack_f32s(&entropies)? }))
+        let Some((logprobs, entropies, step)) = found else { return Ok(None) };
+        // Of a store before format 3 it is not known, nor of the steps that it had when its run went on with a later one.
+        let since: i64 = self.meta(FATES_FROM)?.and_then(|step| step.parse().ok()).unwrap_or(0);
+        let fates = match step > since && self.has_table("token_fates")? {
+            false => None,
+            true => {
+                let sql = "SELECT fates FROM token_fates WHERE rollout = ?1";
+                let mut statement = self.connection().prepare_cached(sql)?;
+                let packed: Option<Vec<u8>> = statement.query_row([rollout as i64], |row| row.get(0)).optional()?;
+                Some(packed.map_or(Ok(Vec::new()), |packed| unpack_bytes(&packed))?)
+            }
+        };
+        Ok(Some(TokenScores { logprobs: unpack_f32s(&logprobs)?, entropies: unpack_f32s(&entropies)?, fates }))
+    }
+
+    /// Whether a step changed the policy: one that the guard skipped did not.
+    pub fn step_applied(&self, step: u64) -> Result<Option<bool>, StoreError> {
+        let sql = "SELECT applied FROM steps WHERE step = ?1";
+        Ok(self.connection().prepare_cached(sql)?.query_row([step as i64], |row| row.get(0)).optional()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollout::id::{RolloutId, StepId};
+
+    use super::*;
+    use crate::store::{Op, StoreConfig, Writer};
+
+    /// By its format alone they would all be kept.
+    #[test]
+    fn of_steps_before_format_3_it_is_not_known_what_the_learner_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |all: &[(u64, u64, Option<Vec<u8>>)]| {
+            let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
+            let op = |(rollout, step, fates): &(u64, u64, Option<Vec<u8>>)| Op::TokenScores {
+                rollout: RolloutId(*rollout),
+                step: StepId(*step),
+                scores: TokenScores { logprobs: vec![-1.0], entropies: vec![0.5], fates: fates.clone() },
+            };
+            writer.handle().send(all.iter().map(op).collect()).unwrap();
+            writer.stop().unwrap();
+        };
+        let fates = |rollout| Reader::open(dir.path()).unwrap().token_scores(rollout).unwrap().unwrap().fates;
+        write(&[(1, 3, None)]);
+        let older = "DROP TABLE token_fates; UPDATE meta SET value = '2' WHERE key = 'format'";
+        rusqlite::Connection::open(crate::store::path(dir.path())).unwrap().execute_batch(older).unwrap();
+        assert_eq!(fates(1), None);
+        write(&[(2, 4, Some(vec![])), (3, 4, Some(vec![2]))]);
+        assert_eq!([1, 2, 3].map(fates), [None, Some(vec![]), Some(vec![2])]);
     }
 }

@@ -1,4 +1,4 @@
-//! Token and log-prob columns: one byte that says how (0 plain, 1 zstd), then little-endian 4-byte numbers.
+//! Token and log-prob columns: one byte that says how (0 plain, 1 zstd), then little-endian 4-byte numbers, or bytes.
 
 use std::io::Read;
 
@@ -36,6 +36,12 @@ impl Packer {
         self.pack()
     }
 
+    pub fn bytes(&mut self, values: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.plain.clear();
+        self.plain.extend_from_slice(values);
+        self.pack()
+    }
+
     fn pack(&mut self) -> std::io::Result<Vec<u8>> {
         let mut column;
         if self.plain.len() <= PLAIN_MAX {
@@ -60,7 +66,7 @@ pub fn unpack_f32s(packed: &[u8]) -> Result<Vec<f32>, StoreError> {
     Ok(words(packed)?.map(f32::from_le_bytes).collect())
 }
 
-fn words(packed: &[u8]) -> Result<impl Iterator<Item = [u8; 4]>, StoreError> {
+pub fn unpack_bytes(packed: &[u8]) -> Result<Vec<u8>, StoreError> {
     let mut plain = Vec::new();
     match packed.split_first() {
         Some((&PLAIN, rest)) => plain.extend_from_slice(rest),
@@ -71,6 +77,11 @@ fn words(packed: &[u8]) -> Result<impl Iterator<Item = [u8; 4]>, StoreError> {
         }
         _ => return Err(StoreError::Incomplete("a token column of a known kind".into())),
     }
+    Ok(plain)
+}
+
+fn words(packed: &[u8]) -> Result<impl Iterator<Item = [u8; 4]>, StoreError> {
+    let plain = unpack_bytes(packed)?;
     if plain.len() % 4 != 0 {
         return Err(StoreError::Incomplete(format!("a whole number of 4-byte words: {} bytes", plain.len())));
     }
@@ -94,6 +105,10 @@ mod tests {
             assert_eq!(column[0], if count <= 64 { PLAIN } else { ZSTD });
             let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&unpack_f32s(&column).unwrap()), bits(&logprobs));
+        }
+        for count in [0, 7, 9_000] {
+            let fates: Vec<u8> = (0..count).map(|n| u8::from(n % 7 == 0) * 2).collect();
+            assert_eq!(unpack_bytes(&packer.bytes(&fates).unwrap()).unwrap(), fates);
         }
         assert!(unpack_u32s(b"not a column").is_err());
         assert!(unpack_u32s(&[PLAIN, 1, 2, 3]).is_err());

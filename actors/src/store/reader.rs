@@ -1,6 +1,6 @@
 //! Reading a store, while a run writes it or after: never takes a lock that the writer waits for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rollout::completion::{Completion, Finish, PolicySpan};
 use rollout::id::{StepId, TaskId};
@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::pack::{unpack_f32s, unpack_u32s};
 use super::rows::{PhaseTag, StepRow};
-use super::{StoreError, schema};
+use super::{Opened, StoreError, schema};
 use crate::codec;
 
 /// A read-only view of one run.
 pub struct Reader {
-    connection: Connection,
+    connection: Opened,
+    run_dir: PathBuf,
 }
 
 /// One rollout without its long columns: what a list shows. Absent fields are not known yet.
@@ -73,7 +74,7 @@ impl RolloutDetail {
 }
 
 /// One fault, as stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultEntry {
     pub rollout: Option<u64>,
     pub attempt: Option<u32>,
@@ -89,7 +90,17 @@ const SUMMARY: &str =
 impl Reader {
     /// Opens the store of a run directory.
     pub fn open(run_dir: &Path) -> Result<Reader, StoreError> {
-        Ok(Reader { connection: schema::open_reader(&super::path(run_dir))? })
+        Ok(Reader { connection: schema::open_reader(&super::path(run_dir))?, run_dir: run_dir.to_path_buf() })
+    }
+
+    /// True when a run has gone on in a store that nobody had open, or there is another store: this reader does not see it.
+    pub fn is_outdated(&self) -> bool {
+        self.connection.is_outdated()
+    }
+
+    /// For whoever reads more than one row: an error where what was read does not belong together.
+    pub fn unmoved(&self) -> Result<(), StoreError> {
+        if self.is_outdated() { Err(StoreError::WentOn(self.run_dir.clone())) } else { Ok(()) }
     }
 
     pub(super) fn connection(&self) -> &Connection {

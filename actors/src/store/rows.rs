@@ -170,6 +170,9 @@ pub struct HappeningRow {
 pub struct TokenScores {
     pub logprobs: Vec<f32>,
     pub entropies: Vec<f32>,
+    /// What its correction made of each token (`model::correction::Fate::code`; from 2 on it did not count); empty where it kept all
+    /// of them as they are, `None` where that was not stored.
+    pub fates: Option<Vec<u8>>,
 }
 
 /// One operation. Operations sent together are written together.

@@ -11,11 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
-use rusqlite::Connection;
 
-use super::StoreError;
 use super::rows::Op;
 use super::schema;
+use super::{Opened, StoreError};
 use transaction::Pending;
 
 #[path = "notes.rs"]
@@ -52,6 +51,9 @@ impl StoreConfig {
         }
     }
 }
+
+/// How long the end of a run waits for readers that are in the middle of something.
+const MERGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Called on the writer's thread when everything sent before the barrier is durable, or never will be.
 pub type Ack = Box<dyn FnOnce(Result<(), String>) + Send>;
@@ -199,7 +201,7 @@ fn thread_ended() -> StoreError {
 }
 
 struct Loop {
-    connection: Connection,
+    connection: Opened,
     pending: Pending,
     config: StoreConfig,
     receiver: Receiver<Message>,
@@ -236,6 +238,7 @@ impl Loop {
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.commit(true);
+                    self.merge_log();
                     return;
                 }
             }
@@ -250,6 +253,22 @@ impl Loop {
         if let Err(error) = result {
             let _ = self.failure.set(Failure { reason: error.to_string(), disk_full: error.disk_full() });
             (self.on_failure)(&error);
+        }
+    }
+
+    /// A viewer that is there when the run ends would leave the whole log behind: only the last one who closes a store merges it.
+    fn merge_log(&self) {
+        if self.failure.get().is_some() {
+            return;
+        }
+        let merge = || -> rusqlite::Result<i64> {
+            self.connection.busy_timeout(MERGE_TIMEOUT)?;
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        };
+        match merge() {
+            Ok(0) => {}
+            // Nothing is lost: it is read where it is.
+            late => tracing::debug!(?late, "the log is left beside the store"),
         }
     }
 
@@ -276,6 +295,7 @@ mod tests {
     use rollout::id::{Attempt, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
     use rollout::journal::Record;
     use rollout::reward::Reward;
+    use rusqlite::Connection;
 
     use super::*;
     use crate::store::Reader;
@@ -411,6 +431,20 @@ mod tests {
         again.handle().send(vec![tick(at), issued(at)]).unwrap();
         again.stop().unwrap();
         assert!(Reader::open(dir.path()).unwrap().rollout(at).unwrap().is_some());
+    }
+
+    /// Only the last one who closes a store merges its log.
+    #[test]
+    fn the_log_is_empty_at_the_end_whoever_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(dir.path(), None, Box::new(|_| {}));
+        writer.handle().send((0..50).map(tick).collect()).unwrap();
+        writer.handle().flush(LONG).unwrap();
+        let reader = Reader::open(dir.path()).unwrap();
+        writer.stop().unwrap();
+        let log = dir.path().join("run.sqlite-wal");
+        assert_eq!(std::fs::metadata(&log).map_or(0, |m| m.len()), 0);
+        assert!(!reader.is_outdated() && reader.journal_from(0).unwrap().len() == 50);
     }
 
     #[test]

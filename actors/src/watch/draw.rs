@@ -7,10 +7,14 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::app::{App, View};
+use super::pages;
 use crate::cli::printable;
 use crate::inspect::alarms::Level;
 use crate::inspect::overview::{Curves, Overview, Status};
 use crate::store::reader::RolloutSummary;
+
+/// Columns from which on long lines are one line.
+pub const WIDE: u16 = 130;
 
 pub fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let [head, body, foot] =
@@ -19,6 +23,9 @@ pub fn draw(frame: &mut Frame<'_>, app: &mut App) {
     match app.view {
         View::Overview => overview(frame, body, app.overview.as_ref()),
         View::Rollouts => rollouts(frame, body, app),
+        View::Tasks => pages::tasks(frame, body, app),
+        View::Executors => pages::executors(frame, body, app),
+        View::Actors => pages::actors(frame, body, app),
         View::Rollout(_) => rollout(frame, body, app),
     }
     frame.render_widget(bottom(app), foot);
@@ -29,11 +36,23 @@ fn title(app: &App) -> Line<'static> {
         let span = Span::raw(format!(" {name} "));
         if here { span.add_modifier(Modifier::REVERSED) } else { span }
     };
-    let mut spans =
-        vec![tab("1 overview", app.view == View::Overview), tab("2 rollouts", matches!(app.view, View::Rollouts))];
+    let tabs = [
+        ("1 overview", View::Overview),
+        ("2 rollouts", View::Rollouts),
+        ("3 tasks", View::Tasks),
+        ("4 executors", View::Executors),
+        ("5 actors", View::Actors),
+    ];
+    let mut spans: Vec<Span<'_>> = tabs.into_iter().map(|(name, view)| tab(name, app.view == view)).collect();
     if let View::Rollout(id) = app.view {
         spans.push(tab("rollout", true));
         spans.push(Span::raw(format!(" {id}")));
+    }
+    // The overview lists them.
+    if let Some(o) = app.overview.as_ref().filter(|o| app.view != View::Overview && !o.alarms.is_empty()) {
+        let colour = if o.alarms[0].level == Level::Grave { Color::Red } else { Color::Yellow };
+        let more = if o.alarms.len() > 1 { format!(" and {} more", o.alarms.len() - 1) } else { String::new() };
+        spans.push(Span::raw(format!("  {}{more}", printable(&o.alarms[0].title))).fg(colour));
     }
     Line::from(spans)
 }
@@ -47,7 +66,9 @@ fn bottom(app: &App) -> Line<'static> {
         return Line::from(printable(&text.join("; "))).red();
     }
     Line::from(match app.view {
-        View::Overview => "Tab rollouts  / filter  q leave",
+        View::Overview => "1-5 Tab pages  / filter  q leave",
+        View::Tasks => "j k move  Enter its rollouts  1-5 Tab pages  q leave",
+        View::Executors | View::Actors => "j k scroll  1-5 Tab pages  q leave",
         View::Rollouts => "j k move  Enter open  / filter  n p pages  Esc back  q leave",
         View::Rollout(_) => "j k scroll  Space page  Esc back  q leave",
     })
@@ -57,9 +78,11 @@ fn bottom(app: &App) -> Line<'static> {
 fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
     let Some(o) = overview else { return frame.render_widget("reading ..", area) };
     let alarms = o.alarms.len().max(1) as u16;
-    let counts = o.verdicts.len().max(o.ledger.values().map(|l| l.len() + 1).sum()).max(1) as u16;
+    let counts =
+        o.verdicts.len().max(o.hacks.classes.len()).max(o.ledger.values().map(|l| l.len() + 1).sum()).max(1) as u16;
     let [top, warn, tables, plots] = Layout::vertical([
-        Constraint::Length(3),
+        // Its two long lines are wrapped where they find no room.
+        Constraint::Length(if area.width < WIDE { 5 } else { 3 }),
         Constraint::Length(alarms),
         Constraint::Length(counts + 2),
         Constraint::Fill(1),
@@ -91,7 +114,8 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
                 o.pulse.open,
             )),
             Line::from(o.queues.as_ref().map(queues).unwrap_or_default()),
-        ]),
+        ])
+        .wrap(Wrap { trim: true }),
         top,
     );
     let alarms: Vec<Line<'_>> = match o.alarms.as_slice() {
@@ -105,20 +129,27 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
             .collect(),
     };
     frame.render_widget(Paragraph::new(alarms), warn);
-    let [left, middle, right] = Layout::horizontal([Constraint::Fill(1); 3]).areas(tables);
+    // As much for each as its longest names take, so that all counts are seen at 80 columns too.
+    let [left, middle, hacked, right] = Layout::horizontal([26, 23, 21, 10].map(Constraint::Fill)).areas(tables);
     let mut ledger = Vec::new();
     for (phase, endings) in &o.ledger {
         ledger.push(Line::from(phase.clone()).bold());
-        ledger.extend(endings.iter().map(|(ending, n)| Line::from(format!("  {ending:<16} {n:>9}"))));
+        ledger.extend(endings.iter().map(|(ending, n)| counted(&format!(" {ending}"), *n, left)));
     }
     frame.render_widget(Paragraph::new(ledger).block(Block::bordered().title("ledger")), left);
-    let verdicts: Vec<Line<'_>> = o.verdicts.iter().map(|(v, n)| Line::from(format!("{v:<16} {n:>9}"))).collect();
-    frame.render_widget(Paragraph::new(verdicts).block(Block::bordered().title("training answers by verdict")), middle);
+    let verdicts: Vec<Line<'_>> = o.verdicts.iter().map(|(v, n)| counted(v, *n, middle)).collect();
+    frame.render_widget(Paragraph::new(verdicts).block(Block::bordered().title("training verdicts")), middle);
+    let hacks: Vec<Line<'_>> = match o.hacks.classes.is_empty() {
+        true => vec![Line::from("none").green()],
+        false => o.hacks.classes.iter().map(|(class, n)| counted(class, *n, hacked)).collect(),
+    };
+    let rate = o.hacks.rate().map_or(String::new(), |rate| format!(" {:.1} %", 100.0 * rate));
+    frame.render_widget(Paragraph::new(hacks).block(Block::bordered().title(format!("hacks{rate}"))), hacked);
     let faults: Vec<Line<'_>> = match o.faults.is_empty() {
         true => vec![Line::from("none").green()],
-        false => o.faults.iter().map(|(c, n)| Line::from(format!("{c}  {n}"))).collect(),
+        false => o.faults.iter().map(|(c, n)| counted(c, *n, right)).collect(),
     };
-    frame.render_widget(Paragraph::new(faults).block(Block::bordered().title("faults of ours")), right);
+    frame.render_widget(Paragraph::new(faults).block(Block::bordered().title("faults")), right);
     let rows: [Rect; 2] = Layout::vertical([Constraint::Fill(1); 2]).areas(plots);
     let curves = [
         ("correct (batch)", &o.steps, "batch.reward_code"),
@@ -136,6 +167,15 @@ fn overview(frame: &mut Frame<'_>, area: Rect, overview: Option<&Overview>) {
             (key, last(key).or(o.rollouts_per_s.filter(|_| key == "rollouts_per_s"))),
         );
     }
+}
+
+/// A name and its count, in a box: the count is whole, and the name is cut where both find no room. Not wider than can be read.
+fn counted(name: &str, n: u64, area: Rect) -> Line<'static> {
+    let width = usize::from(area.width.saturating_sub(2)).min(30);
+    let n = n.to_string();
+    let room = width.saturating_sub(n.len() + 1);
+    let name: String = name.chars().take(room).collect();
+    Line::from(format!("{name:<room$} {n}"))
 }
 
 /// How many messages wait for whom.
@@ -276,8 +316,48 @@ mod tests {
     }
 
     #[test]
+    fn all_counts_are_seen_at_eighty_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap().stop().unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        run.catch_up().unwrap();
+        let mut overview = run.overview().unwrap();
+        let count = |name: &str, n: u64| (name.to_string(), n);
+        let train = ["trained", "zero_variance", "group_too_small", "stale"].into_iter().zip(1_111_111..);
+        overview.ledger = [("train".to_string(), train.map(|(name, n)| count(name, n)).collect())].into();
+        overview.verdicts = [count("compile_error", 2_222_222), count("out_of_memory", 2_222_223)].into();
+        overview.hacks.answers = 9;
+        overview.hacks.classes = [count("conditional", 3_333_333), count("delegation", 3_333_334)].into();
+        overview.faults = [count("F101", 444)].into();
+        // Alarms are asked for on every page.
+        let source = Source::Dir(Arc::new(run));
+        let mut other = App { view: View::Rollouts, ..App::default() };
+        other.refresh(&source);
+        assert!(other.overview.is_some() && other.is_told(crate::watch::app::ALARMS));
+        (other.overview, other.told) = (None, None);
+        other.refresh_alarms(&source);
+        assert!(other.overview.is_some());
+        let mut app = App { overview: Some(overview), ..App::default() };
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &mut app)).unwrap();
+        let shown = terminal.backend().to_string();
+        for part in [
+            "trained         1111111",
+            "zero_variance   1111112",
+            "group_too_small 1111113",
+            "compile_error 2222222",
+            "conditional 3333333",
+            "delegation  3333334",
+            "F101 444",
+            "mismatch KL -  in flight",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+
+    #[test]
     fn before_anything_is_read_every_view_is_drawn() {
-        for view in [View::Overview, View::Rollouts, View::Rollout(1)] {
+        for view in [View::Overview, View::Rollouts, View::Tasks, View::Executors, View::Actors, View::Rollout(1)] {
             let shown = screen(&mut App { view, ..App::default() });
             assert!(shown.contains("1 overview") && shown.contains("q leave"), "{shown}");
         }

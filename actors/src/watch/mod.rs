@@ -3,6 +3,7 @@
 
 mod app;
 mod draw;
+mod pages;
 pub mod source;
 
 use std::io::IsTerminal as _;
@@ -71,6 +72,10 @@ fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::R
                     (seen, refreshed) = (Some(pulse.version), Instant::now());
                     drawn = false;
                 }
+                Ok(_) if !app.is_told(app::ALARMS) => {
+                    app.refresh_alarms(source);
+                    drawn = false;
+                }
                 Ok(_) => {}
                 Err(error) => {
                     drawn &= app.error.as_ref() == Some(&error);
@@ -101,9 +106,9 @@ fn drive(terminal: &mut ratatui::DefaultTerminal, source: &Source) -> std::io::R
     }
 }
 
-/// Of the views only the overview says how the run stands; a search would be asked again for nothing.
+/// Overview, executors and actors say how the run stands; a search would be asked again for nothing.
 fn is_old(view: View, age: Duration) -> bool {
-    view == View::Overview && age >= AGE
+    matches!(view, View::Overview | View::Executors | View::Actors) && age >= AGE
 }
 
 #[cfg(test)]
@@ -113,6 +118,7 @@ mod tests {
     #[test]
     fn the_overview_of_a_run_that_says_nothing_is_asked_for_again() {
         assert!(!is_old(View::Overview, Duration::from_secs(4)) && is_old(View::Overview, AGE));
+        assert!(is_old(View::Executors, AGE) && is_old(View::Actors, AGE));
         assert!(!is_old(View::Rollouts, 2 * AGE) && !is_old(View::Rollout(1), 2 * AGE));
     }
 }

@@ -1,7 +1,8 @@
 //! Where `troupe watch` gets what it shows: a run directory, or the dashboard of one, asked over HTTP.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -10,11 +11,14 @@ use tokio::runtime::Runtime;
 use crate::cli::show;
 use crate::errors::UserError;
 use crate::http::{chain, client, endpoint, limited};
+use crate::inspect::crew::Crew;
+use crate::inspect::notes::Timeline;
 use crate::inspect::overview::Overview;
 use crate::inspect::query::{Page, Query};
+use crate::inspect::tasks::TaskRow;
 use crate::inspect::{Pulse, Run};
 
-/// Longest wait for a connection, and for one whole answer. Keys wait as long.
+/// Longest wait for a connection, and for all answers that one screen is made of. Keys wait as long.
 const CONNECT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -29,6 +33,8 @@ pub struct Remote {
     base: String,
     client: reqwest::Client,
     runtime: Runtime,
+    /// When what is asked for now has to be there.
+    until: Cell<Option<Instant>>,
 }
 
 impl Remote {
@@ -50,7 +56,8 @@ impl Remote {
             .build()
             .map_err(|e| complain(format!("no runtime: {e}")))?;
         let client = client(&url, token, CONNECT).map_err(complain)?;
-        let remote = Remote { base: address.trim_end_matches('/').to_string(), client, runtime };
+        let remote =
+            Remote { base: address.trim_end_matches('/').to_string(), client, runtime, until: Cell::new(None) };
         remote.get::<Pulse>("api/pulse", &[]).map_err(complain)?;
         Ok(remote)
     }
@@ -68,7 +75,8 @@ impl Remote {
         };
         let (status, body) = self.runtime.block_on(async {
             let late = |_| format!("no answer within {} s", ANSWER.as_secs());
-            tokio::time::timeout(ANSWER, asked).await.map_err(late)?
+            let left = self.until.get().map_or(ANSWER, |until| until.saturating_duration_since(Instant::now()));
+            tokio::time::timeout(left, asked).await.map_err(late)?
         })?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|e| format!("an answer of another version: {e}"));
@@ -87,6 +95,18 @@ impl Remote {
 }
 
 impl Source {
+    /// What `asks` asks for comes within one wait, however many questions it is.
+    pub fn together<T>(&self, asks: impl FnOnce() -> T) -> T {
+        if let Source::Url(remote) = self {
+            remote.until.set(Some(Instant::now() + ANSWER));
+        }
+        let answered = asks();
+        if let Source::Url(remote) = self {
+            remote.until.set(None);
+        }
+        answered
+    }
+
     pub fn pulse(&self) -> Result<Pulse, String> {
         match self {
             Source::Dir(run) => Ok(run.pulse()),
@@ -98,6 +118,28 @@ impl Source {
         match self {
             Source::Dir(run) => run.overview().map_err(|e| e.to_string()),
             Source::Url(remote) => remote.get("api/overview", &[]),
+        }
+    }
+
+    pub fn tasks(&self) -> Result<Vec<TaskRow>, String> {
+        match self {
+            Source::Dir(run) => Ok(run.task_rows()),
+            Source::Url(remote) => remote.get("api/tasks", &[]),
+        }
+    }
+
+    pub fn crew(&self) -> Result<Crew, String> {
+        match self {
+            Source::Dir(run) => run.crew().map_err(|e| e.to_string()),
+            Source::Url(remote) => remote.get("api/crew", &[]),
+        }
+    }
+
+    /// The last `window_s` seconds.
+    pub fn timeline(&self, window_s: u64) -> Result<Timeline, String> {
+        match self {
+            Source::Dir(run) => run.timeline(window_s).map_err(|e| e.to_string()),
+            Source::Url(remote) => remote.get("api/timeline", &[("window_s", &window_s.to_string())]),
         }
     }
 

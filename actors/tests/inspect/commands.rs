@@ -71,6 +71,17 @@ fn an_export_has_one_line_for_each_and_a_line_is_what_show_prints() {
     let one = place.troupe(&["rollouts", "run", "--show", "3", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&one.out).unwrap(), all[3]);
     assert_eq!(lines(&["--filter", "id >= 6"]), all[6..]);
+    // The table's rows as JSON Lines, and one rollout on one line.
+    let jsonl = |args: &[&str]| -> Vec<serde_json::Value> {
+        let got = place.troupe(&[&["rollouts", "run", "--jsonl"], args].concat());
+        got.succeeds().out.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let document = place.troupe(&["rollouts", "run", "--json"]);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&document.out).unwrap();
+    assert_eq!(jsonl(&[]), rows);
+    assert_eq!(jsonl(&["--filter", "finding ~ 'NO FUNCTION' or id = 2"]), rows);
+    assert_eq!(jsonl(&["--show", "3"]), all[3..4]);
+    place.troupe(&["rollouts", "run", "--json", "--jsonl"]).fails(2, &["--jsonl"]);
     assert_eq!(lines(&["--what", "steps"])[7]["batch"]["reward_code"], 0.8);
     assert_eq!(lines(&["--what", "faults"]).len(), 4);
     place
@@ -91,8 +102,12 @@ fn a_watcher_without_a_terminal_is_told_what_else_there_is() {
 
 #[test]
 fn what_is_printed_of_a_hostile_rollout_moves_no_cursor() {
-    let place = place();
-    for id in 0..fixture::HOSTILE.len() {
+    let place = Place::new();
+    let writer = fixture::begin(&place.path().join("run")).unwrap();
+    let first = fixture::hostile(&writer.handle()).unwrap();
+    let all = fixture::hostile_best(&writer.handle(), first).unwrap();
+    writer.stop().unwrap();
+    for id in 0..all {
         let got = place.troupe(&["rollouts", "run", "--show", &id.to_string()]);
         let odd = |c: char| {
             (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -10,5 +10,7 @@ mod fixture;
 mod rig;
 
 mod commands;
+mod foreign;
+mod pages;
 mod reading;
 mod server;

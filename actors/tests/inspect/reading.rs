@@ -359,7 +359,7 @@ fn a_store_of_format_1_is_read_as_it_is_and_gets_the_new_tables_when_its_run_goe
     let connection = rusqlite::Connection::open(actors::store::path(dir.path())).unwrap();
     connection
         .execute_batch(
-            "DROP TABLE spans; DROP TABLE samples; DROP TABLE happenings; DROP TABLE token_scores;
+            "DROP TABLE spans; DROP TABLE samples; DROP TABLE happenings; DROP TABLE token_scores; DROP TABLE token_fates;
              UPDATE meta SET value = '1' WHERE key = 'format';",
         )
         .unwrap();
@@ -374,6 +374,6 @@ fn a_store_of_format_1_is_read_as_it_is_and_gets_the_new_tables_when_its_run_goe
     let writer = Writer::start(StoreConfig::new(dir.path().to_path_buf()), Box::new(|_| {})).unwrap();
     writer.stop().unwrap();
     let reader = Reader::open(dir.path()).unwrap();
-    assert_eq!(reader.meta("format").unwrap().as_deref(), Some("2"));
+    assert_eq!(reader.meta("format").unwrap().as_deref(), Some("3"));
     assert_eq!(reader.newest_spans(9).unwrap(), []);
 }

@@ -343,9 +343,18 @@ async fn a_terminal_sees_through_a_dashboard_what_it_sees_in_the_directory() {
         let overview = |source: &Source| {
             let mut o = source.overview().unwrap();
             o.for_a_page();
-            (o.ledger, o.verdicts, o.steps, o.last, o.alarms, o.faults)
+            (o.ledger, o.verdicts, o.steps, o.last, o.alarms, o.faults, o.hacks)
         };
         assert_eq!(overview(&far), overview(&near));
+        // The pages of tasks, executors and actors.
+        let pages = |source: &Source| {
+            let (crew, timeline) = (source.crew().unwrap(), source.timeline(60).unwrap());
+            let tasks = source.tasks().unwrap();
+            let lanes: Vec<_> = timeline.lanes.into_iter().map(|l| (l.name, l.gpu, l.spans)).collect();
+            let text = format!("{tasks:?} {:?} {:?}", crew.faults, crew.stages);
+            (text, lanes, timeline.leases, timeline.happenings)
+        };
+        assert_eq!(pages(&far), pages(&near));
         let page = |source: &Source, filter: &str| {
             let query = Query { filter: filter.into(), limit: 3, ..Query::default() };
             source.page(&query).map(|p| (p.rollouts, p.matching, p.all))

@@ -6,8 +6,8 @@
 
 use super::batch::Item;
 use super::{Scored, TrainSample};
-use crate::correction::Credit;
 use crate::correction::tally::Tally;
+use crate::correction::{Credit, Fate};
 use crate::loss::{LossConfig, Term, TokenInput};
 use crate::stats::{StepReport, TokenStats};
 
@@ -97,6 +97,19 @@ impl<'a> Batch<'a> {
             Credits::OwnPass => self.loss.correction.token(behaviour, logprob),
             Credits::Known(all) => all[sample][token],
         }
+    }
+
+    /// What became of each sample's tokens, from the first pass's scores; empty for a sample of which nothing was left out or capped.
+    pub fn fates(&self, scored: &[Scored]) -> Vec<Vec<u8>> {
+        if matches!(self.credits, Credits::Behaviour) {
+            return Vec::new();
+        }
+        let of = |(i, s): (usize, &Scored)| {
+            let fates = s.logprobs.iter().enumerate().map(|(t, logprob)| self.credit(i, t, *logprob).fate);
+            let codes: Vec<u8> = fates.map(Fate::code).collect();
+            if codes.iter().all(|code| *code == Fate::Kept.code()) { Vec::new() } else { codes }
+        };
+        scored.iter().enumerate().map(of).collect()
     }
 
     /// The report's numbers that come from the first pass's scores.

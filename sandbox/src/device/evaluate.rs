@@ -124,7 +124,7 @@ async fn attempt(
     let first = device.config.timed && device.baseline(task).is_none();
     let pass = device.enter(if first { Use::Alone } else { Use::Shared }).await?;
     lap.end("device_wait_prepare");
-    stage::enter("device reference");
+    stage::enter(if first { "device reference, alone" } else { "device reference" });
     let (mut prepared, the_box, draws) = evaluation.prepare().await?;
     if first {
         lease::take_baseline(device, task, evaluation.ask(json!({"op": "baseline"})).await?)?;
@@ -170,8 +170,9 @@ async fn attempt(
                 return Err(abandon(child, fault).await);
             }
             lap.end("device_check");
-            stage::enter("wait to time");
-            if checked.ending.is_none() && device.config.timed {
+            let timed = checked.ending.is_none() && device.config.timed;
+            stage::enter(if timed { "wait to time" } else { "end" });
+            if timed {
                 if let Err(fault) = child.freeze(true).await {
                     return Err(abandon(child, fault).await);
                 }

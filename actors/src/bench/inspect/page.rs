@@ -12,9 +12,13 @@ use crate::http::{client, endpoint};
 const CONNECT: Duration = Duration::from_secs(5);
 /// One answer, at most.
 const ANSWER: Duration = Duration::from_secs(30);
-/// As in `app.js`.
-const PAUSE: Duration = Duration::from_millis(300);
+/// As in `app.js`, of whose work this one does only the waiting.
+const PAUSE: Duration = Duration::from_millis(100);
+const CALM: Duration = Duration::from_millis(300);
+const LONGEST: Duration = Duration::from_millis(250);
 const REST: u32 = 4;
+const WAIT: u32 = 2;
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Waits until a dashboard has read everything that is there.
 pub async fn loaded(base: &str, deadline: Duration) -> Result<(), String> {
@@ -44,6 +48,10 @@ async fn get(client: &Client, url: &reqwest::Url) -> Result<Vec<u8>, String> {
     tokio::time::timeout(ANSWER, asked).await.map_err(|_| "no answer".to_string())?
 }
 
+fn is_pulse(bytes: &[u8]) -> bool {
+    bytes.windows(5).any(|w| w == b"pulse")
+}
+
 /// Keeps a page open until it is dropped; counts its updates.
 pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> Result<(), String> {
     let (live, data) = (endpoint(&base, "api/live")?, endpoint(&base, path.split('?').next().unwrap_or(path))?);
@@ -51,13 +59,14 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
     data.set_query(path.split_once('?').map(|(_, query)| query));
     let client = client(&live, None, CONNECT)?;
     let mut stream = client.get(live).send().await.map_err(|e| e.to_string())?;
+    let calm = !path.starts_with("api/rollouts");
     let (mut due, mut last, mut pause) = (Some(Instant::now()), None::<Instant>, PAUSE);
     loop {
         let next = tokio::time::Instant::from_std(due.unwrap_or_else(Instant::now));
         tokio::select! {
             chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
                 None => return Err("the stream ended".into()),
-                Some(bytes) if bytes.windows(5).any(|w| w == b"pulse") && due.is_none() => {
+                Some(bytes) if is_pulse(&bytes) && due.is_none() => {
                     let now = Instant::now();
                     due = Some(last.map_or(now, |at| now.max(at + pause)));
                 }
@@ -65,10 +74,30 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
             },
             () = tokio::time::sleep_until(next), if due.is_some() => {
                 let began = Instant::now();
-                get(&client, &data).await?;
+                let asked = get(&client, &data);
+                tokio::pin!(asked);
+                // Messages come while it waits for its answer: they lead to one more round, after a rest.
+                let mut news = false;
+                loop {
+                    tokio::select! {
+                        answer = &mut asked => {
+                            answer?;
+                            break;
+                        }
+                        chunk = stream.chunk() => match chunk.map_err(|e| e.to_string())? {
+                            None => return Err("the stream ended".into()),
+                            Some(bytes) => news |= is_pulse(&bytes),
+                        },
+                    };
+                }
                 updates.fetch_add(1, Ordering::Relaxed);
-                pause = PAUSE.max(began.elapsed() * REST);
-                (due, last) = (None, Some(Instant::now()));
+                let took = began.elapsed();
+                pause = match calm || took > SLOW {
+                    true => (took * REST).max(CALM),
+                    false => (took * WAIT).clamp(PAUSE, LONGEST),
+                };
+                let now = Instant::now();
+                (due, last) = (news.then(|| now + pause), Some(now));
             }
         }
     }

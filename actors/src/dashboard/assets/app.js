@@ -1,5 +1,5 @@
 // The frame: pages by the address' fragment, live messages, keys, dark and light.
-import { fill, h } from "./dom.js";
+import { answeredAt, fill, h } from "./dom.js";
 import { overview } from "./overview.js";
 import { rollouts } from "./rollouts.js";
 import { rollout } from "./rollout.js";
@@ -10,9 +10,15 @@ const PAGES = [["", "Overview", overview], ["rollouts", "Rollouts", rollouts], [
 const MORE = { rollout, task };
 const body = document.getElementById("page");
 const status = document.getElementById("status");
-// Between two updates of a page by live messages, milliseconds; longer where an answer took long. The first comes at once.
-const PAUSE = 300;
+// Between two updates of a page by live messages, milliseconds. The first comes at once.
+// Where single rollouts are shown: a rest in proportion to the work, of which waiting for an answer is little, but no longer than LONGEST
+// while answers come quickly. Where they do not, and on pages whose answers are made of many rollouts (`calm`), in proportion to all of it.
+const PAUSE = 100;
+const CALM = 300;
+const LONGEST = 250;
 const REST = 4;
+const WAIT = 2;
+const SLOW = 300;
 // Without a message a page asks again after this long: that a run wrote nothing for a while is news too.
 const AGE = 5000;
 // After this long a stream that the browser gave up is opened again.
@@ -22,8 +28,10 @@ let page = { update: async () => {}, keys: {} };
 let shownAt = "";
 let timer = 0;
 let busy = false;
+// Asked for by somebody while it was busy: at once. Told by a message meanwhile: after a rest.
 let again = false;
-let took = 0;
+let news = false;
+let rest = PAUSE;
 let rested = 0;
 
 function route() {
@@ -52,18 +60,21 @@ async function go() {
   await update();
 }
 
-/** Asks for what the page shows; messages that come meanwhile lead to one more round. */
+/** Asks for what the page shows. What is asked for meanwhile leads to one more round, and so do messages, after a rest. */
 async function update() {
   if (busy) {
     again = true;
     return;
   }
   busy = true;
+  news = false;
   const asked = page;
   const began = performance.now();
   try {
     await asked.update();
-    took = performance.now() - began;
+    const took = performance.now() - began;
+    const drew = Math.min(performance.now() - answeredAt(), took);
+    rest = asked.calm || took > SLOW ? Math.max(CALM, REST * took) : Math.min(Math.max(PAUSE, REST * drew + WAIT * (took - drew)), LONGEST);
     // Back from an error.
     if (asked === page && page.box.parentNode !== body) fill(body, page.box);
   } catch (error) {
@@ -76,25 +87,33 @@ async function update() {
   if (again) {
     again = false;
     await update();
+  } else if (news) {
+    soon();
   }
+}
+
+/** After the rest of the last update; once, however many ask. */
+function soon() {
+  news = true;
+  if (busy || timer) return;
+  timer = setTimeout(() => {
+    timer = 0;
+    if (!busy && page.live !== false) update();
+  }, Math.max(0, rested + rest - performance.now()));
 }
 
 function pulsed(pulse, last) {
   const words = pulse.trouble || (pulse.loaded ? "" : "reading ") + pulse.rollouts.toLocaleString("en") + " rollouts, " + pulse.open + " in flight" + (pulse.behind ? ", " + pulse.behind.toLocaleString("en") + " not read yet" : "");
   status.textContent = words;
   status.className = "pill " + (pulse.trouble ? "bad" : pulse.open ? "good" : "");
-  if (pulse.version === last || last === -1 || timer) return;
-  timer = setTimeout(() => {
-    timer = 0;
-    if (page.live !== false) update();
-  }, Math.max(0, rested + Math.max(PAUSE, REST * took) - performance.now()));
+  if (pulse.version !== last && last !== -1) soon();
 }
 
 /** A run that died or froze sends no message. */
 function aged() {
   // A page that shows an error is tried again whatever it shows else.
   if (document.hidden || (page.live === false && page.box.isConnected) || busy || timer) return;
-  if (performance.now() - rested >= Math.max(AGE, REST * took)) update();
+  if (performance.now() - rested >= Math.max(AGE, rest)) update();
 }
 
 /** One stream while the page is seen: browsers allow few, and a hidden page needs none. */

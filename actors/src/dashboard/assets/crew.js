@@ -29,6 +29,23 @@ function nodes(list) {
     h("tbody", {}, list.map((n) => h("tr", {}, h("td", {}, shown(n.name)), h("td", {}, badge(n.state)), h("td", { class: "num" }, n.executors), h("td", { class: "num" }, n.busy), h("td", { class: "num" }, count(n.answered)), h("td", {}, time(n.last_answer_at)))))));
 }
 
+const HOLDS = { alone: ["alone on its GPU", "warn"], shared: ["shares its GPU", ""], waits: ["waits for a GPU", ""], none: ["slot", ""], learner: ["the learner's place", ""], unknown: ["not known here", ""] };
+
+/** Who holds which slot or GPU, for which rollout, since when and until when. */
+function leases({ leases, live, to }) {
+  if (!leases.length) return h("p", { class: "soft" }, live ? "Nobody works on anything." : "Nothing was held when the run said its last word.");
+  const ago = (ms) => real(Math.max(0, to - ms) / 1000, 1) + " s";
+  return [live ? null : h("p", { class: "soft" }, "Held when the run said its last word."),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, [["slot"], ["GPU"], ["holds"], ["rollout", "num"], ["attempt", "num"], ["for", "num"], ["stage"], ["in it for", "num"], ["taken away in", "num"]].map(([t, kind]) => h("th", { class: kind }, t)))),
+      h("tbody", {}, leases.map((l) => {
+        const [words, kind] = HOLDS[l.hold];
+        return h("tr", { class: "lease" }, h("td", {}, shown(l.lane)), h("td", {}, l.gpu ? shown(l.gpu) : dash), h("td", {}, h("span", { class: "pill " + kind }, words)),
+          h("td", { class: "num" }, l.rollout === null ? dash : link(l.rollout)), h("td", { class: "num" }, l.attempt ?? dash), h("td", { class: "num", title: "since " + time(l.since_ms) }, ago(l.since_ms)),
+          h("td", {}, l.stage ? shown(l.stage) : dash), h("td", { class: "num" }, ago(l.stage_since_ms)), h("td", { class: "num", title: l.deadline_ms ? "at " + time(l.deadline_ms) : "" }, l.deadline_ms ? real((l.deadline_ms - to) / 1000, 0) + " s" : dash));
+      }))))];
+}
+
 /** Buttons for the length of time that is shown; `chosen()` gives it in seconds. */
 function windows(changed) {
   let seconds = 120;
@@ -47,17 +64,19 @@ export function executors() {
   const top = h("div", { class: "stack" });
   const rows = lanes();
   const said = h("p", { class: "soft small" });
-  const self = { box, update, close: () => {} };
+  const self = { box, update, calm: true, close: () => {} };
   const which = windows(() => update());
   const gpus = h("div", { class: "stack" });
   const plots = new Map();
   const busy = plot("Executors", { executors: "present", busy: "busy", queued: "candidates waiting" }, { hint: UNNOTED, time: true });
   const wait = plot("Oldest wait for an executor", { oldest_ms: "ms" }, { hint: UNNOTED, time: true });
   const steps = plot("Executors by step", { "batch.executors": "present", "batch.executors_wanted": "wanted", "batch.executors_busy": "busy (share)" }, { hint: "not reported by this run yet" });
-  fill(box, card("Lanes", which.row, legend(), rows.box, said), gpus, h("div", { class: "grid" }, busy.box, wait.box, steps.box), top);
+  const held = h("div", {});
+  fill(box, card("Lanes", which.row, legend(), rows.box, said), card("Leases: who holds what now", held), gpus, h("div", { class: "grid" }, busy.box, wait.box, steps.box), top);
   async function update() {
     const [crew, overview, timeline] = await Promise.all([ask("/api/crew"), ask("/api/overview"), ask("/api/timeline?window_s=" + which.chosen())]);
     rows.update(timeline);
+    fill(held, leases(timeline));
     said.textContent = !timeline.noted ? UNNOTED : time(timeline.from) + " to " + time(timeline.to) + ", " + timeline.lanes.length + " lanes" + (timeline.known_from > timeline.from ? "; busy since " + time(timeline.known_from) + ", before which nothing is known" : "") + (timeline.left_out ? "; " + count(timeline.left_out) + " older spans are not drawn" : "");
     const none = { x: [], y: {} };
     const names = Object.keys(timeline.sources).filter((name) => name.startsWith("gpu "));
@@ -136,5 +155,5 @@ export function actors() {
     for (const p of [held, credits, mail, waits, store, speed]) p.update(run?.curves || none);
     pool.update(timeline.sources.pool?.curves || none);
   }
-  return { box, update };
+  return { box, update, calm: true };
 }

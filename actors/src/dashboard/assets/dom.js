@@ -44,11 +44,16 @@ export function shown(text) {
   return parts;
 }
 
+let answered = 0;
+/** When the last answer was there, as `performance.now()`. */
+export const answeredAt = () => answered;
+
 /** JSON from the server; an error has its parts in `parts`. */
 export async function ask(path, signal) {
   const response = await fetch(path, { signal, headers: { accept: "application/json" } });
   if (response.status === 401) location.assign("/login");
   const text = await response.text();
+  answered = performance.now();
   let body;
   try {
     body = JSON.parse(text);

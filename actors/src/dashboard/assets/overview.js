@@ -24,6 +24,7 @@ function plots() {
       plot("Executors", batch({ executors: "present", executors_wanted: "wanted", executors_busy: "busy (share)" }), { hint: "not reported by this run" }),
       plot("Update", learner({ seconds: "seconds" }), { unit: "time of the learner" }),
     ],
+    hacks: plot("Hacks by class", { all: "all", delegation: "delegation", decoy: "decoy", forged: "forged", conditional: "conditional", timing: "timing", tampering: "tampering" }, { unit: "share of answers, by the step whose policy sampled them", hint: "no training answer was rejected as a hack" }),
     time: [
       plot("Rollouts ended", { rollouts_per_s: "per second" }, { time: true }),
       plot("Tokens of ended rollouts", { tokens_per_s: "per second" }, { time: true }),
@@ -36,6 +37,17 @@ const tile = (name, value, title) => h("div", { class: "card tile", title }, h("
 function bars(entries, total, good) {
   return entries.sort((a, b) => b[1] - a[1]).map(([name, n]) =>
     h("div", { class: "bar " + (good?.has(name) ? "good" : "") }, h("span", {}, name), h("progress", { max: total || 1, value: n, title: share(n / (total || 1)) }), h("span", {}, count(n))));
+}
+
+function hackRate({ answers, classes }) {
+  return answers ? Object.entries(classes).reduce((sum, [name, n]) => sum + (name === "unclear" ? 0 : n), 0) / answers : null;
+}
+
+function hackBars({ answers, classes }) {
+  const entries = Object.entries(classes).sort((a, b) => b[1] - a[1]);
+  if (!entries.length) return "none";
+  return [entries.map(([name, n]) => h("div", { class: "bar" }, h("a", { href: "#/rollouts?filter=" + encodeURIComponent("hack = " + name) }, name), h("progress", { max: answers || 1, value: n, title: share(n / (answers || 1)) }), h("span", {}, count(n)))),
+    h("p", { class: "soft small" }, "Of " + count(answers) + " answers with a verdict. Unclear: rejected, and no hack for all that is known.")];
 }
 
 function heldOut(summary) {
@@ -54,12 +66,13 @@ export function overview() {
   const top = h("div", { class: "stack" });
   const side = h("div", { class: "grid" });
   const curves = plots();
-  const all = [...curves.steps, ...curves.time];
+  const all = [...curves.steps, curves.hacks, ...curves.time];
   const box = h("div", { class: "stack" }, top, h("div", { class: "grid" }, all.map((p) => p.box)), side);
   let steps = { x: [], y: {} };
   let theme = "";
   return {
     box,
+    calm: true,
     async update() {
       // The curves of steps come only when there are new ones.
       const found = await ask("/api/overview" + (steps.x.length ? "?have=" + steps.x.at(-1) : ""));
@@ -88,10 +101,12 @@ export function overview() {
           tile("fast_1, last step", share(found.last["batch.scored_fast_1"]), "correct and faster than the reference, of all scored"),
           tile("in flight", count(inFlight)),
           tile("trained", count(trained.trained || 0)),
+          tile("of all answers are hacks", share(hackRate(found.hacks)), "training answers with a verdict that a rule rejected as a hack"),
           tile("rollouts/s, lately", brief(found.rollouts_per_s), "in the last minute"),
           tile("faults of ours", count(Object.values(faults).reduce((a, b) => a + b, 0)))));
       if (!drawn) curves.steps.forEach((p) => p.update(steps));
       curves.time.forEach((p) => p.update(found.throughput));
+      curves.hacks.update(Object.keys(found.hacks.classes).length ? found.hacks.curves : { x: [], y: {} });
       const answered = Object.values(verdicts).reduce((a, b) => a + b, 0);
       fill(side,
         ["eval_before", "train", "eval_after"].filter((phase) => ledger[phase]).map((phase) => {
@@ -100,6 +115,7 @@ export function overview() {
           return card("Ledger: " + phase + ", " + count(total) + " rollouts", bars(Object.entries(endings), total, new Set(["trained", "evaluated"])));
         }),
         card("Training answers by verdict", answered ? bars(Object.entries(verdicts), answered, new Set(["passed"])) : "none yet"),
+        card("Hacks: training answers by class", hackBars(found.hacks)),
         card("Faults of ours", Object.keys(faults).length ? bars(Object.entries(faults), Math.max(...Object.values(faults))) : "none"),
         heldOut(found.summary));
     },

@@ -1,7 +1,7 @@
 // Curves with uPlot: drag to zoom, double-click for all of it, one cursor over all plots of an axis.
 import { brief, h } from "./dom.js";
 
-const COLOURS = ["#2f6fed", "#e07b00", "#12945a", "#b03fc0"];
+const COLOURS = ["#2f6fed", "#e07b00", "#12945a", "#b03fc0", "#c01c28", "#0e8fa8", "#8a6d3b"];
 const HEIGHT = 190;
 
 function css(name) {
@@ -23,6 +23,8 @@ export function plot(title, names, { hint = "", time = false, unit = "" } = {}) 
       width: Math.max(body.clientWidth, 260),
       height: HEIGHT,
       scales: { x: { time } },
+      // For whoever asks what is drawn: tests.
+      hooks: { setScale: [(u, key) => { if (key === "x") box.dataset.x = u.scales.x.min + " " + u.scales.x.max; }] },
       cursor: { sync: { key: time ? "time" : "steps" }, points: { size: 5 } },
       axes: [time ? { ...axis, values: (_, all) => all.map((s) => new Date(1000 * s).toLocaleTimeString("en-GB")), space: 80 } : axis, { ...axis, size: 52, values: (_, all) => all.map(brief) }],
       series: [

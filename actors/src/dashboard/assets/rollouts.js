@@ -18,7 +18,7 @@ const COLUMNS = [
   ["sampled", "sampled_at", (r) => time(r.sampled_at), "num"],
 ];
 const LIMIT = 100;
-const EXAMPLES = ["verdict = passed", "reward.code = 0 and finish = stop", "ending = none", "verdict = rejected", "staleness > 0", "answer ~ atomic_add"];
+const EXAMPLES = ["verdict = passed", "reward.code = 0 and finish = stop", "ending = none", "verdict = rejected", "staleness > 0", "hack != none and hack != unclear", "finding ~ 'torch.'", "answer ~ atomic_add"];
 
 export function rollouts(_, search) {
   const wanted = { filter: search.get("filter") || "", sort: search.get("sort") || "", offset: 0 };
@@ -124,8 +124,8 @@ export function rollouts(_, search) {
   const box = h("div", {},
     h("div", { class: "filter" }, input, h("button", { onclick: () => pick(input.value.trim()) }, "Filter")),
     h("div", { class: "row small" }, h("span", { class: "soft" }, "for example"), EXAMPLES.map((text) => h("button", { class: "mono", onclick: () => pick(text) }, text)),
-      h("details", {}, h("summary", {}, "fields"), h("p", { class: "mono small" }, "id phase group task level step state attempt policy policy.newest staleness finish tokens plan_tokens verdict reward.plan reward.code advantage.plan advantage.code ending finding answer"),
-        h("p", { class: "small" }, "= != < <= > >= ~ (contains); and, or, not, parentheses; `none` is what is not known. The first search through answers builds an index of them, which takes a while; until then it shows what it has."))),
+      h("details", {}, h("summary", {}, "fields"), h("p", { class: "mono small" }, "id phase group task level step state attempt policy policy.newest staleness finish tokens plan_tokens verdict reward.plan reward.code advantage.plan advantage.code ending speedup hack finding answer"),
+        h("p", { class: "small" }, "= != < <= > >= ~ (contains); and, or, not, parentheses; `none` is what is not known. finding = is a code, finding ~ a part of a message. The first search through answers builds an index of them, which takes a while; until then it shows what it has."))),
     error,
     h("div", { class: "card scroll" }, h("table", {}, head, rows)),
     h("div", { class: "row" }, previous, next, about, further));

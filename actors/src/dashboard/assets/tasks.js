@@ -1,6 +1,7 @@
 // Tasks: how often each is solved, over training and in the evaluations.
 import { ask, badge, card, count, dash, facts, fill, h, link, real, share, shown } from "./dom.js";
-import { python } from "./python.js";
+import { plot } from "./plot.js";
+import { difference, python } from "./python.js";
 
 const rate = ([all, good]) => (all ? good / all : null);
 // The filter language has two kinds of quotes and no escapes.
@@ -35,30 +36,45 @@ export function taskList() {
     about.textContent = found.length + " of " + all.length + " tasks; over training: share solved in twelve equal parts of training, grey where it was not drawn";
   }
   const box = h("div", {}, h("div", { class: "filter" }, input), h("div", { class: "card scroll" }, h("table", {}, head, rows)), about);
-  return { box, async update() { all = await ask("/api/tasks"); draw(); } };
+  return { box, calm: true, async update() { all = await ask("/api/tasks"); draw(); } };
 }
 
 export function task(name) {
-  const box = h("div", { class: "stack" });
+  const body = h("div", { class: "stack" });
+  const rates = plot("Solve rate", { solved: "share solved" }, { time: true, unit: "training answers, equally many a point", hint: "no training answer to it has a verdict yet" });
+  const box = h("div", { class: "stack" }, body);
+  const below = h("div", { class: "stack" });
+  box.append(rates.box, below);
+  const newest = h("div", { class: "row" });
+  let drawn = "";
   return {
     box,
+    calm: true,
     async update() {
       const t = await ask("/api/task/" + encodeURIComponent(name));
       const best = t.best;
-      fill(box,
+      rates.update(t.solve_rate);
+      fill(body,
         h("div", {}, h("h1", {}, shown(t.task)), h("div", { class: "row soft" }, ["level " + (t.level ?? dash), t.split || dash, t.tags.join(", ")].map((text) => h("span", {}, text)),
           h("a", { href: "#/rollouts?filter=" + encodeURIComponent("task = " + quote(t.task)) }, "all its rollouts"))),
         h("div", { class: "tiles" },
           [["answers", count(t.answers)], ["solved", t.answers ? share(t.passed / t.answers) : dash], ["before RL", share(rate(t.before))], ["after RL", share(rate(t.after))], ["in flight", count(t.open)]]
             .map(([label, value]) => h("div", { class: "card tile" }, h("b", {}, value), h("span", { class: "soft" }, label))),
-          h("div", { class: "card tile" }, spark(t.over_time), h("div", { class: "soft" }, "over training"))),
+          h("div", { class: "card tile" }, spark(t.over_time), h("div", { class: "soft" }, "over training"))));
+      // What is being read stays open while nothing of it changes.
+      fill(newest, t.newest.map((id) => link(id)));
+      const now = JSON.stringify([t.best, document.documentElement.dataset.theme]);
+      if (now === drawn) return;
+      drawn = now;
+      fill(below,
         h("div", { class: "two" },
           card("Reference", t.source ? python(t.source) : "not stored"),
           card("Best kernel so far", best ? [facts([
             ["rollout", link(best.rollout)],
-            ["chosen as", best.speedup === null ? "the shortest of " + best.of + " that passed lately (nothing was timed)" : "the fastest of " + best.of + " timed lately: " + real(best.speedup, 3) + " times the reference"],
+            ["chosen as", best.speedup === null ? "that with the fewest tokens after its plan of all " + count(best.of) + " that passed (nothing was timed)" : "the fastest of all " + count(best.of) + " that were timed: " + real(best.speedup, 3) + " times the reference"],
             ["lines", best.code_lines]]), h("p", {}), python(best.code)] : h("p", { class: "soft" }, "None passed yet."))),
-        card("Newest rollouts", h("div", { class: "row" }, t.newest.map((id) => link(id)))));
+        t.diff && card("From the reference (\u2212) to the best kernel (+)", difference(t.diff)),
+        card("Newest rollouts", newest));
     },
   };
 }

@@ -27,14 +27,12 @@ impl Known {
 impl Filter {
     /// True when every answer is in the columns.
     pub fn is_quick(&self) -> bool {
-        fn quick(e: &Expr) -> bool {
-            match e {
-                Expr::And(a, b) | Expr::Or(a, b) => quick(a) && quick(b),
-                Expr::Not(a) => quick(a),
-                Expr::Compare { field, .. } => !in_store(field),
-            }
-        }
-        quick(&self.root)
+        !any(&self.root, &|field, op| is_long(field) || is_message(field, op))
+    }
+
+    /// True when the index of answers is of use.
+    pub fn needs_answers(&self) -> bool {
+        any(&self.root, &|field, _| is_long(field))
     }
 
     /// What the columns say; `levels` are the run's tasks with their levels, `texts` says what is known of `answer ~ text`.
@@ -43,8 +41,22 @@ impl Filter {
     }
 }
 
-fn in_store(field: &Field) -> bool {
+fn any(e: &Expr, holds: &dyn Fn(&Field, &str) -> bool) -> bool {
+    match e {
+        Expr::And(a, b) | Expr::Or(a, b) => any(a, holds) || any(b, holds),
+        Expr::Not(a) => any(a, holds),
+        Expr::Compare { field, op, .. } => holds(field, op),
+    }
+}
+
+/// A long text stays in the store.
+fn is_long(field: &Field) -> bool {
     field.name == "answer"
+}
+
+/// And so do the findings' messages.
+fn is_message(field: &Field, op: &str) -> bool {
+    field.kind == Kind::Finding && op == "~"
 }
 
 fn known(e: &Expr, table: &Table, levels: &[(String, u8)], texts: &dyn Fn(&str) -> Option<Known>) -> Known {
@@ -57,7 +69,12 @@ fn known(e: &Expr, table: &Table, levels: &[(String, u8)], texts: &dyn Fn(&str) 
             let not = |v: Vec<bool>| v.into_iter().map(|b| !b).collect();
             Known { can: not(must), must: not(can) }
         }
-        Expr::Compare { field, op, value } if in_store(field) => {
+        Expr::Compare { field, op, .. } if is_message(field, op) => {
+            // What was not judged has no findings.
+            let can = (0..table.len()).map(|row| table.word(FINDINGS, row).is_some()).collect();
+            Known { can, must: vec![false; table.len()] }
+        }
+        Expr::Compare { field, op, value } if is_long(field) => {
             let found = match value {
                 Literal::Text(text) if *op == "~" => texts(text),
                 _ => None,
@@ -77,8 +94,7 @@ fn compare(field: &Field, op: &str, value: &Literal, table: &Table, levels: &[(S
     if field.name == "id" {
         return numbers(table.ids().iter().map(|id| *id as f64), op, value);
     }
-    let column = if field.kind == Kind::Finding { FINDINGS } else { field.sql };
-    match table.column(column) {
+    match table.column(field.column()) {
         Some(Column::Number(all)) => numbers(all.iter().copied(), op, value),
         Some(Column::Word(words)) => {
             // Each word once, then each row by its word.

@@ -3,29 +3,55 @@
 use super::*;
 use crate::inspect::table::{Table, select_list};
 
-/// id, task, verdict, step, policy_oldest, reward_code, ruling
-type Line = (i64, &'static str, Option<&'static str>, Option<i64>, i64, Option<f64>, &'static str);
+/// id, task, verdict, step, policy_oldest, reward_code, ruling, report
+type Line =
+    (i64, &'static str, Option<&'static str>, Option<i64>, i64, Option<f64>, &'static str, Option<&'static str>);
+
+const REJECTED: &str = r#"{"Reject":{"candidate":null,"findings":[{"code":"K023","message":"Counts its \"calls\""}],"outcome":{"verdict":"rejected","reason":"K023: counts"}}}"#;
+const NO_LAUNCH: &str = r#"{"outcome":{"verdict":"rejected","reason":"no launch"},"findings":[{"code":"K101","message":"forward 2 launched NOTHING"}]}"#;
 
 const ROWS: &[Line] = &[
-    (1, "l1_softmax_rows", Some("passed"), Some(3), 2, Some(1.0), r#"{"findings":[]}"#),
-    (2, "l1_softmax_rows", Some("wrong_answer"), Some(3), 1, Some(0.0), r#"{"findings":[{"code":"K007"}]}"#),
-    (3, "l2_gelu", Some("passed"), None, 4, Some(1.0), r#"{"source":"x = \"code\":\"K007\""}"#),
-    (4, "l2_gelu", None, None, 5, None, ""),
+    (
+        1,
+        "l1_softmax_rows",
+        Some("passed"),
+        Some(3),
+        2,
+        Some(1.0),
+        r#"{"findings":[]}"#,
+        Some(r#"{"outcome":{"verdict":"passed","speedup":1.5},"x":1}"#),
+    ),
+    (2, "l1_softmax_rows", Some("wrong_answer"), Some(3), 1, Some(0.0), r#"{"findings":[{"code":"K007"}]}"#, None),
+    (3, "l2_gelu", Some("passed"), None, 4, Some(1.0), r#"{"source":"x = \"code\":\"K007\""}"#, None),
+    (4, "l2_gelu", None, None, 5, None, "{}", None),
+    (5, "l3", Some("rejected"), None, 5, Some(0.0), REJECTED, None),
+    (6, "l3", Some("rejected"), None, 5, Some(0.0), r#"{"Admit":{"findings":[]}}"#, Some(NO_LAUNCH)),
+    (7, "l3", Some("implausible"), None, 5, Some(0.0), "{}", Some("{}")),
+    (
+        8,
+        "l3",
+        Some("rejected"),
+        None,
+        5,
+        Some(0.0),
+        r#"{"Reject":{"outcome":{"verdict":"rejected","reason":"K999: new"}}}"#,
+        None,
+    ),
 ];
 
 fn ids(filter: &str) -> Vec<i64> {
     let db = rusqlite::Connection::open_in_memory().unwrap();
     db.execute_batch(
         "CREATE TABLE rollouts (id, phase, grp, task, step, state, attempt, policy_oldest, policy_newest, finish,
-         n_tokens, plan_tokens, verdict, reward_plan, reward_code, adv_plan, adv_code, ending, ruling, answer,
+         n_tokens, plan_tokens, verdict, reward_plan, reward_code, adv_plan, adv_code, ending, ruling, report, answer,
          sampled_at, ended_at)",
     )
     .unwrap();
-    for (id, task, verdict, step, policy, code, ruling) in ROWS {
+    for (id, task, verdict, step, policy, code, ruling, report) in ROWS {
         db.execute(
-            "INSERT INTO rollouts (id, task, verdict, step, policy_oldest, reward_code, ruling)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            rusqlite::params![id, task, verdict, step, policy, code, ruling],
+            "INSERT INTO rollouts (id, task, verdict, step, policy_oldest, reward_code, ruling, report)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            rusqlite::params![id, task, verdict, step, policy, code, ruling, report],
         )
         .unwrap();
     }
@@ -66,7 +92,7 @@ fn error(filter: &str) -> String {
 fn comparisons_select_what_they_say() {
     assert_eq!(ids("verdict = passed"), [1, 3]);
     assert_eq!(ids("verdict == \"passed\""), [1, 3]);
-    assert_eq!(ids("verdict != passed"), [2]);
+    assert_eq!(ids("verdict != passed"), [2, 5, 6, 7, 8]);
     assert_eq!(ids("id >= 2 and id < 4"), [2, 3]);
     assert_eq!(ids("reward.code = 1"), [1, 3]);
     assert_eq!(ids("task ~ SOFT"), [1, 2]);
@@ -82,32 +108,55 @@ fn comparisons_select_what_they_say() {
 fn and_binds_tighter_than_or_and_parentheses_win() {
     assert_eq!(ids("id = 1 or id = 2 and id = 3"), [1]);
     assert_eq!(ids("(id = 1 or id = 2) and id = 2"), [2]);
-    assert_eq!(ids("not id = 1 and not (id = 2 or id = 3)"), [4]);
+    assert_eq!(ids("not id = 1 and not (id = 2 or id = 3)"), [4, 5, 6, 7, 8]);
     assert_eq!(ids("NOT NOT id=1 OR id=4"), [1, 4]);
 }
 
 #[test]
 fn what_is_not_known_is_false_and_none_asks_for_it() {
     assert_eq!(ids("step > 0"), [1, 2]);
-    assert_eq!(ids("not step > 0"), [3, 4]);
+    assert_eq!(ids("not step > 0"), [3, 4, 5, 6, 7, 8]);
     assert_eq!(ids("verdict = none"), [4]);
-    assert_eq!(ids("verdict != none and step = none"), [3]);
+    assert_eq!(ids("verdict != none and step = none"), [3, 5, 6, 7, 8]);
 }
 
 #[test]
 fn a_finding_is_found_in_the_ruling_but_not_in_a_candidate_that_spells_one() {
     assert_eq!(ids("finding = k007"), [2]);
-    assert_eq!(ids("finding != K007"), [1, 3, 4]);
+    assert_eq!(ids("finding != K007"), [1, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_finding_is_also_found_by_a_part_of_its_message_wherever_it_was_made() {
+    assert_eq!(ids("finding ~ 'its \"CALLS'"), [5]);
+    assert_eq!(ids("finding ~ nothing"), [6]);
+    assert_eq!(ids("finding ~ 'k101: forward'"), [6]);
+    assert_eq!(ids("id < 9 and not (finding ~ nothing or id < 4)"), [4, 5, 7, 8]);
+    assert!(error("finding < K007").contains("~ for a part of its message"));
+}
+
+#[test]
+fn hacks_are_found_by_their_class_and_speedups_by_their_size() {
+    assert_eq!(HACKS, CLASSES.iter().map(|class| class.name).collect::<Vec<_>>());
+    assert_eq!(ids("hack = conditional"), [5]);
+    assert_eq!(ids("hack = decoy"), [6]);
+    assert_eq!(ids("hack = timing"), [7]);
+    assert_eq!(ids("hack = unclear"), [8]);
+    assert_eq!(ids("hack != none and hack != unclear"), [5, 6, 7]);
+    assert_eq!(ids("hack != timing"), [5, 6, 8]);
+    assert_eq!(ids("hack = none"), [1, 2, 3, 4]);
+    assert_eq!(ids("speedup > 1.2"), [1]);
+    assert!(error("hack = delegaton").contains("did you mean `delegation`"));
 }
 
 #[test]
 fn what_memory_cannot_decide_is_asked_of_few_rows() {
     for (filter, expected) in [
         ("id <= 2 and finding = K007", &[2][..]),
-        ("not (finding = K007 or id = 4)", &[1, 3]),
-        ("not (not id >= 2 and finding != K007)", &[2, 3, 4]),
-        ("id = 1 or not finding = K007", &[1, 3, 4]),
-        ("not (finding = K007 and id < 2)", &[1, 2, 3, 4]),
+        ("not (finding = K007 or id >= 4)", &[1, 3]),
+        ("id < 5 and not (not id >= 2 and finding != K007)", &[2, 3, 4]),
+        ("id < 5 and (id = 1 or not finding = K007)", &[1, 3, 4]),
+        ("id < 5 and not (finding = K007 and id < 2)", &[1, 2, 3, 4]),
     ] {
         assert_eq!(ids(filter), expected, "{filter}");
     }

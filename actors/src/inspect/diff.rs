@@ -1,4 +1,4 @@
-//! Two programs of a run, line by line.
+//! Two programs, line by line: of two rollouts, or a task's reference and its best kernel.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use rollout::outcome::Ruling;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
-use crate::inspect::Run;
+use super::Run;
 use crate::store::StoreError;
 
 /// After this long the rest is compared roughly.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
     /// `=` in both, `-` only in the first, `+` only in the second.
     pub tag: char,
@@ -36,7 +36,7 @@ pub fn compare(run: &Run, id: u64, other: u64) -> Result<Option<Vec<Line>>, Stor
     Ok(Some(lines(&sources[0], &sources[1])))
 }
 
-fn lines(old: &str, new: &str) -> Vec<Line> {
+pub fn lines(old: &str, new: &str) -> Vec<Line> {
     let diff = TextDiff::configure().timeout(DEADLINE).diff_lines(old, new);
     diff.iter_all_changes()
         .map(|change| Line {
