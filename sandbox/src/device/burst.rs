@@ -21,11 +21,21 @@ const SPACER: f64 = 0.7;
 const LONG: f64 = 0.01;
 /// Of a burst's limit, what its calls may take by what a checked one took: some are slower, and some warm up.
 const LIMIT_SHARE: f64 = 1.0 / 3.0;
+/// Calls of a burst, until it is known that more are wanted.
+const FEW: u64 = 16;
 
 /// How many calls fit into a burst, of `most`.
 pub(super) fn calls_in(limit_ms: u64, call_ms: f64, most: u64) -> u64 {
     let fit = limit_ms as f64 * LIMIT_SHARE / call_ms.max(1e-3);
     (fit as u64).min(most).max(1)
+}
+
+/// The most calls of the next burst, of `sets` that there may be. Few until it is known that they do not tell enough: each costs both
+/// sides a call and a comparison. Then long ones, `left` being the samples that are still wanted: there are fewer of them to wait for.
+pub(super) fn most(sets: u64, left: Option<usize>, dropped: usize) -> u64 {
+    let few = sets.min(FEW);
+    // Of four calls three are samples (`SYNCED_SHARE` in device.py), and `dropped` of those are not.
+    left.map_or(few, |left| (4 * (left + dropped) as u64).div_ceil(3).clamp(few, sets))
 }
 
 /// One burst of each.

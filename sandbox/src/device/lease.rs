@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Device;
-use super::burst::{Host, burst, calls_in, us_of};
+use super::burst::{Host, burst, calls_in, most, us_of};
 use super::evaluate::Evaluation;
 use super::trial::{OnDevice, Step};
 use crate::fault::{DEVICE, DISTURBED, PROTOCOL, fault};
@@ -267,7 +267,8 @@ async fn attempt<S: Sides>(
     let call_ms = sides.call_ms().max(alone_us / 1e3);
     let timed = loop {
         let limit_ms = if warm { limits.warm_ms } else { limits.burst_ms };
-        let calls = calls_in(limit_ms, call_ms, if warm { sets.min(WARM) } else { sets });
+        let wanted = most(sets, sampler.left(), device.config.sampler.dropped);
+        let calls = calls_in(limit_ms, call_ms, if warm { sets.min(WARM) } else { wanted });
         let burst = match burst(sides, calls, candidate_first, limit_ms).await? {
             Ok(burst) => burst,
             Err(ending) => return Ok(Try::Ended(ending)),

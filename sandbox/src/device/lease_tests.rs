@@ -280,6 +280,33 @@ async fn a_call_that_does_the_others_work_is_not_left_out() {
     lab.accepted(&mut script(&[calls(100.0)], &[rough])).await;
 }
 
+/// Planted bug: every burst is as short as it is where a few calls are enough, or as long as it is where they are not.
+#[tokio::test]
+async fn what_a_few_calls_do_not_tell_is_measured_in_long_bursts() {
+    let mut lab = lab();
+    let sampler = SamplerConfig { relative_width: 0.0, ..SamplerConfig::default() };
+    Arc::get_mut(&mut lab.device).unwrap().config.sampler = sampler;
+    lab.job["sets"] = json!(64);
+    let mut undecided = script(&[calls(100.0)], &[calls(50.0)]);
+    let timing = lab.accepted(&mut undecided).await;
+    assert_eq!(undecided.bursts, [vec![3], vec![16; 5], vec![64; 5], vec![16]].concat());
+    assert!((300..310).contains(&timing.samples) && !timing.converged, "{timing:?}");
+    // As many as there is room for, and as fit into a burst's time.
+    lab.job["sets"] = json!(20);
+    let mut few = script(&[calls(100.0)], &[calls(50.0)]);
+    lab.accepted(&mut few).await;
+    assert!(few.bursts[1..6] == [16; 5] && few.bursts[6..].iter().all(|&n| n <= 20), "{:?}", few.bursts);
+    lab.job["sets"] = json!(64);
+    let mut slow = Script { call_ms: 100.0, ..script(&[calls(100.0)], &[calls(50.0)]) };
+    lab.accepted(&mut slow).await;
+    assert_eq!(slow.bursts.iter().max(), Some(&33));
+    // What a few calls tell is told by a few calls.
+    Arc::get_mut(&mut lab.device).unwrap().config.sampler = SamplerConfig::default();
+    let mut decided = script(&[calls(100.0)], &[calls(50.0)]);
+    assert!(lab.accepted(&mut decided).await.converged);
+    assert_eq!(decided.bursts, [vec![3], vec![16; 5]].concat());
+}
+
 /// Calls of seconds: as many as the limits allow, and an end.
 #[tokio::test]
 async fn slow_calls_come_in_short_bursts_and_the_measurement_ends() {

@@ -98,6 +98,12 @@ impl Sampler {
 }
 
 impl Sampler {
+    /// Where there are enough samples and they do not tell enough: how many more there may be.
+    pub fn left(&self) -> Option<usize> {
+        let samples = self.reference.len().min(self.candidate.len());
+        (samples >= self.config.min_samples.max(2)).then(|| self.config.max_samples.saturating_sub(samples))
+    }
+
     /// What there is, where there is no time for more.
     pub fn so_far(&self) -> Option<Timed> {
         let samples = self.reference.len().min(self.candidate.len());

@@ -48,6 +48,63 @@ for _ in range(6):
     seen.append(at)
 assert len({tuple(at) for at in seen}) == 6
 assert s.check_burst({'outputs': []})['wrong'], 'another number of calls'
+assert s.sets == 64
+slots, contents = [], []
+for _ in range(8):
+    s.burst(16)
+    s.fill()
+    slots.append([t[2] for t in s.timed])
+    contents += [t[1][0] for t in s.timed]
+    assert len(set(slots[-1])) == 16, 'neighbours in one place'
+assert len({tuple(found) for found in slots}) == 8 and len({n for found in slots for n in found}) > 48, slots
+assert len({t.numpy().tobytes() for t in contents}) == 8 * 16, 'contents that were there before'
+");
+}
+
+/// Planted bug: small tensors are given more sets than the box may have.
+#[test]
+fn small_tensors_have_more_sets_and_a_box_stays_within_its_budget() {
+    run("
+import device_referee as d
+mb = 1 << 20
+assert d.sets_within(4096 * mb, 2 * mb) == 64
+assert d.sets_within(4096 * mb, 5 * mb) == 51, 'the box stays small'
+assert d.sets_within(4096 * mb, 16 * mb) == d.sets_within(4096 * mb, 200 * mb) == 16, 'as ever'
+assert d.sets_within(64 * mb, 2 * mb) == 32 and d.sets_within(400 * mb, 200 * mb) == 2
+assert d.sets_within(100 * mb, 200 * mb) == d.sets_within(-mb, mb) == 2, 'who asks says that it does not fit'
+for budget in range(4, 600, 7):
+    for size in range(2, 100, 3):
+        assert d.sets_within(budget * mb, size * mb) * size <= max(budget, 2 * size)
+");
+}
+
+/// Planted bug: a baseline of one input, always in the same place, which no timed call is.
+#[test]
+fn what_a_reference_takes_alone_is_measured_as_in_a_lease() {
+    run("
+import device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        seen.append(x)
+        return x * 2
+
+def get_inputs():
+    return [torch.randn(10, 10)]
+
+seen = []
+'''
+s = d.Session(device.up('cpu'), b'1' * 32, 't', 'n', source, 1 << 28)
+seen = s.task.space['seen']
+seen.clear()
+times = s.baseline()['times']
+assert len(times) == d.BASELINE_CALLS, times
+last = seen[-len(times):]
+assert all(a.data_ptr() != b.data_ptr() and not a.equal(b) for a, b in zip(last, last[1:]))
+assert len({t.data_ptr() for t in last}) == d.SETS
 ");
 }
 

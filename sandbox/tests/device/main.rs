@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod beside;
+mod bursts;
 #[path = "../python/mod.rs"]
 mod environment;
 #[path = "../evaluate/fixtures.rs"]
