@@ -207,6 +207,7 @@ fn accept(
     {
         return Measured::Ended(Ending::Outcome(Outcome::Implausible { message }));
     }
+    let timed = timed.against(baseline_us);
     // Another algorithm may do with less than the reference's operations and bytes; that it does is not paid for.
     let least_us = floor.map_or(0.0, |floor| MARGIN * floor.as_the_reference_us());
     let timed = match timed.candidate_us < least_us {

@@ -243,6 +243,51 @@ async fn a_reference_that_stays_slow_is_a_fault_and_never_a_number() {
     assert_eq!(lab.device.baseline(&lab.task), None, "the next one's is taken on an empty device");
 }
 
+/// Both sides of the tolerance, of short calls and of long ones; and what is let pass is not paid for.
+#[tokio::test]
+async fn a_reference_of_microseconds_may_be_half_a_one_off_and_nobody_is_paid_for_it() {
+    for (alone, now, candidate, accepted) in [
+        (6.0, 6.4, 3.0, Some(2.0)),
+        (6.0, 6.7, 3.0, None),
+        (6.0, 5.6, 3.0, Some(5.6 / 3.0)),
+        (100.0, 102.5, 50.0, Some(2.0)),
+        (100.0, 103.5, 50.0, None),
+        // Slowed down to look worse than an equal.
+        (6.0, 6.45, 6.0, Some(1.0)),
+    ] {
+        let lab = lab();
+        let mut script = script(&[calls(now)], &[calls(candidate)]);
+        script.alone = [alone].into();
+        let result = lab.measure(&mut script).await;
+        match (accepted, result) {
+            (Some(speedup), Ok(Measured::Accepted(timing))) => {
+                assert!((timing.rewarded() - speedup).abs() < 0.005 * speedup, "{alone} {now}: {timing:?}");
+                assert!((timing.reference_us - now).abs() < 0.005 * now && timing.refused.is_empty(), "{timing:?}");
+                let kept = lab.device.baseline(&lab.task).unwrap();
+                assert!((kept - alone).abs() < 0.005 * alone, "{kept}: what is let pass changes nothing for the next");
+            }
+            (None, Err(fault)) => assert_eq!(fault.code, "F014", "{alone} {now}"),
+            (_, other) => panic!("{alone} {now}: {other:?}"),
+        }
+    }
+}
+
+/// Planted bug: what it was slowed down to becomes what it takes alone, a little more with every candidate.
+#[tokio::test]
+async fn what_the_reference_takes_alone_does_not_creep_up() {
+    let lab = lab();
+    for n in 0..6 {
+        let mut script = script(&[calls(6.0 + 0.4 * f64::from(n))], &[calls(3.0)]);
+        // Taken on an empty device, after a refusal too.
+        script.alone = [6.0].into();
+        match lab.measure(&mut script).await {
+            Ok(Measured::Accepted(timing)) => assert!(n < 2 && timing.speedup < 2.01, "{n}: {timing:?}"),
+            Err(fault) => assert!(n >= 2 && fault.code == "F014", "{n}: {fault}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_baseline_is_taken_while_nothing_of_the_candidate_runs_and_gives_way_to_a_lower_one_only() {
     let lab = lab();

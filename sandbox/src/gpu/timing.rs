@@ -39,6 +39,14 @@ pub struct Timed {
 }
 
 impl Timed {
+    /// The same measurement paid against a reference that takes `alone_us`, where that is less than it took: whatever made it slower,
+    /// within what is let pass, earns nobody anything. `reference_us` stays what was measured.
+    pub fn against(self, alone_us: f64) -> Timed {
+        let by = (alone_us / self.reference_us).min(1.0);
+        let (speedup, low, high) = (self.speedup * by, self.low * by, self.high * by);
+        Timed { speedup, low, high, tie: low <= 1.0 && 1.0 <= high, ..self }
+    }
+
     /// The same measurement with another time of the candidate's: of its calls, it is what they cost.
     pub fn charged(self, candidate_us: f64) -> Timed {
         let by = self.candidate_us / candidate_us;
@@ -265,6 +273,18 @@ mod tests {
         for bad in [0.0, -1.0, f64::INFINITY, f64::NAN] {
             assert!(sampler.feed(&[1.0, 1.0], &[1.0, bad]).is_err(), "{bad}");
         }
+    }
+
+    /// Planted bug: a candidate that slows a reference of 6 us down by what is let pass is paid 8 % for it.
+    #[test]
+    fn a_slower_reference_is_not_paid_for_and_a_faster_one_counts() {
+        let mut sampler = Sampler::new(SamplerConfig { min_samples: 8, dropped: 0, ..SamplerConfig::default() });
+        let Ok(Next::Done(timed)) = sampler.feed(&[6.5; 60], &[6.0; 60]) else { panic!("more") };
+        assert!(!timed.tie && timed.speedup > 1.08);
+        let paid = timed.clone().against(6.0);
+        assert!((paid.speedup - 1.0).abs() < 1e-12 && paid.reference_us == 6.5, "{paid:?}");
+        assert!((paid.low - timed.low * 6.0 / 6.5).abs() < 1e-12 && (paid.high - timed.high * 6.0 / 6.5).abs() < 1e-12);
+        assert_eq!(timed.clone().against(7.0), timed, "it was faster than alone: by what it took");
     }
 
     /// A candidate whose calls take twice as long when they are waited for is half as fast as its events say.
