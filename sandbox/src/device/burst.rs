@@ -1,5 +1,6 @@
 //! One burst of timed calls of each side, the outputs checked, and what the host's clock says about all of them.
 
+use std::iter::repeat_n;
 use std::time::{Duration, Instant};
 
 use rollout::outcome::{Fault, Outcome, Phase};
@@ -53,6 +54,8 @@ pub(super) struct Burst {
     pub even_us: [f64; 2],
     /// Calls of the candidate's for which the device waited.
     pub late: usize,
+    /// Of each side.
+    pub calls: usize,
 }
 
 pub(super) async fn burst<S: Sides>(
@@ -144,7 +147,7 @@ fn of_calls(
     };
     let host_us = [beyond(our_wall, &reference), beyond(their_wall, &candidate)];
     let spacer_us = [candidate.iter().map(|c| c.spacer_us).fold(f64::INFINITY, f64::min), flushed_us];
-    let late = candidate.iter().filter(|c| c.late).count();
+    let (late, calls) = (candidate.iter().filter(|c| c.late).count(), candidate.len());
     let in_time: Vec<f64> = candidate.iter().filter(|c| !c.late).map(|c| c.us).collect();
     let even_us = [in_time.iter().sum::<f64>() / in_time.len().max(1) as f64, median(&in_time)];
     let (queued, synced): (Vec<Call>, Vec<Call>) = candidate.into_iter().partition(|c| c.queued);
@@ -165,7 +168,7 @@ fn of_calls(
         true => (kept(&ours_synced, f64::INFINITY), synced_us.clone()),
         false => (kept(&ours, f64::INFINITY), kept(&queued, f64::INFINITY)),
     };
-    Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, even_us, late })
+    Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, even_us, late, calls })
 }
 
 /// One call's times, microseconds.
@@ -202,7 +205,8 @@ pub(super) fn us_of(list: &Value) -> Vec<f64> {
     calls_of(list).unwrap_or_default().iter().map(|c| c.us).collect()
 }
 
-/// The host's clock over all bursts.
+/// The host's clock over all bursts. A burst has an entry for each of its calls: who is honest in short ones has nothing of it in long
+/// ones, of which most samples are.
 #[derive(Default)]
 pub(super) struct Host {
     reference: Vec<f64>,
@@ -211,15 +215,20 @@ pub(super) struct Host {
     call_us: Vec<f64>,
     spacers: Vec<[f64; 2]>,
     even: Vec<[f64; 2]>,
+    /// The call in the middle of each burst, and how many calls that has: the reference's, the candidate's.
+    pub bursts: [Vec<(f64, usize)>; 2],
 }
 
 impl Host {
     pub fn saw(&mut self, burst: &Burst) {
-        self.reference.push(burst.host_us[0]);
-        self.candidate.push(burst.host_us[1]);
-        self.call_us.push(median(&burst.reference_us));
-        self.spacers.push(burst.spacer_us);
-        self.even.push(burst.even_us);
+        let (call_us, calls) = (median(&burst.reference_us), burst.calls);
+        self.reference.extend(repeat_n(burst.host_us[0], calls));
+        self.candidate.extend(repeat_n(burst.host_us[1], calls));
+        self.call_us.extend(repeat_n(call_us, calls));
+        self.spacers.extend(repeat_n(burst.spacer_us, calls));
+        self.even.extend(repeat_n(burst.even_us, calls));
+        self.bursts[0].push((call_us, calls));
+        self.bursts[1].push((median(&burst.candidate_us), calls));
     }
 
     pub fn unbelievable(&self, limits: &contamination::Limits) -> Option<String> {

@@ -300,9 +300,11 @@ async fn attempt<S: Sides>(
     }
     let readings = Readings { before: before.as_ref(), during: &during, after: after.as_ref(), blind };
     let limits = device.config.disturbed;
+    let [reference, candidate] = &host.bursts;
+    let measured = contamination::Measured { alone_us, now_us: timed.reference_us, reference, candidate };
     let reasons = match device.gpu {
         None => Vec::new(),
-        Some(_) => contamination::reasons(&limits, &device.config.free, &readings, &ours, alone_us, timed.reference_us),
+        Some(_) => contamination::reasons(&limits, &device.config.free, &readings, &ours, &measured),
     };
     if !reasons.is_empty() {
         let drift = reasons.iter().any(|r| matches!(r, Contamination::Drift { .. }));

@@ -20,9 +20,9 @@ use crate::gpu::inventory::{Device as Gpu, Reading};
 use crate::gpu::timing::SamplerConfig;
 use crate::trial::Ending;
 
-const UUID: &str = "GPU-scripted";
+pub(super) const UUID: &str = "GPU-scripted";
 /// One clearing of the cache, microseconds.
-const FLUSH: f64 = 62.0;
+pub(super) const FLUSH: f64 = 62.0;
 
 /// What one side's calls are like in a burst.
 #[derive(Clone, Copy)]
@@ -148,19 +148,19 @@ fn script(reference: &[Calls], candidate: &[Calls]) -> Script {
     }
 }
 
-fn quiet() -> Reading {
+pub(super) fn quiet() -> Reading {
     Reading { sm_mhz: 1980, memory_mhz: 2619, processes: Some(Vec::new()), ..Reading::default() }
 }
 
-struct Lab {
-    device: Arc<Device>,
-    inventory: Arc<FakeInventory>,
-    task: TaskSpec,
-    job: Value,
+pub(super) struct Lab {
+    pub device: Arc<Device>,
+    pub inventory: Arc<FakeInventory>,
+    pub task: TaskSpec,
+    pub job: Value,
     _scratch: tempfile::TempDir,
 }
 
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     let scratch = tempfile::tempdir().unwrap();
     // 3.35 TB/s and 989 TFLOP/s.
     let gpu = Gpu {
@@ -314,6 +314,26 @@ async fn one_honest_burst_of_five_makes_no_honest_candidate() {
     assert!(message.contains("goes on elsewhere"), "{message}");
 }
 
+/// Planted bug: a short burst weighs as much as a long one, of which most samples are. Honest in the short ones, of which there are more,
+/// it hides its work, or does all of a burst's in one call, in the long ones.
+#[tokio::test]
+async fn who_is_honest_in_short_bursts_has_nothing_of_it_in_long_ones() {
+    let honest = calls(95.0);
+    let hidden = Calls { host_us: 9_000.0, ..calls(20.0) };
+    let first = Calls { first_us: Some(6_000.0), ..calls(3.0) };
+    for (lie, found) in [(hidden, "goes on elsewhere"), (first, "the work of others")] {
+        let mut lab = lab();
+        lab.job["sets"] = json!(64);
+        let sampler = SamplerConfig { relative_width: -1.0, ..SamplerConfig::default() };
+        let config = &mut Arc::get_mut(&mut lab.device).unwrap().config;
+        (config.sampler, config.tries) = (sampler, 1);
+        let mut liar = script(&[calls(100.0)], &[[honest; 6].as_slice(), &[lie; 5], &[honest]].concat());
+        let message = lab.implausible(&mut liar).await;
+        assert_eq!(liar.bursts, [vec![3], vec![16; 5], vec![64; 5], vec![16]].concat());
+        assert!(message.contains(found), "{message}");
+    }
+}
+
 /// The first call of a burst does not count: it does the work of all of them.
 #[tokio::test]
 async fn a_call_that_does_the_others_work_is_not_left_out() {
@@ -329,7 +349,7 @@ async fn a_call_that_does_the_others_work_is_not_left_out() {
 #[tokio::test]
 async fn what_a_few_calls_do_not_tell_is_measured_in_long_bursts() {
     let mut lab = lab();
-    let sampler = SamplerConfig { relative_width: 0.0, ..SamplerConfig::default() };
+    let sampler = SamplerConfig { relative_width: -1.0, ..SamplerConfig::default() };
     Arc::get_mut(&mut lab.device).unwrap().config.sampler = sampler;
     lab.job["sets"] = json!(64);
     let mut undecided = script(&[calls(100.0)], &[calls(50.0)]);

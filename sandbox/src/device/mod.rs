@@ -11,6 +11,8 @@ mod gate;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
+#[cfg(test)]
+mod neighbour_tests;
 mod own;
 mod referee;
 mod session;
