@@ -371,19 +371,27 @@ impl Drop for Watch {
 impl Device {
     /// The reference's median when it was timed alone, if it is known.
     pub(super) fn baseline(&self, task: &TaskSpec) -> Option<f64> {
-        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).get(&task.source).copied()
+        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).get(&self.key_of(task)).copied()
+    }
+
+    /// What a reference's time holds for: this GPU (each has its own store), its model and the library that computes, which may be another
+    /// one where a new referee has taken the place of a dead one. Shapes, types and values' range are in the task's source.
+    fn key_of(&self, task: &TaskSpec) -> String {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("{} {} {}", facts["torch"], facts["name"], task.source)
     }
 
     /// Keeps it where it is the lowest so far; the lowest so far.
     pub(super) fn keep_lower(&self, task: &TaskSpec, us: f64) -> f64 {
+        let key = self.key_of(task);
         let mut kept = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = kept.entry(task.source.clone()).or_insert(us);
+        let held = kept.entry(key).or_insert(us);
         *held = held.min(us);
         *held
     }
 
     fn forget_baseline(&self, task: &TaskSpec) {
-        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).remove(&task.source);
+        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key_of(task));
     }
 
     fn name(&self) -> String {

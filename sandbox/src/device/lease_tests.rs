@@ -272,6 +272,25 @@ async fn a_reference_of_microseconds_may_be_half_a_one_off_and_nobody_is_paid_fo
     }
 }
 
+/// Planted bug: a time of one version of PyTorch holds for the next.
+#[tokio::test]
+async fn what_a_reference_takes_alone_holds_for_the_versions_that_it_was_taken_with() {
+    let lab = lab();
+    let with = |torch: &str| *lab.device.facts.lock().unwrap() = json!({"torch": torch, "name": "H200"});
+    with("2.11.0");
+    lab.accepted(&mut script(&[calls(100.0)], &[calls(50.0)])).await;
+    assert!(lab.device.baseline(&lab.task).is_some());
+    with("2.12.0");
+    assert_eq!(lab.device.baseline(&lab.task), None);
+    let mut newer = script(&[calls(80.0)], &[calls(50.0)]);
+    let timing = lab.accepted(&mut newer).await;
+    assert!((timing.baseline_us - 80.0).abs() < 1.0 && newer.asked[0] == "baseline", "{timing:?}");
+    with("2.11.0");
+    assert!(lab.device.baseline(&lab.task).is_some_and(|us| us > 99.0));
+    let other = TaskSpec { source: "another shape".into(), ..lab.task.clone() };
+    assert_eq!(lab.device.baseline(&other), None);
+}
+
 /// Planted bug: what it was slowed down to becomes what it takes alone, a little more with every candidate.
 #[tokio::test]
 async fn what_the_reference_takes_alone_does_not_creep_up() {

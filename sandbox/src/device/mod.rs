@@ -171,7 +171,7 @@ pub struct Device {
     referees: AtomicU64,
     /// Sessions whose evaluation ended: closed before the next question.
     closed: StdMutex<Vec<u64>>,
-    /// Task source to the reference's median, alone on the device, microseconds.
+    /// Task and versions (`key_of`) to the reference's median, alone on the device, microseconds.
     baselines: StdMutex<HashMap<String, f64>>,
     /// The zygotes whose children are ours.
     zygotes: StdMutex<BTreeSet<u32>>,

@@ -37,7 +37,7 @@ fn what_a_measurement_takes() {
                     "{name}: {} samples, converged {}, speed-up {:.4} [{:.4}, {:.4}], reference {:.1} us, candidate {:.1} us",
                     t.samples, t.converged, t.speedup, t.low, t.high, t.reference_us, t.candidate_us
                 );
-                for (step, ms) in report.phase_ms.iter().filter(|(step, _)| step.starts_with("device_time")) {
+                for (step, ms) in report.phase_ms.iter().filter(|(step, _)| step.starts_with("device_time") || step.as_str() == "device_reference") {
                     println!("    {step:<24} {ms:9.1} ms");
                 }
             }
