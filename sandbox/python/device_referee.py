@@ -65,10 +65,12 @@ def sets_within(budget, size):
 class Session(referee.Prepared):
     """One evaluation. Draws are made when they are asked for and dropped when they have been compared."""
 
-    def __init__(self, where, secret, name, nonce, source, budget):
+    def __init__(self, where, secret, name, nonce, source, budget, one_place=False):
         init = self.begin(secret, name, f"{nonce}/device", source)
         self.where, self.sent, self.current, self.firsts, self.timed = where, [], 1, None, []
         self.bursts, self.heating, self.later = 0, None, []
+        # For a control of the bench alone (`DeviceConfig::places`): as `do_bench` has it, which nothing that is paid for is.
+        self.one_place = one_place
         # Where the inputs of timed calls are: nobody else can tell beforehand.
         self.places = random.SystemRandom()
         args = self.task.inputs(self.task.space, self.seed("inputs", 0))
@@ -169,7 +171,7 @@ class Session(referee.Prepared):
         put there by `fill`, when the candidate has warmed up. The expected outputs come later, from copies."""
         self.timed, self.later, wires = [], [], []
         slots = self.places.sample(range(self.sets), min(calls, self.sets))
-        for slot in slots:
+        for slot in slots[:1] if self.one_place else slots:
             self.bursts += 1
             seed = self.seed("timed run", self.bursts)
             args = self.task.inputs(self.task.space, self.seed("timed", self.bursts))
@@ -179,12 +181,14 @@ class Session(referee.Prepared):
                           "inputs": frames.pack(args, shelf)})
             self.later.append(shelf)
             self.timed.append((seed, args, slot, part))
+        if self.one_place:
+            wires, self.timed = wires * len(slots), self.timed * len(slots)
         if self.heating is None:
             self.heating = self.task.inputs(self.task.space, self.seed("heating"))
         shelf = box.Shelf(self.memory, self.somewhere(slots[0], self.heating))
         heat = {"inputs": frames.pack(self.heating, shelf)}
         self.where.sync()
-        return {"heat": heat, "calls": wires}
+        return {"heat": heat, "calls": wires, "one_place": self.one_place}
 
     def somewhere(self, slot, args):
         """Part of a slot that holds these, at a random distance from its start."""
@@ -204,7 +208,8 @@ class Session(referee.Prepared):
     def time_reference(self):
         """Times the reference on the inputs of the last burst."""
         calls = [timed[:2] for timed in self.timed]
-        took = reference.timed_calls(self.where, self.model, calls, self.task.plain, device.synced(len(calls)), self.heating)
+        took = reference.timed_calls(self.where, self.model, calls, self.task.plain, device.synced(len(calls)), self.heating,
+                                     not self.one_place)
         return {**took, "flushed_us": self.where.flushed_us}
 
     def expected(self, seed, args):
@@ -311,7 +316,7 @@ def changed(args, shelf, view):
 
 class Referee:
     def __init__(self, control):
-        self.control, self.secret, self.where = control, None, None
+        self.control, self.secret, self.where, self.one_place = control, None, None, False
         self.sessions = {}
 
     def answer(self, header):
@@ -324,7 +329,7 @@ class Referee:
             return {"bytes": torch.cuda.memory_reserved() if self.where.kind == "cuda" else 0}, b""
         if op == "prepare":
             session = Session(self.where, self.secret, header["task"], header["nonce"], header["source"],
-                              header["budget"])
+                              header["budget"], self.one_place)
             self.sessions[header["session"]] = session
             socket.send_fds(self.control, [b"b"], [session.fd])
             return {"job": session.job, "sets": session.sets, "floor": session.floor,
@@ -365,7 +370,7 @@ class Referee:
         raise ValueError(op)
 
     def hello(self, header):
-        self.secret = bytes.fromhex(header["secret"])
+        self.secret, self.one_place = bytes.fromhex(header["secret"]), header["one_place"]
         confine.beside(header.get("cpus", []))
         plan.small = header["device"] == "cpu"
         self.where = device.up(header["device"])

@@ -42,15 +42,17 @@ def runs_plainly(model, args):
         torch.set_default_device(held)
 
 
-def timed_calls(where, model, calls, plain=True, synced=0, heating=None):
-    """Each call's times and the wall time of all, warmed up on `heating`. PyTorch's own settings, as users have them."""
+def timed_calls(where, model, calls, plain=True, synced=0, heating=None, kept=True):
+    """Each call's times and the wall time of all, warmed up on `heating`. PyTorch's own settings, as users have them. What is not
+    kept of a call is gone before the next one."""
     heating = calls[0][1] if heating is None else heating
     torch.backends.cudnn.allow_tf32 = True
 
     def asked(seed, args):
         def call():
             oracle.seed_everything(seed)
-            return model(*args)
+            out = model(*args)
+            return out if kept else None
         return call
 
     # As users run it: a default device would be asked at every call.

@@ -68,7 +68,9 @@ pub(super) async fn burst<S: Sides>(
     let mut order = sides.referee(json!({"op": "burst", "calls": calls})).await?;
     sides.spent("draw", began);
     let count = order["calls"].as_array().map_or(0, Vec::len);
-    let order = json!({"op": "burst", "heat": order["heat"].take(), "calls": order["calls"].take()});
+    let order = json!({
+        "op": "burst", "heat": order["heat"].take(), "calls": order["calls"].take(), "one_place": order["one_place"].take(),
+    });
     let mut theirs = None;
     let mut ours = None;
     let turns = if candidate_first { [true, false] } else { [false, true] };
@@ -211,7 +213,6 @@ pub(super) fn us_of(list: &Value) -> Vec<f64> {
 pub(super) struct Host {
     reference: Vec<f64>,
     candidate: Vec<f64>,
-    /// The reference's calls.
     call_us: Vec<f64>,
     spacers: Vec<[f64; 2]>,
     even: Vec<[f64; 2]>,

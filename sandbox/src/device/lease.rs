@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Device;
 use super::burst::{Host, burst, calls_in, most, us_of};
 use super::evaluate::Evaluation;
 use super::trial::{OnDevice, Step};
+use super::{Device, Places};
 use crate::fault::{DEVICE, DISTURBED, PROTOCOL, fault};
 use crate::gpu::contamination::{self, Contamination, Readings};
 use crate::gpu::floor::{Floor, MARGIN};
@@ -395,7 +395,12 @@ impl Device {
     }
 
     fn name(&self) -> String {
-        self.gpu.as_ref().map_or_else(|| "processor".to_owned(), |gpu| format!("{} ({})", gpu.name, gpu.uuid))
+        let name =
+            self.gpu.as_ref().map_or_else(|| "processor".to_owned(), |gpu| format!("{} ({})", gpu.name, gpu.uuid));
+        match self.config.places {
+            Places::Fresh => name,
+            Places::One => format!("{name}, CONTROL: the same call again and again"),
+        }
     }
 
     /// What no candidate can be faster than; `None` for a device of which nothing is known.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::lease::{Measured, Sides, Subject, measure};
 use super::trial::Step;
-use super::{Device, DeviceConfig, DeviceLimits, Kind};
+use super::{Device, DeviceConfig, DeviceLimits, Kind, Places};
 use crate::gpu::contamination::Limits;
 use crate::gpu::fake::FakeInventory;
 use crate::gpu::free::FreePolicy;
@@ -189,6 +189,7 @@ pub(super) fn lab() -> Lab {
         free: FreePolicy::default(),
         lock_sm_mhz: 0,
         tenant: None,
+        places: Places::Fresh,
     };
     let device = Arc::new(Device::of(config, inventory.clone(), Some(gpu)).unwrap());
     let task =

@@ -136,6 +136,19 @@ pub struct DeviceConfig {
     pub lock_sm_mhz: u32,
     /// The run's own model, where it works on this GPU.
     pub tenant: Option<Tenant>,
+    /// Where the inputs of timed calls are. No setting of a run's: a control of the bench's equivalence makes it `One`.
+    pub places: Places,
+}
+
+/// Where the inputs of a burst's calls are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// Contents and places that neither side has met.
+    #[default]
+    Fresh,
+    /// All calls of a burst are the same one, as with `do_bench`. What is measured so is told by its device's name and is worth nothing:
+    /// who remembers an answer is fastest.
+    One,
 }
 
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
@@ -384,7 +397,8 @@ impl Device {
             None => spawn()?,
         };
         let cpus = self.gpu.as_ref().map_or(&[][..], |gpu| &gpu.cpus);
-        let begun = next.begin(&self.config.secret, kind, cpus).await?;
+        let one_place = self.config.places == Places::One;
+        let begun = next.begin(&self.config.secret, kind, cpus, one_place).await?;
         // Importing takes seconds, in which nobody is on the device: the next ones do it before they are needed.
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         while spares.len() < self.spares_wanted() {

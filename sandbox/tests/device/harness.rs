@@ -61,6 +61,45 @@ assert len({t.numpy().tobytes() for t in contents}) == 8 * 16, 'contents that we
 ");
 }
 
+/// Planted bug: what a control of the bench asks for, the same call again and again, is what everybody is timed with.
+#[test]
+fn only_a_control_has_the_same_call_again_and_again() {
+    run("
+import torch, box, device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def get_inputs():
+    return [torch.randn(100, 10)]
+'''
+where = device.up('cpu')
+seen = []
+for one_place in (False, True):
+    s = d.Session(where, b'1' * 32, 't', 'n', source, 1 << 28, *([True] if one_place else []))
+    for _ in range(2):
+        said = s.burst(16)
+        s.fill()
+        assert said['one_place'] is one_place and len(said['calls']) == len(s.timed) == 16
+        places = {c['inputs']['list'][0]['tensor']['at'] for c in said['calls']}
+        contents = {t[1][0].numpy().tobytes() for t in s.timed}
+        assert len(places) == len(contents) == (1 if one_place else 16), (len(places), len(contents))
+        outs = []
+        for call in said['calls']:
+            shelf = box.Shelf(s.memory, s.layout.outputs[call['set']])
+            outs.append([shelf.add(box.View(s.memory).tensor(call['inputs']['list'][0]['tensor']) * 2)])
+        assert s.check_burst({'outputs': outs})['wrong'] is None
+        assert len(s.time_reference()['times']) == 16
+        seen.append(contents)
+assert not seen[2] & seen[3], 'the next burst is another call'
+assert not d.Referee(None).one_place
+");
+}
+
 /// Planted bug: small tensors are given more sets than the box may have.
 #[test]
 fn small_tensors_have_more_sets_and_a_box_stays_within_its_budget() {

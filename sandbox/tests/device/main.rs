@@ -24,7 +24,7 @@ use rollout::id::{Digest, TaskId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::{Split, TaskSpec};
 use sandbox::Suspects;
-use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Places};
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
 use sandbox::gpu::contamination;
 use sandbox::gpu::fake::FakeInventory;
@@ -115,6 +115,7 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
         lock_sm_mhz: 0,
         tenant: None,
+        places: Places::Fresh,
     }
 }
 
@@ -239,6 +240,41 @@ fn a_clock_that_lies_is_not_believed() {
             assert!(matches!(&outcome, Outcome::Implausible { message } if message.contains("host's clock")), "{outcome:?}");
         }
         lab.end().await;
+    });
+}
+
+/// A candidate that switches the bench's control on in its own process: what it keeps of a burst is its last answer.
+#[test]
+fn the_benchs_control_is_not_a_candidates_to_choose() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, true).await else { return };
+        let switch = "import device_child\n    true = device_child.Running.burst\n    \
+                      if true.__name__ == 'burst':\n        \
+                      def other(self, heat, draws, go, one_place): return true(self, heat, draws, go, True)\n        \
+                      device_child.Running.burst = other";
+        let outcome = lab.evaluate(0, ADD_TASK, &only_there(switch)).await.expect("no fault").outcome;
+        assert!(matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("timed call")), "{outcome:?}");
+        lab.end().await;
+    });
+}
+
+/// What the control measures is told by its device's name.
+#[test]
+fn a_control_says_that_it_is_one() {
+    runtime().block_on(async {
+        let Some(python) = environment::python() else { return };
+        for places in [Places::Fresh, Places::One] {
+            let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let (kind, inventory) = host();
+            let config = DeviceConfig { places, ..device_config(kind, &python, scratch.path(), true) };
+            let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
+            let executor = Executor::start(executor_config(&python, scratch.path().join("e"), &device)).await.unwrap();
+            let report = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.expect("no fault");
+            let timing = report.timing.unwrap_or_else(|| panic!("{:?}", report.outcome));
+            assert_eq!(timing.device.contains("CONTROL"), places == Places::One, "{timing:?}");
+            executor.shutdown().await;
+            device.shutdown().await;
+        }
     });
 }
 

@@ -73,11 +73,11 @@ pub async fn equivalence(
     let mut theirs: BTreeMap<String, (Vec<[f64; 3]>, bool)> = BTreeMap::new();
     let mut known = Vec::new();
     for process in 1..=PROCESSES {
-        for (item, found) in good.iter().zip(do_bench(python, dir, &good).await?) {
+        for (item, line) in good.iter().zip(do_bench(python, dir, &good, &[]).await?) {
             let (processes, bound) = theirs.entry(item.name.clone()).or_default();
-            if let Some((found, host_bound)) = found {
+            if let Some(found) = of_line(&line) {
                 processes.push(found);
-                *bound |= host_bound;
+                *bound |= line["host_bound"] == true;
             }
         }
         known = compare(&good, &ours, &theirs);
@@ -111,13 +111,15 @@ fn compare(
         .collect()
 }
 
-/// Speed-up and both times, and whether the host held it up.
-type DoBench = ([f64; 3], bool);
-
-/// One process of `do_bench.py`: each of `items`, where it came to anything.
-async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result<Vec<Option<DoBench>>> {
+/// One process of `do_bench.py`: its line for each of `items`.
+pub(super) async fn do_bench(
+    python: &Path,
+    dir: &Path,
+    items: &[&Item],
+    arguments: &[&str],
+) -> std::io::Result<Vec<Value>> {
     let mut command = Command::new(python);
-    command.arg(dir.join("do_bench.py")).kill_on_drop(true);
+    command.arg(dir.join("do_bench.py")).args(arguments).kill_on_drop(true);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let lines: Vec<String> =
         items.iter().map(|i| json!({"task": i.task_path, "candidate": i.path}).to_string()).collect();
@@ -144,21 +146,20 @@ async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result
         let log = String::from_utf8_lossy(&output.stderr);
         return Err(std::io::Error::other(format!("do_bench.py gave {} lines: {log}", said.len())));
     }
+    Ok(said)
+}
+
+/// Speed-up and both times, where it came to anything.
+pub(super) fn of_line(line: &Value) -> Option<[f64; 3]> {
     let middle = |v: &Value| {
         let mut us: Vec<f64> = v.as_array()?.iter().filter_map(Value::as_f64).collect();
         Some(quantile(&mut us, 0.5))
     };
-    Ok(said
-        .iter()
-        .map(|l| {
-            let found = [l["speedup"].as_f64()?, middle(&l["reference_us"])?, middle(&l["candidate_us"])?];
-            Some((found, l["host_bound"] == true))
-        })
-        .collect())
+    Some([line["speedup"].as_f64()?, middle(&line["reference_us"])?, middle(&line["candidate_us"])?])
 }
 
 /// Name to each evaluation's speed-up and times of what passes.
-async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
+pub(super) async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     let work = (0..EVALUATIONS).flat_map(|n| good.iter().map(move |i| (i.task.clone(), numbered(&i.candidate, n))));
     let judged = lanes.run(Arc::new(work.collect()), 2).await;
