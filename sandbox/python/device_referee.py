@@ -30,6 +30,8 @@ from plan import DRAWS, NOMINAL, TaskError
 # `SETS` only while the whole box stays small: the longer a burst, the less of it is waking two processes and warming them up.
 MIN_SETS, SETS, MAX_SETS = 2, 16, 64
 SMALL_BOX = 256 << 20
+# Outputs that are described in one frame, so that it stays well below what a frame of a candidate's may be.
+MAX_OUTPUTS = 1024
 # Of `plan.DRAWS`, what is drawn at full size; the interpreter has seen the others, and these, at a small one: nominal, in the
 # same memory with gradients, inference mode, rounding in one direction, exact sums, another shape.
 DRAWN = tuple(DRAWS[n] for n in (0, 1, 2, 5, 7, 8))
@@ -57,9 +59,9 @@ def is_ours(error):
     return is_out_of_memory(error) or isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
-def sets_within(budget, size):
-    """How many sets of inputs and outputs, `size` bytes each, a box has room for."""
-    return max(MIN_SETS, min(budget // size, max(SETS, min(MAX_SETS, SMALL_BOX // size))))
+def sets_within(budget, size, outputs=1):
+    """How many sets of inputs and `outputs`, `size` bytes each, a box has room for."""
+    return max(MIN_SETS, min(budget // size, max(SETS, min(MAX_SETS, SMALL_BOX // size, MAX_OUTPUTS // max(1, outputs)))))
 
 
 class Session(referee.Prepared):
@@ -82,7 +84,7 @@ class Session(referee.Prepared):
         self.floor = {"bytes_in": sizes[0] + sizes[1], "bytes_out": sizes[2], "dtype": str(answer.tensors[0].dtype),
                       "flops": reference.flops(self.model, args)}
         state, inputs, outputs = sizes[0], *(int(n * box.ROOM) + box.SPARE for n in sizes[1:])
-        self.sets = sets_within(budget - state, inputs + outputs)
+        self.sets = sets_within(budget - state, inputs + outputs, len(answer.tensors))
         if state + MIN_SETS * (inputs + outputs) > budget:
             needed = -(-(state + MIN_SETS * (inputs + outputs)) >> 20)
             raise TaskError(f"its inputs, weights and outputs need a box of {needed} MiB, gpu.box_mb is {budget >> 20}")

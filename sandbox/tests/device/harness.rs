@@ -110,6 +110,7 @@ assert d.sets_within(4096 * mb, 2 * mb) == 64
 assert d.sets_within(4096 * mb, 5 * mb) == 51, 'the box stays small'
 assert d.sets_within(4096 * mb, 16 * mb) == d.sets_within(4096 * mb, 200 * mb) == 16, 'as ever'
 assert d.sets_within(64 * mb, 2 * mb) == 32 and d.sets_within(400 * mb, 200 * mb) == 2
+assert [d.sets_within(4096 * mb, 2 * mb, n) for n in (0, 16, 32, 100)] == [64, 64, 32, 16], 'a frame says it all'
 assert d.sets_within(100 * mb, 200 * mb) == d.sets_within(-mb, mb) == 2, 'who asks says that it does not fit'
 for budget in range(4, 600, 7):
     for size in range(2, 100, 3):
