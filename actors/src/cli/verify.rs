@@ -316,9 +316,13 @@ pub fn report_lines(report: &ExecReport) -> Vec<String> {
 
 fn timing_lines(t: &Timing) -> Vec<String> {
     let c = &t.conditions;
+    let alone = match 0.0 < t.baseline_us && t.baseline_us < t.reference_us {
+        true => format!(" (alone {:.2} us, which counts)", t.baseline_us),
+        false => String::new(),
+    };
     let mut out = vec![
         format!(
-            "  timing      {:.2} us, the reference {:.2} us: {:.3} times as fast [{:.3}, {:.3}]{} over {} calls each",
+            "  timing      {:.2} us, the reference {:.2} us{alone}: {:.3} times as fast [{:.3}, {:.3}]{} over {} calls each",
             t.candidate_us,
             t.reference_us,
             t.speedup,
