@@ -344,7 +344,7 @@ async fn who_is_honest_in_short_bursts_has_nothing_of_it_in_long_ones() {
     for (lie, found) in [(hidden, "goes on elsewhere"), (first, "the work of others")] {
         let mut lab = lab();
         lab.job["sets"] = json!(64);
-        let sampler = SamplerConfig { relative_width: -1.0, ..SamplerConfig::default() };
+        let sampler = SamplerConfig { relative_width: -1.0, resolution_us: -1.0, ..SamplerConfig::default() };
         let config = &mut Arc::get_mut(&mut lab.device).unwrap().config;
         (config.sampler, config.tries) = (sampler, 1);
         let mut liar = script(&[calls(100.0)], &[[honest; 6].as_slice(), &[lie; 5], &[honest]].concat());
@@ -369,7 +369,7 @@ async fn a_call_that_does_the_others_work_is_not_left_out() {
 #[tokio::test]
 async fn what_a_few_calls_do_not_tell_is_measured_in_long_bursts() {
     let mut lab = lab();
-    let sampler = SamplerConfig { relative_width: -1.0, ..SamplerConfig::default() };
+    let sampler = SamplerConfig { relative_width: -1.0, resolution_us: -1.0, ..SamplerConfig::default() };
     Arc::get_mut(&mut lab.device).unwrap().config.sampler = sampler;
     lab.job["sets"] = json!(64);
     let mut undecided = script(&[calls(100.0)], &[calls(50.0)]);
@@ -386,7 +386,8 @@ async fn what_a_few_calls_do_not_tell_is_measured_in_long_bursts() {
     lab.accepted(&mut slow).await;
     assert_eq!(slow.bursts.iter().max(), Some(&33));
     // What a few calls tell is told by a few calls.
-    Arc::get_mut(&mut lab.device).unwrap().config.sampler = SamplerConfig::default();
+    let mut lab = super::lease_tests::lab();
+    lab.job["sets"] = json!(64);
     let mut decided = script(&[calls(100.0)], &[calls(50.0)]);
     assert!(lab.accepted(&mut decided).await.converged);
     assert_eq!(decided.bursts, [vec![3], vec![16; 5]].concat());

@@ -10,13 +10,16 @@ pub struct SamplerConfig {
     pub max_samples: usize,
     /// Half the width of the 95 % interval of the ratio, relative to the ratio.
     pub relative_width: f64,
+    /// Or of each side's, microseconds: what the clock of a device cannot tell more samples do not tell either. Events of an H200 come in steps
+    /// of 0.032 us, which is 1.6 % of a call of two.
+    pub resolution_us: f64,
     /// Calls at the start of a burst that do not count: the device comes from another process.
     pub dropped: usize,
 }
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        SamplerConfig { min_samples: 55, max_samples: 300, relative_width: 0.02, dropped: 1 }
+        SamplerConfig { min_samples: 55, max_samples: 300, relative_width: 0.02, resolution_us: 0.05, dropped: 1 }
     }
 }
 
@@ -100,7 +103,7 @@ impl Sampler {
         if samples < self.config.min_samples.max(2) {
             return Ok(Next::More);
         }
-        let timed = timed(&self.reference, &self.candidate, self.config.relative_width);
+        let timed = timed(&self.reference, &self.candidate, &self.config);
         Ok(if timed.converged || samples >= self.config.max_samples { Next::Done(timed) } else { Next::More })
     }
 }
@@ -117,17 +120,18 @@ impl Sampler {
         let samples = self.reference.len().min(self.candidate.len());
         let few = samples < self.config.min_samples;
         (samples > 0).then(|| {
-            let timed = timed(&self.reference, &self.candidate, self.config.relative_width);
+            let timed = timed(&self.reference, &self.candidate, &self.config);
             Timed { converged: timed.converged && !few, ..timed }
         })
     }
 }
 
-fn timed(reference: &[f64], candidate: &[f64], width: f64) -> Timed {
+fn timed(reference: &[f64], candidate: &[f64], config: &SamplerConfig) -> Timed {
     let (reference_us, candidate_us) = (median(reference), median(candidate));
     let ((r_low, r_high), (c_low, c_high)) = (interval(reference, CONFIDENCE), interval(candidate, CONFIDENCE));
     let speedup = reference_us / candidate_us;
     let (low, high) = (r_low / c_high, r_high / c_low);
+    let as_told = (r_high - r_low).max(c_high - c_low) / 2.0 <= config.resolution_us;
     Timed {
         reference_us,
         candidate_us,
@@ -137,7 +141,7 @@ fn timed(reference: &[f64], candidate: &[f64], width: f64) -> Timed {
         low,
         high,
         samples: reference.len().min(candidate.len()),
-        converged: (high - low) / 2.0 <= width * speedup,
+        converged: as_told || (high - low) / 2.0 <= config.relative_width * speedup,
         tie: low <= 1.0 && 1.0 <= high,
     }
 }
@@ -230,8 +234,9 @@ mod tests {
         let mut covered = 0;
         for seed in 0..1000 {
             let mut random = Random(seed);
-            let mut sampler =
-                Sampler::new(SamplerConfig { min_samples: 20, max_samples: 70, relative_width: 0.02, dropped: 1 });
+            let config =
+                SamplerConfig { min_samples: 20, max_samples: 70, resolution_us: 0.0, ..SamplerConfig::default() };
+            let mut sampler = Sampler::new(config);
             let timed = loop {
                 let reference: Vec<f64> = (0..8).map(|_| 2.0 * random.time()).collect();
                 let candidate: Vec<f64> = (0..8).map(|_| random.time()).collect();
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_first_call_of_a_burst_does_not_count() {
-        let config = SamplerConfig { min_samples: 6, max_samples: 6, relative_width: 0.0, dropped: 1 };
+        let config = SamplerConfig { min_samples: 6, max_samples: 6, relative_width: 0.0, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(config);
         assert_eq!(sampler.feed(&[900.0, 10.0, 10.0, 10.0], &[900.0, 5.0, 5.0, 5.0]), Ok(Next::More));
         let Ok(Next::Done(timed)) = sampler.feed(&[900.0, 10.0, 10.0, 10.0], &[900.0, 5.0, 5.0, 5.0]) else { panic!() };
@@ -273,6 +278,29 @@ mod tests {
         for bad in [0.0, -1.0, f64::INFINITY, f64::NAN] {
             assert!(sampler.feed(&[1.0, 1.0], &[1.0, bad]).is_err(), "{bad}");
         }
+    }
+
+    /// Planted bug: a call of a microsecond is sampled to the last, though its clock's steps are all that is left of the interval.
+    #[test]
+    fn no_more_is_asked_than_the_clock_tells() {
+        let ends = |resolution_us: f64, us: f64| {
+            let mut sampler = Sampler::new(SamplerConfig { resolution_us, ..SamplerConfig::default() });
+            let mut random = Random(3);
+            let mut side = |us: f64| {
+                let step = |time: f64| (time / 0.032).round() * 0.032;
+                (0..12).map(|_| step(us + 0.4 * (random.unit() - 0.5))).collect::<Vec<_>>()
+            };
+            loop {
+                if let Next::Done(timed) = sampler.feed(&side(3.0 * us), &side(us)).unwrap() {
+                    return timed;
+                }
+            }
+        };
+        let (all, few) = (ends(0.0, 1.0), ends(0.05, 1.0));
+        assert!(all.samples >= 300 && !all.converged, "{all:?}");
+        assert!(few.samples < 150 && few.converged && few.low < 3.0 && few.high > 3.0, "{few:?}");
+        // Where the clock tells more it is asked.
+        assert_eq!(ends(0.0, 60.0), ends(0.05, 60.0));
     }
 
     /// Planted bug: a candidate that slows a reference of 6 us down by what is let pass is paid 8 % for it.
