@@ -137,11 +137,11 @@ fn at_work(seen: Reading) -> Lab {
     lab
 }
 
-/// Planted bug: without a look at single bursts, fits of a fifth of a second beside a measurement that is not decided by a few calls are
-/// accepted with what they made of the candidate.
+/// Planted bug: without a look at single bursts one in eight of those that are accepted is what the fits made of the candidate. Left are
+/// those whose fits met all of the candidate's bursts and hardly one of the reference's, which happens: they are paid less, nobody more.
 #[tokio::test]
 async fn beside_fits_that_nobody_sees_what_is_accepted_is_as_on_an_idle_device() {
-    let (mut accepted, mut refused) = (0, 0);
+    let (mut accepted, mut refused, mut lower) = (0, 0, 0);
     for (n, seen) in looks().into_iter().enumerate() {
         for period_us in [2e3, 3e4, 4e5] {
             for share in [0.05, 0.25, 0.45, 0.7] {
@@ -152,7 +152,8 @@ async fn beside_fits_that_nobody_sees_what_is_accepted_is_as_on_an_idle_device()
                     match beside(&lab, neighbour, 100.0, 50.0).await {
                         Some(speedup) => {
                             accepted += 1;
-                            assert!((speedup / 2.0 - 1.0).abs() <= 0.01, "{neighbour:?}: {speedup}");
+                            lower += usize::from(speedup < 0.99 * 2.0);
+                            assert!(speedup <= 1.01 * 2.0, "{neighbour:?}: {speedup}");
                         }
                         None => refused += 1,
                     }
@@ -162,6 +163,7 @@ async fn beside_fits_that_nobody_sees_what_is_accepted_is_as_on_an_idle_device()
     }
     // Neither is the rule.
     assert!(accepted >= 20 && refused >= 20, "{accepted} accepted, {refused} refused");
+    assert!(20 * lower <= accepted, "{lower} of {accepted} are what the neighbour made of them");
 }
 
 /// One that is always there, and slows both sides down by little, is not told from a reference that somebody slows down: nobody is paid
