@@ -26,31 +26,31 @@ pub(super) const FLUSH: f64 = 62.0;
 
 /// What one side's calls are like in a burst.
 #[derive(Clone, Copy)]
-struct Calls {
-    us: f64,
+pub(super) struct Calls {
+    pub us: f64,
     /// The first one, where it is not like the others.
-    first_us: Option<f64>,
+    pub first_us: Option<f64>,
     flushes: f64,
     /// By the host's clock, beyond the events, each.
     host_us: f64,
 }
 
-const fn calls(us: f64) -> Calls {
+pub(super) const fn calls(us: f64) -> Calls {
     Calls { us, first_us: None, flushes: 2.0, host_us: 100.0 }
 }
 
 /// Both sides; each burst takes the next entry, the last one stays.
-struct Script {
+pub(super) struct Script {
     reference: VecDeque<Calls>,
     candidate: VecDeque<Calls>,
     /// Answers to `baseline`.
-    alone: VecDeque<f64>,
+    pub alone: VecDeque<f64>,
     call_ms: f64,
     /// Its calls take next to no time of the host's.
     instant: bool,
     frozen: bool,
     /// What was asked, in order.
-    asked: Vec<String>,
+    pub asked: Vec<String>,
     /// Calls of each burst.
     bursts: Vec<u64>,
 }
@@ -63,7 +63,7 @@ fn next(queue: &mut VecDeque<Calls>) -> Calls {
     first
 }
 
-fn times(of: Calls, count: u64) -> Value {
+pub(super) fn times(of: Calls, count: u64) -> Value {
     let one = |n: u64| {
         let us = if n == 0 { of.first_us.unwrap_or(of.us) } else { of.us };
         // A little unrest, always the same.
@@ -135,7 +135,7 @@ impl Sides for Script {
     }
 }
 
-fn script(reference: &[Calls], candidate: &[Calls]) -> Script {
+pub(super) fn script(reference: &[Calls], candidate: &[Calls]) -> Script {
     Script {
         reference: reference.iter().copied().collect(),
         candidate: candidate.iter().copied().collect(),
@@ -199,19 +199,19 @@ pub(super) fn lab() -> Lab {
 }
 
 impl Lab {
-    async fn measure(&self, script: &mut Script) -> Result<Measured, Fault> {
+    pub async fn measure(&self, script: &mut Script) -> Result<Measured, Fault> {
         script.frozen = true;
         measure(&Subject { device: &self.device, task: &self.task, job: &self.job }, script).await
     }
 
-    async fn accepted(&self, script: &mut Script) -> Timing {
+    pub async fn accepted(&self, script: &mut Script) -> Timing {
         match self.measure(script).await {
             Ok(Measured::Accepted(timing)) => timing,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn implausible(&self, script: &mut Script) -> String {
+    pub async fn implausible(&self, script: &mut Script) -> String {
         match self.measure(script).await {
             Ok(Measured::Ended(Ending::Outcome(Outcome::Implausible { message }))) => message,
             other => panic!("{other:?}"),
@@ -241,20 +241,24 @@ async fn a_reference_that_stays_slow_is_a_fault_and_never_a_number() {
     assert_eq!(fault.code, "F014");
     assert_eq!(fault.message.matches("alone it takes 100").count(), 3, "{fault}");
     assert_eq!(slow.asked.iter().filter(|op| *op == "baseline").count(), 1, "it is not measured beside what slows it");
-    assert_eq!(lab.device.baseline(&lab.task), None, "the next one's is taken on an empty device");
+    let kept = lab.device.baseline(&lab.task).unwrap();
+    assert!((kept - 100.0).abs() < 1.0 && lab.device.baseline_wanted(&lab.task), "{kept}: it is taken once more");
 }
 
-/// Both sides of the tolerance, of short calls and of long ones; and what is let pass is not paid for.
+/// Both sides of the tolerance, of short calls and of long ones; and what is let pass beyond 3 % is not paid for. Planted bug: an honest
+/// speed-up is lowered where the time alone happened to be taken a percent low.
 #[tokio::test]
 async fn a_reference_of_microseconds_may_be_half_a_one_off_and_nobody_is_paid_for_it() {
     for (alone, now, candidate, accepted) in [
-        (6.0, 6.4, 3.0, Some(2.0)),
+        (6.0, 6.4, 3.0, Some(1.03 * 6.0 / 3.0)),
+        (6.0, 6.15, 3.0, Some(6.15 / 3.0)),
         (6.0, 6.7, 3.0, None),
         (6.0, 5.6, 3.0, Some(5.6 / 3.0)),
-        (100.0, 102.5, 50.0, Some(2.0)),
+        (100.0, 102.5, 50.0, Some(102.5 / 50.0)),
         (100.0, 103.5, 50.0, None),
-        // Slowed down to look worse than an equal.
-        (6.0, 6.45, 6.0, Some(1.0)),
+        // Slowed down to look worse than an equal; and an equal that was slowed down with it.
+        (6.0, 6.45, 6.0, Some(1.03)),
+        (6.0, 6.45, 6.45, Some(1.0)),
     ] {
         let lab = lab();
         let mut script = script(&[calls(now)], &[calls(candidate)]);
@@ -301,7 +305,7 @@ async fn what_the_reference_takes_alone_does_not_creep_up() {
         // Taken on an empty device, after a refusal too.
         script.alone = [6.0].into();
         match lab.measure(&mut script).await {
-            Ok(Measured::Accepted(timing)) => assert!(n < 2 && timing.speedup < 2.01, "{n}: {timing:?}"),
+            Ok(Measured::Accepted(timing)) => assert!(n < 2 && timing.speedup < 2.07, "{n}: {timing:?}"),
             Err(fault) => assert!(n >= 2 && fault.code == "F014", "{n}: {fault}"),
             other => panic!("{other:?}"),
         }
@@ -442,6 +446,7 @@ async fn where_processes_are_hidden_our_own_memory_is_not_foreign() {
 #[tokio::test]
 async fn a_look_that_fails_in_the_middle_is_noticed() {
     let lab = lab();
+    lab.accepted(&mut script(&[calls(100.0)], &[calls(50.0)])).await;
     let looks = [Ok(quiet()), Ok(quiet()), Ok(quiet()), Err("gone".to_owned()), Ok(quiet())];
     lab.inventory.script(UUID, looks);
     let slow = Calls { host_us: 1_500.0, ..calls(100.0) };

@@ -4,6 +4,9 @@
 //! that is how it is tested without a GPU. Stages: compile (processors; the child's own process), check (the device,
 //! shared), time (the device, alone). A candidate stays one process throughout, and is frozen while it waits.
 
+mod baseline;
+#[cfg(test)]
+mod baseline_tests;
 mod burst;
 mod cache;
 mod evaluate;
@@ -33,6 +36,7 @@ use rollout::slots::{LeaseId, Slots};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use self::baseline::Baseline;
 use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
@@ -151,6 +155,9 @@ pub enum Places {
     One,
 }
 
+/// Is in the name of a device whose `places` are one.
+pub const CONTROL: &str = "CONTROL";
+
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
 const CONTEXT_BYTES: u64 = 1 << 30;
 /// What stays free of candidates, for the referee: contexts, what it keeps between evaluations and what a comparison takes.
@@ -184,8 +191,8 @@ pub struct Device {
     referees: AtomicU64,
     /// Sessions whose evaluation ended: closed before the next question.
     closed: StdMutex<Vec<u64>>,
-    /// Task and versions (`key_of`) to the reference's median, alone on the device, microseconds.
-    baselines: StdMutex<HashMap<String, f64>>,
+    /// By task and versions (`key_of`).
+    baselines: StdMutex<HashMap<String, Baseline>>,
     /// The zygotes whose children are ours.
     zygotes: StdMutex<BTreeSet<u32>>,
     /// What the referee found when it started.
@@ -309,6 +316,11 @@ impl Device {
             gate::Use::Alone => all.saturating_sub(box_bytes),
         };
         Some(share.max(box_bytes))
+    }
+
+    /// The GPU's; `None` where the processor stands in.
+    pub fn uuid(&self) -> Option<&str> {
+        self.gpu.as_ref().map(|gpu| gpu.uuid.as_str())
     }
 
     /// Checks at once.

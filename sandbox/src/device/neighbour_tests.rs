@@ -12,7 +12,7 @@ use super::trial::Step;
 use crate::gpu::inventory::{Process, Reading};
 use crate::gpu::timing::SamplerConfig;
 
-/// Of every `period_us` it works for a share; what runs meanwhile takes so many times as long.
+/// Of every `period_us` it works for a share; what runs meanwhile takes so many times as long, and so much longer.
 #[derive(Clone, Copy, Debug)]
 struct Neighbour {
     period_us: f64,
@@ -20,6 +20,7 @@ struct Neighbour {
     phase: f64,
     reference: f64,
     candidate: f64,
+    slice_us: f64,
 }
 
 /// A referee and a candidate beside it, with a clock of their own.
@@ -46,7 +47,8 @@ impl Scene {
         for n in 0..self.calls {
             self.now_us += 2.0 * FLUSH;
             let at_work = (self.now_us / period_us + phase).fract() < share;
-            let us = us * (1.0 + 0.006 * (self.unit() - 0.5)) * if at_work { slower } else { 1.0 };
+            let us = us * (1.0 + 0.006 * (self.unit() - 0.5));
+            let us = if at_work { us * slower + self.neighbour.slice_us } else { us };
             times.push(json!({"us": us, "rest_us": 1.0, "spacer_us": 2.0 * FLUSH, "late": false, "queued": n < 3 * self.calls / 4}));
             self.now_us += us + 20.0;
         }
@@ -114,12 +116,15 @@ fn looks() -> [Reading; 3] {
     ]
 }
 
-async fn beside(lab: &Lab, neighbour: Neighbour, alone_us: f64, candidate_us: f64) -> Option<f64> {
+/// What was accepted, and whether it is said to have converged.
+async fn beside(lab: &Lab, neighbour: Neighbour, alone_us: f64, candidate_us: f64) -> Option<(f64, bool)> {
     let random = (neighbour.phase * 1e6) as u64 + 1;
     let mut scene = Scene { neighbour, alone_us, candidate_us, now_us: 0.0, calls: 0, random };
     match measure(&Subject { device: &lab.device, task: &lab.task, job: &lab.job }, &mut scene).await {
-        Ok(Measured::Accepted(timing)) => Some(timing.speedup),
-        Ok(Measured::Ended(ending)) => panic!("{neighbour:?}: an honest candidate is blamed: {:?}", ending.outcome()),
+        Ok(Measured::Accepted(timing)) => Some((timing.speedup, timing.converged)),
+        Ok(Measured::Ended(ending)) => {
+            panic!("{alone_us} {neighbour:?}: an honest candidate is blamed: {:?}", ending.outcome())
+        }
         Err(fault) => {
             assert_eq!(fault.code, "F014", "{neighbour:?}: {fault}");
             None
@@ -137,53 +142,121 @@ fn at_work(seen: Reading) -> Lab {
     lab
 }
 
-/// Planted bug: without a look at single bursts one in eight of those that are accepted is what the fits made of the candidate. Left are
-/// those whose fits met all of the candidate's bursts and hardly one of the reference's, which happens: they are paid less, nobody more.
-#[tokio::test]
-async fn beside_fits_that_nobody_sees_what_is_accepted_is_as_on_an_idle_device() {
-    let (mut accepted, mut refused, mut lower) = (0, 0, 0);
-    for (n, seen) in looks().into_iter().enumerate() {
+/// What came of one sort of neighbour: how many were accepted and how many refused, and of what was accepted the lowest and the highest
+/// speed-up that is said to have converged, and the highest of all, over the true one.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    accepted: usize,
+    refused: usize,
+    low: f64,
+    high: f64,
+    highest: f64,
+}
+
+/// Fits of every length, hidden in every way of `looks`, beside a reference of `alone_us` and a candidate of half of it.
+async fn fits(alone_us: f64, seen: &[Reading], reference: f64, candidate: f64, slice_us: f64) -> Came {
+    let mut all = tokio::task::JoinSet::new();
+    for (n, seen) in seen.iter().enumerate() {
         for period_us in [2e3, 3e4, 4e5] {
             for share in [0.05, 0.25, 0.45, 0.7] {
                 for phase in [0.0, 0.37, 0.71] {
-                    let lab = at_work(seen.clone());
-                    let phase = phase + 0.1 * n as f64;
-                    let neighbour = Neighbour { period_us, share, phase, reference: 2.0, candidate: 2.0 };
-                    match beside(&lab, neighbour, 100.0, 50.0).await {
-                        Some(speedup) => {
-                            accepted += 1;
-                            lower += usize::from(speedup < 0.99 * 2.0);
-                            assert!(speedup <= 1.01 * 2.0, "{neighbour:?}: {speedup}");
-                        }
-                        None => refused += 1,
-                    }
+                    let (seen, phase) = (seen.clone(), phase + 0.1 * n as f64);
+                    let neighbour = Neighbour { period_us, share, phase, reference, candidate, slice_us };
+                    all.spawn(async move { beside(&at_work(seen), neighbour, alone_us, alone_us / 2.0).await });
                 }
             }
         }
     }
+    let mut came = Came { accepted: 0, refused: 0, low: f64::INFINITY, high: 0.0, highest: 0.0 };
+    for found in all.join_all().await {
+        let Some((speedup, converged)) = found else {
+            came.refused += 1;
+            continue;
+        };
+        came.accepted += 1;
+        came.highest = came.highest.max(speedup / 2.0);
+        if converged {
+            came.low = came.low.min(speedup / 2.0);
+            came.high = came.high.max(speedup / 2.0);
+        }
+    }
+    println!("{alone_us} us, {reference} and {candidate} times, {slice_us} us: {came:?}");
+    came
+}
+
+/// Planted bug: without a look at single bursts, fits of a fifth of a second beside a measurement that is not decided by a few calls are
+/// accepted with what they made of the candidate.
+#[tokio::test]
+async fn beside_fits_that_nobody_sees_what_is_accepted_is_as_on_an_idle_device() {
+    let came = fits(100.0, &looks(), 2.0, 2.0, 0.0).await;
     // Neither is the rule.
-    assert!(accepted >= 20 && refused >= 20, "{accepted} accepted, {refused} refused");
-    assert!(20 * lower <= accepted, "{lower} of {accepted} are what the neighbour made of them");
+    assert!(came.accepted >= 20 && came.refused >= 20, "{came:?}");
+    assert!(came.low >= 0.99 && came.high <= 1.01, "{came:?}");
+}
+
+/// Fits of other strength, of short calls, and such as hit one side more: the bounds that docs/gpu.md states.
+#[tokio::test]
+async fn beside_weaker_fits_and_beside_short_calls_it_is_within_what_is_let_pass() {
+    for (alone_us, reference, candidate, low, high) in [
+        (100.0, 1.04, 1.04, 0.95, 1.03),
+        (100.0, 1.15, 1.15, 0.95, 1.03),
+        (100.0, 1.3, 1.3, 0.95, 1.03),
+        (100.0, 1.3, 1.15, 0.95, 1.03),
+        (100.0, 1.15, 1.3, 0.95, 1.03),
+        (6.0, 1.04, 1.04, 0.9, 1.03),
+        (6.0, 1.15, 1.15, 0.9, 1.03),
+        (6.0, 1.3, 1.3, 0.9, 1.03),
+        (6.0, 2.0, 2.0, 0.9, 1.03),
+    ] {
+        let came = fits(alone_us, &[quiet()], reference, candidate, 0.0).await;
+        assert!(
+            came.low >= low && came.high <= high && came.highest <= 1.035,
+            "{alone_us} {reference} {candidate}: {came:?}"
+        );
+    }
+}
+
+/// Planted bug: slices of the device's time that somebody else had make an honest candidate's calls uneven, and it is blamed for it.
+#[tokio::test]
+async fn beside_one_that_takes_slices_nobody_is_blamed() {
+    for alone_us in [100.0, 6.0] {
+        for slice_us in [300.0, 2_000.0] {
+            let came = fits(alone_us, &[quiet()], 1.0, 1.0, slice_us).await;
+            assert!(came.refused > 0 && came.high <= 1.035, "{alone_us} {slice_us}: {came:?}");
+        }
+    }
 }
 
 /// One that is always there, and slows both sides down by little, is not told from a reference that somebody slows down: nobody is paid
-/// more for it.
+/// more than the 3 % for it.
 #[tokio::test]
 async fn beside_one_that_never_rests_nobody_is_paid_more() {
+    let steady = |reference: f64, candidate: f64| Neighbour {
+        period_us: 1e6,
+        share: 1.0,
+        phase: 0.0,
+        reference,
+        candidate,
+        slice_us: 0.0,
+    };
     for (alone_us, slower, accepted) in
         [(100.0, 1.02, true), (100.0, 1.05, false), (6.0, 1.06, true), (6.0, 1.12, false)]
     {
-        let steady = Neighbour { period_us: 1e6, share: 1.0, phase: 0.0, reference: slower, candidate: slower };
-        let found = beside(&at_work(quiet()), steady, alone_us, alone_us / 2.0).await;
+        let found = beside(&at_work(quiet()), steady(slower, slower), alone_us, alone_us / 2.0).await;
         assert_eq!(found.is_some(), accepted, "{alone_us} {slower}");
-        if let Some(speedup) = found {
-            assert!(speedup <= 2.0 * 1.005 && speedup >= 2.0 / slower * 0.99, "{alone_us} {slower}: {speedup}");
+        if let Some((speedup, _)) = found {
+            assert!(
+                speedup <= 2.0 * 1.005 && speedup >= 2.0 * (1.03 / slower).min(1.0) * 0.99,
+                "{alone_us} {slower}: {speedup}"
+            );
         }
     }
     // A candidate's own kernel, left running, that slows the reference alone down.
-    let own = Neighbour { period_us: 1e6, share: 1.0, phase: 0.0, reference: 1.029, candidate: 1.0 };
-    let paid = beside(&at_work(quiet()), own, 100.0, 50.0).await.expect("it is within what is let pass");
-    assert!((paid - 2.0).abs() < 0.01, "{paid}");
+    for (alone_us, slower) in [(100.0, 1.025), (6.0, 1.075)] {
+        let (paid, _) =
+            beside(&at_work(quiet()), steady(slower, 1.0), alone_us, alone_us / 2.0).await.expect("it is let pass");
+        assert!(paid < 2.0 * 1.035 && paid > 2.0 * 1.02, "{alone_us}: {paid}");
+    }
 }
 
 /// Planted bug: whoever's process it is, it is ours once somebody says so.

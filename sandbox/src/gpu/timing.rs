@@ -11,7 +11,7 @@ pub struct SamplerConfig {
     /// Half the width of the 95 % interval of the ratio, relative to the ratio.
     pub relative_width: f64,
     /// Or of each side's, microseconds: what the clock of a device cannot tell more samples do not tell either. Events of an H200 come in steps
-    /// of 0.032 us, which is 1.6 % of a call of two.
+    /// of 0.032 us, which is 1.6 % of a call of two. Sampling ends there, but has not converged where the ratio's is wider.
     pub resolution_us: f64,
     /// Calls at the start of a burst that do not count: the device comes from another process.
     pub dropped: usize,
@@ -42,12 +42,12 @@ pub struct Timed {
 }
 
 impl Timed {
-    /// The same measurement paid against a reference that takes `alone_us`, where that is less than it took: whatever made it slower,
-    /// within what is let pass, earns nobody anything. `reference_us` stays what was measured.
-    pub fn against(self, alone_us: f64) -> Timed {
-        let by = (alone_us / self.reference_us).min(1.0);
+    /// The same measurement, paid against a reference of `most_us` where it took longer: what is let pass beyond that earns nobody anything.
+    /// `reference_us` stays what was measured, and a tie stays one: what is taken off makes nobody slower than an equal.
+    pub fn paid_at_most(self, most_us: f64) -> Timed {
+        let by = (most_us / self.reference_us).min(1.0);
         let (speedup, low, high) = (self.speedup * by, self.low * by, self.high * by);
-        Timed { speedup, low, high, tie: low <= 1.0 && 1.0 <= high, ..self }
+        Timed { speedup, low, high, tie: self.tie || (low <= 1.0 && 1.0 <= high), ..self }
     }
 
     /// The same measurement with another time of the candidate's: of its calls, it is what they cost.
@@ -103,8 +103,9 @@ impl Sampler {
         if samples < self.config.min_samples.max(2) {
             return Ok(Next::More);
         }
-        let timed = timed(&self.reference, &self.candidate, &self.config);
-        Ok(if timed.converged || samples >= self.config.max_samples { Next::Done(timed) } else { Next::More })
+        let (timed, as_told) = timed(&self.reference, &self.candidate, &self.config);
+        let done = timed.converged || as_told || samples >= self.config.max_samples;
+        Ok(if done { Next::Done(timed) } else { Next::More })
     }
 }
 
@@ -120,19 +121,20 @@ impl Sampler {
         let samples = self.reference.len().min(self.candidate.len());
         let few = samples < self.config.min_samples;
         (samples > 0).then(|| {
-            let timed = timed(&self.reference, &self.candidate, &self.config);
+            let (timed, _) = timed(&self.reference, &self.candidate, &self.config);
             Timed { converged: timed.converged && !few, ..timed }
         })
     }
 }
 
-fn timed(reference: &[f64], candidate: &[f64], config: &SamplerConfig) -> Timed {
+/// And whether the clock tells no more.
+fn timed(reference: &[f64], candidate: &[f64], config: &SamplerConfig) -> (Timed, bool) {
     let (reference_us, candidate_us) = (median(reference), median(candidate));
     let ((r_low, r_high), (c_low, c_high)) = (interval(reference, CONFIDENCE), interval(candidate, CONFIDENCE));
     let speedup = reference_us / candidate_us;
     let (low, high) = (r_low / c_high, r_high / c_low);
     let as_told = (r_high - r_low).max(c_high - c_low) / 2.0 <= config.resolution_us;
-    Timed {
+    let timed = Timed {
         reference_us,
         candidate_us,
         reference_mad_us: deviation(reference, reference_us),
@@ -141,9 +143,10 @@ fn timed(reference: &[f64], candidate: &[f64], config: &SamplerConfig) -> Timed 
         low,
         high,
         samples: reference.len().min(candidate.len()),
-        converged: as_told || (high - low) / 2.0 <= config.relative_width * speedup,
+        converged: (high - low) / 2.0 <= config.relative_width * speedup,
         tie: low <= 1.0 && 1.0 <= high,
-    }
+    };
+    (timed, as_told)
 }
 
 /// The median; not a number of nothing.
@@ -280,15 +283,16 @@ mod tests {
         }
     }
 
-    /// Planted bug: a call of a microsecond is sampled to the last, though its clock's steps are all that is left of the interval.
+    /// Planted bug: a call of a microsecond is sampled to the last, though its clock's steps are all that is left of the interval; or it
+    /// is said to have converged then.
     #[test]
     fn no_more_is_asked_than_the_clock_tells() {
-        let ends = |resolution_us: f64, us: f64| {
+        let ends = |resolution_us: f64, us: f64, noise_us: f64| {
             let mut sampler = Sampler::new(SamplerConfig { resolution_us, ..SamplerConfig::default() });
             let mut random = Random(3);
             let mut side = |us: f64| {
                 let step = |time: f64| (time / 0.032).round() * 0.032;
-                (0..12).map(|_| step(us + 0.4 * (random.unit() - 0.5))).collect::<Vec<_>>()
+                (0..12).map(|_| step(us + noise_us * (random.unit() - 0.5))).collect::<Vec<_>>()
             };
             loop {
                 if let Next::Done(timed) = sampler.feed(&side(3.0 * us), &side(us)).unwrap() {
@@ -296,23 +300,29 @@ mod tests {
                 }
             }
         };
-        let (all, few) = (ends(0.0, 1.0), ends(0.05, 1.0));
+        let (all, few) = (ends(0.0, 1.0, 0.4), ends(0.05, 1.0, 0.4));
         assert!(all.samples >= 300 && !all.converged, "{all:?}");
-        assert!(few.samples < 150 && few.converged && few.low < 3.0 && few.high > 3.0, "{few:?}");
+        assert!(few.samples < 150 && !few.converged && few.low < 3.0 && few.high > 3.0, "{few:?}");
         // Where the clock tells more it is asked.
-        assert_eq!(ends(0.0, 60.0), ends(0.05, 60.0));
+        let (all, more) = (ends(0.0, 60.0, 6.0), ends(0.05, 60.0, 6.0));
+        assert!(all == more && more.samples > 55 && more.converged, "{more:?}");
+        assert!(ends(5.0, 60.0, 6.0).samples < more.samples, "there is something to be told");
     }
 
-    /// Planted bug: a candidate that slows a reference of 6 us down by what is let pass is paid 8 % for it.
+    /// Planted bugs: a candidate that slows a reference of 6 us down by what is let pass is paid 8 % for it; an equal is paid less than 1.
     #[test]
     fn a_slower_reference_is_not_paid_for_and_a_faster_one_counts() {
         let mut sampler = Sampler::new(SamplerConfig { min_samples: 8, dropped: 0, ..SamplerConfig::default() });
         let Ok(Next::Done(timed)) = sampler.feed(&[6.5; 60], &[6.0; 60]) else { panic!("more") };
         assert!(!timed.tie && timed.speedup > 1.08);
-        let paid = timed.clone().against(6.0);
+        let paid = timed.clone().paid_at_most(6.0);
         assert!((paid.speedup - 1.0).abs() < 1e-12 && paid.reference_us == 6.5, "{paid:?}");
         assert!((paid.low - timed.low * 6.0 / 6.5).abs() < 1e-12 && (paid.high - timed.high * 6.0 / 6.5).abs() < 1e-12);
-        assert_eq!(timed.clone().against(7.0), timed, "it was faster than alone: by what it took");
+        assert!(paid.tie, "against what is paid it is an equal");
+        assert_eq!(timed.clone().paid_at_most(7.0), timed, "it was faster than that: by what it took");
+        let equal = Timed { speedup: 1.0, low: 0.99, high: 1.01, tie: true, ..timed };
+        let paid = equal.paid_at_most(6.2);
+        assert!(paid.high < 1.0 && paid.tie, "in the lease it was an equal: {paid:?}");
     }
 
     /// A candidate whose calls take twice as long when they are waited for is half as fast as its events say.
