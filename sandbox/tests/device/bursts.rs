@@ -19,7 +19,7 @@ fn what_a_measurement_takes() {
     runtime().block_on(async {
         let Some(python) = environment::python() else { return };
         for (name, rows) in SIZES {
-            let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let scratch = scratch();
             let (kind, inventory) = host();
             let config = DeviceConfig {
                 sampler: SamplerConfig::default(),

@@ -12,6 +12,7 @@ mod environment;
 mod fixtures;
 mod harness;
 mod interrupted;
+mod scripts;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -68,6 +69,11 @@ fn host() -> (Kind, Arc<dyn Inventory>) {
     }
 }
 
+/// Cargo's folder, or, on a machine that lacks it because nothing was built there, the usual one.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 struct Lab {
     device: Arc<Device>,
     executors: Vec<Executor>,
@@ -81,7 +87,7 @@ async fn lab(executors: usize, timed: bool) -> Option<Lab> {
 
 async fn lab_on(kind: Kind, inventory: Arc<dyn Inventory>, executors: usize, timed: bool) -> Option<Lab> {
     let python = environment::python()?;
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let scratch = scratch();
     let config = device_config(kind, &python, scratch.path(), timed);
     let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
     let mut made = Vec::new();
@@ -264,7 +270,7 @@ fn a_control_says_that_it_is_one() {
     runtime().block_on(async {
         let Some(python) = environment::python() else { return };
         for places in [Places::Fresh, Places::One] {
-            let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let scratch = scratch();
             let (kind, inventory) = host();
             let config = DeviceConfig { places, ..device_config(kind, &python, scratch.path(), true) };
             let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
@@ -396,6 +402,8 @@ fn the_conditions_of_a_measurement_are_kept_with_it() {
 fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() {
     runtime().block_on(async {
         let Some((lab, inventory)) = fake_lab(vec![quiet()]).await else { return };
+        // What the reference takes alone is known.
+        assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
         // Somebody comes while it is measured, and goes.
         let hot = Reading { throttle: Throttle(0x40), ..quiet() };
         inventory.script(FAKE, [quiet(), quiet(), hot, quiet()].map(Ok));
@@ -407,6 +415,10 @@ fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() 
         let fault = lab.evaluate(0, ADD_TASK, &add()).await.expect_err("nothing was measured in peace");
         assert_eq!(fault.code, "F014");
         assert!(fault.message.contains("process 1 is on it, with 700 MiB"), "{fault}");
+        // For a task that is new, what the reference takes alone is not taken beside it.
+        let other = ADD_TASK.replace("N = 16000", "N = 15000");
+        let fault = lab.evaluate(0, &other, &add()).await.expect_err("somebody is there");
+        assert!(fault.code == "F014" && fault.message.contains("the reference alone: process 1"), "{fault}");
         // And the device is as it was for the next.
         inventory.script(FAKE, [Ok(quiet())]);
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
@@ -433,7 +445,7 @@ fn where_processes_are_hidden_candidates_are_timed_all_the_same() {
 fn a_box_that_is_too_small_names_the_setting() {
     runtime().block_on(async {
         let Some(python) = environment::python() else { return };
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scratch = scratch();
         let (kind, inventory) = host();
         let config = DeviceConfig { box_bytes: 3 << 20, ..device_config(kind, &python, scratch.path(), false) };
         let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
@@ -452,7 +464,7 @@ fn a_gpu_that_is_not_free_is_not_begun_on() {
         let gpu = Gpu { uuid: FAKE.into(), name: "fake".into(), memory_bytes: 80 << 30, ..Gpu::default() };
         let inventory = Arc::new(FakeInventory::with([gpu]));
         inventory.script(FAKE, [Ok(neighbour())]);
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scratch = scratch();
         let config = device_config(Kind::Processor(Some(FAKE.into())), &python, scratch.path(), true);
         let fault = Device::start(config, inventory).await.expect_err("somebody is on it");
         assert_eq!(fault.code, "F013");
