@@ -3,7 +3,8 @@
 #     scripts/gpu.sh BIN OUT PART..
 # BIN holds `troupe` (built with --features cuda) and, as `t_slots` and `t_device`, the test programs of `cargo test --release -p sandbox
 # --test device --no-run` and `-p model --features cuda --test device --no-run`. OUT gets a file for each part. PYTHON (default python3) is
-# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds.
+# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds
+# (default 300, of `control` 560).
 #     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control run=RUN.toml
 # `control` says what a difference to do_bench comes of, `hidden` what is accepted beside a neighbour that passes for one of ours, `bursts` what a
 # measurement takes. ONLY (tasks of the set with commas between them) and DEVICES (default all; `processor` for a rehearsal without a GPU, of
@@ -62,7 +63,10 @@ for one in "$@"; do
     control)
         only=()
         [ -n "${ONLY:-}" ] || only=(--only "$control")
+        # Ours in two ways takes some minutes, and three processes of do_bench as many.
+        limit=${LIMIT:-560}
         part control "$bin/troupe" "${executor[@]}" --parts control --rows "${ROWS:-4}" "${only[@]}" --json
+        limit=${LIMIT:-300}
         ;;
     run=*) part run "$bin/troupe" run -c "${one#run=}" --set gpu.devices=all --run-dir "$out/run" "${set_python[@]}" ;;
     *)

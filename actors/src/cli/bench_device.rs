@@ -54,7 +54,8 @@ pub fn executor(mut args: ExecutorBenchArgs) -> Done {
     if args.json {
         output::pretty_json(&found)?;
     }
-    Ok(if found["drill"]["held"] == json!(false) { Answer::No } else { Answer::Yes })
+    let failed = found["drill"]["held"] == json!(false) || found["control"]["error"].is_string();
+    Ok(if failed { Answer::No } else { Answer::Yes })
 }
 
 async fn parts(
@@ -66,15 +67,18 @@ async fn parts(
 ) -> Result<Value, Failure> {
     let mut found = json!({});
     let wanted = |part: &str| args.parts.iter().any(|p| p == part);
+    let honest = honest(items);
+    if honest.is_none() && (wanted("drill") || wanted("drill-lanes")) {
+        return Err(no_honest());
+    }
     if wanted("drill-lanes") {
         // For the process that runs the drill.
         let open = serde_json::from_reader(std::io::stdin())
             .map_err(|e| Failure::Broken(format!("stdin is no list of numbers: {e}")))?;
         let lanes = start(args, config, python, Gpus::as_they_are).await?;
-        if let Some(honest) = honest(items) {
-            let pause = Duration::from_secs(args.kill_every_s.max(1));
-            device::drill_lanes(honest, &lanes.0, args.drill, pause, &open, |said| drop(output::json(said))).await;
-        }
+        let pause = Duration::from_secs(args.kill_every_s.max(1));
+        let honest = honest.ok_or_else(no_honest)?;
+        device::drill_lanes(honest, &lanes.0, args.drill, pause, &open, |said| drop(output::json(said))).await;
         lanes.0.end().await;
         return Ok(found);
     }
@@ -90,13 +94,17 @@ async fn parts(
         lanes.0.end().await;
         result?;
     }
-    if let (true, Some(honest)) = (wanted("drill"), honest(items)) {
+    if wanted("drill") {
+        let honest = honest.ok_or_else(no_honest)?;
         let mut arguments: Vec<String> = ["bench", "executor", "--parts", "drill-lanes"].map(String::from).into();
         arguments.extend(["--device-set".into(), args.device_set.display().to_string()]);
         for (flag, n) in
             [("--workers", args.workers), ("--drill", args.drill), ("--deadline-s", args.deadline_s as usize)]
         {
             arguments.extend([flag.into(), n.to_string()]);
+        }
+        if !args.only.is_empty() {
+            arguments.extend(["--only".into(), args.only.join(",")]);
         }
         arguments.extend(sets.iter().flat_map(|s| ["--set".into(), s.clone()]));
         let drill = device::drill(honest, args.drill, &arguments, output::say).await;
@@ -106,6 +114,16 @@ async fn parts(
         found["drill"]["held"] = json!(drill.held());
     }
     Ok(found)
+}
+
+fn no_honest() -> Failure {
+    Failure::User(
+        UserError::new("the drill has no candidate to begin with")
+            .at("troupe bench executor --only")
+            .found("no candidate that is expected to pass and has `def forward(self, x):`")
+            .expected("one at least")
+            .hint("name relu as well, or leave --only out"),
+    )
 }
 
 /// What the drill's candidates are made of.
@@ -153,26 +171,37 @@ async fn start(
     Ok((Lanes::start(args.workers.max(1), how(gpus), make).await?, scratch))
 }
 
-/// Ours with fresh places, ours with one, then `do_bench` in all its ways, one after the other: each has the GPU to itself.
+/// Ours with fresh places, ours with one, then `do_bench` in all its ways, one after the other: each has the GPU to itself. What is known is
+/// told after each, so that a run that is ended early, or whose `do_bench` fails, has shown something.
 async fn control(args: &ExecutorBenchArgs, config: &Config, python: &Path, items: &[Item]) -> Result<Value, Failure> {
-    let mut ours = Vec::new();
-    for how in [Gpus::as_they_are, Gpus::in_one_place] {
+    let mut controls = device::Controls::default();
+    let ways: [(bool, fn(Arc<Gpus>) -> Arc<Gpus>); 2] = [(false, Gpus::as_they_are), (true, Gpus::in_one_place)];
+    for (one_place, how) in ways {
         let lanes = start(args, config, python, how).await?;
         device::warm_up(items, &lanes.0).await;
-        ours.push(device::ours(items, &lanes.0).await);
+        let measured = controls.ours(items, &lanes.0, one_place).await;
         lanes.0.end().await;
+        measured.map_err(Failure::Broken)?;
         output::say(format!(
-            "{} candidates measured by us, {} of 2 ways",
-            ours.last().map_or(0, |o| o.len()),
-            ours.len()
+            "measured by us, {} of 2 ways\n{}",
+            1 + usize::from(one_place),
+            device::control_table(&controls.known())
         ));
     }
-    let [Some(one), Some(fresh)] = [ours.pop(), ours.pop()] else { return Ok(Value::Null) };
     let arguments: &[&str] = if config.gpu.devices.trim() == "processor" { &["--device", "cpu"] } else { &[] };
-    let controls = device::controls(python, &args.device_set, items, [fresh, one], arguments).await;
-    let controls = controls.map_err(|e| UserError::io("run a peer", &args.device_set, &e))?;
-    output::line(device::control_table(&controls))?;
-    Ok(json!(controls))
+    let tell = |process: usize, known: &[device::Control]| {
+        output::say(format!("{process} processes of do_bench\n{}", device::control_table(known)));
+    };
+    let done = controls.do_bench(python, &args.device_set, items, arguments, tell).await;
+    let known = controls.known();
+    output::line(device::control_table(&known))?;
+    match done {
+        Ok(()) => Ok(json!({"known": known, "error": null})),
+        Err(e) => {
+            output::say(format!("do_bench: {e}; what was measured before it is above"));
+            Ok(json!({"known": known, "error": e.to_string()}))
+        }
+    }
 }
 
 async fn measure(
@@ -279,15 +308,26 @@ async fn fair(
     // One from the beginning, the middle and the end of the set.
     let picked: Vec<&Item> = good.iter().step_by((good.len() / 3).max(1)).take(3).copied().collect();
     let (mut idle, mut noisy) = (Vec::new(), Vec::new());
+    // A neighbour is on one GPU, beside which everything has to be measured.
+    if args.hidden_neighbour && lanes.gpus.count() != 1 {
+        return Err(Failure::User(
+            UserError::new("a hidden neighbour is on one GPU only")
+                .at("troupe bench executor --hidden-neighbour")
+                .found(format!("{} GPUs", lanes.gpus.count()))
+                .expected("one")
+                .hint("name one: --set gpu.devices=0"),
+        ));
+    }
     for item in &picked {
         let f = device::fairness(item, lanes, args.repeats, None).await;
         output::line(shown("idle", &f))?;
         idle.push(f);
     }
     let kinds = if args.hidden_neighbour { &NEIGHBOURS[..] } else { &NEIGHBOURS[..1] };
+    let pinned = lanes.gpus.of_executor(0).await?.uuid().map(str::to_owned);
     for (kind, on_s, off_s) in kinds {
         for (item, idle) in picked.iter().zip(&idle) {
-            let neighbour = neighbour(python, &device_of(config), [*on_s, *off_s]).await;
+            let neighbour = neighbour(python, &device_of(config), pinned.as_deref(), [*on_s, *off_s]).await;
             let mut neighbour = neighbour.map_err(|e| UserError::io("start a neighbour", python, &e))?;
             if let (true, Some(pid)) = (args.hidden_neighbour, neighbour.id()) {
                 lanes.gpus.of_executor(0).await?.adopt(pid);
@@ -313,7 +353,7 @@ fn shown(how: &str, f: &Fairness) -> String {
     let reasons = if f.reasons.is_empty() { String::new() } else { format!("\n    {}", f.reasons.join("\n    ")) };
     format!(
         "{how}: {} {} times, {} accepted: speed-up {:.4} [{:.4}, {:.4}], coefficient of variation {:.2} %{off}; {} measurements \
-         refused, {} faults{reasons}",
+         refused, {} faults, {} blamed (0 wanted){reasons}",
         f.name,
         f.repeats,
         f.evaluations.len(),
@@ -322,7 +362,8 @@ fn shown(how: &str, f: &Fairness) -> String {
         f.max,
         f.cv,
         f.refused,
-        f.faults
+        f.faults,
+        f.blamed
     )
 }
 
@@ -351,9 +392,15 @@ while True:
     time.sleep(off)
 ";
 
-/// Returns when it is at work.
-async fn neighbour(python: &Path, device: &str, on_and_off_s: [f64; 2]) -> std::io::Result<Child> {
+/// On the GPU with the UUID `pinned`. Returns when it is at work.
+async fn neighbour(
+    python: &Path,
+    device: &str,
+    pinned: Option<&str>,
+    on_and_off_s: [f64; 2],
+) -> std::io::Result<Child> {
     let mut command = Command::new(python);
+    command.envs(pinned.map(|uuid| ("CUDA_VISIBLE_DEVICES", uuid)));
     command.args(["-c", NEIGHBOUR, device]).args(on_and_off_s.map(|s| s.to_string()));
     let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let Some(out) = child.stdout.take() else { return Err(std::io::Error::other("no pipe from it")) };

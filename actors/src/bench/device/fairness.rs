@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollout::outcome::{ExecReport, Outcome};
+use rollout::timing::Timing;
 use sandbox::gpu::timing::median;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -159,14 +160,21 @@ pub(super) fn of_line(line: &Value) -> Option<[f64; 3]> {
 }
 
 /// Name to each evaluation's speed-up and times of what passes.
-pub(super) async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
+async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
+    let found = timings(items, lanes).await.into_iter();
+    found.map(|(name, all)| (name, all.iter().map(|t| [t.speedup, t.reference_us, t.candidate_us]).collect())).collect()
+}
+
+/// Name to each evaluation's timing of what passes.
+pub(super) async fn timings(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<Timing>> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     let work = (0..EVALUATIONS).flat_map(|n| good.iter().map(move |i| (i.task.clone(), numbered(&i.candidate, n))));
     let judged = lanes.run(Arc::new(work.collect()), 2).await;
-    let mut all: BTreeMap<String, Vec<[f64; 3]>> = BTreeMap::new();
+    let mut all: BTreeMap<String, Vec<Timing>> = BTreeMap::new();
     for j in &judged {
-        if let Some(found) = j.result.as_ref().ok().and_then(times) {
-            all.entry(good[j.item % good.len()].name.clone()).or_default().push(found);
+        let passed = j.result.as_ref().ok().filter(|report| speedup(report).is_some());
+        if let Some(timing) = passed.and_then(|report| report.timing.clone()) {
+            all.entry(good[j.item % good.len()].name.clone()).or_default().push(timing);
         }
     }
     all
@@ -192,6 +200,8 @@ pub struct Fairness {
     pub refused: usize,
     /// Evaluations that came to no number: faults.
     pub faults: usize,
+    /// Evaluations that came to an outcome other than passed, of candidates that are right: wanted is 0.
+    pub blamed: usize,
     /// Largest distance of an accepted number from `idle`, percent.
     pub off: Option<f64>,
     /// Each: speed-up, microseconds of the reference and of the candidate.
@@ -204,7 +214,7 @@ pub struct Fairness {
 pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f64>) -> Fairness {
     let work = (0..repeats).map(|n| (item.task.clone(), numbered(&item.candidate, n))).collect();
     let judged = lanes.run(Arc::new(work), 0).await;
-    let (mut evaluations, mut refused, mut faults, mut reasons) = (Vec::new(), 0, 0, Vec::new());
+    let (mut evaluations, mut refused, mut faults, mut blamed, mut reasons) = (Vec::new(), 0, 0, 0, Vec::new());
     for j in &judged {
         match &j.result {
             Ok(report) if matches!(report.outcome, Outcome::Passed { .. }) => {
@@ -213,7 +223,10 @@ pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f
                 refused += why.clone().filter(|why| !why.starts_with("accepted")).count();
                 reasons.extend(why.cloned());
             }
-            Ok(report) => reasons.push(format!("{:?}", report.outcome)),
+            Ok(report) => {
+                blamed += 1;
+                reasons.push(format!("blamed: {:?}", report.outcome));
+            }
             Err(fault) => {
                 faults += 1;
                 reasons.push(fault.to_string());
@@ -228,5 +241,6 @@ pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f
     reasons.dedup();
     reasons.truncate(5);
     let (min, max) = (quantile(&mut found, 0.0), quantile(&mut found, 1.0));
-    Fairness { name: item.name.clone(), repeats, mean, min, max, cv, refused, faults, off, evaluations, reasons }
+    let name = item.name.clone();
+    Fairness { name, repeats, mean, min, max, cv, refused, faults, blamed, off, evaluations, reasons }
 }

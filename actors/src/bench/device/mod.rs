@@ -11,7 +11,7 @@ mod peers;
 mod set;
 mod stages;
 
-pub use control::{Control, controls, ours, table as control_table};
+pub use control::{Control, Controls, table as control_table};
 pub use drill_lanes::{Said, drill_lanes};
 pub use drill_run::{Drill, drill};
 pub use fairness::{Equivalence, Fairness, equivalence, fairness};
