@@ -132,12 +132,15 @@ fn honest(items: &[Item]) -> Option<&Item> {
     items.iter().filter(|i| i.task.id.0 == "relu").find(fits).or(items.iter().find(fits))
 }
 
+/// What is changed of the GPUs before they start.
+type How = fn(Arc<Gpus>) -> Arc<Gpus>;
+
 /// The executors, and the folder they work in.
 async fn start(
     args: &ExecutorBenchArgs,
     config: &Config,
     python: &Path,
-    how: fn(Arc<Gpus>) -> Arc<Gpus>,
+    how: How,
 ) -> Result<(Lanes, TempDir), Failure> {
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-bench-").tempdir();
@@ -175,7 +178,7 @@ async fn start(
 /// told after each, so that a run that is ended early, or whose `do_bench` fails, has shown something.
 async fn control(args: &ExecutorBenchArgs, config: &Config, python: &Path, items: &[Item]) -> Result<Value, Failure> {
     let mut controls = device::Controls::default();
-    let ways: [(bool, fn(Arc<Gpus>) -> Arc<Gpus>); 2] = [(false, Gpus::as_they_are), (true, Gpus::in_one_place)];
+    let ways: [(bool, How); 2] = [(false, Gpus::as_they_are), (true, Gpus::in_one_place)];
     for (one_place, how) in ways {
         let lanes = start(args, config, python, how).await?;
         device::warm_up(items, &lanes.0).await;

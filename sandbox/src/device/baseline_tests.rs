@@ -139,7 +139,7 @@ async fn a_lie_beside_a_disturbed_reference_is_a_fault_and_never_a_number() {
         let mut script = script(&[reference], &[candidate]);
         script.alone = [100.0].into();
         let fault = lab.measure(&mut script).await.expect_err("neither is to be believed");
-        assert_eq!((fault.code, fault.message.matches("on average").count()), ("F014", 3), "{fault}");
+        assert_eq!((fault.code.as_str(), fault.message.matches("on average").count()), ("F014", 3), "{fault}");
     }
     // In peace it is its own doing.
     let lab = lab();

@@ -21,7 +21,7 @@ use crate::gpu::contamination::{self, Contamination, Readings};
 use crate::gpu::floor::{Floor, MARGIN};
 use crate::gpu::free::{Ours, foreign};
 use crate::gpu::inventory::Reading;
-use crate::gpu::timing::{Next, Sampler, Timed, median};
+use crate::gpu::timing::{CONFIDENCE, Next, Sampler, Timed, interval, median};
 use crate::trial::{Ending, crashed};
 
 /// Until somebody else's process is looked for again.
@@ -331,7 +331,15 @@ async fn attempt<S: Sides>(
     let timed = Timed { converged: timed.converged && note.is_none(), ..timed };
     // A call is never slower for being waited for, unless part of it went on where its events did not see it.
     let synced = median(&synced_us);
-    let timed = if synced > timed.candidate_us * (1.0 + SYNCED_SHARE) { timed.charged(synced) } else { timed };
+    let timed = match synced > timed.candidate_us * (1.0 + SYNCED_SHARE) {
+        true => {
+            // There are a quarter as many: what a neighbour does to some of them says nothing of the others.
+            let (low, high) = interval(&synced_us, CONFIDENCE);
+            let steady = (high - low) / 2.0 <= device.config.sampler.relative_width * synced;
+            Timed { converged: timed.converged && steady, ..timed.charged(synced) }
+        }
+        false => timed,
+    };
     tracing::debug!(task = %subject.task.id, late, synced, ?timed, "timed");
     Ok(Try::Clean(timed, contamination::conditions(&readings, &ours), note))
 }

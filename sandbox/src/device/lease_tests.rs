@@ -30,9 +30,9 @@ pub(super) struct Calls {
     pub us: f64,
     /// The first one, where it is not like the others.
     pub first_us: Option<f64>,
-    flushes: f64,
+    pub flushes: f64,
     /// By the host's clock, beyond the events, each.
-    host_us: f64,
+    pub host_us: f64,
 }
 
 pub(super) const fn calls(us: f64) -> Calls {

@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(of(&once, &slow), []);
         let slow = slow.map(|(us, calls)| (if us > 100.0 { 1.01 * us } else { us }, calls));
         let fits = Contamination::Fits { side: "candidate", can: 100.0, slow: 3, of: 5 };
-        assert_eq!(of(&once, &slow), [fits.clone()]);
+        assert_eq!(of(&once, &slow), std::slice::from_ref(&fits));
         let steady = [(150.0, 16); 5];
         assert_eq!(of(&once, &steady), []);
         // Planted bug: one that is by turns slow by itself is never accepted.

@@ -79,7 +79,7 @@ pub struct Sampler {
 }
 
 /// Of each median, so that both hold together with 95 % (Bonferroni).
-const CONFIDENCE: f64 = 0.975;
+pub const CONFIDENCE: f64 = 0.975;
 
 impl Sampler {
     pub fn new(config: SamplerConfig) -> Sampler {

@@ -7,7 +7,7 @@ use super::environment;
 /// Runs `code` beside the harness; `None` where there is no Python.
 fn run(code: &str) -> Option<String> {
     let python = environment::python()?;
-    let home = scratch();
+    let home = super::scratch();
     let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
     let mut command = Command::new(python);
     command.args(["-c", code]).current_dir(home.path()).env("PYTHONPATH", harness).env("PYTHONDONTWRITEBYTECODE", "1");
