@@ -3,8 +3,12 @@
 #     scripts/gpu.sh BIN OUT PART..
 # BIN holds `troupe` (built with --features cuda) and, as `t_slots` and `t_device`, the test programs of `cargo test --release -p sandbox
 # --test device --no-run` and `-p model --features cuda --test device --no-run`. OUT gets a file for each part. PYTHON (default python3) is
-# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds.
-#     machine sampled slots parity[=NAME=FOLDER] ours fairness throughput equivalence run=RUN.toml
+# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds
+# (default 300, of `control` 560).
+#     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control run=RUN.toml
+# `control` says what a difference to do_bench comes of, `hidden` what is accepted beside a neighbour that passes for one of ours, `bursts` what a
+# measurement takes. ONLY (tasks of the set with commas between them) and DEVICES (default all; `processor` for a rehearsal without a GPU, of
+# `ours`, `control` and `hidden`) narrow them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -16,7 +20,9 @@ python=$("${PYTHON:-python3}" -c 'import sys; print(sys.executable)')
 export TROUPE_PYTHON=$python PYTHONUNBUFFERED=1
 limit=${LIMIT:-300}
 set_python=(--set "python.interpreter=$python")
-executor=(bench executor --workers 14 --deadline-s 10 "${set_python[@]}")
+executor=(bench executor --workers "${WORKERS:-14}" --deadline-s 10 "${set_python[@]}" --set "gpu.devices=${DEVICES:-all}" ${ONLY:+--only "$ONLY"})
+# Four element-wise tasks that were furthest from do_bench's figures or launch as they do, and one of rows that was not far.
+control=relu,swish,middle_max,affine_chain,rms_norm
 
 # Output and errors to a file, the end of it to the terminal; a part that fails does not keep the next one from running.
 part() {
@@ -39,6 +45,7 @@ for one in "$@"; do
             'import sys, torch, triton, numpy; print(sys.version.split()[0], torch.__version__, triton.__version__, numpy.__version__)'
             '$bin/troupe' doctor --set 'python.interpreter=$python'"
         ;;
+    bursts) part bursts bash -c "tests sandbox '$bin/t_slots' --ignored what_a_measurement_takes" ;;
     sampled) part sampled bash -c "tests model '$bin/t_device' sampled" ;;
     slots) part slots bash -c "tests sandbox '$bin/t_slots'" ;;
     parity*)
@@ -50,8 +57,17 @@ for one in "$@"; do
         ;;
     ours) part ours "$bin/troupe" "${executor[@]}" --parts ours ;;
     fairness) part fairness "$bin/troupe" "${executor[@]}" --parts fairness --noisy 3 ;;
+    hidden) part hidden "$bin/troupe" "${executor[@]}" --parts fairness --repeats 10 --noisy 3 --hidden-neighbour --json ;;
     throughput) part throughput "$bin/troupe" "${executor[@]}" --parts throughput ;;
     equivalence) part equivalence "$bin/troupe" "${executor[@]}" --parts equivalence --rows 4 ;;
+    control)
+        only=()
+        [ -n "${ONLY:-}" ] || only=(--only "$control")
+        # Ours in two ways takes some minutes, and three processes of do_bench as many.
+        limit=${LIMIT:-560}
+        part control "$bin/troupe" "${executor[@]}" --parts control --rows "${ROWS:-4}" "${only[@]}" --json
+        limit=${LIMIT:-300}
+        ;;
     run=*) part run "$bin/troupe" run -c "${one#run=}" --set gpu.devices=all --run-dir "$out/run" "${set_python[@]}" ;;
     *)
         echo "no part is called $one; see the head of $root/scripts/gpu.sh" >&2

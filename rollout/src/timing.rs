@@ -10,7 +10,7 @@ pub struct Timing {
     /// Medians.
     pub reference_us: f64,
     pub candidate_us: f64,
-    /// `reference_us / candidate_us`, and its 95 % interval.
+    /// What the reference took, at most 3 % more than alone, over `candidate_us`; and its 95 % interval.
     pub speedup: f64,
     pub low: f64,
     pub high: f64,
@@ -18,12 +18,12 @@ pub struct Timing {
     pub samples: u32,
     /// Whether the interval became as narrow as it was to be.
     pub converged: bool,
-    /// The interval covers 1: neither is faster, and the rewarded speed-up is 1.
+    /// The interval covers 1, or did with all that the reference took: neither is faster, and the rewarded speed-up is 1.
     pub tie: bool,
-    /// The reference when it was last timed alone.
+    /// The reference, timed alone.
     pub baseline_us: f64,
     /// Measurements that were not accepted before this one, and why; last, beginning with "accepted", why this one's time was counted as
-    /// longer than it was.
+    /// longer than it was, or why it is not called converged.
     pub refused: Vec<String>,
     pub conditions: Conditions,
 }

@@ -51,9 +51,12 @@ class Shelf:
             raise Full(f"{tensor.nbytes} bytes where {self.end - self.at} are left")
         entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": self.at,
                  "len": tensor.nbytes}
-        place(self.memory, self.at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)
+        self.keep(self.at, tensor)
         self.at += aligned(tensor.nbytes)
         return entry
+
+    def keep(self, at, tensor):
+        place(self.memory, at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)
 
 
 class Later(Shelf):
@@ -63,19 +66,12 @@ class Later(Shelf):
         super().__init__(memory, part)
         self.held = []
 
-    def add(self, tensor):
-        tensor = tensor.detach()
-        if self.at + tensor.nbytes > self.end:
-            raise Full(f"{tensor.nbytes} bytes where {self.end - self.at} are left")
-        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": self.at,
-                 "len": tensor.nbytes}
-        self.held.append((self.at, tensor))
-        self.at += aligned(tensor.nbytes)
-        return entry
+    def keep(self, at, tensor):
+        self.held.append((at, tensor))
 
     def put(self):
         for at, tensor in self.held:
-            place(self.memory, at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)
+            super().keep(at, tensor)
         self.held.clear()
 
 

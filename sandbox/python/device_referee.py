@@ -22,16 +22,19 @@ import device
 import frames
 import oracle
 import plan
+import reference
 import referee
 from plan import DRAWS, NOMINAL, TaskError
 
-# Sets of inputs that a timed burst goes through: no two neighbouring calls see the same content or the same addresses.
-MIN_SETS, MAX_SETS = 2, 16
+# Sets of inputs that a timed burst goes through: no two neighbouring calls see the same content or the same addresses. More than
+# `SETS` only while the whole box stays small: the longer a burst, the less of it is waking two processes and warming them up.
+MIN_SETS, SETS, MAX_SETS = 2, 16, 64
+SMALL_BOX = 256 << 20
+# Outputs that are described in one frame, so that it stays well below what a frame of a candidate's may be.
+MAX_OUTPUTS = 1024
 # Of `plan.DRAWS`, what is drawn at full size; the interpreter has seen the others, and these, at a small one: nominal, in the
 # same memory with gradients, inference mode, rounding in one direction, exact sums, another shape.
 DRAWN = tuple(DRAWS[n] for n in (0, 1, 2, 5, 7, 8))
-# Timed outputs are compared with a reference in float32: both may be off.
-TIMED_MARGIN = 2.0
 # Device memory that stays with this process between evaluations: giving it back stops the device, and so does asking again.
 KEPT_BYTES = 4 << 30
 # How many times an interval with nothing in it is measured, and the reference, alone, for its baseline.
@@ -56,13 +59,20 @@ def is_ours(error):
     return is_out_of_memory(error) or isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
+def sets_within(budget, size, outputs=1):
+    """How many sets of inputs and `outputs`, `size` bytes each, a box has room for."""
+    return max(MIN_SETS, min(budget // size, max(SETS, min(MAX_SETS, SMALL_BOX // size, MAX_OUTPUTS // max(1, outputs)))))
+
+
 class Session(referee.Prepared):
     """One evaluation. Draws are made when they are asked for and dropped when they have been compared."""
 
-    def __init__(self, where, secret, name, nonce, source, budget):
+    def __init__(self, where, secret, name, nonce, source, budget, one_place=False):
         init = self.begin(secret, name, f"{nonce}/device", source)
         self.where, self.sent, self.current, self.firsts, self.timed = where, [], 1, None, []
         self.bursts, self.heating, self.later = 0, None, []
+        # For a control of the bench alone (`DeviceConfig::places`): as `do_bench` has it, which nothing that is paid for is.
+        self.one_place = one_place
         # Where the inputs of timed calls are: nobody else can tell beforehand.
         self.places = random.SystemRandom()
         args = self.task.inputs(self.task.space, self.seed("inputs", 0))
@@ -72,9 +82,9 @@ class Session(referee.Prepared):
         # A reference that leaves its inputs alone and hands out none of them can be asked without copies.
         self.pure = not answer.mutates and not any(answer.shared)
         self.floor = {"bytes_in": sizes[0] + sizes[1], "bytes_out": sizes[2], "dtype": str(answer.tensors[0].dtype),
-                      "flops": flops(self.model, args)}
+                      "flops": reference.flops(self.model, args)}
         state, inputs, outputs = sizes[0], *(int(n * box.ROOM) + box.SPARE for n in sizes[1:])
-        self.sets = max(MIN_SETS, min(MAX_SETS, (budget - state) // (inputs + outputs)))
+        self.sets = sets_within(budget - state, inputs + outputs, len(answer.tensors))
         if state + MIN_SETS * (inputs + outputs) > budget:
             needed = -(-(state + MIN_SETS * (inputs + outputs)) >> 20)
             raise TaskError(f"its inputs, weights and outputs need a box of {needed} MiB, gpu.box_mb is {budget >> 20}")
@@ -90,7 +100,7 @@ class Session(referee.Prepared):
         self.fd, self.blob = fd, blob.bytes()
         self.weighed = getattr(self.task, "weighed", False)
         if not hasattr(self.task, "plain"):
-            self.task.plain = runs_plainly(copy.deepcopy(self.model), copy.deepcopy(args))
+            self.task.plain = reference.runs_plainly(copy.deepcopy(self.model), copy.deepcopy(args))
 
     def close(self):
         os.close(self.fd)
@@ -163,7 +173,7 @@ class Session(referee.Prepared):
         put there by `fill`, when the candidate has warmed up. The expected outputs come later, from copies."""
         self.timed, self.later, wires = [], [], []
         slots = self.places.sample(range(self.sets), min(calls, self.sets))
-        for slot in slots:
+        for slot in slots[:1] if self.one_place else slots:
             self.bursts += 1
             seed = self.seed("timed run", self.bursts)
             args = self.task.inputs(self.task.space, self.seed("timed", self.bursts))
@@ -173,12 +183,14 @@ class Session(referee.Prepared):
                           "inputs": frames.pack(args, shelf)})
             self.later.append(shelf)
             self.timed.append((seed, args, slot, part))
+        if self.one_place:
+            wires, self.timed = wires * len(slots), self.timed * len(slots)
         if self.heating is None:
             self.heating = self.task.inputs(self.task.space, self.seed("heating"))
         shelf = box.Shelf(self.memory, self.somewhere(slots[0], self.heating))
         heat = {"inputs": frames.pack(self.heating, shelf)}
         self.where.sync()
-        return {"heat": heat, "calls": wires}
+        return {"heat": heat, "calls": wires, "one_place": self.one_place}
 
     def somewhere(self, slot, args):
         """Part of a slot that holds these, at a random distance from its start."""
@@ -198,7 +210,8 @@ class Session(referee.Prepared):
     def time_reference(self):
         """Times the reference on the inputs of the last burst."""
         calls = [timed[:2] for timed in self.timed]
-        took = timed_calls(self.where, self.model, calls, self.task.plain, device.synced(len(calls)), self.heating)
+        took = reference.timed_calls(self.where, self.model, calls, self.task.plain, device.synced(len(calls)), self.heating,
+                                     not self.one_place)
         return {**took, "flushed_us": self.where.flushed_us}
 
     def expected(self, seed, args):
@@ -230,17 +243,22 @@ class Session(referee.Prepared):
                 got = part.tensor(entry).clone()
                 if got.shape != want.shape or got.dtype != want.dtype:
                     return {"wrong": f"timed call {n}, output {i}: {list(got.shape)} of {got.dtype}"}
-                if not near(got, want, self.task.reduction or 1):
+                if not reference.near(got, want, self.task.reduction or 1):
                     return {"wrong": f"timed call {n}: output {i} is not what it was when nobody timed it"}
         return {"wrong": None}
 
     def baseline(self):
-        """The reference alone, nobody else on the device: what a lease's own figures are held against."""
-        args = self.task.inputs(self.task.space, self.seed("baseline"))
-        seed = self.seed("baseline run")
-        warm = timed_calls(self.where, self.model, [(seed, args)] * WARM_CALLS, self.task.plain)
+        """The reference alone, nobody else on the device: what a lease's own figures are held against. Like there, neighbouring
+        calls have other contents at other addresses."""
+        def one(n):
+            return self.seed("baseline run", n), self.task.inputs(self.task.space, self.seed("baseline", n))
+
+        sets = [one(0)]
+        warm = reference.timed_calls(self.where, self.model, sets * WARM_CALLS, self.task.plain)
         fit = int(BASELINE_S * 1e6 / max(1.0, warm["wall_us"] / WARM_CALLS))
-        return timed_calls(self.where, self.model, [(seed, args)] * max(FEW_CALLS, min(BASELINE_CALLS, fit)), self.task.plain)
+        count = max(FEW_CALLS, min(BASELINE_CALLS, fit))
+        sets += [one(n) for n in range(1, min(count, self.sets, SETS))]
+        return reference.timed_calls(self.where, self.model, [sets[n % len(sets)] for n in range(count)], self.task.plain)
 
 
 def warm_up():
@@ -253,24 +271,6 @@ def warm_up():
     torch.randint(0, 2, (64,), generator=oracle.generator(1)).to(torch.float32)
     torch.randperm(64, generator=oracle.generator(1)), torch.rand(64, generator=oracle.generator(1))
     torch.nn.functional.conv2d(torch.randn(1, 1, 8, 8), torch.randn(1, 1, 3, 3))
-
-
-def near(got, want, reduction):
-    """Whether a timed output is right: as `oracle.allowed_error`, against the reference in float32, in few passes."""
-    if not want.is_floating_point():
-        return bool((got == want).all())
-    relative, share = oracle.TOLERANCE.get(str(want.dtype).removeprefix("torch."), oracle.TOLERANCE["float32"])
-
-    def within(sane, also):
-        rms = float(torch.linalg.vector_norm(sane, dtype=torch.float64)) / max(1, want.numel()) ** 0.5
-        allowed = sane.abs().mul_(TIMED_MARGIN * relative).add_(TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms)
-        # Written to fail on what is not a number.
-        good = (got - want).abs_() <= allowed
-        return bool((good if also is None else good | also).all())
-
-    if within(want, None):
-        return True
-    return within(torch.nan_to_num(want, 0.0, 0.0, 0.0), (got == want) | ((got != got) & (want != want)))
 
 
 class Described:
@@ -316,66 +316,9 @@ def changed(args, shelf, view):
     return found
 
 
-def runs_plainly(model, args):
-    """Whether a reference says itself where what it makes is to be."""
-    held = torch.get_default_device()
-    torch.set_default_device(None)
-    try:
-        with torch.no_grad():
-            model(*args)
-        return True
-    except Exception:
-        return False
-    finally:
-        torch.set_default_device(held)
-
-
-def timed_calls(where, model, calls, plain=True, synced=0, heating=None):
-    """Each call's times and the wall time of all, warmed up on `heating`. PyTorch's own settings, as users have them."""
-    heating = calls[0][1] if heating is None else heating
-    torch.backends.cudnn.allow_tf32 = True
-
-    def asked(seed, args):
-        def call():
-            oracle.seed_everything(seed)
-            return model(*args)
-        return call
-
-    # As users run it: a default device would be asked at every call.
-    torch.set_default_device(None if plain else where.torch)
-    try:
-        if isinstance(model, torch.nn.Module):
-            oracle.set_mode(model, True)
-        with torch.no_grad():
-            device.heat(lambda: model(*heating))
-            where.sync()
-            began = time.perf_counter()
-            made, times = where.timed([asked(*call) for call in calls], synced)
-            wall = time.perf_counter() - began
-    finally:
-        torch.set_default_device(where.torch)
-        torch.backends.cudnn.allow_tf32 = False
-    return {"times": times, "wall_us": wall * 1e6}
-
-
-def flops(model, args):
-    """Floating-point operations of the reference's products, by torch's own counter; 0 where it knows none."""
-    from torch.utils.flop_counter import FlopCounterMode
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(*args)
-        return counter.get_total_flops()
-    except Exception:
-        return 0
-
-
-# The counter imports 800 modules at the first operation that it sees, which takes seconds: who stands by has that behind it.
-flops(torch.nn.Linear(4, 4), [torch.ones(2, 4)])
-
-
 class Referee:
     def __init__(self, control):
-        self.control, self.secret, self.where = control, None, None
+        self.control, self.secret, self.where, self.one_place = control, None, None, False
         self.sessions = {}
 
     def answer(self, header):
@@ -388,7 +331,7 @@ class Referee:
             return {"bytes": torch.cuda.memory_reserved() if self.where.kind == "cuda" else 0}, b""
         if op == "prepare":
             session = Session(self.where, self.secret, header["task"], header["nonce"], header["source"],
-                              header["budget"])
+                              header["budget"], self.one_place)
             self.sessions[header["session"]] = session
             socket.send_fds(self.control, [b"b"], [session.fd])
             return {"job": session.job, "sets": session.sets, "floor": session.floor,
@@ -429,12 +372,12 @@ class Referee:
         raise ValueError(op)
 
     def hello(self, header):
-        self.secret = bytes.fromhex(header["secret"])
+        self.secret, self.one_place = bytes.fromhex(header["secret"]), header["one_place"]
         confine.beside(header.get("cpus", []))
         plan.small = header["device"] == "cpu"
         self.where = device.up(header["device"])
         torch.set_default_device(self.where.torch)
-        # The oracle's float32 is IEEE's; `timed_calls` has PyTorch's defaults.
+        # The oracle's float32 is IEEE's; `reference.timed_calls` has PyTorch's defaults.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         warm_up()
         empty = sorted(t["us"] for t in self.where.timed([lambda: None] * EMPTY_CALLS, EMPTY_CALLS)[1])

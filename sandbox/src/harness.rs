@@ -28,6 +28,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "outputs.py",
     "plan.py",
     "referee.py",
+    "reference.py",
     "seccomp.py",
     "shim.py",
     "standin.py",

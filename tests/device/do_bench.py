@@ -1,6 +1,6 @@
 """Speed-ups by `triton.testing.do_bench`, against which those of `troupe bench executor` are compared.
 
-    do_bench.py [--device cpu] < lines of {"task": PATH, "candidate": PATH}
+    do_bench.py [--device cpu] [--controls] < lines of {"task": PATH, "candidate": PATH}
 
 For candidates that are known to be right, those of a task one after the other. Reference, then candidate, each the median of
 `do_bench(warmup=25, rep=100)`; one JSON line a candidate: both in microseconds, and the speed-up. A process says the same thing
@@ -8,8 +8,14 @@ when it is asked again and another process does not (1 to 2 % apart): whoever wa
 
 `do_bench` clears the cache before each call (256 MB), and launches the call meanwhile. Where launching takes longer than that, it
 measures the host. There both sides get a longer clearing (1 GB), and the line says so: `host_bound`.
+
+It calls with the same inputs each time, and each output takes the place of the one before. `--controls` measures both otherwise too:
+`ring`, inputs of which no two neighbouring calls have the same; `ring_kept`, and outputs that are kept, so that the next one's is
+elsewhere. What differs from `do_bench` as it is comes of the places.
 """
+import collections
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -26,6 +32,19 @@ LONGER_FLUSH_BYTES = 1 << 30
 HOST_CALLS = 20
 # By how much the clearing has to be longer than launching.
 SPARE = 1.25
+# Sets of inputs of a control, as many as a burst of ours goes through (`SETS` in device_referee.py).
+RING = 16
+
+
+class Ring:
+    """A model called on one set of inputs after the other; the last outputs are kept, or nothing is."""
+
+    def __init__(self, model, sets, kept):
+        self.model, self.sets = model, itertools.cycle(sets)
+        self.held = collections.deque(maxlen=len(sets) if kept else 0)
+
+    def __call__(self):
+        self.held.append(self.model(*next(self.sets)))
 
 
 def median_us(call, device):
@@ -90,7 +109,7 @@ def flush_us():
     return statistics.median(times)
 
 
-def measure(model, new, inputs, device, line):
+def measure(model, new, inputs, ring, device, line):
     new(*inputs)  # Compiles, and tunes.
     protocol.synchronize(device)
     if device == "cuda":
@@ -98,6 +117,11 @@ def measure(model, new, inputs, device, line):
         line["host_bound"] = slowest * SPARE > flush_us()
     with flush(line["host_bound"]):
         repeat(model, new, inputs, device, line)
+        for name, kept in (("ring", False), ("ring_kept", True)) if ring else ():
+            found = line["controls"][name] = {"reference_us": [], "candidate_us": []}
+            for side, called in (("reference_us", model), ("candidate_us", new)):
+                found[side].append(median_us(Ring(called, ring, kept), device))
+            found["speedup"] = found["reference_us"][0] / found["candidate_us"][0]
 
 
 def repeat(model, new, inputs, device, line):
@@ -108,7 +132,8 @@ def repeat(model, new, inputs, device, line):
 
 
 def main():
-    args = protocol.arguments("speed-ups by triton.testing.do_bench", trials=False)
+    flags = [("--controls", "also with other inputs at each call, and with outputs that are kept")]
+    args = protocol.arguments("speed-ups by triton.testing.do_bench", trials=False, flags=flags)
     report = protocol.results()
 
     import torch
@@ -117,16 +142,18 @@ def main():
     with torch.no_grad():
         for number, request in enumerate(map(json.loads, filter(str.strip, sys.stdin))):
             line = {"candidate": request["candidate"], "speedup": None, "reference_us": [], "candidate_us": [],
-                    "host_bound": False, "note": None}
+                    "host_bound": False, "controls": {}, "note": None}
             try:
                 if request["task"] != known:
-                    known = None
+                    known = ring = None
                     task = protocol.load_task(request["task"], args.device, f"task_{number}")
                     model = protocol.build(task.Model, task, args.device)
                     inputs = protocol.seeded(args.device, task.get_inputs, protocol.SEED)
+                    if args.controls:
+                        ring = [protocol.seeded(args.device, task.get_inputs, protocol.SEED + n) for n in range(RING)]
                     known = request["task"]
                 module = protocol.load(request["candidate"], f"candidate_{number}")
-                measure(model, protocol.build(module.ModelNew, task, args.device), inputs, args.device, line)
+                measure(model, protocol.build(module.ModelNew, task, args.device), inputs, ring, args.device, line)
             except Exception as error:
                 line["note"] = f"{type(error).__name__}: {error}"[:300]
             report(line)

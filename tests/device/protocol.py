@@ -30,11 +30,13 @@ NOT_A_PROGRAM = (SyntaxError, ImportError)
 made = []
 
 
-def arguments(description, *positional, trials=True):
+def arguments(description, *positional, trials=True, flags=()):
     """Command line, then the environment that Triton reads when it is imported: call before importing torch."""
     parser = argparse.ArgumentParser(description=description)
     for name, options in positional:
         parser.add_argument(name, **options)
+    for name, explained in flags:
+        parser.add_argument(name, action="store_true", help=explained)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     if trials:
         parser.add_argument("--trials", type=int, help="timed calls of each side (100; on a CPU 3)")

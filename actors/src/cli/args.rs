@@ -298,10 +298,11 @@ pub struct GeneratorBenchArgs {
 }
 
 /// What `bench executor` measures on GPUs; the last is what the drill starts itself.
-fn parts() -> [PossibleValue; 6] {
+fn parts() -> [PossibleValue; 7] {
     let hidden = PossibleValue::new("drill-lanes").hide(true);
-    let [a, b, c, d, e] = ["throughput", "ours", "equivalence", "fairness", "drill"].map(PossibleValue::new);
-    [a, b, c, d, e, hidden]
+    let shown = ["throughput", "ours", "equivalence", "control", "fairness", "drill"];
+    let [a, b, c, d, e, f] = shown.map(PossibleValue::new);
+    [a, b, c, d, e, f, hidden]
 }
 
 #[derive(Args, Debug)]
@@ -413,7 +414,7 @@ pub struct ExecutorBenchArgs {
     #[arg(long, default_value_t = 2)]
     pub workers: usize,
     /// On GPUs: what to measure; several with commas between them. `throughput` (with its peers; `ours`
-    /// without), `equivalence`, `fairness`, `drill`.
+    /// without), `equivalence`, `control` (what a difference to `do_bench` comes of), `fairness`, `drill`.
     #[arg(
         long,
         value_name = "PARTS",
@@ -425,6 +426,9 @@ pub struct ExecutorBenchArgs {
     /// On GPUs: the folder with the set of tasks and candidates.
     #[arg(long, value_name = "DIR", default_value = "tests/device")]
     pub device_set: PathBuf,
+    /// On GPUs: only the candidates of these tasks of the set; several with commas between them.
+    #[arg(long, value_name = "TASKS", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// On GPUs: so many times the rows in every task of the set, for calls that take longer.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub rows: u16,
@@ -440,6 +444,9 @@ pub struct ExecutorBenchArgs {
     /// On GPUs: evaluations of one candidate beside a noisy neighbour; each may be refused several times.
     #[arg(long, default_value_t = 10)]
     pub noisy: usize,
+    /// On GPUs: the neighbour is taken for one of our own processes, so that no look at the GPU shows it; in several kinds.
+    #[arg(long)]
+    pub hidden_neighbour: bool,
     /// On GPUs: candidates of the fault drill.
     #[arg(long, default_value_t = 200)]
     pub drill: usize,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::Suspects;
@@ -32,7 +33,18 @@ pub fn executor(mut args: ExecutorBenchArgs) -> Done {
     }
     let config = Config::load_here(&[], &sets)?;
     let python = pyenv::interpreter(&config)?;
-    let items = device::load(&args.device_set)?;
+    let mut items = device::load(&args.device_set)?;
+    if let Some(task) = args.only.iter().find(|task| items.iter().all(|i| i.task.id.0 != **task)) {
+        let mut known: Vec<&str> = items.iter().map(|i| i.task.id.0.as_str()).collect();
+        known.dedup();
+        return Err(Failure::User(
+            UserError::new("there is no such task in the device set")
+                .at("troupe bench executor --only")
+                .found(task.clone())
+                .expected(known.join(", ")),
+        ));
+    }
+    items.retain(|i| args.only.is_empty() || args.only.contains(&i.task.id.0));
     let found: Value = runtime()?.block_on(async {
         tokio::select! {
             result = parts(&args, &sets, &config, &python, &items) => result,
@@ -42,7 +54,8 @@ pub fn executor(mut args: ExecutorBenchArgs) -> Done {
     if args.json {
         output::pretty_json(&found)?;
     }
-    Ok(if found["drill"]["held"] == json!(false) { Answer::No } else { Answer::Yes })
+    let failed = found["drill"]["held"] == json!(false) || found["control"]["error"].is_string();
+    Ok(if failed { Answer::No } else { Answer::Yes })
 }
 
 async fn parts(
@@ -54,34 +67,44 @@ async fn parts(
 ) -> Result<Value, Failure> {
     let mut found = json!({});
     let wanted = |part: &str| args.parts.iter().any(|p| p == part);
+    let honest = honest(items);
+    if honest.is_none() && (wanted("drill") || wanted("drill-lanes")) {
+        return Err(no_honest());
+    }
     if wanted("drill-lanes") {
         // For the process that runs the drill.
         let open = serde_json::from_reader(std::io::stdin())
             .map_err(|e| Failure::Broken(format!("stdin is no list of numbers: {e}")))?;
-        let lanes = start(args, config, python).await?;
-        if let Some(honest) = honest(items) {
-            let pause = Duration::from_secs(args.kill_every_s.max(1));
-            device::drill_lanes(honest, &lanes.0, args.drill, pause, &open, |said| drop(output::json(said))).await;
-        }
+        let lanes = start(args, config, python, Gpus::as_they_are).await?;
+        let pause = Duration::from_secs(args.kill_every_s.max(1));
+        let honest = honest.ok_or_else(no_honest)?;
+        device::drill_lanes(honest, &lanes.0, args.drill, pause, &open, |said| drop(output::json(said))).await;
         lanes.0.end().await;
         return Ok(found);
     }
-    if args.parts.iter().any(|p| p != "drill") {
-        let lanes = start(args, config, python).await?;
+    if wanted("control") {
+        found["control"] = control(args, config, python, items).await?;
+    }
+    if args.parts.iter().any(|p| p != "drill" && p != "control") {
+        let lanes = start(args, config, python, Gpus::as_they_are).await?;
         let (count, gpus) = (lanes.0.executors.len(), lanes.0.gpus.count());
         output::say(format!("{} candidates, {count} executors on {gpus} GPUs", items.len()));
         let deadline = Duration::from_secs(args.deadline_s);
-        let result = measure(args, python, items, &lanes.0, deadline, &mut found).await;
+        let result = measure(args, config, python, items, &lanes.0, deadline, &mut found).await;
         lanes.0.end().await;
         result?;
     }
-    if let (true, Some(honest)) = (wanted("drill"), honest(items)) {
+    if wanted("drill") {
+        let honest = honest.ok_or_else(no_honest)?;
         let mut arguments: Vec<String> = ["bench", "executor", "--parts", "drill-lanes"].map(String::from).into();
         arguments.extend(["--device-set".into(), args.device_set.display().to_string()]);
         for (flag, n) in
             [("--workers", args.workers), ("--drill", args.drill), ("--deadline-s", args.deadline_s as usize)]
         {
             arguments.extend([flag.into(), n.to_string()]);
+        }
+        if !args.only.is_empty() {
+            arguments.extend(["--only".into(), args.only.join(",")]);
         }
         arguments.extend(sets.iter().flat_map(|s| ["--set".into(), s.clone()]));
         let drill = device::drill(honest, args.drill, &arguments, output::say).await;
@@ -93,14 +116,32 @@ async fn parts(
     Ok(found)
 }
 
+fn no_honest() -> Failure {
+    Failure::User(
+        UserError::new("the drill has no candidate to begin with")
+            .at("troupe bench executor --only")
+            .found("no candidate that is expected to pass and has `def forward(self, x):`")
+            .expected("one at least")
+            .hint("name relu as well, or leave --only out"),
+    )
+}
+
 /// What the drill's candidates are made of.
 fn honest(items: &[Item]) -> Option<&Item> {
     let fits = |i: &&Item| i.expect.verdict == "passed" && i.candidate.source.contains("def forward(self, x):");
     items.iter().filter(|i| i.task.id.0 == "relu").find(fits).or(items.iter().find(fits))
 }
 
+/// What is changed of the GPUs before they start.
+type How = fn(Arc<Gpus>) -> Arc<Gpus>;
+
 /// The executors, and the folder they work in.
-async fn start(args: &ExecutorBenchArgs, config: &Config, python: &Path) -> Result<(Lanes, TempDir), Failure> {
+async fn start(
+    args: &ExecutorBenchArgs,
+    config: &Config,
+    python: &Path,
+    how: How,
+) -> Result<(Lanes, TempDir), Failure> {
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-bench-").tempdir();
     let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
@@ -130,11 +171,45 @@ async fn start(args: &ExecutorBenchArgs, config: &Config, python: &Path) -> Resu
         require: Vec::new(),
         device: None,
     };
-    Ok((Lanes::start(args.workers.max(1), gpus, make).await?, scratch))
+    Ok((Lanes::start(args.workers.max(1), how(gpus), make).await?, scratch))
+}
+
+/// Ours with fresh places, ours with one, then `do_bench` in all its ways, one after the other: each has the GPU to itself. What is known is
+/// told after each, so that a run that is ended early, or whose `do_bench` fails, has shown something.
+async fn control(args: &ExecutorBenchArgs, config: &Config, python: &Path, items: &[Item]) -> Result<Value, Failure> {
+    let mut controls = device::Controls::default();
+    let ways: [(bool, How); 2] = [(false, Gpus::as_they_are), (true, Gpus::in_one_place)];
+    for (one_place, how) in ways {
+        let lanes = start(args, config, python, how).await?;
+        device::warm_up(items, &lanes.0).await;
+        let measured = controls.ours(items, &lanes.0, one_place).await;
+        lanes.0.end().await;
+        measured.map_err(Failure::Broken)?;
+        output::say(format!(
+            "measured by us, {} of 2 ways\n{}",
+            1 + usize::from(one_place),
+            device::control_table(&controls.known())
+        ));
+    }
+    let arguments: &[&str] = if config.gpu.devices.trim() == "processor" { &["--device", "cpu"] } else { &[] };
+    let tell = |process: usize, known: &[device::Control]| {
+        output::say(format!("{process} processes of do_bench\n{}", device::control_table(known)));
+    };
+    let done = controls.do_bench(python, &args.device_set, items, arguments, tell).await;
+    let known = controls.known();
+    output::line(device::control_table(&known))?;
+    match done {
+        Ok(()) => Ok(json!({"known": known, "error": null})),
+        Err(e) => {
+            output::say(format!("do_bench: {e}; what was measured before it is above"));
+            Ok(json!({"known": known, "error": e.to_string()}))
+        }
+    }
 }
 
 async fn measure(
     args: &ExecutorBenchArgs,
+    config: &Config,
     python: &Path,
     items: &[Item],
     lanes: &Lanes,
@@ -179,7 +254,7 @@ async fn measure(
         }
     }
     if wanted("fairness") {
-        found["fairness"] = fair(args, python, items, lanes).await?;
+        found["fairness"] = fair(args, config, python, items, lanes).await?;
     }
     Ok(())
 }
@@ -225,55 +300,112 @@ fn within(set: &[device::Equivalence], off: impl Fn(&device::Equivalence) -> f64
 /// What a fresh process may take for torch, Triton and a context, before a candidate's own deadline.
 const IMPORTS: Duration = Duration::from_secs(10);
 
-async fn fair(args: &ExecutorBenchArgs, python: &Path, items: &[Item], lanes: &Lanes) -> Result<Value, Failure> {
+async fn fair(
+    args: &ExecutorBenchArgs,
+    config: &Config,
+    python: &Path,
+    items: &[Item],
+    lanes: &Lanes,
+) -> Result<Value, Failure> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     // One from the beginning, the middle and the end of the set.
     let picked: Vec<&Item> = good.iter().step_by((good.len() / 3).max(1)).take(3).copied().collect();
     let (mut idle, mut noisy) = (Vec::new(), Vec::new());
+    // A neighbour is on one GPU, beside which everything has to be measured.
+    if args.hidden_neighbour && lanes.gpus.count() != 1 {
+        return Err(Failure::User(
+            UserError::new("a hidden neighbour is on one GPU only")
+                .at("troupe bench executor --hidden-neighbour")
+                .found(format!("{} GPUs", lanes.gpus.count()))
+                .expected("one")
+                .hint("name one: --set gpu.devices=0"),
+        ));
+    }
     for item in &picked {
         let f = device::fairness(item, lanes, args.repeats, None).await;
         output::line(shown("idle", &f))?;
         idle.push(f);
     }
-    for (item, idle) in picked.iter().zip(&idle) {
-        let neighbour = neighbour(python).await.map_err(|e| UserError::io("start a neighbour", python, &e))?;
-        let f = device::fairness(item, lanes, args.noisy, Some(idle.mean)).await;
-        drop(neighbour);
-        output::line(shown("beside a neighbour", &f))?;
-        noisy.push(f);
+    let kinds = if args.hidden_neighbour { &NEIGHBOURS[..] } else { &NEIGHBOURS[..1] };
+    let pinned = lanes.gpus.of_executor(0).await?.uuid().map(str::to_owned);
+    for (kind, on_s, off_s) in kinds {
+        for (item, idle) in picked.iter().zip(&idle) {
+            let neighbour = neighbour(python, &device_of(config), pinned.as_deref(), [*on_s, *off_s]).await;
+            let mut neighbour = neighbour.map_err(|e| UserError::io("start a neighbour", python, &e))?;
+            if let (true, Some(pid)) = (args.hidden_neighbour, neighbour.id()) {
+                lanes.gpus.of_executor(0).await?.adopt(pid);
+            }
+            let f = device::fairness(item, lanes, args.noisy, Some(idle.mean)).await;
+            // Gone before the next one, not some time after.
+            let _ = neighbour.kill().await;
+            let hidden = if args.hidden_neighbour { "a hidden" } else { "a" };
+            output::line(shown(&format!("beside {hidden} neighbour that works {kind}"), &f))?;
+            noisy.push(json!({"kind": kind, "hidden": args.hidden_neighbour, "found": f}));
+        }
     }
     Ok(json!({"idle": idle, "noisy": noisy}))
+}
+
+/// As torch calls what `gpu.devices` names.
+fn device_of(config: &Config) -> String {
+    if config.gpu.devices.trim() == "processor" { "cpu".into() } else { "cuda".into() }
 }
 
 fn shown(how: &str, f: &Fairness) -> String {
     let off = f.off.map_or(String::new(), |off| format!(", at most {off:.2} % off the idle mean"));
     let reasons = if f.reasons.is_empty() { String::new() } else { format!("\n    {}", f.reasons.join("\n    ")) };
     format!(
-        "{how}: {} {} times: speed-up {:.4} [{:.4}, {:.4}], coefficient of variation {:.2} %{off}; {} measurements refused, {} \
-         faults{reasons}",
-        f.name, f.repeats, f.mean, f.min, f.max, f.cv, f.refused, f.faults
+        "{how}: {} {} times, {} accepted: speed-up {:.4} [{:.4}, {:.4}], coefficient of variation {:.2} %{off}; {} measurements \
+         refused, {} faults, {} blamed (0 wanted){reasons}",
+        f.name,
+        f.repeats,
+        f.evaluations.len(),
+        f.mean,
+        f.min,
+        f.max,
+        f.cv,
+        f.refused,
+        f.faults,
+        f.blamed
     )
 }
 
 const NEIGHBOUR_UP: Duration = Duration::from_secs(60);
-/// Keeps the GPU busy with matrix products, in fits of half a second.
+/// What neighbours there are: in words, seconds at work, seconds at rest. The first is the usual one.
+const NEIGHBOURS: [(&str, f64, f64); 4] = [
+    ("every other half second", 0.5, 0.5),
+    ("5 ms of every 50", 0.005, 0.045),
+    ("a tenth of a second every two", 0.1, 1.9),
+    ("without rest", 1e9, 0.0),
+];
+/// Keeps the GPU busy with matrix products of a third of a millisecond or so, for so long, then rests.
 const NEIGHBOUR: &str = "
-import time, torch
-a = torch.randn(4096, 4096, device='cuda')
-torch.cuda.synchronize()
+import sys, time, torch
+device, on, off = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+rest = torch.cuda.synchronize if device == 'cuda' else int
+a = torch.randn(2048, 2048, device=device)
+a @ a
+rest()
 print('on', flush=True)
 while True:
-    end = time.time() + 0.5
+    end = time.time() + on
     while time.time() < end:
         a @ a
-        torch.cuda.synchronize()
-    time.sleep(0.5)
+        rest()
+    time.sleep(off)
 ";
 
-/// Returns when it is at work.
-async fn neighbour(python: &Path) -> std::io::Result<Child> {
+/// On the GPU with the UUID `pinned`. Returns when it is at work.
+async fn neighbour(
+    python: &Path,
+    device: &str,
+    pinned: Option<&str>,
+    on_and_off_s: [f64; 2],
+) -> std::io::Result<Child> {
     let mut command = Command::new(python);
-    let mut child = command.args(["-c", NEIGHBOUR]).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    command.envs(pinned.map(|uuid| ("CUDA_VISIBLE_DEVICES", uuid)));
+    command.args(["-c", NEIGHBOUR, device]).args(on_and_off_s.map(|s| s.to_string()));
+    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let Some(out) = child.stdout.take() else { return Err(std::io::Error::other("no pipe from it")) };
     let mut lines = BufReader::new(out).lines();
     let first = tokio::time::timeout(NEIGHBOUR_UP, lines.next_line()).await;

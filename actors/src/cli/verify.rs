@@ -316,9 +316,15 @@ pub fn report_lines(report: &ExecReport) -> Vec<String> {
 
 fn timing_lines(t: &Timing) -> Vec<String> {
     let c = &t.conditions;
+    // Less than it took counts where it was slower than alone by more than what is paid for.
+    let counts = t.speedup * t.candidate_us;
+    let alone = match counts < t.reference_us * (1.0 - 1e-6) {
+        true => format!(" (alone {:.2} us: {counts:.2} us count)", t.baseline_us),
+        false => String::new(),
+    };
     let mut out = vec![
         format!(
-            "  timing      {:.2} us, the reference {:.2} us: {:.3} times as fast [{:.3}, {:.3}]{} over {} calls each",
+            "  timing      {:.2} us, the reference {:.2} us{alone}: {:.3} times as fast [{:.3}, {:.3}]{} over {} calls each",
             t.candidate_us,
             t.reference_us,
             t.speedup,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rollout::outcome::Fault;
-use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Tenant};
+use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Places, Tenant};
 use sandbox::gpu::contamination::Limits;
 use sandbox::gpu::fake::FakeInventory;
 use sandbox::gpu::free::FreePolicy;
@@ -103,6 +103,19 @@ impl Gpus {
         self
     }
 
+    /// The same.
+    pub fn as_they_are(self: Arc<Self>) -> Arc<Self> {
+        self
+    }
+
+    /// The same before any of them has started, for a control of the bench: the calls of a burst are all the same one.
+    pub fn in_one_place(mut self: Arc<Self>) -> Arc<Self> {
+        if let Some(gpus) = Arc::get_mut(&mut self) {
+            gpus.configs.iter_mut().for_each(|c| c.places = Places::One);
+        }
+        self
+    }
+
     /// These devices.
     pub fn of(inventory: Arc<dyn Inventory>, configs: Vec<DeviceConfig>) -> Gpus {
         let started = configs.iter().map(|_| OnceCell::new()).collect();
@@ -187,5 +200,6 @@ pub fn device_config(config: &Config, kind: Kind, python: &Path, scratch: &Path,
         },
         lock_sm_mhz: config.gpu.lock_sm_mhz,
         tenant: None,
+        places: Places::Fresh,
     }
 }

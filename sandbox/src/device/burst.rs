@@ -1,5 +1,6 @@
 //! One burst of timed calls of each side, the outputs checked, and what the host's clock says about all of them.
 
+use std::iter::repeat_n;
 use std::time::{Duration, Instant};
 
 use rollout::outcome::{Fault, Outcome, Phase};
@@ -21,11 +22,23 @@ const SPACER: f64 = 0.7;
 const LONG: f64 = 0.01;
 /// Of a burst's limit, what its calls may take by what a checked one took: some are slower, and some warm up.
 const LIMIT_SHARE: f64 = 1.0 / 3.0;
+/// Where a candidate's calls are uneven, those of the reference are too when they are by this share of it: slices hit both, by chance.
+const SLICES: f64 = 0.25;
+/// Calls of a burst, until it is known that more are wanted.
+const FEW: u64 = 16;
 
 /// How many calls fit into a burst, of `most`.
 pub(super) fn calls_in(limit_ms: u64, call_ms: f64, most: u64) -> u64 {
     let fit = limit_ms as f64 * LIMIT_SHARE / call_ms.max(1e-3);
     (fit as u64).min(most).max(1)
+}
+
+/// The most calls of the next burst, of `sets` that there may be. Few until it is known that they do not tell enough: each costs both
+/// sides a call and a comparison. Then long ones, `left` being the samples that are still wanted: there are fewer of them to wait for.
+pub(super) fn most(sets: u64, left: Option<usize>, dropped: usize) -> u64 {
+    let few = sets.min(FEW);
+    // Of four calls three are samples (`SYNCED_SHARE` in device.py), and `dropped` of those are not.
+    left.map_or(few, |left| (4 * (left + dropped) as u64).div_ceil(3).clamp(few, sets))
 }
 
 /// One burst of each.
@@ -41,8 +54,12 @@ pub(super) struct Burst {
     pub spacer_us: [f64; 2],
     /// Of the candidate's calls: the mean, the median.
     pub even_us: [f64; 2],
+    /// Of the reference's calls: by how much the mean is above the median.
+    pub uneven_us: f64,
     /// Calls of the candidate's for which the device waited.
     pub late: usize,
+    /// Of each side.
+    pub calls: usize,
 }
 
 pub(super) async fn burst<S: Sides>(
@@ -55,7 +72,9 @@ pub(super) async fn burst<S: Sides>(
     let mut order = sides.referee(json!({"op": "burst", "calls": calls})).await?;
     sides.spent("draw", began);
     let count = order["calls"].as_array().map_or(0, Vec::len);
-    let order = json!({"op": "burst", "heat": order["heat"].take(), "calls": order["calls"].take()});
+    let order = json!({
+        "op": "burst", "heat": order["heat"].take(), "calls": order["calls"].take(), "one_place": order["one_place"].take(),
+    });
     let mut theirs = None;
     let mut ours = None;
     let turns = if candidate_first { [true, false] } else { [false, true] };
@@ -134,9 +153,13 @@ fn of_calls(
     };
     let host_us = [beyond(our_wall, &reference), beyond(their_wall, &candidate)];
     let spacer_us = [candidate.iter().map(|c| c.spacer_us).fold(f64::INFINITY, f64::min), flushed_us];
-    let late = candidate.iter().filter(|c| c.late).count();
-    let in_time: Vec<f64> = candidate.iter().filter(|c| !c.late).map(|c| c.us).collect();
-    let even_us = [in_time.iter().sum::<f64>() / in_time.len().max(1) as f64, median(&in_time)];
+    let (late, calls) = (candidate.iter().filter(|c| c.late).count(), candidate.len());
+    let even = |calls: &[Call]| {
+        let in_time: Vec<f64> = calls.iter().filter(|c| !c.late).map(|c| c.us).collect();
+        [in_time.iter().sum::<f64>() / in_time.len().max(1) as f64, median(&in_time)]
+    };
+    let (even_us, [mean, middle]) = (even(&candidate), even(&reference));
+    let uneven_us = (mean - middle).max(0.0);
     let (queued, synced): (Vec<Call>, Vec<Call>) = candidate.into_iter().partition(|c| c.queued);
     let (ours, ours_synced): (Vec<Call>, Vec<Call>) = reference.into_iter().partition(|c| c.queued);
     if synced.len() != ours_synced.len() {
@@ -155,7 +178,7 @@ fn of_calls(
         true => (kept(&ours_synced, f64::INFINITY), synced_us.clone()),
         false => (kept(&ours, f64::INFINITY), kept(&queued, f64::INFINITY)),
     };
-    Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, even_us, late })
+    Ok(Burst { reference_us, candidate_us, synced_us, host_us, spacer_us, even_us, uneven_us, late, calls })
 }
 
 /// One call's times, microseconds.
@@ -192,34 +215,42 @@ pub(super) fn us_of(list: &Value) -> Vec<f64> {
     calls_of(list).unwrap_or_default().iter().map(|c| c.us).collect()
 }
 
-/// The host's clock over all bursts.
+/// The host's clock over all bursts. A burst has an entry for each of its calls: who is honest in short ones has nothing of it in long
+/// ones, of which most samples are.
 #[derive(Default)]
 pub(super) struct Host {
     reference: Vec<f64>,
     candidate: Vec<f64>,
-    /// The reference's calls.
     call_us: Vec<f64>,
     spacers: Vec<[f64; 2]>,
     even: Vec<[f64; 2]>,
+    uneven: Vec<f64>,
+    /// The call in the middle of each burst, and how many calls that has: the reference's, the candidate's.
+    pub bursts: [Vec<(f64, usize)>; 2],
 }
 
 impl Host {
     pub fn saw(&mut self, burst: &Burst) {
-        self.reference.push(burst.host_us[0]);
-        self.candidate.push(burst.host_us[1]);
-        self.call_us.push(median(&burst.reference_us));
-        self.spacers.push(burst.spacer_us);
-        self.even.push(burst.even_us);
+        let (call_us, calls) = (median(&burst.reference_us), burst.calls);
+        self.reference.extend(repeat_n(burst.host_us[0], calls));
+        self.candidate.extend(repeat_n(burst.host_us[1], calls));
+        self.call_us.extend(repeat_n(call_us, calls));
+        self.spacers.extend(repeat_n(burst.spacer_us, calls));
+        self.even.extend(repeat_n(burst.even_us, calls));
+        self.uneven.extend(repeat_n(burst.uneven_us, calls));
+        self.bursts[0].push((call_us, calls));
+        self.bursts[1].push((median(&burst.candidate_us), calls));
     }
 
-    pub fn unbelievable(&self, limits: &contamination::Limits) -> Option<String> {
+    /// What the referee's own calls share with the candidate's is somebody else's doing: slices of the device's time that others had.
+    pub fn unbelievable(&self, limits: &contamination::Limits) -> Option<Doubt> {
         // A process that launches slowly does it more often than another: only what has to be done at least is compared.
         let middle = |side: usize| median(&self.spacers.iter().map(|s| s[side]).collect::<Vec<_>>());
         let (least, needed) = (self.spacers.iter().map(|s| s[0]).fold(f64::INFINITY, f64::min), middle(1));
         if least < SPACER * needed {
-            return Some(format!(
+            return Some(Doubt::of(format!(
                 "the cache was cleared for {least:.0} us before a call, which takes {needed:.0} us at least"
-            ));
+            )));
         }
         // The burst in the middle: a busy host makes some longer, and one honest burst makes no honest candidate.
         let (ours, theirs) = (median(&self.reference), median(&self.candidate));
@@ -227,16 +258,35 @@ impl Host {
         // Telling a process to go takes the host longer than asking for the time, which few long calls do not share among many.
         let longer = limits.host_longer.1.max(LONG * median(&self.call_us));
         if theirs > ours * limits.host_longer.0 + longer {
-            return Some(format!("by the host's clock its calls take {shown}: its work goes on elsewhere"));
+            return Some(Doubt::of(format!("by the host's clock its calls take {shown}: its work goes on elsewhere")));
         }
         if theirs < ours * limits.host_shorter.0 - limits.host_shorter.1 {
-            return Some(format!(
+            return Some(Doubt::of(format!(
                 "by the host's clock its calls take {shown}: what is done before a call was left out"
-            ));
+            )));
         }
         let [mean, middle] = [0, 1].map(|n| median(&self.even.iter().map(|e| e[n]).collect::<Vec<_>>()));
-        (mean > limits.uneven.0 * middle + limits.uneven.1).then(|| {
-            format!("a call takes {mean:.1} us on average and {middle:.1} us in the middle: some do the work of others")
+        if mean <= limits.uneven.0 * middle + limits.uneven.1 {
+            return None;
+        }
+        let shown = format!("a call takes {mean:.1} us on average and {middle:.1} us in the middle");
+        let theirs = self.uneven.iter().sum::<f64>() / self.uneven.len().max(1) as f64;
+        Some(match theirs > SLICES * (mean - middle) {
+            true => Doubt { why: format!("{shown}, the reference's by {theirs:.1} us apart too"), shared: true },
+            false => Doubt::of(format!("{shown}: some do the work of others")),
         })
+    }
+}
+
+/// Why a candidate's figures are not to be believed.
+pub(super) struct Doubt {
+    pub why: String,
+    /// The reference's are no better: nobody is blamed.
+    pub shared: bool,
+}
+
+impl Doubt {
+    fn of(why: String) -> Doubt {
+        Doubt { why, shared: false }
     }
 }

@@ -11,11 +11,11 @@ use rollout::task::TaskSpec;
 use rollout::timing::Timing;
 use serde_json::{Value, json};
 
-use super::cache;
 use super::gate::Use;
 use super::lease::{self, Measured, Pair, Subject};
 use super::trial::OnDevice;
 use super::{Device, Session};
+use super::{baseline, cache};
 use crate::evidence;
 use crate::executor::Limits;
 use crate::fault::{DEVICE, KILLED, PROTOCOL, fault};
@@ -121,13 +121,13 @@ async fn attempt(
     let evaluation = Evaluation { device, session: Session::new(device), task, candidate };
     stage::enter("wait for the device");
     // What a reference takes alone is found out before its first candidate has a context: nothing of it can run then.
-    let first = device.config.timed && device.baseline(task).is_none();
-    let pass = device.enter(if first { Use::Alone } else { Use::Shared }).await?;
+    let (pass, first) = baseline::let_in(device, task).await?;
     lap.end("device_wait_prepare");
     stage::enter(if first { "device reference, alone" } else { "device reference" });
     let (mut prepared, the_box, draws) = evaluation.prepare().await?;
     if first {
-        lease::take_baseline(device, task, evaluation.ask(json!({"op": "baseline"})).await?)?;
+        let box_bytes = prepared.job["box"]["size"].as_u64().unwrap_or(0);
+        baseline::take(device, task, box_bytes, || evaluation.ask(json!({"op": "baseline"}))).await?;
     }
     drop(pass);
     lap.end("device_reference");

@@ -11,20 +11,21 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Device;
-use super::burst::{Host, burst, calls_in, us_of};
+use super::baseline::{self, Looks};
+use super::burst::{Host, burst, calls_in, most};
 use super::evaluate::Evaluation;
 use super::trial::{OnDevice, Step};
-use crate::fault::{DEVICE, DISTURBED, PROTOCOL, fault};
+use super::{CONTROL, Device, Places};
+use crate::fault::{DEVICE, DISTURBED, fault};
 use crate::gpu::contamination::{self, Contamination, Readings};
 use crate::gpu::floor::{Floor, MARGIN};
 use crate::gpu::free::{Ours, foreign};
 use crate::gpu::inventory::Reading;
-use crate::gpu::timing::{Next, Sampler, Timed, median};
+use crate::gpu::timing::{CONFIDENCE, Next, Sampler, Timed, interval, median};
 use crate::trial::{Ending, crashed};
 
 /// Until somebody else's process is looked for again.
-const OCCUPIED: Duration = Duration::from_millis(250);
+pub(super) const OCCUPIED: Duration = Duration::from_millis(250);
 /// How often the device is read while something is timed.
 const READ: Duration = Duration::from_millis(20);
 /// Calls of the first burst, which does not count.
@@ -108,7 +109,8 @@ pub(super) struct Subject<'a> {
 
 /// One try.
 enum Try {
-    Clean(Timed, Conditions),
+    /// And what its interval does not say.
+    Clean(Timed, Conditions, Option<String>),
     /// Why, and what the reference took if it was not what it takes alone.
     Disturbed(Vec<String>, Option<f64>),
     /// By the host's clock the candidate's figures are not true.
@@ -141,7 +143,14 @@ async fn measured<S: Sides>(subject: &Subject<'_>, sides: &mut S) -> Result<Meas
     };
     let mut alone_us = match device.baseline(task) {
         Some(us) => us,
-        None => take_baseline(device, task, sides.referee(json!({"op": "baseline"})).await?)?,
+        None => {
+            let looks = Looks::begin(device, &ours).await;
+            let said = sides.referee(json!({"op": "baseline"})).await?;
+            match looks.end() {
+                None => baseline::accept(device, task, &said)?,
+                Some(why) => return Err(disturbed(task, &[format!("the reference alone: {why}")])),
+            }
+        }
     };
     sides.spent("baseline", began);
     sides.freeze(false).await?;
@@ -156,7 +165,9 @@ async fn measured<S: Sides>(subject: &Subject<'_>, sides: &mut S) -> Result<Meas
     let (mut unbelievable, mut drifted) = (0, false);
     for _ in 0..device.config.tries.max(1) {
         match attempt(subject, sides, &ours, alone_us, until).await? {
-            Try::Clean(timed, conditions) => {
+            Try::Clean(timed, conditions, note) => {
+                device.confirm_baseline(task);
+                refused.extend(note);
                 return Ok(accept(subject, timed, conditions, alone_us, refused));
             }
             Try::Disturbed(why, drift_us) => {
@@ -183,13 +194,14 @@ async fn measured<S: Sides>(subject: &Subject<'_>, sides: &mut S) -> Result<Meas
         return Ok(Measured::Ended(Ending::Outcome(Outcome::Implausible { message })));
     }
     if drifted {
-        // The device is drained and proved after this, and the next one's is taken before it has a context.
-        device.forget_baseline(task);
+        // The device is drained and proved after this, and the next evaluation takes it once more before it has a context. A neighbour that
+        // is not seen may still be there then: one slower time alone replaces nothing.
+        device.doubt_baseline(task);
     }
     Err(disturbed(task, &refused))
 }
 
-fn disturbed(task: &TaskSpec, why: &[String]) -> Fault {
+pub(super) fn disturbed(task: &TaskSpec, why: &[String]) -> Fault {
     fault(DISTURBED, format!("a measurement of {} was disturbed: {}", task.id, why.join("; ")))
 }
 
@@ -219,6 +231,7 @@ fn accept(
         }
         false => timed,
     };
+    let timed = timed.paid_at_most(device.config.disturbed.paid_us(baseline_us));
     Measured::Accepted(Timing {
         device: device.name(),
         reference_us: timed.reference_us,
@@ -267,7 +280,8 @@ async fn attempt<S: Sides>(
     let call_ms = sides.call_ms().max(alone_us / 1e3);
     let timed = loop {
         let limit_ms = if warm { limits.warm_ms } else { limits.burst_ms };
-        let calls = calls_in(limit_ms, call_ms, if warm { sets.min(WARM) } else { sets });
+        let wanted = most(sets, sampler.left(), device.config.sampler.dropped);
+        let calls = calls_in(limit_ms, call_ms, if warm { sets.min(WARM) } else { wanted });
         let burst = match burst(sides, calls, candidate_first, limit_ms).await? {
             Ok(burst) => burst,
             Err(ending) => return Ok(Try::Ended(ending)),
@@ -293,44 +307,51 @@ async fn attempt<S: Sides>(
     let (during, blind) = watch.stop();
     let after = device.reading();
     sides.spent("read", began);
-    if let Some(why) = host.unbelievable(&device.config.disturbed) {
-        return Ok(Try::Unbelievable(why));
-    }
     let readings = Readings { before: before.as_ref(), during: &during, after: after.as_ref(), blind };
     let limits = device.config.disturbed;
+    let [reference, candidate] = &host.bursts;
+    let measured = contamination::Measured { alone_us, now_us: timed.reference_us, reference, candidate };
     let reasons = match device.gpu {
         None => Vec::new(),
-        Some(_) => contamination::reasons(&limits, &device.config.free, &readings, &ours, alone_us, timed.reference_us),
+        Some(_) => contamination::reasons(&limits, &device.config.free, &readings, &ours, &measured),
     };
-    if !reasons.is_empty() {
+    // Who is disturbed may look like one that lies: nobody is blamed then, and nobody gets a number for it either.
+    let doubt = host.unbelievable(&limits);
+    if !reasons.is_empty() || doubt.as_ref().is_some_and(|doubt| doubt.shared) {
         let drift = reasons.iter().any(|r| matches!(r, Contamination::Drift { .. }));
-        let why = reasons.iter().map(Contamination::to_string).collect();
+        let why = reasons.iter().map(Contamination::to_string).chain(doubt.map(|doubt| doubt.why)).collect();
         return Ok(Try::Disturbed(why, drift.then_some(timed.reference_us)));
     }
+    if let Some(doubt) = doubt {
+        return Ok(Try::Unbelievable(doubt.why));
+    }
+    // The reference had its peace: it is the candidate's own time that depends on what it is given, and a median of it says little.
+    let note = contamination::candidate_fits(&limits, candidate).filter(|_| device.gpu.is_some());
+    let note = note.map(|fits| format!("accepted, not converged: {fits}"));
+    let timed = Timed { converged: timed.converged && note.is_none(), ..timed };
     // A call is never slower for being waited for, unless part of it went on where its events did not see it.
     let synced = median(&synced_us);
-    let timed = if synced > timed.candidate_us * (1.0 + SYNCED_SHARE) { timed.charged(synced) } else { timed };
+    let timed = match synced > timed.candidate_us * (1.0 + SYNCED_SHARE) {
+        true => {
+            // There are a quarter as many: what a neighbour does to some of them says nothing of the others.
+            let (low, high) = interval(&synced_us, CONFIDENCE);
+            let steady = (high - low) / 2.0 <= device.config.sampler.relative_width * synced;
+            Timed { converged: timed.converged && steady, ..timed.charged(synced) }
+        }
+        false => timed,
+    };
     tracing::debug!(task = %subject.task.id, late, synced, ?timed, "timed");
-    Ok(Try::Clean(timed, contamination::conditions(&readings, &ours)))
-}
-
-/// Takes a referee's answer for what the reference takes alone.
-pub(super) fn take_baseline(device: &Device, task: &TaskSpec, said: Value) -> Result<f64, Fault> {
-    let us = us_of(&said["times"]);
-    if us.is_empty() {
-        return Err(fault(PROTOCOL, "the referee timed no reference"));
-    }
-    Ok(device.keep_lower(task, median(&us)))
+    Ok(Try::Clean(timed, contamination::conditions(&readings, &ours), note))
 }
 
 /// Reads the device while something is timed.
-struct Watch {
+pub(super) struct Watch {
     seen: Arc<Mutex<(Vec<Reading>, bool)>>,
     task: JoinHandle<()>,
 }
 
 impl Watch {
-    fn start(device: &Arc<Device>) -> Watch {
+    pub fn start(device: &Arc<Device>) -> Watch {
         let seen: Arc<Mutex<(Vec<Reading>, bool)>> = Arc::default();
         let task = tokio::spawn({
             let (device, seen) = (device.clone(), seen.clone());
@@ -352,7 +373,7 @@ impl Watch {
     }
 
     /// What was seen, and whether the driver did not answer once.
-    fn stop(self) -> (Vec<Reading>, bool) {
+    pub fn stop(self) -> (Vec<Reading>, bool) {
         self.task.abort();
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -365,25 +386,13 @@ impl Drop for Watch {
 }
 
 impl Device {
-    /// The reference's median when it was timed alone, if it is known.
-    pub(super) fn baseline(&self, task: &TaskSpec) -> Option<f64> {
-        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).get(&task.source).copied()
-    }
-
-    /// Keeps it where it is the lowest so far; the lowest so far.
-    pub(super) fn keep_lower(&self, task: &TaskSpec, us: f64) -> f64 {
-        let mut kept = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = kept.entry(task.source.clone()).or_insert(us);
-        *held = held.min(us);
-        *held
-    }
-
-    fn forget_baseline(&self, task: &TaskSpec) {
-        self.baselines.lock().unwrap_or_else(PoisonError::into_inner).remove(&task.source);
-    }
-
     fn name(&self) -> String {
-        self.gpu.as_ref().map_or_else(|| "processor".to_owned(), |gpu| format!("{} ({})", gpu.name, gpu.uuid))
+        let name =
+            self.gpu.as_ref().map_or_else(|| "processor".to_owned(), |gpu| format!("{} ({})", gpu.name, gpu.uuid));
+        match self.config.places {
+            Places::Fresh => name,
+            Places::One => format!("{name}, {CONTROL}: the same call again and again"),
+        }
     }
 
     /// What no candidate can be faster than; `None` for a device of which nothing is known.

@@ -4,6 +4,9 @@
 //! that is how it is tested without a GPU. Stages: compile (processors; the child's own process), check (the device,
 //! shared), time (the device, alone). A candidate stays one process throughout, and is frozen while it waits.
 
+mod baseline;
+#[cfg(test)]
+mod baseline_tests;
 mod burst;
 mod cache;
 mod evaluate;
@@ -11,6 +14,8 @@ mod gate;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
+#[cfg(test)]
+mod neighbour_tests;
 mod own;
 mod referee;
 mod session;
@@ -31,6 +36,7 @@ use rollout::slots::{LeaseId, Slots};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use self::baseline::Baseline;
 use self::cache::Cache;
 pub(crate) use self::evaluate::evaluate;
 use self::gate::{Gate, GateConfig};
@@ -134,7 +140,23 @@ pub struct DeviceConfig {
     pub lock_sm_mhz: u32,
     /// The run's own model, where it works on this GPU.
     pub tenant: Option<Tenant>,
+    /// Where the inputs of timed calls are. No setting of a run's: a control of the bench's equivalence makes it `One`.
+    pub places: Places,
 }
+
+/// Where the inputs of a burst's calls are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// Contents and places that neither side has met.
+    #[default]
+    Fresh,
+    /// All calls of a burst are the same one, as with `do_bench`. What is measured so is told by its device's name and is worth nothing:
+    /// who remembers an answer is fastest.
+    One,
+}
+
+/// Is in the name of a device whose `places` are one.
+pub const CONTROL: &str = "CONTROL";
 
 /// A context of the driver's and what a candidate's own allocations may take, bytes.
 const CONTEXT_BYTES: u64 = 1 << 30;
@@ -169,8 +191,8 @@ pub struct Device {
     referees: AtomicU64,
     /// Sessions whose evaluation ended: closed before the next question.
     closed: StdMutex<Vec<u64>>,
-    /// Task source to the reference's median, alone on the device, microseconds.
-    baselines: StdMutex<HashMap<String, f64>>,
+    /// By task and versions (`key_of`).
+    baselines: StdMutex<HashMap<String, Baseline>>,
     /// The zygotes whose children are ours.
     zygotes: StdMutex<BTreeSet<u32>>,
     /// What the referee found when it started.
@@ -296,6 +318,11 @@ impl Device {
         Some(share.max(box_bytes))
     }
 
+    /// The GPU's; `None` where the processor stands in.
+    pub fn uuid(&self) -> Option<&str> {
+        self.gpu.as_ref().map(|gpu| gpu.uuid.as_str())
+    }
+
     /// Checks at once.
     pub fn checks(&self) -> usize {
         self.checks
@@ -382,7 +409,8 @@ impl Device {
             None => spawn()?,
         };
         let cpus = self.gpu.as_ref().map_or(&[][..], |gpu| &gpu.cpus);
-        let begun = next.begin(&self.config.secret, kind, cpus).await?;
+        let one_place = self.config.places == Places::One;
+        let begun = next.begin(&self.config.secret, kind, cpus, one_place).await?;
         // Importing takes seconds, in which nobody is on the device: the next ones do it before they are needed.
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         while spares.len() < self.spares_wanted() {

@@ -57,8 +57,10 @@ impl DeviceReferee {
     }
 
     /// Makes it the device's: its context, what its libraries load at first use.
-    pub async fn begin(mut self, secret: &[u8; 32], kind: &str, cpus: &[u32]) -> Result<Self, Fault> {
-        let hello = json!({"op": "hello", "secret": crate::harness::hex(secret), "device": kind, "cpus": cpus});
+    pub async fn begin(mut self, secret: &[u8; 32], kind: &str, cpus: &[u32], one_place: bool) -> Result<Self, Fault> {
+        let hello = json!({
+            "op": "hello", "secret": crate::harness::hex(secret), "device": kind, "cpus": cpus, "one_place": one_place,
+        });
         match self.ask_within(&hello, START).await {
             Ok(frame) => {
                 self.facts = frame.header;

@@ -10,13 +10,16 @@ pub struct SamplerConfig {
     pub max_samples: usize,
     /// Half the width of the 95 % interval of the ratio, relative to the ratio.
     pub relative_width: f64,
+    /// Or of each side's, microseconds: what the clock of a device cannot tell more samples do not tell either. Events of an H200 come in steps
+    /// of 0.032 us, which is 1.6 % of a call of two. Sampling ends there, but has not converged where the ratio's is wider.
+    pub resolution_us: f64,
     /// Calls at the start of a burst that do not count: the device comes from another process.
     pub dropped: usize,
 }
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        SamplerConfig { min_samples: 55, max_samples: 300, relative_width: 0.02, dropped: 1 }
+        SamplerConfig { min_samples: 55, max_samples: 300, relative_width: 0.02, resolution_us: 0.05, dropped: 1 }
     }
 }
 
@@ -39,6 +42,14 @@ pub struct Timed {
 }
 
 impl Timed {
+    /// The same measurement, paid against a reference of `most_us` where it took longer: what is let pass beyond that earns nobody anything.
+    /// `reference_us` stays what was measured, and a tie stays one: what is taken off makes nobody slower than an equal.
+    pub fn paid_at_most(self, most_us: f64) -> Timed {
+        let by = (most_us / self.reference_us).min(1.0);
+        let (speedup, low, high) = (self.speedup * by, self.low * by, self.high * by);
+        Timed { speedup, low, high, tie: self.tie || (low <= 1.0 && 1.0 <= high), ..self }
+    }
+
     /// The same measurement with another time of the candidate's: of its calls, it is what they cost.
     pub fn charged(self, candidate_us: f64) -> Timed {
         let by = self.candidate_us / candidate_us;
@@ -68,7 +79,7 @@ pub struct Sampler {
 }
 
 /// Of each median, so that both hold together with 95 % (Bonferroni).
-const CONFIDENCE: f64 = 0.975;
+pub const CONFIDENCE: f64 = 0.975;
 
 impl Sampler {
     pub fn new(config: SamplerConfig) -> Sampler {
@@ -92,29 +103,38 @@ impl Sampler {
         if samples < self.config.min_samples.max(2) {
             return Ok(Next::More);
         }
-        let timed = timed(&self.reference, &self.candidate, self.config.relative_width);
-        Ok(if timed.converged || samples >= self.config.max_samples { Next::Done(timed) } else { Next::More })
+        let (timed, as_told) = timed(&self.reference, &self.candidate, &self.config);
+        let done = timed.converged || as_told || samples >= self.config.max_samples;
+        Ok(if done { Next::Done(timed) } else { Next::More })
     }
 }
 
 impl Sampler {
+    /// Where there are enough samples and they do not tell enough: how many more there may be.
+    pub fn left(&self) -> Option<usize> {
+        let samples = self.reference.len().min(self.candidate.len());
+        (samples >= self.config.min_samples.max(2)).then(|| self.config.max_samples.saturating_sub(samples))
+    }
+
     /// What there is, where there is no time for more.
     pub fn so_far(&self) -> Option<Timed> {
         let samples = self.reference.len().min(self.candidate.len());
         let few = samples < self.config.min_samples;
         (samples > 0).then(|| {
-            let timed = timed(&self.reference, &self.candidate, self.config.relative_width);
+            let (timed, _) = timed(&self.reference, &self.candidate, &self.config);
             Timed { converged: timed.converged && !few, ..timed }
         })
     }
 }
 
-fn timed(reference: &[f64], candidate: &[f64], width: f64) -> Timed {
+/// And whether the clock tells no more.
+fn timed(reference: &[f64], candidate: &[f64], config: &SamplerConfig) -> (Timed, bool) {
     let (reference_us, candidate_us) = (median(reference), median(candidate));
     let ((r_low, r_high), (c_low, c_high)) = (interval(reference, CONFIDENCE), interval(candidate, CONFIDENCE));
     let speedup = reference_us / candidate_us;
     let (low, high) = (r_low / c_high, r_high / c_low);
-    Timed {
+    let as_told = (r_high - r_low).max(c_high - c_low) / 2.0 <= config.resolution_us;
+    let timed = Timed {
         reference_us,
         candidate_us,
         reference_mad_us: deviation(reference, reference_us),
@@ -123,9 +143,10 @@ fn timed(reference: &[f64], candidate: &[f64], width: f64) -> Timed {
         low,
         high,
         samples: reference.len().min(candidate.len()),
-        converged: (high - low) / 2.0 <= width * speedup,
+        converged: (high - low) / 2.0 <= config.relative_width * speedup,
         tie: low <= 1.0 && 1.0 <= high,
-    }
+    };
+    (timed, as_told)
 }
 
 /// The median; not a number of nothing.
@@ -216,8 +237,9 @@ mod tests {
         let mut covered = 0;
         for seed in 0..1000 {
             let mut random = Random(seed);
-            let mut sampler =
-                Sampler::new(SamplerConfig { min_samples: 20, max_samples: 70, relative_width: 0.02, dropped: 1 });
+            let config =
+                SamplerConfig { min_samples: 20, max_samples: 70, resolution_us: 0.0, ..SamplerConfig::default() };
+            let mut sampler = Sampler::new(config);
             let timed = loop {
                 let reference: Vec<f64> = (0..8).map(|_| 2.0 * random.time()).collect();
                 let candidate: Vec<f64> = (0..8).map(|_| random.time()).collect();
@@ -233,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_first_call_of_a_burst_does_not_count() {
-        let config = SamplerConfig { min_samples: 6, max_samples: 6, relative_width: 0.0, dropped: 1 };
+        let config = SamplerConfig { min_samples: 6, max_samples: 6, relative_width: 0.0, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(config);
         assert_eq!(sampler.feed(&[900.0, 10.0, 10.0, 10.0], &[900.0, 5.0, 5.0, 5.0]), Ok(Next::More));
         let Ok(Next::Done(timed)) = sampler.feed(&[900.0, 10.0, 10.0, 10.0], &[900.0, 5.0, 5.0, 5.0]) else { panic!() };
@@ -259,6 +281,48 @@ mod tests {
         for bad in [0.0, -1.0, f64::INFINITY, f64::NAN] {
             assert!(sampler.feed(&[1.0, 1.0], &[1.0, bad]).is_err(), "{bad}");
         }
+    }
+
+    /// Planted bug: a call of a microsecond is sampled to the last, though its clock's steps are all that is left of the interval; or it
+    /// is said to have converged then.
+    #[test]
+    fn no_more_is_asked_than_the_clock_tells() {
+        let ends = |resolution_us: f64, us: f64, noise_us: f64| {
+            let mut sampler = Sampler::new(SamplerConfig { resolution_us, ..SamplerConfig::default() });
+            let mut random = Random(3);
+            let mut side = |us: f64| {
+                let step = |time: f64| (time / 0.032).round() * 0.032;
+                (0..12).map(|_| step(us + noise_us * (random.unit() - 0.5))).collect::<Vec<_>>()
+            };
+            loop {
+                if let Next::Done(timed) = sampler.feed(&side(3.0 * us), &side(us)).unwrap() {
+                    return timed;
+                }
+            }
+        };
+        let (all, few) = (ends(0.0, 1.0, 0.4), ends(0.05, 1.0, 0.4));
+        assert!(all.samples >= 300 && !all.converged, "{all:?}");
+        assert!(few.samples < 150 && !few.converged && few.low < 3.0 && few.high > 3.0, "{few:?}");
+        // Where the clock tells more it is asked.
+        let (all, more) = (ends(0.0, 60.0, 6.0), ends(0.05, 60.0, 6.0));
+        assert!(all == more && more.samples > 55 && more.converged, "{more:?}");
+        assert!(ends(5.0, 60.0, 6.0).samples < more.samples, "there is something to be told");
+    }
+
+    /// Planted bugs: a candidate that slows a reference of 6 us down by what is let pass is paid 8 % for it; an equal is paid less than 1.
+    #[test]
+    fn a_slower_reference_is_not_paid_for_and_a_faster_one_counts() {
+        let mut sampler = Sampler::new(SamplerConfig { min_samples: 8, dropped: 0, ..SamplerConfig::default() });
+        let Ok(Next::Done(timed)) = sampler.feed(&[6.5; 60], &[6.0; 60]) else { panic!("more") };
+        assert!(!timed.tie && timed.speedup > 1.08);
+        let paid = timed.clone().paid_at_most(6.0);
+        assert!((paid.speedup - 1.0).abs() < 1e-12 && paid.reference_us == 6.5, "{paid:?}");
+        assert!((paid.low - timed.low * 6.0 / 6.5).abs() < 1e-12 && (paid.high - timed.high * 6.0 / 6.5).abs() < 1e-12);
+        assert!(paid.tie, "against what is paid it is an equal");
+        assert_eq!(timed.clone().paid_at_most(7.0), timed, "it was faster than that: by what it took");
+        let equal = Timed { speedup: 1.0, low: 0.99, high: 1.01, tie: true, ..timed };
+        let paid = equal.paid_at_most(6.2);
+        assert!(paid.high < 1.0 && paid.tie, "in the lease it was an equal: {paid:?}");
     }
 
     /// A candidate whose calls take twice as long when they are waited for is half as fast as its events say.

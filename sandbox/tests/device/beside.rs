@@ -14,7 +14,7 @@ fn a_model_at_work_rests_while_a_candidate_is_timed_and_only_then() {
     runtime().block_on(async {
         let Some(python) = environment::python() else { return };
         let (kind, inventory) = host();
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scratch = scratch();
         let tenant = Tenant::default();
         let (stop, pieces) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let model = {

@@ -7,7 +7,7 @@ use super::environment;
 /// Runs `code` beside the harness; `None` where there is no Python.
 fn run(code: &str) -> Option<String> {
     let python = environment::python()?;
-    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let home = super::scratch();
     let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
     let mut command = Command::new(python);
     command.args(["-c", code]).current_dir(home.path()).env("PYTHONPATH", harness).env("PYTHONDONTWRITEBYTECODE", "1");
@@ -48,6 +48,103 @@ for _ in range(6):
     seen.append(at)
 assert len({tuple(at) for at in seen}) == 6
 assert s.check_burst({'outputs': []})['wrong'], 'another number of calls'
+assert s.sets == 64
+slots, contents = [], []
+for _ in range(8):
+    s.burst(16)
+    s.fill()
+    slots.append([t[2] for t in s.timed])
+    contents += [t[1][0] for t in s.timed]
+    assert len(set(slots[-1])) == 16, 'neighbours in one place'
+assert len({tuple(found) for found in slots}) == 8 and len({n for found in slots for n in found}) > 48, slots
+assert len({t.numpy().tobytes() for t in contents}) == 8 * 16, 'contents that were there before'
+");
+}
+
+/// Planted bug: what a control of the bench asks for, the same call again and again, is what everybody is timed with.
+#[test]
+fn only_a_control_has_the_same_call_again_and_again() {
+    run("
+import torch, box, device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def get_inputs():
+    return [torch.randn(100, 10)]
+'''
+where = device.up('cpu')
+seen = []
+for one_place in (False, True):
+    s = d.Session(where, b'1' * 32, 't', 'n', source, 1 << 28, *([True] if one_place else []))
+    for _ in range(2):
+        said = s.burst(16)
+        s.fill()
+        assert said['one_place'] is one_place and len(said['calls']) == len(s.timed) == 16
+        places = {c['inputs']['list'][0]['tensor']['at'] for c in said['calls']}
+        contents = {t[1][0].numpy().tobytes() for t in s.timed}
+        assert len(places) == len(contents) == (1 if one_place else 16), (len(places), len(contents))
+        outs = []
+        for call in said['calls']:
+            shelf = box.Shelf(s.memory, s.layout.outputs[call['set']])
+            outs.append([shelf.add(box.View(s.memory).tensor(call['inputs']['list'][0]['tensor']) * 2)])
+        assert s.check_burst({'outputs': outs})['wrong'] is None
+        assert len(s.time_reference()['times']) == 16
+        seen.append(contents)
+assert not seen[2] & seen[3], 'the next burst is another call'
+assert not d.Referee(None).one_place
+");
+}
+
+/// Planted bug: small tensors are given more sets than the box may have.
+#[test]
+fn small_tensors_have_more_sets_and_a_box_stays_within_its_budget() {
+    run("
+import device_referee as d
+mb = 1 << 20
+assert d.sets_within(4096 * mb, 2 * mb) == 64
+assert d.sets_within(4096 * mb, 5 * mb) == 51, 'the box stays small'
+assert d.sets_within(4096 * mb, 16 * mb) == d.sets_within(4096 * mb, 200 * mb) == 16, 'as ever'
+assert d.sets_within(64 * mb, 2 * mb) == 32 and d.sets_within(400 * mb, 200 * mb) == 2
+assert [d.sets_within(4096 * mb, 2 * mb, n) for n in (0, 16, 32, 100)] == [64, 64, 32, 16], 'a frame says it all'
+assert d.sets_within(100 * mb, 200 * mb) == d.sets_within(-mb, mb) == 2, 'who asks says that it does not fit'
+for budget in range(4, 600, 7):
+    for size in range(2, 100, 3):
+        assert d.sets_within(budget * mb, size * mb) * size <= max(budget, 2 * size)
+");
+}
+
+/// Planted bug: a baseline of one input, always in the same place, which no timed call is.
+#[test]
+fn what_a_reference_takes_alone_is_measured_as_in_a_lease() {
+    run("
+import device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        seen.append(x)
+        return x * 2
+
+def get_inputs():
+    return [torch.randn(10, 10)]
+
+seen = []
+'''
+s = d.Session(device.up('cpu'), b'1' * 32, 't', 'n', source, 1 << 28)
+seen = s.task.space['seen']
+seen.clear()
+times = s.baseline()['times']
+assert len(times) == d.BASELINE_CALLS, times
+last = seen[-len(times):]
+assert all(a.data_ptr() != b.data_ptr() and not a.equal(b) for a, b in zip(last, last[1:]))
+assert len({t.data_ptr() for t in last}) == d.SETS
 ");
 }
 

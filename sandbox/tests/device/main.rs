@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod beside;
+mod bursts;
 #[path = "../python/mod.rs"]
 mod environment;
 #[path = "../evaluate/fixtures.rs"]
@@ -11,6 +12,7 @@ mod environment;
 mod fixtures;
 mod harness;
 mod interrupted;
+mod scripts;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,7 +25,7 @@ use rollout::id::{Digest, TaskId};
 use rollout::outcome::{Candidate, ExecReport, Fault, Outcome, Phase};
 use rollout::task::{Split, TaskSpec};
 use sandbox::Suspects;
-use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind};
+use sandbox::device::{Device, DeviceConfig, DeviceLimits, Kind, Places};
 use sandbox::executor::{Executor, ExecutorConfig, Limits};
 use sandbox::gpu::contamination;
 use sandbox::gpu::fake::FakeInventory;
@@ -67,6 +69,11 @@ fn host() -> (Kind, Arc<dyn Inventory>) {
     }
 }
 
+/// Cargo's folder, or, on a machine that lacks it because nothing was built there, the usual one.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 struct Lab {
     device: Arc<Device>,
     executors: Vec<Executor>,
@@ -80,7 +87,7 @@ async fn lab(executors: usize, timed: bool) -> Option<Lab> {
 
 async fn lab_on(kind: Kind, inventory: Arc<dyn Inventory>, executors: usize, timed: bool) -> Option<Lab> {
     let python = environment::python()?;
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let scratch = scratch();
     let config = device_config(kind, &python, scratch.path(), timed);
     let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
     let mut made = Vec::new();
@@ -114,6 +121,7 @@ fn device_config(kind: Kind, python: &std::path::Path, scratch: &std::path::Path
         free: FreePolicy { window_ms: 200, ..FreePolicy::default() },
         lock_sm_mhz: 0,
         tenant: None,
+        places: Places::Fresh,
     }
 }
 
@@ -238,6 +246,41 @@ fn a_clock_that_lies_is_not_believed() {
             assert!(matches!(&outcome, Outcome::Implausible { message } if message.contains("host's clock")), "{outcome:?}");
         }
         lab.end().await;
+    });
+}
+
+/// A candidate that switches the bench's control on in its own process: what it keeps of a burst is its last answer.
+#[test]
+fn the_benchs_control_is_not_a_candidates_to_choose() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, true).await else { return };
+        let switch = "import device_child\n    true = device_child.Running.burst\n    \
+                      if true.__name__ == 'burst':\n        \
+                      def other(self, heat, draws, go, one_place): return true(self, heat, draws, go, True)\n        \
+                      device_child.Running.burst = other";
+        let outcome = lab.evaluate(0, ADD_TASK, &only_there(switch)).await.expect("no fault").outcome;
+        assert!(matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("timed call")), "{outcome:?}");
+        lab.end().await;
+    });
+}
+
+/// What the control measures is told by its device's name.
+#[test]
+fn a_control_says_that_it_is_one() {
+    runtime().block_on(async {
+        let Some(python) = environment::python() else { return };
+        for places in [Places::Fresh, Places::One] {
+            let scratch = scratch();
+            let (kind, inventory) = host();
+            let config = DeviceConfig { places, ..device_config(kind, &python, scratch.path(), true) };
+            let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
+            let executor = Executor::start(executor_config(&python, scratch.path().join("e"), &device)).await.unwrap();
+            let report = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&add())).await.expect("no fault");
+            let timing = report.timing.unwrap_or_else(|| panic!("{:?}", report.outcome));
+            assert_eq!(timing.device.contains("CONTROL"), places == Places::One, "{timing:?}");
+            executor.shutdown().await;
+            device.shutdown().await;
+        }
     });
 }
 
@@ -369,6 +412,8 @@ fn the_conditions_of_a_measurement_are_kept_with_it() {
 fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() {
     runtime().block_on(async {
         let Some((lab, inventory)) = fake_lab(vec![quiet()]).await else { return };
+        // What the reference takes alone is known.
+        assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
         // Somebody comes while it is measured, and goes.
         let hot = Reading { throttle: Throttle(0x40), ..quiet() };
         inventory.script(FAKE, [quiet(), quiet(), hot, quiet()].map(Ok));
@@ -380,6 +425,10 @@ fn a_disturbed_measurement_is_tried_again_and_then_a_fault_but_never_a_number() 
         let fault = lab.evaluate(0, ADD_TASK, &add()).await.expect_err("nothing was measured in peace");
         assert_eq!(fault.code, "F014");
         assert!(fault.message.contains("process 1 is on it, with 700 MiB"), "{fault}");
+        // For a task that is new, what the reference takes alone is not taken beside it.
+        let other = ADD_TASK.replace("N = 16000", "N = 15000");
+        let fault = lab.evaluate(0, &other, &add()).await.expect_err("somebody is there");
+        assert!(fault.code == "F014" && fault.message.contains("the reference alone: process 1"), "{fault}");
         // And the device is as it was for the next.
         inventory.script(FAKE, [Ok(quiet())]);
         assert!(lab.evaluate(0, ADD_TASK, &add()).await.expect("no fault").timing.is_some());
@@ -406,7 +455,7 @@ fn where_processes_are_hidden_candidates_are_timed_all_the_same() {
 fn a_box_that_is_too_small_names_the_setting() {
     runtime().block_on(async {
         let Some(python) = environment::python() else { return };
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scratch = scratch();
         let (kind, inventory) = host();
         let config = DeviceConfig { box_bytes: 3 << 20, ..device_config(kind, &python, scratch.path(), false) };
         let device = Arc::new(Device::start(config, inventory).await.expect("the device starts"));
@@ -425,7 +474,7 @@ fn a_gpu_that_is_not_free_is_not_begun_on() {
         let gpu = Gpu { uuid: FAKE.into(), name: "fake".into(), memory_bytes: 80 << 30, ..Gpu::default() };
         let inventory = Arc::new(FakeInventory::with([gpu]));
         inventory.script(FAKE, [Ok(neighbour())]);
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scratch = scratch();
         let config = device_config(Kind::Processor(Some(FAKE.into())), &python, scratch.path(), true);
         let fault = Device::start(config, inventory).await.expect_err("somebody is on it");
         assert_eq!(fault.code, "F013");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollout::outcome::{ExecReport, Outcome};
+use rollout::timing::Timing;
 use sandbox::gpu::timing::median;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -73,11 +74,11 @@ pub async fn equivalence(
     let mut theirs: BTreeMap<String, (Vec<[f64; 3]>, bool)> = BTreeMap::new();
     let mut known = Vec::new();
     for process in 1..=PROCESSES {
-        for (item, found) in good.iter().zip(do_bench(python, dir, &good).await?) {
+        for (item, line) in good.iter().zip(do_bench(python, dir, &good, &[]).await?) {
             let (processes, bound) = theirs.entry(item.name.clone()).or_default();
-            if let Some((found, host_bound)) = found {
+            if let Some(found) = of_line(&line) {
                 processes.push(found);
-                *bound |= host_bound;
+                *bound |= line["host_bound"] == true;
             }
         }
         known = compare(&good, &ours, &theirs);
@@ -111,13 +112,15 @@ fn compare(
         .collect()
 }
 
-/// Speed-up and both times, and whether the host held it up.
-type DoBench = ([f64; 3], bool);
-
-/// One process of `do_bench.py`: each of `items`, where it came to anything.
-async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result<Vec<Option<DoBench>>> {
+/// One process of `do_bench.py`: its line for each of `items`.
+pub(super) async fn do_bench(
+    python: &Path,
+    dir: &Path,
+    items: &[&Item],
+    arguments: &[&str],
+) -> std::io::Result<Vec<Value>> {
     let mut command = Command::new(python);
-    command.arg(dir.join("do_bench.py")).kill_on_drop(true);
+    command.arg(dir.join("do_bench.py")).args(arguments).kill_on_drop(true);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let lines: Vec<String> =
         items.iter().map(|i| json!({"task": i.task_path, "candidate": i.path}).to_string()).collect();
@@ -144,28 +147,34 @@ async fn do_bench(python: &Path, dir: &Path, items: &[&Item]) -> std::io::Result
         let log = String::from_utf8_lossy(&output.stderr);
         return Err(std::io::Error::other(format!("do_bench.py gave {} lines: {log}", said.len())));
     }
+    Ok(said)
+}
+
+/// Speed-up and both times, where it came to anything.
+pub(super) fn of_line(line: &Value) -> Option<[f64; 3]> {
     let middle = |v: &Value| {
         let mut us: Vec<f64> = v.as_array()?.iter().filter_map(Value::as_f64).collect();
         Some(quantile(&mut us, 0.5))
     };
-    Ok(said
-        .iter()
-        .map(|l| {
-            let found = [l["speedup"].as_f64()?, middle(&l["reference_us"])?, middle(&l["candidate_us"])?];
-            Some((found, l["host_bound"] == true))
-        })
-        .collect())
+    Some([line["speedup"].as_f64()?, middle(&line["reference_us"])?, middle(&line["candidate_us"])?])
 }
 
 /// Name to each evaluation's speed-up and times of what passes.
 async fn evaluations(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<[f64; 3]>> {
+    let found = timings(items, lanes).await.into_iter();
+    found.map(|(name, all)| (name, all.iter().map(|t| [t.speedup, t.reference_us, t.candidate_us]).collect())).collect()
+}
+
+/// Name to each evaluation's timing of what passes.
+pub(super) async fn timings(items: &[Item], lanes: &Lanes) -> BTreeMap<String, Vec<Timing>> {
     let good: Vec<&Item> = items.iter().filter(|i| i.expect.verdict == "passed").collect();
     let work = (0..EVALUATIONS).flat_map(|n| good.iter().map(move |i| (i.task.clone(), numbered(&i.candidate, n))));
     let judged = lanes.run(Arc::new(work.collect()), 2).await;
-    let mut all: BTreeMap<String, Vec<[f64; 3]>> = BTreeMap::new();
+    let mut all: BTreeMap<String, Vec<Timing>> = BTreeMap::new();
     for j in &judged {
-        if let Some(found) = j.result.as_ref().ok().and_then(times) {
-            all.entry(good[j.item % good.len()].name.clone()).or_default().push(found);
+        let passed = j.result.as_ref().ok().filter(|report| speedup(report).is_some());
+        if let Some(timing) = passed.and_then(|report| report.timing.clone()) {
+            all.entry(good[j.item % good.len()].name.clone()).or_default().push(timing);
         }
     }
     all
@@ -191,6 +200,8 @@ pub struct Fairness {
     pub refused: usize,
     /// Evaluations that came to no number: faults.
     pub faults: usize,
+    /// Evaluations that came to an outcome other than passed, of candidates that are right: wanted is 0.
+    pub blamed: usize,
     /// Largest distance of an accepted number from `idle`, percent.
     pub off: Option<f64>,
     /// Each: speed-up, microseconds of the reference and of the candidate.
@@ -203,7 +214,7 @@ pub struct Fairness {
 pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f64>) -> Fairness {
     let work = (0..repeats).map(|n| (item.task.clone(), numbered(&item.candidate, n))).collect();
     let judged = lanes.run(Arc::new(work), 0).await;
-    let (mut evaluations, mut refused, mut faults, mut reasons) = (Vec::new(), 0, 0, Vec::new());
+    let (mut evaluations, mut refused, mut faults, mut blamed, mut reasons) = (Vec::new(), 0, 0, 0, Vec::new());
     for j in &judged {
         match &j.result {
             Ok(report) if matches!(report.outcome, Outcome::Passed { .. }) => {
@@ -212,7 +223,10 @@ pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f
                 refused += why.clone().filter(|why| !why.starts_with("accepted")).count();
                 reasons.extend(why.cloned());
             }
-            Ok(report) => reasons.push(format!("{:?}", report.outcome)),
+            Ok(report) => {
+                blamed += 1;
+                reasons.push(format!("blamed: {:?}", report.outcome));
+            }
             Err(fault) => {
                 faults += 1;
                 reasons.push(fault.to_string());
@@ -227,5 +241,6 @@ pub async fn fairness(item: &Item, lanes: &Lanes, repeats: usize, idle: Option<f
     reasons.dedup();
     reasons.truncate(5);
     let (min, max) = (quantile(&mut found, 0.0), quantile(&mut found, 1.0));
-    Fairness { name: item.name.clone(), repeats, mean, min, max, cv, refused, faults, off, evaluations, reasons }
+    let name = item.name.clone();
+    Fairness { name, repeats, mean, min, max, cv, refused, faults, blamed, off, evaluations, reasons }
 }

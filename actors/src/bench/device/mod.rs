@@ -1,6 +1,7 @@
 //! `troupe bench executor` on a GPU: the device set of `tests/device` through every stage, beside its peers on the same GPU;
 //! how its speed-ups compare with `do_bench`'s and repeat; and what happens when things die in the middle.
 
+mod control;
 mod drill;
 mod drill_lanes;
 mod drill_run;
@@ -10,6 +11,7 @@ mod peers;
 mod set;
 mod stages;
 
+pub use control::{Control, Controls, table as control_table};
 pub use drill_lanes::{Said, drill_lanes};
 pub use drill_run::{Drill, drill};
 pub use fairness::{Equivalence, Fairness, equivalence, fairness};
