@@ -53,7 +53,7 @@ impl Table {
                 *found.classes.entry(name.to_string()).or_default() += count;
             }
         }
-        let policies: Vec<(u64, (u64, BTreeMap<u32, u64>))> = by_policy.into_iter().collect();
+        let policies: Vec<_> = by_policy.into_iter().collect();
         for part in policies.chunks(policies.len().div_ceil(POINTS).max(1)) {
             let all: u64 = part.iter().map(|(_, of)| of.0).sum();
             let share = |is: &dyn Fn(&str) -> bool| {

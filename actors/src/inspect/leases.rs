@@ -49,7 +49,7 @@ impl Lease {
         let stage = span.stages.last();
         let hold = match stage.map(|(name, _)| name.as_str()) {
             _ if span.lane == "learner" => Hold::Learner,
-            _ if span.lane.contains('/') => Hold::Unknown,
+            None if span.lane.contains('/') => Hold::Unknown,
             Some("time" | "release" | "device reference, alone") => Hold::Alone,
             // "end": nothing was timed, and it leaves with what it was checked with.
             Some("device check" | "device reference" | "end") => Hold::Shared,
@@ -106,7 +106,10 @@ mod tests {
         assert_eq!(hold("device reference"), Some((Hold::Shared, None)));
         assert_eq!(hold("end"), Some((Hold::Shared, None)));
         assert_eq!(hold("compile"), Some((Hold::None, None)));
-        let of = |lane: &str| Lease::of(&SpanRow { lane: lane.into(), ..span.clone() }, None, None).map(|l| l.hold);
+        let of = |lane: &str| {
+            let span = SpanRow { lane: lane.into(), stages: Vec::new(), ..span.clone() };
+            Lease::of(&span, None, None).map(|lease| lease.hold)
+        };
         assert_eq!(of("learner"), Some(Hold::Learner));
         assert_eq!(of("box/executor 65536"), Some(Hold::Unknown));
         assert_eq!(Lease::of(&SpanRow { ended_ms: Some(2_000), ..span }, None, None), None);

@@ -144,7 +144,7 @@ fn leases_are_what_goes_on_and_the_learners_choice_of_tokens_is_kept() {
     let run = opened(dir.path());
     let timeline = run.timeline(60).unwrap();
     let held: Vec<_> = timeline.leases.iter().map(|l| (l.lane.as_str(), l.rollout, l.hold)).collect();
-    assert_eq!(held[0], ("learner", None, Hold::None));
+    assert_eq!(held[0], ("learner", None, Hold::Learner));
     // The last of the hostile ones goes on, at its timing.
     assert_eq!((held.len(), held[1].1, held[1].2), (2, Some(7), Hold::Alone));
     assert!(timeline.live && timeline.leases[1].deadline_ms > Some(now));
