@@ -332,6 +332,7 @@ mod tests {
         for (deterministic, asked, kept) in [(true, 0, here), (true, here + 3, here + 3), (false, 0, 0)] {
             let mut config = Config::builtin().unwrap();
             (config.run.deterministic, config.learner.threads) = (deterministic, asked);
+            config.rollout.staleness_max = 0;
             // As a resumed run reads it.
             let text = on_record(config).to_toml();
             let read = Config::from_resolved(&text, Path::new("run.sqlite")).unwrap();
