@@ -141,8 +141,7 @@ fn a_host_that_cannot_be_reached_is_given_up() {
             "[launch]\nhosts = [\"127.0.0.1\"]\nssh_config = \"{shown}/ssh_config\"\nssh_tunnel = true\nrestarts = 1\n"
         ),
     );
-    let args =
-        ["launch", "ssh", "-c", "cluster.toml", "-c", "ssh.toml", "--run-dir", "r", "--set", "sft.epochs=100000"];
+    let args = ["launch", "ssh", "-c", "cluster.toml", "-c", "ssh.toml", "--run-dir", "r"];
     let got = Running::start(command(&place, &args), PATIENCE).end();
     got.fails(3, &["executor@127.0.0.1 | ssh: connect to host 127.0.0.1", "exit status: 255", "given up"]);
     gone(&format!("{shown}/r"));
