@@ -5,8 +5,12 @@
 pub mod bulk;
 #[path = "../../actors/src/cluster/cookie.rs"]
 pub mod cookie;
+#[path = "../../actors/src/cluster/crowd.rs"]
+pub mod crowd;
 #[path = "../../actors/src/cluster/guests.rs"]
 pub mod guests;
+#[path = "../../actors/src/cluster/pace.rs"]
+pub mod pace;
 #[path = "../../actors/src/cluster/roster.rs"]
 pub mod roster;
 #[path = "../../actors/src/cluster/shelf.rs"]
