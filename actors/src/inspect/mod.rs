@@ -41,8 +41,8 @@ use table::Table;
 
 /// How often a run is looked at, at most; and at least while a look reads everything that is new and takes no more than `SHORT`
 /// of a processor: a page shows within a second what happened, however little of the machine is free. Longer looks are paced.
-const EVERY: Duration = Duration::from_millis(100);
-const LATEST: Duration = Duration::from_millis(125);
+const EVERY: Duration = Duration::from_millis(200);
+const LATEST: Duration = Duration::from_millis(225);
 const SHORT: Duration = Duration::from_micros(1_500);
 /// While everything new is read, but in long looks.
 const LATEST_LONG: Duration = Duration::from_millis(300);

@@ -50,12 +50,14 @@ def get_inputs():
     return [torch.randn(N, 1000), torch.randn(N, 1000)]
 ";
 
-/// The first GPU, or the processor in its place.
+/// The GPU that `TROUPE_TESTS_GPU` names by its UUID, else the first, or the processor in its place.
 fn host() -> (Kind, Arc<dyn Inventory>) {
     let say = |text: String| drop(writeln!(std::io::stderr(), "{text}"));
     let found = NvmlInventory::open().map_err(|e| e.to_string()).and_then(|inventory| {
-        let first = inventory.devices().map_err(|e| e.to_string())?.into_iter().next().ok_or("no GPU is listed")?;
-        Ok((first, inventory))
+        let wanted = std::env::var("TROUPE_TESTS_GPU").ok();
+        let mut all = inventory.devices().map_err(|e| e.to_string())?.into_iter();
+        let one = all.find(|gpu| wanted.as_ref().is_none_or(|uuid| gpu.uuid == *uuid)).ok_or("no such GPU is listed")?;
+        Ok((one, inventory))
     });
     match found {
         Ok((gpu, inventory)) => {
