@@ -8,6 +8,9 @@ import torch
 import frames
 
 ALIGN = 512
+# Where torch's allocator puts a tensor of this size: in memory of its own, which begins at a page. Two streams that are as far apart as
+# their tensors' starts can be slower than others by 2 % (the memory's channels), so places that no user has would be another measurement.
+LARGE, PAGE = 10 << 20, 2 << 20
 # What an altered shape may need more than the task's own.
 ROOM = 1.5
 # A call's outputs may have another dtype and still be worth an exact complaint.
@@ -22,18 +25,35 @@ def aligned(size):
     return -(-size // ALIGN) * ALIGN
 
 
+def grain(size):
+    """What the start of something of `size` bytes is a multiple of."""
+    return PAGE if size >= LARGE else ALIGN
+
+
+def whole(*sizes):
+    """Parts of at least these sizes that lie behind each other, wherever large tensors are in them."""
+    step = max(map(grain, sizes))
+    return [-(-size // step) * step for size in sizes]
+
+
+def laid(at, sizes):
+    """The starts of tensors of these sizes, one after the other from `at` on, and where the last one ends."""
+    starts = []
+    for size in sizes:
+        at = -(-at // grain(size)) * grain(size)
+        starts.append(at)
+        at += aligned(size)
+    return starts, at
+
+
 class Layout:
     """Where the parts are: the weights, then for each set its inputs and its outputs. All in bytes."""
 
     def __init__(self, state, inputs, outputs, sets):
-        self.state = (0, aligned(state))
-        self.inputs, self.outputs, at = [], [], self.state[1]
-        for _ in range(sets):
-            self.inputs.append((at, aligned(inputs)))
-            at += aligned(inputs)
-            self.outputs.append((at, aligned(outputs)))
-            at += aligned(outputs)
-        self.size = max(at, ALIGN)
+        starts, end = laid(0, [state, *[inputs, outputs] * sets])
+        parts = [(at, aligned(size)) for at, size in zip(starts, [state, *[inputs, outputs] * sets])]
+        self.state, self.inputs, self.outputs = parts[0], parts[1::2], parts[2::2]
+        self.size = max(end, ALIGN)
 
     def wire(self):
         return {"state": self.state, "inputs": self.inputs, "outputs": self.outputs}
@@ -45,15 +65,20 @@ class Shelf:
     def __init__(self, memory, part):
         self.memory, self.at, self.end = memory, part[0], part[0] + part[1]
 
+    def room(self, size):
+        """Where the next tensor is; what comes after it is behind it."""
+        (start,), self.at = laid(self.at, [size])
+        return start
+
     def add(self, tensor):
-        tensor = tensor.detach()
-        if self.at + tensor.nbytes > self.end:
-            raise Full(f"{tensor.nbytes} bytes where {self.end - self.at} are left")
-        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": self.at,
-                 "len": tensor.nbytes}
-        self.keep(self.at, tensor)
-        self.at += aligned(tensor.nbytes)
-        return entry
+        tensor, before = tensor.detach(), self.at
+        start = self.room(tensor.nbytes)
+        if start + tensor.nbytes > self.end:
+            self.at = before
+            raise Full(f"{tensor.nbytes} bytes where {self.end - before} are left")
+        self.keep(start, tensor)
+        return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "at": start,
+                "len": tensor.nbytes}
 
     def keep(self, at, tensor):
         place(self.memory, at, tensor.nbytes, tensor.dtype, tensor.shape).copy_(tensor)

@@ -77,13 +77,15 @@ class Session(referee.Prepared):
         self.places = random.SystemRandom()
         args = self.task.inputs(self.task.space, self.seed("inputs", 0))
         answer = oracle.Answer(self.model, args, self.seed("run", 0), True)
-        sizes = [sum(box.aligned(t.nbytes) for t in found) for found in (
+        found = [[t.nbytes for t in some] for some in (
             self.weights(), [a for a in args if isinstance(a, torch.Tensor)], answer.tensors)]
+        sizes = [sum(map(box.aligned, each)) for each in found]
         # A reference that leaves its inputs alone and hands out none of them can be asked without copies.
         self.pure = not answer.mutates and not any(answer.shared)
         self.floor = {"bytes_in": sizes[0] + sizes[1], "bytes_out": sizes[2], "dtype": str(answer.tensors[0].dtype),
                       "flops": reference.flops(self.model, args)}
-        state, inputs, outputs = sizes[0], *(int(n * box.ROOM) + box.SPARE for n in sizes[1:])
+        state, *both = (box.laid(0, each)[1] for each in found)
+        state, inputs, outputs = box.whole(state, *(int(n * box.ROOM) + box.SPARE for n in both))
         self.sets = sets_within(budget - state, inputs + outputs, len(answer.tensors))
         if state + MIN_SETS * (inputs + outputs) > budget:
             needed = -(-(state + MIN_SETS * (inputs + outputs)) >> 20)
@@ -195,8 +197,10 @@ class Session(referee.Prepared):
     def somewhere(self, slot, args):
         """Part of a slot that holds these, at a random distance from its start."""
         at, size = self.layout.inputs[slot]
-        needed = sum(box.aligned(a.nbytes) for a in args if isinstance(a, torch.Tensor))
-        skipped = box.ALIGN * self.places.randrange(max(0, size - needed) // box.ALIGN + 1)
+        sizes = [a.nbytes for a in args if isinstance(a, torch.Tensor)]
+        step = max(map(box.grain, sizes), default=box.ALIGN)
+        needed = box.laid(at, sizes)[1] - at
+        skipped = step * self.places.randrange(max(0, size - needed) // step + 1)
         return at + skipped, size - skipped
 
     def fill(self):
@@ -308,11 +312,10 @@ def changed(args, shelf, view):
     """Which tensor arguments in the box are not what was put there."""
     found = []
     for n, arg in enumerate(a for a in args if isinstance(a, torch.Tensor)):
-        entry = {"dtype": str(arg.dtype).removeprefix("torch."), "shape": list(arg.shape), "at": shelf.at,
+        entry = {"dtype": str(arg.dtype).removeprefix("torch."), "shape": list(arg.shape), "at": shelf.room(arg.nbytes),
                  "len": arg.nbytes}
         if not oracle.same_bits(view.tensor(entry), arg):
             found.append(n)
-        shelf.at += box.aligned(arg.nbytes)
     return found
 
 

@@ -61,9 +61,9 @@ class Gpu:
 
     def space(self, size):
         """A box of so many bytes."""
-        if self.box is not None:
-            self.where.drop(self.box)
-        self.fd, self.box = self.where.make(size)
+        if self.box is None or self.box.numel() < size:
+            self.done()
+            self.fd, self.box = self.where.make(size)
         return self.box
 
     def done(self):

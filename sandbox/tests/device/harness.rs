@@ -203,3 +203,67 @@ for words in ('CUDA error', 'out of memory'):
         assert not d.is_ours(kind(words)), (kind, words)
 ");
 }
+
+/// Planted bug: a large tensor begins anywhere, as no user's does, and what two streams cost each other is measured along.
+#[test]
+fn large_tensors_begin_at_a_page_and_still_nobody_can_foresee_which() {
+    run("
+import torch, box, device, device_referee as d
+import plan
+plan.small = True
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.small = torch.nn.Parameter(torch.randn(77))
+        self.large = torch.nn.Parameter(torch.randn(1500, 2000))
+
+    def forward(self, x, y, z):
+        return y * 2, x + y.sum() + z.sum() + self.small.sum() + self.large.sum()
+
+def get_inputs():
+    return [torch.randn(5), torch.randn(3000, 1000), torch.randn(2622, 1000)]
+
+def get_init_inputs():
+    return []
+'''
+budget = 600 << 20
+s = d.Session(device.up('cpu'), b'1' * 32, 't', 'n', source, budget)
+large = [3000 * 1000 * 4, 2622 * 1000 * 4]
+assert large[1] >= box.LARGE and s.memory.numel() <= budget, s.memory.numel()
+assert s.floor['bytes_in'] < 12_000_000 + sum(large) + 4 * box.ALIGN, 'what lies between two tensors is not read'
+state = {name: tensor['tensor'] for name, tensor in s.job['state']}
+assert state['large']['at'] % box.PAGE == 0 and state['small']['at'] == 0
+firsts, seconds, view = set(), set(), box.View(s.memory)
+for _ in range(8):
+    said = s.burst(16)
+    s.fill()
+    for call, (seed, args, slot, part) in zip(said['calls'], s.timed):
+        entries = [entry['tensor'] for entry in call['inputs']['list']]
+        small, first, second = [entry['at'] for entry in entries]
+        assert first % box.PAGE == second % box.PAGE == 0 and second >= first + large[0] and first >= small + 20
+        assert all(torch.equal(view.tensor(entry), arg) for entry, arg in zip(entries, args))
+        low, high = s.layout.inputs[slot]
+        assert low <= small and second + large[1] <= low + high, 'outside of its part'
+        check = lambda: d.changed(args, box.Shelf(s.memory, part), box.View(s.memory, part))
+        assert check() == []
+        view.tensor(entries[2])[-1, -1] += 1
+        assert check() == [2]
+        firsts.add(first)
+    assert len({e['inputs']['list'][1]['tensor']['at'] for e in said['calls']}) == len(said['calls'])
+assert len(firsts) > 2 * s.sets, sorted(firsts)
+try:
+    shelf = box.Shelf(s.memory, (0, 12 << 20))
+    shelf.add(torch.zeros(13 << 20, dtype=torch.uint8))
+except box.Full:
+    assert shelf.add(torch.zeros(4))['at'] == 0, 'what did not fit took room'
+else:
+    raise AssertionError('it fits')
+for n in range(6, 40):
+    # Inputs of a large tensor, outputs of small ones: what is between them is in the budget, too.
+    mixed = source.replace('return y * 2, x +', 'return x +').replace('3000, 1000', '3000, 10')
+    budget = n * 20 << 20
+    assert d.Session(device.up('cpu'), b'1' * 32, 't', 'n', mixed, budget).layout.size <= budget
+");
+}
