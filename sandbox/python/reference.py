@@ -28,6 +28,27 @@ def near(got, want, reduction):
     return within(torch.nan_to_num(want, 0.0, 0.0, 0.0), (got == want) | ((got != got) & (want != want)))
 
 
+def nears(got, want, reduction):
+    """Which of these outputs, all of one shape and dtype, are right beyond doubt: `near` of each, in as many operations as of one. What
+    is not may still be `near`: where something expected is not finite."""
+    count, size = len(want), want[0].numel()
+    got, want = (torch.stack(tensors).reshape(count, size) for tensors in (got, want))
+    if not want.is_floating_point():
+        return (got == want).all(1).tolist()
+    relative, share = oracle.TOLERANCE.get(str(want.dtype).removeprefix("torch."), oracle.TOLERANCE["float32"])
+    rms = torch.linalg.vector_norm(want, dim=1, keepdim=True, dtype=torch.float64) / max(1, size) ** 0.5
+    floor = (TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms).to(want.dtype)
+    allowed = want.abs().mul_(TIMED_MARGIN * relative).add_(floor)
+    # Written to fail on what is not a number.
+    return ((got - want).abs_() <= allowed).all(1).tolist()
+
+
+def sames(got, want):
+    """Which of these, all of one shape and dtype, are the same to the bit beyond doubt."""
+    count, size = len(want), want[0].numel()
+    return (torch.stack(got) == torch.stack(want)).reshape(count, size).all(1).tolist()
+
+
 def runs_plainly(model, args):
     """Whether a reference says itself where what it makes is to be."""
     held = torch.get_default_device()
