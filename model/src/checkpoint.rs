@@ -92,13 +92,26 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Check
 impl<AB: AutodiffBackend + Kernels> Learner<AB> {
     /// Writes the checkpoint `dir`; one that is already there is replaced.
     pub fn save_checkpoint(&self, dir: &Path) -> Result<CheckpointManifest, CheckpointError> {
+        self.save_in_turns(dir, || ())
+    }
+
+    /// [`Learner::save_checkpoint`], holding what `turn` returns while a tensor is read from the device and not while it is written: who
+    /// shares the device with others has it for milliseconds at a time.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn save_in_turns<T>(
+        &self,
+        dir: &Path,
+        turn: impl Fn() -> T + Clone + 'static,
+    ) -> Result<CheckpointManifest, CheckpointError> {
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(io("create", parent))?;
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let staging = parent.join(format!(".{name}.new-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&staging);
         std::fs::create_dir(&staging).map_err(io("create", &staging))?;
-        let written = self.write_files(&staging).and_then(|manifest| {
+        let written = self.write_files(&staging, turn).and_then(|manifest| {
             publish(&staging, dir)?;
             sync(parent)?;
             Ok(manifest)
@@ -109,8 +122,13 @@ impl<AB: AutodiffBackend + Kernels> Learner<AB> {
         written
     }
 
-    fn write_files(&self, staging: &Path) -> Result<CheckpointManifest, CheckpointError> {
+    fn write_files<T>(
+        &self,
+        staging: &Path,
+        turn: impl Fn() -> T + Clone + 'static,
+    ) -> Result<CheckpointManifest, CheckpointError> {
         let (tensors, adam_time) = self.tensors();
+        let tensors = tensors.into_iter().map(|tensor| tensor.in_turn(turn.clone())).collect();
         let path = staging.join(STATE);
         weights::write_each(&path, tensors).map_err(bad(&path))?;
         File::open(&path).and_then(|file| file.sync_all()).map_err(io("flush", &path))?;

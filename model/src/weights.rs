@@ -261,6 +261,18 @@ pub struct Lazy<'a> {
     pub read: Box<dyn Fn() -> Vec<f32> + 'a>,
 }
 
+impl<'a> Lazy<'a> {
+    /// The same, holding what `turn` returns while it is read.
+    pub fn in_turn<T>(self, turn: impl Fn() -> T + 'a) -> Lazy<'a> {
+        let Lazy { name, shape, read } = self;
+        let read = Box::new(move || {
+            let _turn = turn();
+            read()
+        });
+        Lazy { name, shape, read }
+    }
+}
+
 impl View for &Lazy<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32

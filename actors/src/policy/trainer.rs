@@ -107,9 +107,11 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
     fn publish(&self, step: StepId, applied: bool, report: serde_json::Value) -> Result<Manifest, TrainError> {
         let checkpoints = &self.settings.checkpoints;
         let policy = self.learner.version();
+        // Writing takes seconds, in which nobody needs the GPU.
+        let tenant = self.settings.tenant.clone();
         let digest = self
             .learner
-            .save_checkpoint(&checkpoints.path(policy))
+            .save_in_turns(&checkpoints.path(policy), move || tenant.work())
             .map_err(|e| TrainError { fatal: true, fault: fault(CHECKPOINT, e) })?
             .digest;
         let manifest = checkpoints.manifest(step, policy, digest, applied, report);
@@ -128,13 +130,14 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
     }
 
     fn train(&mut self, job: &TrainJob) -> Result<TrainedItem, TrainError> {
-        let _work = self.settings.tenant.work();
-        let report = self
-            .learner
-            .train_step(&job.samples, &self.settings.loss)
-            .map_err(|e| TrainError { fatal: e.is_fatal(), fault: fault(LEARNER_FAILED, e) })?;
+        let report = {
+            let _work = self.settings.tenant.work();
+            let done = self.learner.train_step(&job.samples, &self.settings.loss);
+            done.map_err(|e| TrainError { fatal: e.is_fatal(), fault: fault(LEARNER_FAILED, e) })?
+        };
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
+        let _work = self.settings.tenant.work();
         let done = item(manifest, &self.learner);
         self.newest = Some(done.clone());
         let tokens = self.learner.take_seen().into_iter();

@@ -1,7 +1,8 @@
 //! Who may use a device at a moment: several candidates that are checked, or one that is timed, never both.
 //!
 //! `Rules` is pure. A measurement waits until all checks under way have ended, and no new one begins meanwhile; so that the
-//! device does not empty for each single one, measurements are taken several in a row, when enough wait or nothing else does.
+//! device does not empty for each single one, measurements are taken several in a row, when enough wait or nothing else does. Where
+//! the run's own model has its turn (`tenant`), nobody is let in to be alone, and candidates are checked meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::tenant::Quiet;
+use super::tenant::{LOOK, Quiet, Tenant};
 
 /// How a device is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +43,20 @@ pub struct Rules {
     passed: usize,
     /// Those that want to be alone have their turn until this many more have had it.
     turn: usize,
+    /// Somebody may be let in to be alone.
+    may: bool,
 }
 
 impl Rules {
     pub fn new(config: GateConfig) -> Rules {
         let (inside, shared, alone) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        Rules { config, inside, shared, alone, passed: 0, turn: 0 }
+        Rules { config, inside, shared, alone, passed: 0, turn: 0, may: true }
+    }
+
+    /// Whether somebody may be let in to be alone from now on. Returns who may go in now.
+    pub fn let_alone(&mut self, may: bool) -> Vec<u64> {
+        self.may = may;
+        self.admit()
     }
 
     /// Returns who may go in now, in order.
@@ -75,6 +84,8 @@ impl Rules {
             }
             if self.alone.is_empty() {
                 (self.turn, self.passed) = (0, 0);
+            } else if !self.may {
+                self.turn = 0;
             } else if self.turn == 0 && self.wants_turn() {
                 self.turn = self.alone.len();
             }
@@ -128,7 +139,7 @@ struct Doors {
 
 /// The gate for tasks. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate(Arc<Mutex<Doors>>);
+pub struct Gate(Arc<Mutex<Doors>>, Option<Tenant>);
 
 /// Being inside; dropping it leaves.
 pub struct Pass {
@@ -139,21 +150,24 @@ pub struct Pass {
 }
 
 impl Gate {
-    pub fn new(config: GateConfig) -> Gate {
-        Gate(Arc::new(Mutex::new(Doors {
+    /// `tenant`: the run's own model, where it works on the same device.
+    pub fn new(config: GateConfig, tenant: Option<Tenant>) -> Gate {
+        let doors = Doors {
             rules: Rules::new(config),
             next: 0,
             waiting: Vec::new(),
             since: Instant::now(),
             now: (false, false),
             before: (Duration::ZERO, Duration::ZERO),
-        })))
+        };
+        Gate(Arc::new(Mutex::new(doors)), tenant)
     }
 
-    /// Waits for a pass. The wait ends when those inside leave, and each of them has a deadline. Cancel-safe.
+    /// Waits for a pass. The wait ends when those inside leave, each of which has a deadline, and the model's turn is over. Cancel-safe.
     pub async fn enter(&self, wanted: Use) -> Pass {
-        let (pass, open) = {
+        let (pass, mut open) = {
             let mut doors = self.lock();
+            doors.look(self.1.as_ref());
             let ticket = doors.next;
             doors.next += 1;
             let (tell, open) = oneshot::channel();
@@ -163,7 +177,14 @@ impl Gate {
             (Pass { gate: self.clone(), ticket, quiet: None }, open)
         };
         // The sender is dropped only with the pass's own ticket, so an error cannot happen while `pass` lives.
-        let _ = open.await;
+        if wanted == Use::Alone && self.1.is_some() {
+            // The model's turn ends without a word.
+            while tokio::time::timeout(LOOK, &mut open).await.is_err() {
+                self.lock().look(self.1.as_ref());
+            }
+        } else {
+            let _ = open.await;
+        }
         pass
     }
 
@@ -196,6 +217,13 @@ impl Doors {
         self.now = (!inside.is_empty(), inside.iter().any(|(_, u)| *u == Use::Alone));
     }
 
+    /// Asks the model whether somebody may be alone now.
+    fn look(&mut self, tenant: Option<&Tenant>) {
+        let may = tenant.is_none_or(Tenant::may_begin);
+        let admitted = self.rules.let_alone(may);
+        self.open(&admitted);
+    }
+
     fn open(&mut self, admitted: &[u64]) {
         self.count();
         for ticket in admitted {
@@ -210,6 +238,8 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let mut doors = self.gate.lock();
         doors.waiting.retain(|(t, _)| *t != self.ticket);
+        // While this one's quiet still holds: the next one continues it, or the model has waited for long enough.
+        doors.look(self.gate.1.as_ref());
         let admitted = doors.rules.leave(self.ticket);
         doors.open(&admitted);
     }
@@ -240,8 +270,12 @@ mod tests {
             let mut rules = Rules::new(config);
             let (mut ticket, mut known) = (0, BTreeMap::new());
             let mut overtaken: BTreeMap<u64, usize> = BTreeMap::new();
+            let mut may = true;
             for _ in 0..300 {
-                let admitted = if next(&mut random).is_multiple_of(2) || rules.inside().is_empty() {
+                let admitted = if next(&mut random).is_multiple_of(7) {
+                    may = next(&mut random).is_multiple_of(2);
+                    rules.let_alone(may)
+                } else if next(&mut random).is_multiple_of(2) || rules.inside().is_empty() {
                     let wanted = if next(&mut random).is_multiple_of(3) { Use::Alone } else { Use::Shared };
                     ticket += 1;
                     known.insert(ticket, wanted);
@@ -256,7 +290,9 @@ mod tests {
                 };
                 for t in admitted {
                     overtaken.remove(&t);
-                    if known[&t] == Use::Shared {
+                    assert!(may || known[&t] == Use::Shared, "seed {seed}: alone in the model's turn");
+                    // In the model's turn all may overtake.
+                    if may && known[&t] == Use::Shared {
                         overtaken.values_mut().for_each(|n| *n += 1);
                     }
                 }
@@ -264,7 +300,11 @@ mod tests {
                 let alone = inside.iter().filter(|(_, u)| *u == Use::Alone).count();
                 assert!(alone == 0 || inside.len() == 1, "seed {seed}: {inside:?}");
                 assert!(inside.len() <= config.shared.max(1), "seed {seed}");
-                assert!(!inside.is_empty() || rules.waiting() == (0, 0), "seed {seed}: all wait, {rules:?}");
+                let (shared, waiting) = rules.waiting();
+                assert!(
+                    !inside.is_empty() || (shared == 0 && (waiting == 0 || !may)),
+                    "seed {seed}: all wait, {rules:?}"
+                );
                 let queue = overtaken.len();
                 assert!(overtaken.values().all(|n| *n <= (config.patience + 1) * (queue + 1)), "seed {seed}: starved");
             }
@@ -273,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pass_that_is_no_longer_waited_for_blocks_nobody() {
-        let gate = Gate::new(GateConfig { shared: 2, batch: 1, patience: 0 });
+        let gate = Gate::new(GateConfig { shared: 2, batch: 1, patience: 0 }, None);
         let first = gate.enter(Use::Shared).await;
         let waiting = tokio::spawn({
             let gate = gate.clone();
@@ -288,5 +328,42 @@ mod tests {
         drop((first, second));
         drop(gate.enter(Use::Alone).await);
         assert_eq!(gate.load(), (0, 0, 0));
+    }
+
+    /// Planted bug: who waits for the model's turn to end keeps the device, and nobody is checked meanwhile.
+    #[tokio::test]
+    async fn candidates_are_checked_in_the_models_turn() {
+        let tenant = Tenant::default();
+        let gate = Gate::new(GateConfig { shared: 2, batch: 1, patience: 0 }, Some(tenant.clone()));
+        // A measurement of some length, then the model is at an update.
+        let mut alone = gate.enter(Use::Alone).await;
+        alone.quiet = Some(tenant.quiet(Duration::from_secs(20)).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        drop(alone);
+        let (started, go) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let model = std::thread::spawn({
+            let (tenant, started) = (tenant.clone(), started.0);
+            move || {
+                let work = tenant.work();
+                let _ = started.send(());
+                let _ = go.1.recv_timeout(Duration::from_secs(20));
+                drop(work);
+            }
+        });
+        started.1.recv_timeout(Duration::from_secs(20)).unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let waits = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.enter(Use::Alone).await }
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        for _ in 0..3 {
+            let entered = tokio::time::timeout(Duration::from_secs(1), gate.enter(Use::Shared)).await;
+            drop(entered.expect("the device waits for the model with nobody on it"));
+        }
+        assert_eq!(gate.load(), (0, 0, 1), "and nobody is alone meanwhile");
+        drop(go.0);
+        model.join().unwrap();
+        drop(tokio::time::timeout(Duration::from_secs(20), waits).await.expect("its turn comes").unwrap());
     }
 }

@@ -258,7 +258,7 @@ impl Device {
                 ((free / (CONTEXT_BYTES + 2 * config.box_bytes)) as usize).clamp(1, MAX_CHECKS)
             }
         };
-        let gate = Gate::new(GateConfig { shared: checks, batch: BATCH, patience: 2 * checks });
+        let gate = Gate::new(GateConfig { shared: checks, batch: BATCH, patience: 2 * checks }, config.tenant.clone());
         Ok(Device {
             config,
             inventory,

@@ -1,7 +1,8 @@
 //! The run's own model on a GPU that candidates are timed on too: it works, or the device is quiet for one measurement, never both.
 //!
 //! `Turns` is pure. Whoever measures waits until the piece of work under way has ended (a decoding step, an update), and no new one
-//! begins meanwhile. After a quiet spell the model gets as long again before the next one, so that neither starves the other.
+//! begins meanwhile. Measurements that follow each other are one quiet spell; after it the model gets as long again before the next one,
+//! so that neither starves the other. In the model's turn candidates are checked (`gate`), which works beside it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,14 +13,20 @@ use super::Device;
 use super::gate::{Pass, Use};
 use crate::fault::{DEVICE, fault};
 
-/// The model's turn after a quiet spell is as long as that was, within these bounds, milliseconds.
-const TURN_MS: (u64, u64) = (50, 1000);
+/// The model's turn after a quiet spell is as long as that was, within these bounds, milliseconds. A spell that has lasted for the second
+/// of them is not continued while the model waits.
+const TURN_MS: (u64, u64) = (50, 4000);
+/// A spell goes on if the next measurement begins within this, milliseconds: who had the device leaves before the next one comes.
+const LINGER_MS: u64 = 5;
+/// A piece of the model's work that has lasted for so long is an update, whose end nobody who wants to measure keeps the device empty
+/// for; but once the model's turn is over by the second of them, milliseconds.
+const PIECE_MS: (u64, u64) = (50, 2000);
 /// A model that has not worked for so long has nothing to do: its turn is over, milliseconds.
 const IDLE_MS: u64 = 20;
 /// How long a piece of the model's work may take while a measurement waits.
 const REST: Duration = Duration::from_secs(300);
 /// How often who waits for quiet looks again.
-const LOOK: Duration = Duration::from_millis(2);
+pub(super) const LOOK: Duration = Duration::from_millis(2);
 
 /// Whose turn it is. Times are milliseconds of the caller's clock.
 #[derive(Debug, Default)]
@@ -33,18 +40,26 @@ pub struct Turns {
     /// Quiet spells under way, which overlap: a referee that is replaced in one measures by itself.
     quiet: usize,
     quiet_since: u64,
+    /// The last quiet spell may be continued until here.
+    linger: Option<u64>,
     /// The model's turn ends here.
     turn_until: u64,
     last_work: Option<u64>,
+    /// Since when there has been work under way.
+    work_since: u64,
 }
 
 impl Turns {
     /// Whether a piece of work may begin.
-    pub fn may_work(&self, now: u64) -> bool {
-        self.quiet == 0 && (self.wanted == 0 || now < self.turn_until)
+    pub fn may_work(&mut self, now: u64) -> bool {
+        self.settle(now);
+        self.quiet == 0 && self.linger.is_none() && (self.wanted == 0 || now < self.turn_until)
     }
 
-    pub fn work(&mut self) {
+    pub fn work(&mut self, now: u64) {
+        if self.working == 0 {
+            self.work_since = now;
+        }
         self.working += 1;
     }
 
@@ -53,14 +68,28 @@ impl Turns {
         self.last_work = Some(now);
     }
 
-    /// Whether a quiet spell may begin.
-    pub fn may_be_quiet(&self, now: u64) -> bool {
-        let idle = self.blocked == 0 && self.last_work.is_none_or(|last| now >= last + IDLE_MS);
-        self.quiet > 0 || (self.working == 0 && (idle || now >= self.turn_until))
+    /// Whether somebody who has the device may measure.
+    pub fn may_be_quiet(&mut self, now: u64) -> bool {
+        self.settle(now);
+        if self.linger.is_some() {
+            return self.may_go_on(now);
+        }
+        // A referee that is replaced in a spell measures by itself.
+        self.quiet > 0 || (self.working == 0 && self.is_over(now))
+    }
+
+    /// Whether the device may be emptied for who wants to measure: not in the model's turn, and not for a piece of work that will take a while.
+    pub fn may_begin(&mut self, now: u64) -> bool {
+        self.settle(now);
+        if self.quiet > 0 || self.linger.is_some() {
+            return self.may_go_on(now);
+        }
+        let long = self.working > 0 && now >= self.work_since + PIECE_MS.0;
+        self.is_over(now) && (!long || now >= self.turn_until + PIECE_MS.1)
     }
 
     pub fn quiet(&mut self, now: u64) {
-        if self.quiet == 0 {
+        if self.quiet == 0 && self.linger.take().is_none() {
             self.quiet_since = now;
         }
         self.quiet += 1;
@@ -69,7 +98,26 @@ impl Turns {
     pub fn loud(&mut self, now: u64) {
         self.quiet -= 1;
         if self.quiet == 0 {
-            self.turn_until = now + now.saturating_sub(self.quiet_since).clamp(TURN_MS.0, TURN_MS.1);
+            self.linger = Some(now + LINGER_MS);
+        }
+    }
+
+    /// Whether the spell that is, or was a moment ago, may be continued.
+    fn may_go_on(&self, now: u64) -> bool {
+        self.blocked == 0 || now < self.quiet_since + TURN_MS.1
+    }
+
+    /// Whether the model's turn is over, or given away: it has nothing to do.
+    fn is_over(&self, now: u64) -> bool {
+        let rests = self.blocked == 0 && self.working == 0 && self.last_work.is_none_or(|last| now >= last + IDLE_MS);
+        rests || now >= self.turn_until
+    }
+
+    /// A spell that nobody continued has ended, and the model's turn has begun.
+    fn settle(&mut self, now: u64) {
+        if let Some(end) = self.linger.filter(|end| now >= *end) {
+            self.linger = None;
+            self.turn_until = end + (end - self.quiet_since).clamp(TURN_MS.0, TURN_MS.1);
         }
     }
 }
@@ -105,10 +153,15 @@ impl Tenant {
         let mut turns = self.lock();
         turns.blocked += 1;
         while !turns.may_work(self.now()) {
-            turns = self.0.changed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            // A spell that lingers ends without a word.
+            let lingers = turns.linger.is_some().then_some(Duration::from_millis(LINGER_MS));
+            turns = match lingers {
+                Some(time) => self.0.changed.wait_timeout(turns, time).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.0.changed.wait(turns).unwrap_or_else(PoisonError::into_inner),
+            };
         }
         turns.blocked -= 1;
-        turns.work();
+        turns.work(self.now());
         Work(self.clone())
     }
 
@@ -136,6 +189,11 @@ impl Tenant {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether the device may be emptied for a measurement now.
+    pub(super) fn may_begin(&self) -> bool {
+        self.lock().may_begin(self.now())
     }
 
     fn now(&self) -> u64 {
@@ -213,8 +271,8 @@ mod tests {
     #[test]
     fn quiet_waits_for_the_work_under_way_and_the_model_gets_as_long_again() {
         let mut turns = Turns::default();
-        assert!(turns.may_be_quiet(0) && turns.may_work(0), "nobody is there");
-        turns.work();
+        assert!(turns.may_be_quiet(0) && turns.may_work(0) && turns.may_begin(0), "nobody is there");
+        turns.work(0);
         turns.wanted += 1;
         assert!(!turns.may_be_quiet(5), "work is under way");
         assert!(!turns.may_work(5), "somebody waits, and it is nobody's turn");
@@ -223,27 +281,110 @@ mod tests {
         turns.quiet(6);
         turns.wanted -= 1;
         assert!(!turns.may_work(100));
-        turns.loud(306);
-        // 300 ms of quiet give the model 300 ms, whoever waits.
+        turns.loud(301);
         turns.wanted += 1;
-        assert!(turns.may_work(307));
-        turns.work();
+        assert!(!turns.may_work(305), "another measurement may follow");
+        // 300 ms of quiet give the model 300 ms, whoever waits.
+        assert!(turns.may_work(306));
+        turns.work(307);
         turns.worked(310);
-        assert!(!turns.may_be_quiet(311) && turns.may_work(605));
-        assert!(turns.may_be_quiet(330), "a model that rests has given its turn away");
-        turns.work();
+        assert!(!turns.may_be_quiet(311) && turns.may_work(605) && !turns.may_begin(312));
+        assert!(turns.may_be_quiet(330) && turns.may_begin(330), "a model that rests has given its turn away");
+        turns.work(590);
         turns.worked(600);
         assert!(!turns.may_be_quiet(605) && turns.may_be_quiet(606) && !turns.may_work(606));
     }
 
     #[test]
-    fn a_short_spell_gives_a_turn_and_a_long_one_not_more_than_a_second() {
+    fn measurements_in_a_row_are_one_spell_until_the_model_has_waited_for_four_seconds() {
+        let mut turns = Turns::default();
+        turns.quiet(1000);
+        turns.blocked = 1;
+        for at in [1400, 1900, 2400] {
+            turns.loud(at);
+            assert!(turns.may_be_quiet(at + 4) && turns.may_begin(at + 4) && !turns.may_work(at + 4), "{at}");
+            turns.quiet(at + 4);
+        }
+        assert!(!turns.may_begin(5000) && turns.may_be_quiet(5000), "no further one, but who is inside goes on");
+        turns.loud(5100);
+        assert!(!turns.may_be_quiet(5104) && !turns.may_begin(5104) && !turns.may_work(5104));
+        assert!(
+            turns.may_work(5105) && !turns.may_be_quiet(9104) && !turns.may_begin(9104),
+            "it was quiet for four seconds"
+        );
+        assert!(turns.may_be_quiet(9105) && turns.may_begin(9105));
+        // A model that does not wait loses nothing.
+        turns.blocked = 0;
+        turns.quiet(20_000);
+        turns.loud(29_000);
+        assert!(turns.may_begin(29_004) && turns.may_be_quiet(29_004));
+    }
+
+    /// Planted bug: nobody is on the device while an update goes on that those who want to measure wait for.
+    #[test]
+    fn a_device_is_not_emptied_for_the_length_of_an_update() {
+        let mut turns = Turns::default();
+        turns.work(100);
+        assert!(turns.may_begin(149), "a decoding step is over before the device is empty");
+        assert!(!turns.may_begin(150) && !turns.may_begin(1999), "an update is not");
+        assert!(turns.may_begin(2000), "but updates one after the other keep nobody out for ever");
+        turns.worked(2500);
+        turns.work(2510);
+        turns.quiet(2520);
+        turns.loud(3520);
+        assert!(
+            !turns.may_begin(3600) && !turns.may_begin(6529) && turns.may_begin(6530),
+            "a second of its own, then two more"
+        );
+    }
+
+    #[test]
+    fn a_short_spell_gives_a_turn_and_a_long_one_not_more_than_four_seconds() {
         for (spell, turn) in [(1, TURN_MS.0), (400, 400), (60_000, TURN_MS.1)] {
             let mut turns = Turns::default();
             turns.quiet(10);
-            turns.loud(10 + spell);
+            turns.loud(10 + spell - LINGER_MS.min(spell));
+            let end = turns.linger.unwrap();
             turns.wanted += 1;
-            assert!(turns.may_work(10 + spell + turn - 1) && !turns.may_work(10 + spell + turn));
+            assert!(turns.may_work(end + turn - 1) && !turns.may_work(end + turn));
+        }
+    }
+
+    /// Nobody works in a spell, a spell is bounded where the model waits, and both always get on.
+    #[test]
+    fn random_histories() {
+        let next = |state: &mut u64| {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *state >> 33
+        };
+        for seed in 0..200u64 {
+            let (mut random, mut turns, mut now) = (seed, Turns::default(), 0);
+            let (mut worked, mut measured, mut began) = (0, 0, None);
+            for _ in 0..4000 {
+                now += next(&mut random) % 12;
+                // The model wants to work at all times, and somebody to measure: what may be, is.
+                turns.blocked = usize::from(turns.working == 0);
+                if turns.working > 0 && next(&mut random).is_multiple_of(3) {
+                    turns.worked(now);
+                } else if turns.quiet > 0 && next(&mut random).is_multiple_of(20) {
+                    turns.loud(now);
+                    measured += 1;
+                }
+                let wants = next(&mut random).is_multiple_of(2);
+                if turns.quiet == 0 && turns.working == 0 && wants && turns.may_begin(now) && turns.may_be_quiet(now) {
+                    began = began.filter(|_| turns.linger.is_some()).or(Some(now));
+                    turns.quiet(now);
+                }
+                if turns.working == 0 && turns.may_work(now) {
+                    turns.work(now);
+                    worked += 1;
+                }
+                assert!(turns.quiet == 0 || turns.working == 0, "seed {seed}: both at {now}");
+                // A measurement takes some two hundred milliseconds here.
+                let spell = began.filter(|_| turns.quiet > 0).map_or(0, |began| now - began);
+                assert!(spell < TURN_MS.1 + 3000, "seed {seed}: a spell of {spell} ms");
+            }
+            assert!(worked > 200 && measured > 20, "seed {seed}: {worked} pieces, {measured} measurements");
         }
     }
 
@@ -279,6 +420,8 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             drop(quiet);
+            // Or the next one would continue the spell.
+            tokio::time::sleep(Duration::from_millis(2 * LINGER_MS)).await;
             between.push(pieces.load(Ordering::SeqCst) - before);
         }
         // A wait that is given up does not keep the model from its work.

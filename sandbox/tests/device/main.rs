@@ -56,7 +56,8 @@ fn host() -> (Kind, Arc<dyn Inventory>) {
     let found = NvmlInventory::open().map_err(|e| e.to_string()).and_then(|inventory| {
         let wanted = std::env::var("TROUPE_TESTS_GPU").ok();
         let mut all = inventory.devices().map_err(|e| e.to_string())?.into_iter();
-        let one = all.find(|gpu| wanted.as_ref().is_none_or(|uuid| gpu.uuid == *uuid)).ok_or("no such GPU is listed")?;
+        let one =
+            all.find(|gpu| wanted.as_ref().is_none_or(|uuid| gpu.uuid == *uuid)).ok_or("no such GPU is listed")?;
         Ok((one, inventory))
     });
     match found {
