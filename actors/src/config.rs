@@ -393,9 +393,18 @@ impl Config {
     /// The resolved configuration that a run stored of itself. Every key is present and none is held to be "set by
     /// the user", so a key without effect is fine here.
     pub fn from_resolved(text: &str, origin: &Path) -> Result<Config, UserError> {
+        Config::stored(text, origin)?.resolve()
+    }
+
+    /// The same to be looked at, wherever the run's folder was copied: nothing is checked.
+    pub fn as_stored(text: &str, origin: &Path) -> Result<Config, UserError> {
+        Config::stored(text, origin)?.read()
+    }
+
+    fn stored(text: &str, origin: &Path) -> Result<Settings, UserError> {
         let mut settings = Settings::builtin()?;
         settings.add_text(text, |line| Origin::Resolved { path: origin.to_path_buf(), line })?;
-        settings.resolve()
+        Ok(settings)
     }
 
     /// The resolved configuration as TOML, every key present; [`Config::from_resolved`] reads it back.

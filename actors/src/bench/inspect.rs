@@ -1,9 +1,10 @@
 //! `troupe bench inspect`: what viewers cost a run that uses all of a machine.
 //!
-//! One run (the actor graph of `bench orchestrator`, its stand-ins cost nothing) goes on for the whole time. Windows of it
-//! without viewers and with three take turns, in an order that turns round each time, so that what drifts (a growing
-//! store, a warming machine) falls on both alike. Viewers are processes of their own, each in a session of its own as in
-//! terminals of their own; attaching is not measured, being attached is.
+//! One run (the actor graph of `bench orchestrator`, its stand-ins cost nothing) goes on for the whole time, with three viewers attached.
+//! Windows of it in which they are stopped (SIGSTOP) and in which they go on take turns, in an order that turns round each time, so that
+//! what drifts (a growing store, a warming machine) falls on both alike; attaching them anew for each would leave most of the time
+//! unmeasured. Viewers are processes of their own, each in a session of its own as in terminals of their own. What they catch up with
+//! after they were stopped is measured with what they do anyway.
 
 mod page;
 mod process;
@@ -28,8 +29,10 @@ use viewers::Viewers;
 /// Steps before the first window.
 const BEGUN: usize = 20;
 const BEGUN_DEADLINE: Duration = Duration::from_secs(60);
-/// Between attaching or letting go and measuring.
-const SETTLE: Duration = Duration::from_millis(1000);
+/// Between stopping viewers, or letting them go on, and measuring.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Between looks at how much they use while they read the past.
+const LOOK: Duration = Duration::from_millis(1000);
 /// Processors that viewers use no longer once they have read the past, and how long they may take for it.
 const CALM: f64 = 0.15;
 const READS: Duration = Duration::from_secs(30);
@@ -179,33 +182,31 @@ fn windows(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    let viewers = Viewers::attach(bench, dir)?;
+    settle(&viewers);
     let mut rounds = Vec::new();
     for n in 0..bench.rounds {
         if stop.asked() {
             break;
         }
-        let bare = || -> Result<Leg, RunError> {
+        let leg = |attached: bool| -> Result<Leg, RunError> {
+            viewers.let_go_on(attached)?;
             std::thread::sleep(SETTLE);
-            Ok(window(bench.window, dir, marks, None))
-        };
-        let looked_at = || -> Result<Leg, RunError> {
-            let viewers = Viewers::attach(bench, dir)?;
-            settle(&viewers);
-            let leg = window(bench.window, dir, marks, Some(&viewers));
-            viewers.check()?;
-            Ok(leg)
+            Ok(window(bench.window, dir, marks, &viewers))
         };
         let (without, with) = if n % 2 == 0 {
-            (bare()?, looked_at()?)
+            (leg(false)?, leg(true)?)
         } else {
-            let with = looked_at()?;
-            (bare()?, with)
+            let with = leg(true)?;
+            (leg(false)?, with)
         };
         let loss_percent = 100.0 * (1.0 - with.rollouts_per_s / without.rollouts_per_s);
         let round = Round { without, with, loss_percent };
         each(&round);
         rounds.push(round);
     }
+    viewers.let_go_on(true)?;
+    viewers.check()?;
     Ok(rounds)
 }
 
@@ -214,17 +215,17 @@ fn settle(viewers: &Viewers) {
     let until = Instant::now() + READS;
     loop {
         let before = viewers.cpu_seconds();
-        std::thread::sleep(SETTLE);
-        let calm = viewers.cpu_seconds() - before < CALM * SETTLE.as_secs_f64();
+        std::thread::sleep(LOOK);
+        let calm = viewers.cpu_seconds() - before < CALM * LOOK.as_secs_f64();
         if calm || Instant::now() >= until {
             return;
         }
     }
 }
 
-fn window(length: Duration, dir: &Path, marks: &Marks, viewers: Option<&Viewers>) -> Leg {
+fn window(length: Duration, dir: &Path, marks: &Marks, viewers: &Viewers) -> Leg {
     let own = std::process::id();
-    let watched = || viewers.map_or(0.0, Viewers::cpu_seconds);
+    let watched = || viewers.cpu_seconds();
     let (began, own_before, viewers_before) = (Instant::now(), cpu_seconds(own), watched());
     std::thread::sleep(length);
     let (ended, own_after, viewers_after) = (Instant::now(), cpu_seconds(own), watched());

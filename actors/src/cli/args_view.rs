@@ -111,7 +111,7 @@ pub struct InspectBenchArgs {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Seconds of one window.
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=600))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
     /// One JSON document on stdout.
     #[arg(long)]

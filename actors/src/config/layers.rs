@@ -174,6 +174,13 @@ impl Settings {
 
     /// Checks the keys against each other and makes the typed configuration.
     pub fn resolve(self) -> Result<Config, UserError> {
+        let config = self.read()?;
+        check::check(&config, &self)?;
+        Ok(config)
+    }
+
+    /// The values as they are, for looking at: what they name need not be on this machine, nor this build be one that could run them.
+    pub(super) fn read(&self) -> Result<Config, UserError> {
         let mut document = toml::Table::new();
         for (path, (value, _)) in &self.values {
             let (section, name) = path.split_once('.').unwrap_or(("", path));
@@ -183,10 +190,7 @@ impl Settings {
             }
         }
         // Cannot fail for keys that passed `put`; a test holds the list of keys and the type equal.
-        let config: Config =
-            document.try_into().map_err(|e: toml::de::Error| UserError::new(e.message().to_string()))?;
-        check::check(&config, &self)?;
-        Ok(config)
+        document.try_into().map_err(|e: toml::de::Error| UserError::new(e.message().to_string()))
     }
 }
 

@@ -126,7 +126,7 @@ impl Run {
             Some(text) => serde_json::from_str(&text)?,
             None => Vec::new(),
         };
-        let config = reader.meta("config")?.and_then(|text| Config::from_resolved(&text, dir).ok());
+        let config = reader.meta("config")?.and_then(|text| Config::as_stored(&text, dir).ok());
         Ok(Run {
             dir: dir.to_path_buf(),
             table: Arc::default(),

@@ -201,7 +201,10 @@ fn a_real_run_is_seen_whole() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::new(dir.path());
     let writer = Writer::start(StoreConfig::new(rig.run_dir.clone()), Box::new(|_| {})).unwrap();
-    let config = Settings::builtin().unwrap().resolve().unwrap();
+    let mut config = Settings::builtin().unwrap().resolve().unwrap();
+    // As on another machine, whose viewer has no GPU and does not find the model.
+    config.model.dir = "/nowhere/model.gguf".into();
+    config.model.device = actors::config::Device::Cuda;
     let tasks: Vec<_> = rig.entries().iter().map(|t| (*t.spec).clone()).collect();
     writer
         .handle()
@@ -220,6 +223,7 @@ fn a_real_run_is_seen_whole() {
     let overview = run.overview().unwrap();
     assert_eq!(overview.ledger["train"], reader.endings(PhaseTag::Train).unwrap());
     assert_eq!(overview.steps.x, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(overview.steps_planned, Some(config.run.steps));
     let stored = reader.steps().unwrap();
     for (name, part) in [("learner.loss", 0), ("batch.reward_code", 1)] {
         let found: Vec<f64> = overview.steps.y[name].iter().map(|x| x.unwrap()).collect();

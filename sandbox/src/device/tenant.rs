@@ -31,8 +31,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(2);
 /// Whose turn it is. Times are milliseconds of the caller's clock.
 #[derive(Debug, Default)]
 pub struct Turns {
-    /// Pieces of work under way.
-    working: usize,
+    /// When the pieces of work under way began.
+    working: Vec<u64>,
     /// Threads that wait for quiet to end.
     blocked: usize,
     /// Somebody waits for quiet.
@@ -45,8 +45,6 @@ pub struct Turns {
     /// The model's turn ends here.
     turn_until: u64,
     last_work: Option<u64>,
-    /// Since when there has been work under way.
-    work_since: u64,
 }
 
 impl Turns {
@@ -57,14 +55,14 @@ impl Turns {
     }
 
     pub fn work(&mut self, now: u64) {
-        if self.working == 0 {
-            self.work_since = now;
-        }
-        self.working += 1;
+        self.working.push(now);
     }
 
-    pub fn worked(&mut self, now: u64) {
-        self.working -= 1;
+    /// A piece that began at `since` has ended.
+    pub fn worked(&mut self, since: u64, now: u64) {
+        if let Some(at) = self.working.iter().position(|began| *began == since) {
+            self.working.swap_remove(at);
+        }
         self.last_work = Some(now);
     }
 
@@ -75,7 +73,7 @@ impl Turns {
             return self.may_go_on(now);
         }
         // A referee that is replaced in a spell measures by itself.
-        self.quiet > 0 || (self.working == 0 && self.is_over(now))
+        self.quiet > 0 || (self.working.is_empty() && self.is_over(now))
     }
 
     /// Whether the device may be emptied for who wants to measure: not in the model's turn, and not for a piece of work that will take a while.
@@ -84,7 +82,7 @@ impl Turns {
         if self.quiet > 0 || self.linger.is_some() {
             return self.may_go_on(now);
         }
-        let long = self.working > 0 && now >= self.work_since + PIECE_MS.0;
+        let long = self.working.iter().any(|began| now >= began + PIECE_MS.0);
         self.is_over(now) && (!long || now >= self.turn_until + PIECE_MS.1)
     }
 
@@ -109,7 +107,8 @@ impl Turns {
 
     /// Whether the model's turn is over, or given away: it has nothing to do.
     fn is_over(&self, now: u64) -> bool {
-        let rests = self.blocked == 0 && self.working == 0 && self.last_work.is_none_or(|last| now >= last + IDLE_MS);
+        let rests =
+            self.blocked == 0 && self.working.is_empty() && self.last_work.is_none_or(|last| now >= last + IDLE_MS);
         rests || now >= self.turn_until
     }
 
@@ -132,8 +131,8 @@ struct House {
     changed: Condvar,
 }
 
-/// A piece of the model's work; dropping it ends it.
-pub struct Work(Tenant);
+/// A piece of the model's work, since when; dropping it ends it.
+pub struct Work(Tenant, u64);
 
 /// A quiet spell; dropping it ends it.
 #[derive(Debug)]
@@ -161,8 +160,9 @@ impl Tenant {
             };
         }
         turns.blocked -= 1;
-        turns.work(self.now());
-        Work(self.clone())
+        let now = self.now();
+        turns.work(now);
+        Work(self.clone(), now)
     }
 
     /// Waits until the model rests, `limit` at most.
@@ -227,7 +227,7 @@ impl Device {
 impl Drop for Work {
     fn drop(&mut self) {
         let now = self.0.now();
-        self.0.lock().worked(now);
+        self.0.lock().worked(self.1, now);
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         turns.wanted += 1;
         assert!(!turns.may_be_quiet(5), "work is under way");
         assert!(!turns.may_work(5), "somebody waits, and it is nobody's turn");
-        turns.worked(6);
+        turns.worked(0, 6);
         assert!(turns.may_be_quiet(6), "the model had no turn to lose");
         turns.quiet(6);
         turns.wanted -= 1;
@@ -287,11 +287,11 @@ mod tests {
         // 300 ms of quiet give the model 300 ms, whoever waits.
         assert!(turns.may_work(306));
         turns.work(307);
-        turns.worked(310);
+        turns.worked(307, 310);
         assert!(!turns.may_be_quiet(311) && turns.may_work(605) && !turns.may_begin(312));
         assert!(turns.may_be_quiet(330) && turns.may_begin(330), "a model that rests has given its turn away");
         turns.work(590);
-        turns.worked(600);
+        turns.worked(590, 600);
         assert!(!turns.may_be_quiet(605) && turns.may_be_quiet(606) && !turns.may_work(606));
     }
 
@@ -328,7 +328,15 @@ mod tests {
         assert!(turns.may_begin(149), "a decoding step is over before the device is empty");
         assert!(!turns.may_begin(150) && !turns.may_begin(1999), "an update is not");
         assert!(turns.may_begin(2000), "but updates one after the other keep nobody out for ever");
-        turns.worked(2500);
+        let mut steps = Turns::default();
+        for at in (0..400).step_by(10) {
+            steps.work(at);
+            if at >= 20 {
+                steps.worked(at - 20, at);
+            }
+            assert!(steps.may_begin(at), "decoding steps of two generators are short, though there is always one");
+        }
+        turns.worked(100, 2500);
         turns.work(2510);
         turns.quiet(2520);
         turns.loud(3520);
@@ -363,23 +371,28 @@ mod tests {
             for _ in 0..4000 {
                 now += next(&mut random) % 12;
                 // The model wants to work at all times, and somebody to measure: what may be, is.
-                turns.blocked = usize::from(turns.working == 0);
-                if turns.working > 0 && next(&mut random).is_multiple_of(3) {
-                    turns.worked(now);
+                turns.blocked = usize::from(turns.working.is_empty());
+                if let Some(&since) = turns.working.first().filter(|_| next(&mut random).is_multiple_of(3)) {
+                    turns.worked(since, now);
                 } else if turns.quiet > 0 && next(&mut random).is_multiple_of(20) {
                     turns.loud(now);
                     measured += 1;
                 }
                 let wants = next(&mut random).is_multiple_of(2);
-                if turns.quiet == 0 && turns.working == 0 && wants && turns.may_begin(now) && turns.may_be_quiet(now) {
+                if turns.quiet == 0
+                    && turns.working.is_empty()
+                    && wants
+                    && turns.may_begin(now)
+                    && turns.may_be_quiet(now)
+                {
                     began = began.filter(|_| turns.linger.is_some()).or(Some(now));
                     turns.quiet(now);
                 }
-                if turns.working == 0 && turns.may_work(now) {
+                if turns.working.is_empty() && turns.may_work(now) {
                     turns.work(now);
                     worked += 1;
                 }
-                assert!(turns.quiet == 0 || turns.working == 0, "seed {seed}: both at {now}");
+                assert!(turns.quiet == 0 || turns.working.is_empty(), "seed {seed}: both at {now}");
                 // A measurement takes some two hundred milliseconds here.
                 let spell = began.filter(|_| turns.quiet > 0).map_or(0, |began| now - began);
                 assert!(spell < TURN_MS.1 + 3000, "seed {seed}: a spell of {spell} ms");

@@ -10,8 +10,8 @@ use reqwest::Client;
 use crate::http::{client, endpoint};
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// One answer, at most.
-const ANSWER: Duration = Duration::from_secs(30);
+/// One answer, at most: a dashboard is stopped for a window in between.
+const ANSWER: Duration = Duration::from_secs(700);
 /// As in `app.js`, of whose work this one does only the waiting.
 const PAUSE: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_millis(300);

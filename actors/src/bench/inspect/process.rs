@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -29,6 +30,13 @@ impl Drop for Process {
 impl Process {
     pub fn cpu_seconds(&self) -> f64 {
         cpu_seconds(self.0.id())
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub fn let_go_on(&self, go: bool) -> std::io::Result<()> {
+        let signal = if go { Signal::CONT } else { Signal::STOP };
+        let pid = Pid::from_raw(self.0.id().cast_signed()).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, signal)?)
     }
 
     pub fn is_alive(&mut self) -> bool {

@@ -1,4 +1,4 @@
-//! The viewers of one window.
+//! The viewers of a bench.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +54,15 @@ impl Viewers {
 
     pub fn cpu_seconds(&self) -> f64 {
         self.processes.iter().map(process::Process::cpu_seconds).sum()
+    }
+
+    /// Stops them where they are, or lets them go on.
+    ///
+    /// # Errors
+    /// One is gone.
+    pub fn let_go_on(&self, go: bool) -> Result<(), RunError> {
+        let failed = |source| RunError::Io { doing: "cannot stop a viewer at", path: std::env::temp_dir(), source };
+        self.processes.iter().try_for_each(|viewer| viewer.let_go_on(go).map_err(failed))
     }
 
     /// # Errors

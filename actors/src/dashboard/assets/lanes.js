@@ -3,7 +3,8 @@ import { brief, h, shown } from "./dom.js";
 
 const HEIGHT = 22;
 // By what a stage is about; anything else is grey.
-const KINDS = [["compile", /compile|import/, "#2f6fed"], ["check", /check|run|compare|reference/, "#12945a"], ["time", /^time$/, "#e07b00"], ["wait", /wait|release|^end$/, "#9aa4b2"], ["step", /^step/, "#b03fc0"]];
+// The first that matches: to wait for a check is to wait.
+const KINDS = [["wait", /^wait|release|^end$/, "#9aa4b2"], ["compile", /compile|import/, "#2f6fed"], ["check", /check|run|compare|reference/, "#12945a"], ["time", /^time$/, "#e07b00"], ["step", /^step/, "#b03fc0"]];
 const OTHER = "#5b7083";
 const LOST = "#d33";
 
