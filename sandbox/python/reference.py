@@ -1,4 +1,5 @@
 """A reference on a device: how it is timed, what it computes, and whether what a candidate returned while it was timed is the same."""
+import math
 import time
 
 import torch
@@ -18,6 +19,9 @@ def near(got, want, reduction):
 
     def within(sane, also):
         rms = float(torch.linalg.vector_norm(sane, dtype=torch.float64)) / max(1, want.numel()) ** 0.5
+        # One infinite element would allow every error in all of them.
+        if not math.isfinite(rms):
+            return False
         allowed = sane.abs().mul_(TIMED_MARGIN * relative).add_(TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms)
         # Written to fail on what is not a number.
         good = (got - want).abs_() <= allowed
@@ -37,10 +41,11 @@ def nears(got, want, reduction):
         return (got == want).all(1).tolist()
     relative, share = oracle.TOLERANCE.get(str(want.dtype).removeprefix("torch."), oracle.TOLERANCE["float32"])
     rms = torch.linalg.vector_norm(want, dim=1, keepdim=True, dtype=torch.float64) / max(1, size) ** 0.5
-    floor = (TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms).to(want.dtype)
+    # A little less, for its rounding to a small dtype.
+    floor = (0.99 * TIMED_MARGIN * share * max(4, reduction) ** 0.5 * rms).to(want.dtype)
     allowed = want.abs().mul_(TIMED_MARGIN * relative).add_(floor)
     # Written to fail on what is not a number.
-    return ((got - want).abs_() <= allowed).all(1).tolist()
+    return (((got - want).abs_() <= allowed) & torch.isfinite(rms)).all(1).tolist()
 
 
 def sames(got, want):

@@ -71,6 +71,8 @@ pub struct Leg {
     pub own_cores: f64,
     /// Processors that the viewers used.
     pub viewer_cores: f64,
+    /// Updates of the page that was updated least.
+    pub updates_per_s: f64,
     /// The store's log, MiB.
     pub log_mib: f64,
 }
@@ -100,6 +102,8 @@ pub struct InspectFigures {
     pub own_us_without: f64,
     pub own_us_with: f64,
     pub viewer_cores: f64,
+    /// With viewers: updates a second of the page that was updated least, on average.
+    pub updates_per_s: f64,
     /// Of the rounds: the median, the mean and its standard error, percent.
     pub loss_median: f64,
     pub loss_mean: f64,
@@ -182,14 +186,14 @@ fn windows(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let viewers = Viewers::attach(bench, dir)?;
+    let mut viewers = Viewers::attach(bench, dir)?;
     settle(&viewers);
     let mut rounds = Vec::new();
     for n in 0..bench.rounds {
         if stop.asked() {
             break;
         }
-        let leg = |attached: bool| -> Result<Leg, RunError> {
+        let mut leg = |attached: bool| -> Result<Leg, RunError> {
             viewers.let_go_on(attached)?;
             std::thread::sleep(SETTLE);
             Ok(window(bench.window, dir, marks, &viewers))
@@ -227,9 +231,11 @@ fn window(length: Duration, dir: &Path, marks: &Marks, viewers: &Viewers) -> Leg
     let own = std::process::id();
     let watched = || viewers.cpu_seconds();
     let (began, own_before, viewers_before) = (Instant::now(), cpu_seconds(own), watched());
+    let updates_before = viewers.updates();
     std::thread::sleep(length);
     let (ended, own_after, viewers_after) = (Instant::now(), cpu_seconds(own), watched());
     let seconds = ended.duration_since(began).as_secs_f64();
+    let updates = viewers.updates().iter().zip(&updates_before).map(|(after, before)| after - before).min();
     let rate = marks.rate(began, ended);
     let own_cores = (own_after - own_before) / seconds;
     let mut log = crate::store::path(dir).into_os_string();
@@ -239,6 +245,7 @@ fn window(length: Duration, dir: &Path, marks: &Marks, viewers: &Viewers) -> Leg
         own_us_per_rollout: 1e6 * own_cores / rate.max(1.0),
         own_cores,
         viewer_cores: (viewers_after - viewers_before) / seconds,
+        updates_per_s: updates.unwrap_or(0) as f64 / seconds,
         log_mib: std::fs::metadata(log).map_or(0.0, |m| m.len() as f64 / f64::from(1 << 20)),
     }
 }
@@ -261,6 +268,7 @@ fn summed(bench: &InspectBench, rounds: Vec<Round>, steps: usize) -> InspectFigu
         own_us_without: of(|r| r.without.own_us_per_rollout),
         own_us_with: of(|r| r.with.own_us_per_rollout),
         viewer_cores: of(|r| r.with.viewer_cores),
+        updates_per_s: rounds.iter().map(|r| r.with.updates_per_s).sum::<f64>() / count,
         loss_median: median(losses),
         loss_mean: mean,
         loss_error: (variance / count).sqrt(),
@@ -289,6 +297,7 @@ mod tests {
             own_us_per_rollout: 0.0,
             own_cores: 0.0,
             viewer_cores: 0.0,
+            updates_per_s: 0.0,
             log_mib: 0.0,
         };
         let round = |without, with: f64| Round {

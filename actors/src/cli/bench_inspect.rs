@@ -20,7 +20,7 @@ pub fn inspect(args: InspectBenchArgs) -> Done {
         ));
         output::line(
             "           without viewers                         with viewers\nrollouts/s  own us  cores  log MiB  \
-             rollouts/s  own us  cores  log MiB  viewers' cores   loss %",
+             rollouts/s  own us  cores  log MiB  viewers' cores  updates/s   loss %",
         )?;
     }
     let mut wrong = None;
@@ -49,10 +49,11 @@ fn row(round: &Round) -> String {
         format!("{:>10.0} {:>7.1} {:>6.2} {:>8.0}", l.rollouts_per_s, l.own_us_per_rollout, l.own_cores, l.log_mib)
     };
     format!(
-        "{}  {} {:>15.3} {:>8.2}",
+        "{}  {} {:>15.3} {:>10.1} {:>8.2}",
         leg(&round.without),
         leg(&round.with),
         round.with.viewer_cores,
+        round.with.updates_per_s,
         round.loss_percent
     )
 }
@@ -61,7 +62,8 @@ fn summary(f: &InspectFigures) -> String {
     let sessions = if f.own_sessions { "each in a session of its own" } else { "in the bench's own session" };
     format!(
         "{:?}, {sessions}; {} processors; {} rollouts\nmedian rollouts/s: {:.0} without, {:.0} with\nmedian processors of the run: \
-         {:.3} without, {:.3} with; of the viewers {:.3}; the run's processor time for a rollout: {:.1} us without, {:.1} us with\nloss with viewers: median \
+         {:.3} without, {:.3} with; of the viewers {:.3}; the run's processor time for a rollout: {:.1} us without, {:.1} us with\n\
+         updates/s of the page that was updated least: {:.1}\nloss with viewers: median \
          {:.2} %, mean {:.2} % with a standard error of {:.2} %",
         f.attached,
         f.processors,
@@ -73,6 +75,7 @@ fn summary(f: &InspectFigures) -> String {
         f.viewer_cores,
         f.own_us_without,
         f.own_us_with,
+        f.updates_per_s,
         f.loss_median,
         f.loss_mean,
         f.loss_error

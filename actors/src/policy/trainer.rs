@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::module::Module as _;
 use burn::tensor::backend::AutodiffBackend;
 use model::guard::GuardConfig;
 use model::kernels::Kernels;
@@ -103,15 +104,29 @@ impl<AB: AutodiffBackend + Kernels> BurnTrainer<AB> {
         Ok(BurnTrainer { learner, settings, newest })
     }
 
+    /// Waits until nothing of the learner's runs on its device any more: its turn is about to end. What has failed there is told by whoever
+    /// asks next.
+    fn rest(&self) {
+        for device in self.learner.network().devices() {
+            if let Err(error) = AB::sync(&device) {
+                tracing::debug!(?error, "the learner's device");
+            }
+        }
+    }
+
     /// Writes the checkpoint and names it the newest.
     fn publish(&self, step: StepId, applied: bool, report: serde_json::Value) -> Result<Manifest, TrainError> {
         let checkpoints = &self.settings.checkpoints;
         let policy = self.learner.version();
-        // Writing takes seconds, in which nobody needs the GPU.
+        // Writing takes seconds, in which nobody needs the GPU but for a tensor now and then.
         let tenant = self.settings.tenant.clone();
+        let _busy = tenant.busy();
         let digest = self
             .learner
-            .save_in_turns(&checkpoints.path(policy), move || tenant.work())
+            .save_in_turns(&checkpoints.path(policy), {
+                let tenant = tenant.clone();
+                move || tenant.work()
+            })
             .map_err(|e| TrainError { fatal: true, fault: fault(CHECKPOINT, e) })?
             .digest;
         let manifest = checkpoints.manifest(step, policy, digest, applied, report);
@@ -133,12 +148,14 @@ impl<AB: AutodiffBackend + Kernels> Trainer for BurnTrainer<AB> {
         let report = {
             let _work = self.settings.tenant.work();
             let done = self.learner.train_step(&job.samples, &self.settings.loss);
+            self.rest();
             done.map_err(|e| TrainError { fatal: e.is_fatal(), fault: fault(LEARNER_FAILED, e) })?
         };
         let applied = report.applied;
         let manifest = self.publish(job.step, applied, flat(serde_json::to_value(&report)))?;
         let _work = self.settings.tenant.work();
         let done = item(manifest, &self.learner);
+        self.rest();
         self.newest = Some(done.clone());
         let tokens = self.learner.take_seen().into_iter();
         let scores = |seen: model::learner::Seen| TokenScores {

@@ -79,7 +79,7 @@ impl Rules {
     fn admit(&mut self) -> Vec<u64> {
         let mut admitted = Vec::new();
         loop {
-            if self.inside.iter().any(|&(_, u)| u == Use::Alone) {
+            if self.is_alone() {
                 return admitted;
             }
             if self.alone.is_empty() {
@@ -114,6 +114,10 @@ impl Rules {
         self.alone.len() >= self.config.batch.max(1)
             || self.passed >= self.config.patience
             || (self.inside.is_empty() && self.shared.is_empty())
+    }
+
+    fn is_alone(&self) -> bool {
+        self.inside.iter().any(|&(_, u)| u == Use::Alone)
     }
 
     /// Who is inside.
@@ -178,8 +182,12 @@ impl Gate {
         };
         // The sender is dropped only with the pass's own ticket, so an error cannot happen while `pass` lives.
         if wanted == Use::Alone && self.1.is_some() {
-            // The model's turn ends without a word.
-            while tokio::time::timeout(LOOK, &mut open).await.is_err() {
+            // The model's turn ends without a word; who is alone says so on leaving.
+            loop {
+                let pause = if self.lock().rules.is_alone() { LOOK * 10 } else { LOOK };
+                if tokio::time::timeout(pause, &mut open).await.is_ok() {
+                    break;
+                }
                 self.lock().look(self.1.as_ref());
             }
         } else {
@@ -219,7 +227,8 @@ impl Doors {
 
     /// Asks the model whether somebody may be alone now.
     fn look(&mut self, tenant: Option<&Tenant>) {
-        let may = tenant.is_none_or(Tenant::may_begin);
+        let waits = !self.rules.alone.is_empty();
+        let may = tenant.is_none_or(|tenant| tenant.may_begin(waits));
         let admitted = self.rules.let_alone(may);
         self.open(&admitted);
     }

@@ -16,11 +16,14 @@ use crate::fault::{DEVICE, fault};
 /// The model's turn after a quiet spell is as long as that was, within these bounds, milliseconds. A spell that has lasted for the second
 /// of them is not continued while the model waits.
 const TURN_MS: (u64, u64) = (50, 4000);
-/// A spell goes on if the next measurement begins within this, milliseconds: who had the device leaves before the next one comes.
-const LINGER_MS: u64 = 5;
-/// A piece of the model's work that has lasted for so long is an update, whose end nobody who wants to measure keeps the device empty
-/// for; but once the model's turn is over by the second of them, milliseconds.
-const PIECE_MS: (u64, u64) = (50, 2000);
+/// A spell goes on if the next measurement begins within this, milliseconds: who had the device leaves before the next one comes, whose
+/// thread may have to wait for a processor.
+const LINGER_MS: u64 = 25;
+/// A piece of the model's work that has lasted for so long is an update, for whose end nobody who wants to measure keeps the device empty,
+/// milliseconds.
+const PIECE_MS: u64 = 50;
+/// For so long after somebody who waits for such an end has asked last, no other piece begins, milliseconds.
+const ASKED_MS: u64 = 10;
 /// A model that has not worked for so long has nothing to do: its turn is over, milliseconds.
 const IDLE_MS: u64 = 20;
 /// How long a piece of the model's work may take while a measurement waits.
@@ -45,13 +48,16 @@ pub struct Turns {
     /// The model's turn ends here.
     turn_until: u64,
     last_work: Option<u64>,
+    /// Somebody who wants to measure was last told to wait for a long piece, the model's turn being over.
+    asked: Option<u64>,
 }
 
 impl Turns {
     /// Whether a piece of work may begin.
     pub fn may_work(&mut self, now: u64) -> bool {
         self.settle(now);
-        self.quiet == 0 && self.linger.is_none() && (self.wanted == 0 || now < self.turn_until)
+        let wanted = self.wanted > 0 || self.asked.is_some_and(|at| now < at + ASKED_MS);
+        self.quiet == 0 && self.linger.is_none() && (!wanted || now < self.turn_until)
     }
 
     pub fn work(&mut self, now: u64) {
@@ -76,14 +82,18 @@ impl Turns {
         self.quiet > 0 || (self.working.is_empty() && self.is_over(now))
     }
 
-    /// Whether the device may be emptied for who wants to measure: not in the model's turn, and not for a piece of work that will take a while.
-    pub fn may_begin(&mut self, now: u64) -> bool {
+    /// Whether the device may be emptied for who wants to measure, if somebody `waits`: not in the model's turn, and not for a piece of work
+    /// that takes a while; after that no other one begins.
+    pub fn may_begin(&mut self, now: u64, waits: bool) -> bool {
         self.settle(now);
         if self.quiet > 0 || self.linger.is_some() {
             return self.may_go_on(now);
         }
-        let long = self.working.iter().any(|began| now >= began + PIECE_MS.0);
-        self.is_over(now) && (!long || now >= self.turn_until + PIECE_MS.1)
+        let (over, long) = (self.is_over(now), self.working.iter().any(|began| now >= began + PIECE_MS));
+        if over && long && waits {
+            self.asked = Some(now);
+        }
+        over && !long
     }
 
     pub fn quiet(&mut self, now: u64) {
@@ -134,6 +144,9 @@ struct House {
 /// A piece of the model's work, since when; dropping it ends it.
 pub struct Work(Tenant, u64);
 
+/// More work is about to come; dropping it says that there is no more.
+pub struct Busy(Tenant);
+
 /// A quiet spell; dropping it ends it.
 #[derive(Debug)]
 pub struct Quiet(Tenant);
@@ -152,9 +165,9 @@ impl Tenant {
         let mut turns = self.lock();
         turns.blocked += 1;
         while !turns.may_work(self.now()) {
-            // A spell that lingers ends without a word.
-            let lingers = turns.linger.is_some().then_some(Duration::from_millis(LINGER_MS));
-            turns = match lingers {
+            // A spell that lingers ends without a word, and so does the wait of who has asked.
+            let silent = turns.linger.is_some() || turns.asked.is_some();
+            turns = match silent.then_some(Duration::from_millis(ASKED_MS)) {
                 Some(time) => self.0.changed.wait_timeout(turns, time).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.0.changed.wait(turns).unwrap_or_else(PoisonError::into_inner),
             };
@@ -191,9 +204,16 @@ impl Tenant {
         }
     }
 
-    /// Whether the device may be emptied for a measurement now.
-    pub(super) fn may_begin(&self) -> bool {
-        self.lock().may_begin(self.now())
+    /// Whether the device may be emptied for a measurement now, if one `waits`.
+    pub(super) fn may_begin(&self, waits: bool) -> bool {
+        let mut turns = self.lock();
+        turns.may_begin(self.now(), waits)
+    }
+
+    /// While this lives, the model has more to do after each piece: its turns are not given away in between.
+    pub fn busy(&self) -> Busy {
+        self.lock().blocked += 1;
+        Busy(self.clone())
     }
 
     fn now(&self) -> u64 {
@@ -208,11 +228,19 @@ impl Tenant {
 impl Device {
     /// A pass through the gate; who wants to be alone has the model at rest, too.
     pub(super) async fn enter(&self, wanted: Use) -> Result<Pass, Fault> {
-        let mut pass = self.gate.enter(wanted).await;
-        if wanted == Use::Alone {
-            pass.quiet = self.quiet().await?;
+        loop {
+            let mut pass = self.gate.enter(wanted).await;
+            if wanted == Use::Alone {
+                // It was let in for a spell that has ended meanwhile: nobody waits inside for the model.
+                if self.config.tenant.as_ref().is_some_and(|tenant| !tenant.may_begin(true)) {
+                    drop(pass);
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+                pass.quiet = self.quiet().await?;
+            }
+            return Ok(pass);
         }
-        Ok(pass)
     }
 
     /// The model at rest, where there is one on this device.
@@ -228,6 +256,12 @@ impl Drop for Work {
     fn drop(&mut self) {
         let now = self.0.now();
         self.0.lock().worked(self.1, now);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().blocked -= 1;
     }
 }
 
@@ -271,7 +305,7 @@ mod tests {
     #[test]
     fn quiet_waits_for_the_work_under_way_and_the_model_gets_as_long_again() {
         let mut turns = Turns::default();
-        assert!(turns.may_be_quiet(0) && turns.may_work(0) && turns.may_begin(0), "nobody is there");
+        assert!(turns.may_be_quiet(0) && turns.may_work(0) && turns.may_begin(0, true), "nobody is there");
         turns.work(0);
         turns.wanted += 1;
         assert!(!turns.may_be_quiet(5), "work is under way");
@@ -281,15 +315,15 @@ mod tests {
         turns.quiet(6);
         turns.wanted -= 1;
         assert!(!turns.may_work(100));
-        turns.loud(301);
+        turns.loud(281);
         turns.wanted += 1;
         assert!(!turns.may_work(305), "another measurement may follow");
         // 300 ms of quiet give the model 300 ms, whoever waits.
         assert!(turns.may_work(306));
         turns.work(307);
         turns.worked(307, 310);
-        assert!(!turns.may_be_quiet(311) && turns.may_work(605) && !turns.may_begin(312));
-        assert!(turns.may_be_quiet(330) && turns.may_begin(330), "a model that rests has given its turn away");
+        assert!(!turns.may_be_quiet(311) && turns.may_work(605) && !turns.may_begin(312, true));
+        assert!(turns.may_be_quiet(330) && turns.may_begin(330, true), "a model that rests has given its turn away");
         turns.work(590);
         turns.worked(590, 600);
         assert!(!turns.may_be_quiet(605) && turns.may_be_quiet(606) && !turns.may_work(606));
@@ -302,22 +336,22 @@ mod tests {
         turns.blocked = 1;
         for at in [1400, 1900, 2400] {
             turns.loud(at);
-            assert!(turns.may_be_quiet(at + 4) && turns.may_begin(at + 4) && !turns.may_work(at + 4), "{at}");
+            assert!(turns.may_be_quiet(at + 4) && turns.may_begin(at + 4, true) && !turns.may_work(at + 4), "{at}");
             turns.quiet(at + 4);
         }
-        assert!(!turns.may_begin(5000) && turns.may_be_quiet(5000), "no further one, but who is inside goes on");
-        turns.loud(5100);
-        assert!(!turns.may_be_quiet(5104) && !turns.may_begin(5104) && !turns.may_work(5104));
+        assert!(!turns.may_begin(5000, true) && turns.may_be_quiet(5000), "no further one, but who is inside goes on");
+        turns.loud(5080);
+        assert!(!turns.may_be_quiet(5104) && !turns.may_begin(5104, true) && !turns.may_work(5104));
         assert!(
-            turns.may_work(5105) && !turns.may_be_quiet(9104) && !turns.may_begin(9104),
+            turns.may_work(5105) && !turns.may_be_quiet(9104) && !turns.may_begin(9104, true),
             "it was quiet for four seconds"
         );
-        assert!(turns.may_be_quiet(9105) && turns.may_begin(9105));
+        assert!(turns.may_be_quiet(9105) && turns.may_begin(9105, true));
         // A model that does not wait loses nothing.
         turns.blocked = 0;
         turns.quiet(20_000);
         turns.loud(29_000);
-        assert!(turns.may_begin(29_004) && turns.may_be_quiet(29_004));
+        assert!(turns.may_begin(29_004, true) && turns.may_be_quiet(29_004));
     }
 
     /// Planted bug: nobody is on the device while an update goes on that those who want to measure wait for.
@@ -325,25 +359,27 @@ mod tests {
     fn a_device_is_not_emptied_for_the_length_of_an_update() {
         let mut turns = Turns::default();
         turns.work(100);
-        assert!(turns.may_begin(149), "a decoding step is over before the device is empty");
-        assert!(!turns.may_begin(150) && !turns.may_begin(1999), "an update is not");
-        assert!(turns.may_begin(2000), "but updates one after the other keep nobody out for ever");
+        assert!(turns.may_begin(149, true), "a decoding step is over before the device is empty");
+        assert!(!turns.may_begin(150, false) && turns.may_work(151), "nobody waits for its end");
+        assert!(
+            !turns.may_begin(160, true) && !turns.may_work(165),
+            "an update's is waited for, and no other piece begins"
+        );
+        assert!(turns.may_work(170), "unless nobody asks any more");
+        assert!(!turns.may_begin(20_000, true), "however long it takes");
+        turns.worked(100, 20_100);
+        assert!(turns.may_begin(20_100, true));
         let mut steps = Turns::default();
         for at in (0..400).step_by(10) {
             steps.work(at);
             if at >= 20 {
                 steps.worked(at - 20, at);
             }
-            assert!(steps.may_begin(at), "decoding steps of two generators are short, though there is always one");
+            assert!(
+                steps.may_begin(at, true),
+                "decoding steps of two generators are short, though there is always one"
+            );
         }
-        turns.worked(100, 2500);
-        turns.work(2510);
-        turns.quiet(2520);
-        turns.loud(3520);
-        assert!(
-            !turns.may_begin(3600) && !turns.may_begin(6529) && turns.may_begin(6530),
-            "a second of its own, then two more"
-        );
     }
 
     #[test]
@@ -382,7 +418,7 @@ mod tests {
                 if turns.quiet == 0
                     && turns.working.is_empty()
                     && wants
-                    && turns.may_begin(now)
+                    && turns.may_begin(now, true)
                     && turns.may_be_quiet(now)
                 {
                     began = began.filter(|_| turns.linger.is_some()).or(Some(now));

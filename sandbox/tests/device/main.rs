@@ -66,6 +66,7 @@ fn host() -> (Kind, Arc<dyn Inventory>) {
             (Kind::Cuda(gpu.uuid), Arc::new(inventory))
         }
         Err(why) => {
+            assert!(std::env::var_os("TROUPE_TESTS_GPU").is_none(), "TROUPE_TESTS_GPU names a GPU: {why}");
             say(format!("the GPU tier is skipped, the processor stands in: {why}"));
             (Kind::Processor(None), Arc::new(FakeInventory::default()))
         }

@@ -1,8 +1,8 @@
 //! A page of the dashboard as a browser keeps it: it listens, and asks for what it shows when there is something new, as
 //! often as `dashboard/assets/app.js` does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::Client;
@@ -19,6 +19,32 @@ const LONGEST: Duration = Duration::from_millis(250);
 const REST: u32 = 4;
 const WAIT: u32 = 2;
 const SLOW: Duration = Duration::from_millis(300);
+
+/// For how long dashboards were stopped so far: no page waited for its answer then, as `app.js` would count it.
+#[derive(Default)]
+pub struct Stops(Mutex<(Duration, Option<Instant>)>);
+
+impl Stops {
+    pub fn begin(&self) {
+        self.lock().1.get_or_insert_with(Instant::now);
+    }
+
+    pub fn end(&self) {
+        let mut stops = self.lock();
+        if let Some(since) = stops.1.take() {
+            stops.0 += since.elapsed();
+        }
+    }
+
+    fn so_far(&self) -> Duration {
+        let stops = self.lock();
+        stops.0 + stops.1.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Duration, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Waits until a dashboard has read everything that is there.
 pub async fn loaded(base: &str, deadline: Duration) -> Result<(), String> {
@@ -52,8 +78,8 @@ fn is_pulse(bytes: &[u8]) -> bool {
     bytes.windows(5).any(|w| w == b"pulse")
 }
 
-/// Keeps a page open until it is dropped; counts its updates.
-pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> Result<(), String> {
+/// Keeps a page open until it is dropped; counts its updates. What is told while its dashboard is stopped is told after it.
+pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>, stops: Arc<Stops>) -> Result<(), String> {
     let (live, data) = (endpoint(&base, "api/live")?, endpoint(&base, path.split('?').next().unwrap_or(path))?);
     let mut data = data;
     data.set_query(path.split_once('?').map(|(_, query)| query));
@@ -73,7 +99,7 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
                 Some(_) => {}
             },
             () = tokio::time::sleep_until(next), if due.is_some() => {
-                let began = Instant::now();
+                let (began, stopped) = (Instant::now(), stops.so_far());
                 let asked = get(&client, &data);
                 tokio::pin!(asked);
                 // Messages come while it waits for its answer: they lead to one more round, after a rest.
@@ -91,7 +117,7 @@ pub async fn keep(base: String, path: &'static str, updates: Arc<AtomicU64>) -> 
                     };
                 }
                 updates.fetch_add(1, Ordering::Relaxed);
-                let took = began.elapsed();
+                let took = began.elapsed().saturating_sub(stops.so_far() - stopped);
                 pause = match calm || took > SLOW {
                     true => (took * REST).max(CALM),
                     false => (took * WAIT).clamp(PAUSE, LONGEST),

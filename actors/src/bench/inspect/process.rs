@@ -1,6 +1,7 @@
 //! Viewers as processes: each in a session of its own, in a terminal of its own where it needs one; gone with their owner.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -39,6 +40,10 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn is_alive(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }
@@ -50,6 +55,23 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     // The name before it may hold anything.
     let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
     rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// Whether a process is within a read of the store with this index: SQLite holds a lock on one of five bytes of it then (123 to 127, by the
+/// format of its index). False where `/proc` does not tell.
+pub fn reads(pid: u32, index: &Path) -> bool {
+    let Ok(inode) = std::fs::metadata(index).map(|m| m.ino()) else { return false };
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| is_read(line, pid, inode))
+}
+
+/// A line such as `1: POSIX  ADVISORY  READ 1234 fe:00:5678 123 123`.
+fn is_read(line: &str, pid: u32, inode: u64) -> bool {
+    let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "->").collect();
+    let [_, "POSIX", _, _, owner, file, first, last] = words[..] else { return false };
+    let same = file.rsplit(':').next().and_then(|n| n.parse().ok()) == Some(inode) && owner.parse() == Ok(pid);
+    let (first, last): (u64, u64) = (first.parse().unwrap_or(u64::MAX), last.parse().unwrap_or(0));
+    same && first <= 127 && last >= 123
 }
 
 fn setsid() -> Option<PathBuf> {
@@ -129,4 +151,37 @@ fn screen(mut master: std::fs::File) -> std::io::Result<Receiver<()>> {
         }
     })?;
     Ok(there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_on_one_of_the_five_bytes_is_a_read() {
+        let found = |line: &str| is_read(line, 1234, 5678);
+        assert!(found("1: POSIX  ADVISORY  READ 1234 fe:00:5678 123 123"));
+        assert!(found("27: POSIX  ADVISORY  READ  1234 08:01:5678 127 127"));
+        assert!(!found("1: POSIX  ADVISORY  READ 1234 fe:00:5678 128 128"), "every connection has this one");
+        assert!(!found("1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 120 120"), "a writer");
+        assert!(!found("1: POSIX  ADVISORY  READ 1235 fe:00:5678 123 123"), "somebody else");
+        assert!(!found("1: POSIX  ADVISORY  READ 1234 fe:00:5679 123 123"), "another file");
+        assert!(!found("1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF") && !found(""));
+    }
+
+    /// The bytes are SQLite's own: a connection of this process that reads is seen, and no longer once it has read.
+    #[test]
+    fn a_connection_that_reads_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sqlite");
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.pragma_update(None, "journal_mode", "wal").unwrap();
+        db.execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (1)").unwrap();
+        let index = dir.path().join("x.sqlite-shm");
+        assert!(!reads(std::process::id(), &index));
+        db.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        assert!(reads(std::process::id(), &index));
+        db.execute_batch("END").unwrap();
+        assert!(!reads(std::process::id(), &index));
+    }
 }

@@ -1,9 +1,9 @@
 //! The viewers of a bench.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Attached, InspectBench, page, process};
 use crate::run::RunError;
@@ -16,6 +16,9 @@ const READS: Duration = Duration::from_secs(120);
 pub struct Viewers {
     processes: Vec<process::Process>,
     updates: Vec<Arc<AtomicU64>>,
+    stops: Arc<page::Stops>,
+    /// The store's index of its log, whose locks tell who reads.
+    index: PathBuf,
     /// Its tasks keep the pages open.
     _runtime: Option<tokio::runtime::Runtime>,
 }
@@ -27,9 +30,14 @@ impl Viewers {
     /// One does not come up.
     pub fn attach(bench: &InspectBench, run_dir: &Path) -> Result<Viewers, RunError> {
         let failed = |source| RunError::Io { doing: "cannot attach a viewer to", path: run_dir.into(), source };
+        let mut index = crate::store::path(run_dir).into_os_string();
+        index.push("-shm");
+        let (index, stops) = (PathBuf::from(index), Arc::<page::Stops>::default());
         let program = bench.program.as_deref();
         let pages: &[&[&'static str]] = match bench.attached {
-            Attached::None => return Ok(Viewers { processes: Vec::new(), updates: Vec::new(), _runtime: None }),
+            Attached::None => {
+                return Ok(Viewers { processes: Vec::new(), updates: Vec::new(), stops, index, _runtime: None });
+            }
             Attached::Shared => &[&[OVERVIEW, ROLLOUTS]],
             Attached::Apart => &[&[OVERVIEW], &[ROLLOUTS], &[ROLLOUTS]],
         };
@@ -43,26 +51,53 @@ impl Viewers {
             for path in *pages {
                 let count = Arc::new(AtomicU64::new(0));
                 updates.push(count.clone());
-                runtime.spawn(page::keep(base.clone(), path, count));
+                runtime.spawn(page::keep(base.clone(), path, count, stops.clone()));
             }
         }
         if bench.attached == Attached::Shared {
             processes.push(process::watch(program, run_dir).map_err(failed)?);
         }
-        Ok(Viewers { processes, updates, _runtime: Some(runtime) })
+        Ok(Viewers { processes, updates, stops, index, _runtime: Some(runtime) })
     }
 
     pub fn cpu_seconds(&self) -> f64 {
         self.processes.iter().map(process::Process::cpu_seconds).sum()
     }
 
-    /// Stops them where they are, or lets them go on.
+    /// Stops them, none of them within a read of the store (which would keep its log from beginning anew), or lets them go on.
     ///
     /// # Errors
-    /// One is gone.
-    pub fn let_go_on(&self, go: bool) -> Result<(), RunError> {
+    /// One is gone, or reads without end.
+    pub fn let_go_on(&mut self, go: bool) -> Result<(), RunError> {
         let failed = |source| RunError::Io { doing: "cannot stop a viewer at", path: std::env::temp_dir(), source };
-        self.processes.iter().try_for_each(|viewer| viewer.let_go_on(go).map_err(failed))
+        for viewer in &mut self.processes {
+            if !viewer.is_alive() {
+                return Err(failed(std::io::ErrorKind::NotFound.into()));
+            }
+            let until = Instant::now() + READS;
+            loop {
+                viewer.let_go_on(go).map_err(failed)?;
+                if go || !process::reads(viewer.id(), &self.index) {
+                    break;
+                }
+                if Instant::now() >= until {
+                    return Err(failed(std::io::ErrorKind::TimedOut.into()));
+                }
+                viewer.let_go_on(true).map_err(failed)?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if go {
+            self.stops.end()
+        } else {
+            self.stops.begin()
+        }
+        Ok(())
+    }
+
+    /// Updates of each page so far.
+    pub fn updates(&self) -> Vec<u64> {
+        self.updates.iter().map(|n| n.load(Ordering::Relaxed)).collect()
     }
 
     /// # Errors
