@@ -5,10 +5,10 @@
 # --test device --no-run` and `-p model --features cuda --test device --no-run`. OUT gets a file for each part. PYTHON (default python3) is
 # an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds
 # (default 300, of `control` 560).
-#     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control run=RUN.toml
+#     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control drill corpus run=RUN.toml
 # `control` says what a difference to do_bench comes of, `hidden` what is accepted beside a neighbour that passes for one of ours, `bursts` what a
-# measurement takes. ONLY (tasks of the set with commas between them) and DEVICES (default all; `processor` for a rehearsal without a GPU, of
-# `ours`, `control` and `hidden`) narrow them.
+# measurement takes. FRESH_EVERY (default 1) sends every n-th candidate through a fresh process, 6 s each. ONLY (tasks of the set with
+# commas between them) and DEVICES (default all; `processor` for a rehearsal without a GPU, of `ours`, `control` and `hidden`) narrow them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -56,9 +56,11 @@ for one in "$@"; do
         rm -rf "$references"
         ;;
     ours) part ours "$bin/troupe" "${executor[@]}" --parts ours ;;
-    fairness) part fairness "$bin/troupe" "${executor[@]}" --parts fairness --noisy 3 ;;
+    fairness) part fairness "$bin/troupe" "${executor[@]}" --parts fairness --noisy 3 --json ;;
     hidden) part hidden "$bin/troupe" "${executor[@]}" --parts fairness --repeats 10 --noisy 3 --hidden-neighbour --json ;;
-    throughput) part throughput "$bin/troupe" "${executor[@]}" --parts throughput ;;
+    throughput) part throughput "$bin/troupe" "${executor[@]}" --parts throughput --fresh-every "${FRESH_EVERY:-1}" ;;
+    drill) part drill "$bin/troupe" "${executor[@]}" --parts drill ;;
+    corpus) part corpus "$bin/troupe" bench corpus --workers "${WORKERS:-14}" "${set_python[@]}" --set "gpu.devices=${DEVICES:-all}" ;;
     equivalence) part equivalence "$bin/troupe" "${executor[@]}" --parts equivalence --rows 4 ;;
     control)
         only=()

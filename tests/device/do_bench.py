@@ -1,6 +1,6 @@
 """Speed-ups by `triton.testing.do_bench`, against which those of `troupe bench executor` are compared.
 
-    do_bench.py [--device cpu] [--controls] < lines of {"task": PATH, "candidate": PATH}
+    do_bench.py [--device cpu] [--controls] [--elsewhere] < lines of {"task": PATH, "candidate": PATH}
 
 For candidates that are known to be right, those of a task one after the other. Reference, then candidate, each the median of
 `do_bench(warmup=25, rep=100)`; one JSON line a candidate: both in microseconds, and the speed-up. A process says the same thing
@@ -12,12 +12,16 @@ measures the host. There both sides get a longer clearing (1 GB), and the line s
 It calls with the same inputs each time, and each output takes the place of the one before. `--controls` measures both otherwise too:
 `ring`, inputs of which no two neighbouring calls have the same; `ring_kept`, and outputs that are kept, so that the next one's is
 elsewhere. What differs from `do_bench` as it is comes of the places.
+
+A new process gets the pages that the last one had. `--elsewhere` takes and holds some of the memory first, so that everything behind it
+has other pages than it would have had.
 """
 import collections
 import contextlib
 import itertools
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -32,6 +36,8 @@ LONGER_FLUSH_BYTES = 1 << 30
 HOST_CALLS = 20
 # By how much the clearing has to be longer than launching.
 SPARE = 1.25
+# What is held of the memory that is free, at least and at most.
+HELD = 0.05, 0.4
 # Sets of inputs of a control, as many as a burst of ours goes through (`SETS` in device_referee.py).
 RING = 16
 
@@ -131,14 +137,24 @@ def repeat(model, new, inputs, device, line):
     line["speedup"] = statistics.median(line["reference_us"]) / statistics.median(line["candidate_us"])
 
 
+def hold():
+    """Memory that nobody else gets while it is held."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return torch.empty(int(free * random.uniform(*HELD)), dtype=torch.uint8, device="cuda")
+
+
 def main():
-    flags = [("--controls", "also with other inputs at each call, and with outputs that are kept")]
+    flags = [("--controls", "also with other inputs at each call, and with outputs that are kept"),
+             ("--elsewhere", "with some of the memory held, so that tensors have other pages")]
     args = protocol.arguments("speed-ups by triton.testing.do_bench", trials=False, flags=flags)
     report = protocol.results()
 
     import torch
 
     known = None
+    held = hold() if args.elsewhere and args.device == "cuda" else None
     with torch.no_grad():
         for number, request in enumerate(map(json.loads, filter(str.strip, sys.stdin))):
             line = {"candidate": request["candidate"], "speedup": None, "reference_us": [], "candidate_us": [],
@@ -157,6 +173,7 @@ def main():
             except Exception as error:
                 line["note"] = f"{type(error).__name__}: {error}"[:300]
             report(line)
+    del held
 
 
 if __name__ == "__main__":

@@ -263,38 +263,46 @@ async fn measure(
 fn equivalence(set: &[device::Equivalence]) -> String {
     let line = |e: &device::Equivalence| {
         format!(
-            "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {:.2} % apart{}): {:+.2} %",
+            "{:<44} speed-up {:.4}, do_bench {:.4} (its processes {}; {:.2} % apart{}): {:+.2} %",
             e.name,
             e.ours,
             e.do_bench,
+            e.processes.iter().map(|p| format!("{:.4}", p[0])).collect::<Vec<_>>().join(" "),
             e.spread(),
             if e.host_bound { "; longer flush, it was bound by the host" } else { "" },
             e.difference
         )
     };
     let mut lines: Vec<String> = set.iter().map(line).collect();
-    lines.push(format!(
-        "speed-ups of {} candidates, against do_bench's: {}; do_bench against itself, two halves of its processes: {}",
-        set.len(),
-        within(set, |e| e.difference),
-        within(set, device::Equivalence::itself)
-    ));
+    lines.push(format!("speed-ups of {} candidates {}", set.len(), distances(set)));
     let unbound: Vec<_> = set.iter().filter(|e| !e.host_bound).cloned().collect();
-    lines.push(format!(
-        "of them the {} where do_bench does not measure the host: {}; do_bench against itself: {}",
-        unbound.len(),
-        within(&unbound, |e| e.difference),
-        within(&unbound, device::Equivalence::itself)
-    ));
+    lines.push(format!("of them the {} where do_bench does not measure the host {}", unbound.len(), distances(&unbound)));
     lines.join("\n")
 }
 
-/// How many of `set` are how far off, percent.
-fn within(set: &[device::Equivalence], off: impl Fn(&device::Equivalence) -> f64) -> String {
-    let all: Vec<f64> = set.iter().map(|e| off(e).abs()).collect();
+/// How many of `set` are how far off `do_bench`, and `do_bench` off itself.
+fn distances(set: &[device::Equivalence]) -> String {
+    use device::Places::{Elsewhere, First};
+    let within = |off: &dyn Fn(&device::Equivalence) -> Option<f64>| within(set.iter().filter_map(off));
+    format!(
+        "against do_bench's, all its processes: {}; those as they come: {}; those with their tensors elsewhere: {}; do_bench elsewhere against do_bench as it \
+         comes: {}",
+        within(&|e| Some(e.difference)),
+        within(&|e| e.against(First)),
+        within(&|e| e.against(Elsewhere)),
+        within(&device::Equivalence::itself)
+    )
+}
+
+/// How many of `off` are how far, percent.
+fn within(off: impl Iterator<Item = f64>) -> String {
+    let all: Vec<f64> = off.map(f64::abs).collect();
+    if all.is_empty() {
+        return "none yet".into();
+    }
     let to = |limit: f64| all.iter().filter(|d| **d <= limit).count();
     let worst = all.iter().copied().fold(0.0, f64::max);
-    format!("within 1 % {}, 2 % {}, 4 % {}, at most {worst:.2} %", to(1.0), to(2.0), to(4.0))
+    format!("within 1 % {}, 2 % {}, 4 % {} of {}, at most {worst:.2} %", to(1.0), to(2.0), to(4.0), all.len())
 }
 
 /// What a fresh process may take for torch, Triton and a context, before a candidate's own deadline.

@@ -14,7 +14,7 @@ mod stages;
 pub use control::{Control, Controls, table as control_table};
 pub use drill_lanes::{Said, drill_lanes};
 pub use drill_run::{Drill, drill};
-pub use fairness::{Equivalence, Fairness, equivalence, fairness};
+pub use fairness::{Equivalence, Fairness, Places, equivalence, fairness};
 pub use lanes::{Judged, Lanes};
 pub use peers::{Peer, fresh, persistent};
 pub use set::{Expect, Item, enlarge, load, sample};
