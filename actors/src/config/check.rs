@@ -152,8 +152,8 @@ const EFFECTS: &[Effect] = &[
     },
     Effect {
         keys: &["learner.gpus"],
-        only: "model.device = \"cuda\" and lora.rank = 0",
-        holds: |c| c.model.device == Device::Cuda && c.lora.rank == 0,
+        only: "model.device = \"cuda\"",
+        holds: |c| c.model.device == Device::Cuda,
     },
     Effect {
         keys: &["generator.here"],
