@@ -98,11 +98,7 @@ impl DeviceError {
     pub fn is_wish(&self) -> bool {
         matches!(
             self,
-            Self::Budget(_)
-                | Self::TooFew { .. }
-                | Self::NoGroupLibrary
-                | Self::Group { .. }
-                | Self::Rows { .. }
+            Self::Budget(_) | Self::TooFew { .. } | Self::NoGroupLibrary | Self::Group { .. } | Self::Rows { .. }
         )
     }
 

@@ -169,7 +169,8 @@ impl Peer {
         temperature: f32,
         objective: Objective,
     ) -> Result<Vec<Scored>> {
-        let Place { shared, weights, adapters, grads, gradients } = self.memory.place(&self.executor, sizes, adapters)?;
+        let Place { shared, weights, adapters, grads, gradients } =
+            self.memory.place(&self.executor, sizes, adapters)?;
         let rt = self.executor.runtime();
         self.member.meet(rt)?;
         shared.iter().try_for_each(|one: &(Span, Element)| self.member.share(rt, &[*one]))?;
@@ -182,7 +183,6 @@ impl Peer {
         finish(&self.member, self.executor.runtime())?;
         Ok(scored)
     }
-
 }
 
 impl Own {
