@@ -112,7 +112,7 @@ impl LearnerError {
 }
 
 /// The log-probs (and the like) of one item's tokens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Scored {
     logprobs: Vec<f64>,
     entropies: Vec<f64>,

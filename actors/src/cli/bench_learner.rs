@@ -16,12 +16,12 @@ use crate::bench::learner::{self, Bench, LearnerBench, LearnerFigures, PeerFigur
 use crate::errors::UserError;
 
 pub fn learner(args: LearnerBenchArgs) -> Done {
-    if args.gpus > 1 && (args.device == DeviceArg::Cpu || args.lora.is_some()) {
+    if args.gpus > 1 && args.device == DeviceArg::Cpu {
         return Err(Failure::User(
-            UserError::new("several GPUs train every weight of a network on GPUs")
+            UserError::new("several GPUs train a network on GPUs")
                 .at("--gpus")
                 .found(format!("--gpus {}", args.gpus))
-                .expected("--device cuda, and no --lora")
+                .expected("--device cuda")
                 .hint("leave --gpus out"),
         ));
     }

@@ -150,11 +150,7 @@ const EFFECTS: &[Effect] = &[
         only: "model.device = \"cuda\" and generator.kind = \"burn\"",
         holds: |c| c.model.device == Device::Cuda && c.generator.kind == GeneratorKind::Burn,
     },
-    Effect {
-        keys: &["learner.gpus"],
-        only: "model.device = \"cuda\" and lora.rank = 0",
-        holds: |c| c.model.device == Device::Cuda && c.lora.rank == 0,
-    },
+    Effect { keys: &["learner.gpus"], only: "model.device = \"cuda\"", holds: |c| c.model.device == Device::Cuda },
     Effect {
         keys: &["generator.here"],
         only: "generator.kind = \"burn\" and cluster.listen (where generators of other machines join)",

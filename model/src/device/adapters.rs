@@ -42,6 +42,23 @@ pub struct AdaptersAt {
     pub scale: f32,
 }
 
+impl AdaptersAt {
+    /// Every adapter, layer by layer.
+    pub fn parts(&self) -> impl Iterator<Item = &PartAt> {
+        self.layers.iter().flat_map(LayerAdaptersAt::parts)
+    }
+
+    /// The same adapters elsewhere: A and B of each where `put` says, their gradients where `gradient` does.
+    pub fn moved(&self, put: &mut dyn FnMut(Span) -> Span, gradient: &mut dyn FnMut(Span) -> Span) -> Self {
+        let mut moved = self.clone();
+        for part in moved.layers.iter_mut().flat_map(LayerAdaptersAt::parts_mut) {
+            (part.a, part.b) = (put(part.a), put(part.b));
+            part.grads = part.grads.map(&mut *gradient);
+        }
+        moved
+    }
+}
+
 impl LayerAdaptersAt {
     pub fn parts(&self) -> impl Iterator<Item = &PartAt> {
         self.qkv.iter().chain(&self.output).chain(&self.gate_up).chain(&self.down)

@@ -76,10 +76,6 @@ pub enum DeviceError {
          CUDA_VISIBLE_DEVICES name more"
     )]
     TooFew { wanted: usize, visible: usize },
-    #[error(
-        "adapters are trained on one GPU, and `learner.gpus` is {wanted}\n  hint: set `learner.gpus = 1`, or train every weight (`lora.rank = 0`)"
-    )]
-    AdaptersOnOne { wanted: usize },
     #[error("NCCL, {action}: {code:?}\n  hint: NCCL_DEBUG=WARN in the environment makes NCCL say why")]
     Group { action: &'static str, code: cudarc::nccl::sys::ncclResult_t },
     #[error(
@@ -102,12 +98,7 @@ impl DeviceError {
     pub fn is_wish(&self) -> bool {
         matches!(
             self,
-            Self::Budget(_)
-                | Self::TooFew { .. }
-                | Self::AdaptersOnOne { .. }
-                | Self::NoGroupLibrary
-                | Self::Group { .. }
-                | Self::Rows { .. }
+            Self::Budget(_) | Self::TooFew { .. } | Self::NoGroupLibrary | Self::Group { .. } | Self::Rows { .. }
         )
     }
 

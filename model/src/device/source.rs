@@ -14,8 +14,8 @@ const ALIGN: usize = 256;
 /// The weights of the passes that follow.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// All in elements.
-    Kept(WeightsAt),
+    /// All in elements; with adapters where those are trained, which are in the weights already.
+    Kept(WeightsAt, Option<Arc<AdaptersAt>>),
     /// fp32 masters, to be rounded where they are used.
     Fresh(WeightsAt),
     /// As `Fresh`, with adapters to be added.
@@ -24,8 +24,16 @@ pub(super) enum Source {
 
 impl Source {
     fn tree(&self) -> &WeightsAt {
-        let (Self::Kept(w) | Self::Fresh(w) | Self::Merged(w, _)) = self;
+        let (Self::Kept(w, _) | Self::Fresh(w) | Self::Merged(w, _)) = self;
         w
+    }
+
+    fn adapters(&self) -> Option<&AdaptersAt> {
+        match self {
+            Self::Kept(_, adapters) => adapters.as_deref(),
+            Self::Fresh(_) => None,
+            Self::Merged(_, adapters) => Some(adapters),
+        }
     }
 }
 
@@ -41,11 +49,11 @@ impl Executor {
     /// long as passes use them.
     pub fn prepare(&mut self, masters: &WeightsAt) -> Result<()> {
         self.source = Some(if self.options.element == F32 {
-            Source::Kept(masters.clone())
+            Source::Kept(masters.clone(), None)
         } else if self.options.fresh_weights {
             Source::Fresh(masters.clone())
         } else {
-            Source::Kept(self.copy_all(masters)?)
+            Source::Kept(self.copy_all(masters)?, None)
         });
         Ok(())
     }
@@ -61,36 +69,42 @@ impl Executor {
         Ok(())
     }
 
-    /// Weights in elements that are there already.
-    pub fn take(&mut self, elements: WeightsAt) {
-        self.source = Some(Source::Kept(elements));
+    /// Weights in elements that are there already, and the adapters that are in them, where those are trained.
+    pub fn take(&mut self, elements: WeightsAt, adapters: Option<AdaptersAt>) -> Result<()> {
+        let adapters = match adapters {
+            Some(mut adapters) => {
+                self.adapters_in_elements(&mut adapters)?;
+                self.adapter_scale = adapters.scale;
+                Some(Arc::new(adapters))
+            }
+            None => None,
+        };
+        self.source = Some(Source::Kept(elements, adapters));
+        Ok(())
     }
 
-    /// Every parameter in elements, in the order of `WeightsAt::map`: vectors are fp32. What is done with one has to be on the runtime's
-    /// stream; a matrix may be gone with the next.
-    pub fn each_weight(
-        &mut self,
-        masters: &WeightsAt,
-        see: &mut dyn FnMut(&Runtime, Span, Element) -> Result<()>,
-    ) -> Result<()> {
-        let (element, mut list) = (self.options.element, Vec::new());
-        let kept = match self.source()? {
-            Source::Kept(w) => w.clone(),
-            _ => masters.clone(),
-        };
-        let made = matches!(self.source()?, Source::Kept(_));
-        kept.map::<DeviceError>(&mut |span, matrix| {
-            list.push((span, matrix));
-            Ok(span)
-        })?;
-        list.into_iter().try_for_each(|(span, matrix)| match (matrix, made) {
-            (true, true) => see(&self.rt, span, element),
-            (true, false) => {
-                let copy = self.one(span)?;
-                see(&self.rt, copy, element)
+    /// Every parameter in elements, adapters added, in the order of `WeightsAt::map`: vectors are fp32. What is done with one has to be
+    /// on the runtime's stream; a matrix may be gone with the next.
+    pub fn each_weight(&mut self, see: &mut dyn FnMut(&Runtime, Span, Element) -> Result<()>) -> Result<()> {
+        let element = self.options.element;
+        let tree = self.source()?.tree().clone();
+        if let Source::Kept(..) = self.source()? {
+            return tree.each(&mut |span, matrix| see(&self.rt, span, if matrix { element } else { F32 }));
+        }
+        let embed = self.embedding()?;
+        see(&self.rt, embed, element)?;
+        for index in 0..tree.layers.len() {
+            let layer = self.layer(index)?;
+            layer.each(&mut |span, matrix| see(&self.rt, span, if matrix { element } else { F32 }))?;
+        }
+        see(&self.rt, tree.norm, F32)?;
+        match tree.head {
+            Some(master) => {
+                let head = self.one(master)?;
+                see(&self.rt, head, element)
             }
-            (false, _) => see(&self.rt, span, F32),
-        })
+            None => Ok(()),
+        }
     }
 
     fn copy_all(&mut self, masters: &WeightsAt) -> Result<WeightsAt> {
@@ -130,15 +144,12 @@ impl Executor {
 
     /// The adapters of layer `index`, where there are some.
     pub(super) fn layer_adapters(&self, index: usize) -> Result<Option<LayerAdaptersAt>> {
-        match self.source()? {
-            Source::Merged(_, adapters) => Ok(adapters.layers.get(index).cloned()),
-            _ => Ok(None),
-        }
+        Ok(self.source()?.adapters().and_then(|a| a.layers.get(index).cloned()))
     }
 
     /// Sets the adapters' gradients to zero.
     pub(super) fn clear_adapters(&self) -> Result<()> {
-        let Source::Merged(_, adapters) = self.source()? else { return Ok(()) };
+        let Some(adapters) = self.source()?.adapters() else { return Ok(()) };
         adapters.layers.iter().flat_map(LayerAdaptersAt::parts).flat_map(|p| p.grads).try_for_each(|s| self.rt.zero(s))
     }
 
@@ -146,7 +157,7 @@ impl Executor {
     pub(super) fn layer(&mut self, index: usize) -> Result<LayerAt> {
         let source = self.source()?;
         let masters = source.tree().layers[index].clone();
-        if matches!(source, Source::Kept(_)) {
+        if matches!(source, Source::Kept(..)) {
             return Ok(masters);
         }
         let mut bytes = 0;
@@ -197,7 +208,7 @@ impl Executor {
     /// `[vocab, hidden]`; good as long as `layer`'s.
     pub(super) fn embedding(&mut self) -> Result<Span> {
         match self.source()? {
-            Source::Kept(w) => Ok(w.embed),
+            Source::Kept(w, _) => Ok(w.embed),
             Source::Fresh(w) | Source::Merged(w, _) => self.one(w.embed),
         }
     }
@@ -205,7 +216,7 @@ impl Executor {
     /// The head; good as long as `layer`'s.
     pub(super) fn head_matrix(&mut self) -> Result<HeadAt> {
         match self.source()? {
-            Source::Kept(w) => Ok(HeadAt { at: w.head.unwrap_or(w.embed), tied: w.head.is_none() }),
+            Source::Kept(w, _) => Ok(HeadAt { at: w.head.unwrap_or(w.embed), tied: w.head.is_none() }),
             Source::Fresh(w) | Source::Merged(w, _) => {
                 let (tied, master) = (w.head.is_none(), w.head.unwrap_or(w.embed));
                 Ok(HeadAt { at: self.one(master)?, tied })

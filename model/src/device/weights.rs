@@ -39,6 +39,11 @@ impl WeightsAt {
         let layers = self.layers.iter().map(|l| l.map(f)).collect::<Result<_, E>>()?;
         Ok(Self { embed, layers, norm: f(self.norm, false)?, head: self.head.map(|s| f(s, true)).transpose()? })
     }
+
+    /// Every span in the order of `map`: `f(span, is a matrix)`.
+    pub fn each<E>(&self, f: &mut dyn FnMut(Span, bool) -> Result<(), E>) -> Result<(), E> {
+        self.map(&mut |span, matrix| f(span, matrix).map(|()| span)).map(drop)
+    }
 }
 
 impl LayerAt {
@@ -54,6 +59,11 @@ impl LayerAt {
             gate_up: self.gate_up.map(f)?,
             down: self.down.map(f)?,
         })
+    }
+
+    /// As [`WeightsAt::each`].
+    pub fn each<E>(&self, f: &mut dyn FnMut(Span, bool) -> Result<(), E>) -> Result<(), E> {
+        self.map(&mut |span, matrix| f(span, matrix).map(|()| span)).map(drop)
     }
 }
 

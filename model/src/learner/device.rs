@@ -164,9 +164,6 @@ impl OnDevice {
         if wanted_gpus > visible {
             return Err(DeviceError::TooFew { wanted: wanted_gpus, visible });
         }
-        if wanted_gpus > 1 && adapters.is_some() {
-            return Err(DeviceError::AdaptersOnOne { wanted: wanted_gpus });
-        }
         let element = match compute.element {
             GpuType::Bf16 => Element::Bf16,
             GpuType::Fp32 => F32,

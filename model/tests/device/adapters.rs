@@ -16,7 +16,7 @@ fn adapters(targets: &[Target]) -> LoraConfig {
 }
 
 /// An adapter whose B is not zero, in PEFT's format.
-fn trained(config: &model::ModelConfig, lora: &LoraConfig, samples: &[TrainSample]) -> tempfile::TempDir {
+pub fn trained(config: &model::ModelConfig, lora: &LoraConfig, samples: &[TrainSample]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut learner = host(shaken(config, 11)).with_lora(lora, 5).unwrap();
     for _ in 0..5 {

@@ -3,10 +3,11 @@
 use model::config::Family;
 use model::device::Runtime;
 use model::learner::{Copies, GpuCompute};
+use model::lora::{LoraConfig, Target};
 use model::loss::LossConfig;
 
 use super::policy::shaken;
-use super::{EXACT, FAST, batch, device, distance, gpu, gradient, large, loss, saved};
+use super::{EXACT, FAST, adapters, batch, device, distance, gpu, gradient, large, loss, saved};
 
 fn two() -> bool {
     if gpu().is_none() {
@@ -71,6 +72,34 @@ fn two_gpus_train_as_one() {
     }
     let (error, name) = distance(&saved(&both, "param/"), &saved(&one, "param/"));
     println!("after 6 updates {name} differs by {error:.1e}");
+    assert!(error < 2e-3, "{name} differs by {error}");
+}
+
+/// Adapters: what is shared has them merged, and only their gradients are summed.
+#[test]
+fn two_gpus_make_the_adapters_gradient_of_one() {
+    if !two() {
+        return;
+    }
+    let (samples, config) = (batch(9), large(Family::Qwen3, 24));
+    let lora = LoraConfig { rank: 8, alpha: 12.0, targets: Target::ALL.to_vec(), rslora: false };
+    let dir = adapters::trained(&config, &lora, &samples);
+    let learner = |compute| device(shaken(&config, 11), compute).with_adapter(dir.path()).unwrap();
+    for (compute, limit) in [(EXACT, 2e-5), (FAST, 0.02)] {
+        let expected = gradient(&mut learner(compute), &samples);
+        let found = gradient(&mut learner(GpuCompute { gpus: 2, ..compute }), &samples);
+        let (error, name) = distance(&found, &expected);
+        println!("adapters, {:?}: {name} differs by {error:.1e}", compute.element);
+        assert!(error < limit, "{:?}: {name} differs by {error}", compute.element);
+        assert!(distance(&gradient(&mut learner(compute), &samples[1..]), &expected).0 > 1e-3, "it cannot fail");
+    }
+    let (mut one, mut both) = (learner(EXACT), learner(GpuCompute { gpus: 2, ..EXACT }));
+    for step in 0..3 {
+        let reports = (one.train_step(&samples, &loss()).unwrap(), both.train_step(&samples, &loss()).unwrap());
+        assert!(reports.0.applied && reports.1.applied, "{step}: {reports:?}");
+    }
+    let (error, name) = distance(&saved(&both, "param/"), &saved(&one, "param/"));
+    println!("adapters after 3 updates: {name} differs by {error:.1e}");
     assert!(error < 2e-3, "{name} differs by {error}");
 }
 

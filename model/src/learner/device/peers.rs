@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::passes::passes;
 use super::trained::Held;
+use crate::device::adapters::AdaptersAt;
 use crate::device::group::Member;
 use crate::device::meeting::Meeting;
 use crate::device::weights::WeightsAt;
@@ -24,6 +25,12 @@ const ALIGN: usize = 256;
 struct Peer {
     executor: Executor,
     member: Member,
+    memory: Own,
+}
+
+/// Its memory, kept from step to step.
+#[derive(Default)]
+struct Own {
     weights: Buffer,
     grads: Buffer,
 }
@@ -43,7 +50,7 @@ impl Peers {
         ordinals.extend(executors.iter().map(|e| ordinal(e.runtime())));
         let mut members = Member::join(&ordinals, first.limit())?.into_iter();
         let first = members.next().ok_or(DeviceError::NoGroupLibrary)?;
-        let peer = |(executor, member)| Peer { executor, member, weights: Buffer::default(), grads: Buffer::default() };
+        let peer = |(executor, member)| Peer { executor, member, memory: Own::default() };
         let meeting = first.meeting().clone();
         Ok(Self { first, others: executors.into_iter().zip(members).map(peer).collect(), meeting })
     }
@@ -74,14 +81,14 @@ impl Peers {
             })
             .collect();
         let (first, meeting) = (&self.first, &self.meeting);
-        let sizes = held.masters();
+        let (sizes, adapters) = (held.masters(), held.adapters());
         let own = shares.first().map_or(&[][..], Vec::as_slice);
         let results: Vec<Result<Vec<Scored>>> = std::thread::scope(|scope| {
             let mut handles = Vec::new();
             for (peer, share) in self.others.iter_mut().zip(&shares[1..]) {
                 handles.push(scope.spawn(move || {
                     let _member = meeting.membership();
-                    let done = peer.run(sizes, items, share, temperature, objective);
+                    let done = peer.run(sizes, adapters, items, share, temperature, objective);
                     told(meeting, done)
                 }));
             }
@@ -131,7 +138,9 @@ fn run_first(
 ) -> Result<Vec<Scored>> {
     held.prepare(executor)?;
     member.meet(executor.runtime())?;
-    executor.each_weight(held.masters(), &mut |rt, span, element| member.share(rt, &[(span, element)]))?;
+    executor.each_weight(&mut |rt, span, element| member.share(rt, &[(span, element)]))?;
+    let adapters = held.adapters().into_iter().flat_map(AdaptersAt::parts).flat_map(|p| [p.a, p.b]);
+    adapters.into_iter().try_for_each(|span| member.share(executor.runtime(), &[(span, F32)]))?;
     // Looked at here: no wait of a pass is then for a member that is gone.
     finish(member, executor.runtime())?;
     let scored = passes(executor, items, share, temperature, Some(objective), held.sink())?;
@@ -150,49 +159,96 @@ fn finish(member: &Member, rt: &Runtime) -> Result<()> {
 }
 
 impl Peer {
-    /// `sizes`: the first one's masters, of which only the lengths count here.
+    /// `sizes` and `adapters`: the first one's masters and adapters, of which only the sizes count here.
     fn run(
         &mut self,
         sizes: &WeightsAt,
+        adapters: Option<&AdaptersAt>,
         items: &[Item],
         share: &[MicroBatch],
         temperature: f32,
         objective: Objective,
     ) -> Result<Vec<Scored>> {
-        let element = self.executor.options().element;
+        let Place { shared, weights, adapters, grads, gradients } =
+            self.memory.place(&self.executor, sizes, adapters)?;
         let rt = self.executor.runtime();
-        let bytes = |span: Span, matrix: bool| if matrix { span.bytes / 4 * element.bytes() } else { span.bytes };
-        let mut needed = [0usize; 2];
-        sizes.map::<DeviceError>(&mut |span, matrix| {
-            needed[0] += bytes(span, matrix).next_multiple_of(ALIGN);
-            needed[1] += span.bytes.next_multiple_of(ALIGN);
-            Ok(span)
-        })?;
-        let (all, all_grads) =
-            (self.weights.span(rt, "a copy of the weights", needed[0])?, self.grads.span(rt, "gradients", needed[1])?);
-        let (mut used, mut list) = (0, Vec::new());
-        let weights = sizes.map::<DeviceError>(&mut |span, matrix| {
-            let own = all.part(used, bytes(span, matrix));
-            used += own.bytes.next_multiple_of(ALIGN);
-            list.push((own, if matrix { element } else { F32 }));
-            Ok(own)
-        })?;
-        let (mut used, mut gradients) = (0, Vec::new());
-        let grads = sizes.map::<DeviceError>(&mut |span, _| {
-            let own = all_grads.part(used, span.bytes);
-            used += own.bytes.next_multiple_of(ALIGN);
-            gradients.push(own);
-            Ok(own)
-        })?;
         self.member.meet(rt)?;
-        list.iter().try_for_each(|one: &(Span, Element)| self.member.share(rt, &[*one]))?;
-        self.executor.take(weights);
+        shared.iter().try_for_each(|one: &(Span, Element)| self.member.share(rt, &[*one]))?;
+        self.executor.take(weights, adapters)?;
         finish(&self.member, self.executor.runtime())?;
-        let sink = Some(Sink::All(&grads));
-        let scored = passes(&mut self.executor, items, share, temperature, Some(objective), sink)?;
+        let sink = grads.as_ref().map_or(Sink::Adapters, Sink::All);
+        let scored = passes(&mut self.executor, items, share, temperature, Some(objective), Some(sink))?;
         self.member.meet(self.executor.runtime())?;
         self.member.sum_to_first(self.executor.runtime(), &gradients)?;
         finish(&self.member, self.executor.runtime())?;
         Ok(scored)
     }
 }
+
+impl Own {
+    /// Memory for what the first shares, and for gradients of what is trained.
+    fn place(&mut self, executor: &Executor, sizes: &WeightsAt, adapters: Option<&AdaptersAt>) -> Result<Place> {
+        let (rt, element) = (executor.runtime(), executor.options().element);
+        let in_elements = |span: Span, matrix: bool| if matrix { span.bytes / 4 * element.bytes() } else { span.bytes };
+        let (mut weights_bytes, mut grads_bytes) = (0usize, 0usize);
+        sizes.each::<DeviceError>(&mut |span, matrix| {
+            weights_bytes += in_elements(span, matrix).next_multiple_of(ALIGN);
+            grads_bytes += if adapters.is_none() { span.bytes.next_multiple_of(ALIGN) } else { 0 };
+            Ok(())
+        })?;
+        for part in adapters.into_iter().flat_map(AdaptersAt::parts) {
+            let both = part.a.bytes.next_multiple_of(ALIGN) + part.b.bytes.next_multiple_of(ALIGN);
+            (weights_bytes, grads_bytes) = (weights_bytes + both, grads_bytes + both);
+        }
+        let all = self.weights.span(rt, "a copy of the weights", weights_bytes)?;
+        let all_grads = self.grads.span(rt, "gradients", grads_bytes)?;
+        let (mut shared, mut gradients, mut used, mut used_grads) = (Vec::new(), Vec::new(), 0, 0);
+        let weights = sizes.map::<DeviceError>(&mut |span, matrix| {
+            let own = next(all, &mut used, in_elements(span, matrix));
+            shared.push((own, if matrix { element } else { F32 }));
+            Ok(own)
+        })?;
+        let mut gradient = |span: Span| {
+            let own = next(all_grads, &mut used_grads, span.bytes);
+            gradients.push(own);
+            own
+        };
+        let (adapters, grads) = match adapters {
+            None => (None, Some(sizes.map::<DeviceError>(&mut |span, _| Ok(gradient(span)))?)),
+            Some(adapters) => {
+                let own = adapters.moved(
+                    &mut |span| {
+                        let own = next(all, &mut used, span.bytes);
+                        shared.push((own, F32));
+                        own
+                    },
+                    &mut gradient,
+                );
+                (Some(own), None)
+            }
+        };
+        Ok(Place { shared, weights, adapters, grads, gradients })
+    }
+}
+
+/// Where a peer has what, for one step.
+struct Place {
+    /// What the first shares, in its order.
+    shared: Vec<(Span, Element)>,
+    weights: WeightsAt,
+    adapters: Option<AdaptersAt>,
+    /// Of every parameter; none where adapters are trained, which have their own.
+    grads: Option<WeightsAt>,
+    /// The same as a list, or those of the adapters, in the first one's order.
+    gradients: Vec<Span>,
+}
+
+/// The next `bytes` of `all`.
+fn next(all: Span, used: &mut usize, bytes: usize) -> Span {
+    let own = all.part(*used, bytes);
+    *used += bytes.next_multiple_of(ALIGN);
+    own
+}
+
+#[cfg(test)]
+mod tests;

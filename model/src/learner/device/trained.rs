@@ -131,14 +131,27 @@ impl Held {
         &self.weights
     }
 
-    /// The gradients of every parameter, in the order of `WeightsAt::map`; none where they are not of every parameter.
+    /// The adapters, where those are trained.
+    pub fn adapters(&self) -> Option<&AdaptersAt> {
+        match &self.what {
+            What::All(_) => None,
+            What::Adapters(adapters, _) => Some(adapters),
+        }
+    }
+
+    /// The gradients of what is trained: of every parameter in the order of `WeightsAt::map`, or of each adapter's A and B
+    /// ([`AdaptersAt::parts`]).
     pub fn gradients(&self) -> Vec<Span> {
         let mut list = Vec::new();
-        if let What::All(Some(grads)) = &self.what {
-            let _ = grads.map::<std::convert::Infallible>(&mut |span, _| {
-                list.push(span);
-                Ok(span)
-            });
+        match &self.what {
+            What::All(Some(grads)) => {
+                let _ = grads.each::<std::convert::Infallible>(&mut |span, _| {
+                    list.push(span);
+                    Ok(())
+                });
+            }
+            What::Adapters(adapters, true) => list.extend(adapters.parts().flat_map(|p| p.grads)),
+            _ => {}
         }
         list
     }
