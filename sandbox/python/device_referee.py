@@ -165,7 +165,7 @@ class Session(referee.Prepared):
                 verdict.same(self.firsts, held)
         if n:
             self.draws[-1] = None
-        return verdict.report
+        return verdict.finish()
 
     def ablated(self, said):
         entries = said.get("outputs")

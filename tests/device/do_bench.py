@@ -13,11 +13,13 @@ It calls with the same inputs each time, and each output takes the place of the 
 `ring`, inputs of which no two neighbouring calls have the same; `ring_kept`, and outputs that are kept, so that the next one's is
 elsewhere. What differs from `do_bench` as it is comes of the places.
 
-A new process gets the pages that the last one had. `--elsewhere` takes and holds some of the memory first, so that everything behind it
-has other pages than it would have had.
+Each candidate begins with memory as a process that measures nothing else has it: what others left would decide how far apart inputs and
+outputs are, which is worth 5 % of what some kernels take. `--elsewhere` chooses that: it holds memory of a random size before a task's
+inputs and again behind them.
 """
 import collections
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -36,8 +38,8 @@ LONGER_FLUSH_BYTES = 1 << 30
 HOST_CALLS = 20
 # By how much the clearing has to be longer than launching.
 SPARE = 1.25
-# What is held of the memory that is free, at least and at most.
-HELD = 0.05, 0.4
+# Pages of 2 MiB that are held at a time, at most.
+HELD_PAGES = 128
 # Sets of inputs of a control, as many as a burst of ours goes through (`SETS` in device_referee.py).
 RING = 16
 
@@ -137,43 +139,56 @@ def repeat(model, new, inputs, device, line):
     line["speedup"] = statistics.median(line["reference_us"]) / statistics.median(line["candidate_us"])
 
 
-def hold():
-    """Memory that nobody else gets while it is held."""
-    import torch
+def forget(device):
+    """Gives back what nobody holds."""
+    gc.collect()
+    if device == "cuda":
+        import torch
 
-    free, _ = torch.cuda.mem_get_info()
-    return torch.empty(int(free * random.uniform(*HELD)), dtype=torch.uint8, device="cuda")
+        torch.cuda.empty_cache()
+
+
+def hold(held, wanted):
+    """Holds memory, so that what comes next is elsewhere."""
+    if wanted:
+        import torch
+
+        held.append(torch.empty(random.randrange(16, HELD_PAGES) << 21, dtype=torch.uint8, device="cuda"))
 
 
 def main():
     flags = [("--controls", "also with other inputs at each call, and with outputs that are kept"),
-             ("--elsewhere", "with some of the memory held, so that tensors have other pages")]
+             ("--elsewhere", "with memory held between inputs and outputs")]
     args = protocol.arguments("speed-ups by triton.testing.do_bench", trials=False, flags=flags)
     report = protocol.results()
 
     import torch
 
-    known = None
-    held = hold() if args.elsewhere and args.device == "cuda" else None
+    known, held = None, []
+    elsewhere = args.elsewhere and args.device == "cuda"
     with torch.no_grad():
         for number, request in enumerate(map(json.loads, filter(str.strip, sys.stdin))):
             line = {"candidate": request["candidate"], "speedup": None, "reference_us": [], "candidate_us": [],
                     "host_bound": False, "controls": {}, "note": None}
             try:
                 if request["task"] != known:
-                    known = ring = None
+                    known = ring = task = model = inputs = module = None
+                    forget(args.device)
                     task = protocol.load_task(request["task"], args.device, f"task_{number}")
                     model = protocol.build(task.Model, task, args.device)
+                    hold(held, elsewhere)
                     inputs = protocol.seeded(args.device, task.get_inputs, protocol.SEED)
+                    hold(held, elsewhere)
                     if args.controls:
                         ring = [protocol.seeded(args.device, task.get_inputs, protocol.SEED + n) for n in range(RING)]
                     known = request["task"]
+                module = None
+                forget(args.device)
                 module = protocol.load(request["candidate"], f"candidate_{number}")
                 measure(model, protocol.build(module.ModelNew, task, args.device), inputs, ring, args.device, line)
             except Exception as error:
                 line["note"] = f"{type(error).__name__}: {error}"[:300]
             report(line)
-    del held
 
 
 if __name__ == "__main__":

@@ -276,7 +276,11 @@ fn equivalence(set: &[device::Equivalence]) -> String {
     let mut lines: Vec<String> = set.iter().map(line).collect();
     lines.push(format!("speed-ups of {} candidates {}", set.len(), distances(set)));
     let unbound: Vec<_> = set.iter().filter(|e| !e.host_bound).cloned().collect();
-    lines.push(format!("of them the {} where do_bench does not measure the host {}", unbound.len(), distances(&unbound)));
+    lines.push(format!(
+        "of them the {} where do_bench does not measure the host {}",
+        unbound.len(),
+        distances(&unbound)
+    ));
     lines.join("\n")
 }
 

@@ -197,11 +197,14 @@ fn a_right_candidate_is_checked_and_timed_and_the_evidence_is_kept() {
 fn what_is_wrong_on_the_device_alone_is_wrong() {
     runtime().block_on(async {
         let Some(lab) = lab(1, true).await else { return };
-        let outcome = lab.evaluate(0, ADD_TASK, &only_there("return add(x, x)")).await.expect("no fault").outcome;
-        assert!(
-            matches!(&outcome, Outcome::WrongAnswer { message } if message.contains("at full size")),
-            "{outcome:?}"
-        );
+        // The last three are infinitely wrong, which no frame can hold as a number.
+        for wrong in ["add(x, x)", "add(x, y) * float('nan')", "add(x, y) / 0", "(add(x, y),)"] {
+            let outcome = lab.evaluate(0, ADD_TASK, &only_there(&format!("return {wrong}"))).await;
+            assert!(
+                matches!(&outcome, Ok(r) if matches!(&r.outcome, Outcome::WrongAnswer { message } if message.contains("at full size"))),
+                "{wrong}: {outcome:?}"
+            );
+        }
         let later = only_there("global calls\n    calls += 1\n    return add(x, x if calls > 12 else y)");
         let later = later.replace("import stat", "import stat\ncalls = 0");
         let outcome = lab.evaluate(0, ADD_TASK, &later).await.expect("no fault").outcome;

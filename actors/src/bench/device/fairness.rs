@@ -60,13 +60,13 @@ impl Equivalence {
     }
 }
 
-/// Where a process of `do_bench` has its tensors. Some kernels take a few percent more or less in other pages, and the same program gets
-/// the same pages again: its processes agree with each other, and not with anybody whose memory is used otherwise.
+/// Where a process of `do_bench` has its tensors. Some kernels take a few percent more or less with inputs and outputs at other
+/// distances, which are the same in every process that does the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Places {
-    /// Where memory begins that nobody has used.
+    /// As they come in a process that has measured nothing else.
     First = 0,
-    /// Behind memory that is held meanwhile (`do_bench.py --elsewhere`).
+    /// With memory held between them (`do_bench.py --elsewhere`).
     Elsewhere = 1,
 }
 

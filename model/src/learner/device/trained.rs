@@ -57,11 +57,11 @@ impl Held {
                 let grads = backward.then(|| tree(network, &at[masters..]));
                 Ok(Self { weights: tree(network, &at[..masters]), what: What::All(grads), _memory: held })
             }
-            Trained::Adapters(lora) => Self::adapters(lora, backward, params),
+            Trained::Adapters(lora) => Self::of_adapters(lora, backward, params),
         }
     }
 
-    fn adapters<AB: AutodiffBackend + Kernels>(
+    fn of_adapters<AB: AutodiffBackend + Kernels>(
         lora: &Lora<AB>,
         backward: bool,
         params: &mut GradientsParams,
