@@ -11,7 +11,6 @@ use std::time::Instant;
 use rollout::outcome::{ExecReport, Fault, Outcome, Ruling};
 use rollout::task::TaskSpec;
 use sandbox::executor::{Executor, ExecutorConfig};
-use sandbox::fault::KILLED;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -112,6 +111,9 @@ pub struct CorpusBench {
     pub seconds: f64,
     pub entries: Vec<Judged>,
 }
+
+/// Of a fault, as `rollout.retries`.
+const RETRIES: usize = 2;
 
 /// Runs all `entries` on `executors` executors. `behind`: static rejections are executed too, for the table's sake.
 ///
@@ -225,12 +227,14 @@ async fn execute(
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
 ) -> Result<ExecReport, Fault> {
-    let mut result = executor.evaluate(task, candidate).await;
-    // Whose doing a kill was shows at the second one; a run tries again too.
-    if result.as_ref().is_err_and(|fault| fault.code == KILLED) {
-        result = executor.evaluate(task, candidate).await;
+    // As in a run: whose doing a kill was shows at the second one, and who was disturbed on a GPU is measured again.
+    for _ in 0..RETRIES {
+        match executor.evaluate(task, candidate).await {
+            Ok(report) => return Ok(reward::evidence::weigh(report)),
+            Err(fault) => tracing::debug!(task = %task.id, %fault, "tried again"),
+        }
     }
-    Ok(reward::evidence::weigh(result?))
+    executor.evaluate(task, candidate).await.map(reward::evidence::weigh)
 }
 
 fn reason_of(outcome: &Outcome) -> String {

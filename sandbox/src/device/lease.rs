@@ -15,13 +15,13 @@ use super::baseline::{self, Looks};
 use super::burst::{Host, burst, calls_in, most};
 use super::evaluate::Evaluation;
 use super::trial::{OnDevice, Step};
-use super::{CONTROL, Device, Places};
+use super::{CONTROL, Device, Places, waited};
 use crate::fault::{DEVICE, DISTURBED, fault};
 use crate::gpu::contamination::{self, Contamination, Readings};
 use crate::gpu::floor::{Floor, MARGIN};
 use crate::gpu::free::{Ours, foreign};
 use crate::gpu::inventory::Reading;
-use crate::gpu::timing::{CONFIDENCE, Next, Sampler, Timed, interval, median};
+use crate::gpu::timing::{Next, Sampler, Timed, median};
 use crate::trial::{Ending, crashed};
 
 /// Until somebody else's process is looked for again.
@@ -30,8 +30,6 @@ pub(super) const OCCUPIED: Duration = Duration::from_millis(250);
 const READ: Duration = Duration::from_millis(20);
 /// Calls of the first burst, which does not count.
 const WARM: u64 = 3;
-/// By so much a call that is waited for may be slower than one that is not: noise.
-const SYNCED_SHARE: f64 = 0.01;
 
 /// What a measurement came to.
 #[derive(Debug)]
@@ -329,17 +327,17 @@ async fn attempt<S: Sides>(
     let note = contamination::candidate_fits(&limits, candidate).filter(|_| device.gpu.is_some());
     let note = note.map(|fits| format!("accepted, not converged: {fits}"));
     let timed = Timed { converged: timed.converged && note.is_none(), ..timed };
-    // A call is never slower for being waited for, unless part of it went on where its events did not see it.
-    let synced = median(&synced_us);
-    let timed = match synced > timed.candidate_us * (1.0 + SYNCED_SHARE) {
-        true => {
-            // There are a quarter as many: what a neighbour does to some of them says nothing of the others.
-            let (low, high) = interval(&synced_us, CONFIDENCE);
-            let steady = (high - low) / 2.0 <= device.config.sampler.relative_width * synced;
-            Timed { converged: timed.converged && steady, ..timed.charged(synced) }
+    let charged = waited::charged(timed.candidate_us, &synced_us, device.config.sampler.relative_width);
+    let (timed, note) = match charged {
+        // There are a third as many: what a neighbour does to some of them says nothing of the others.
+        Some((us, steady)) => {
+            let own = format!("accepted, {:.2} us counted as {us:.2} us: what waited calls take", timed.candidate_us);
+            let both = note.map_or_else(|| own.clone(), |note| format!("{note}; {own}"));
+            (Timed { converged: timed.converged && steady, ..timed.charged(us) }, Some(both))
         }
-        false => timed,
+        None => (timed, note),
     };
+    let synced = median(&synced_us);
     tracing::debug!(task = %subject.task.id, late, synced, ?timed, "timed");
     Ok(Try::Clean(timed, contamination::conditions(&readings, &ours), note))
 }

@@ -22,6 +22,7 @@ mod session;
 mod slot;
 mod tenant;
 mod trial;
+mod waited;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;

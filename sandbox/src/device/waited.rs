@@ -1,0 +1,81 @@
+//! Whether a candidate's calls take longer where each is waited for than where others are queued behind it: part of its work goes on where
+//! its events do not see it then.
+//!
+//! A measurement has a third as many waited calls as queued ones, some ten, and honest calls differ by a percent or two with where their
+//! tensors are. A median of ten such calls is more than a percent above that of the others now and then, never below it by a rule: who is
+//! charged for each of these is one or two percent slower than he is, in a measurement of three or four
+//! (docs/benchmarks/2026-11-30-h200-4). So little has to be sure, and much need not be: whoever manages to be fast in some waited calls
+//! gains no more than that.
+
+use crate::gpu::timing::{CONFIDENCE, interval, median};
+
+/// By so much waited calls may be slower: what one that is sure is charged for.
+const SURE: f64 = 0.01;
+/// By so much they are slower for sure enough, whatever their interval.
+const MUCH: f64 = 0.03;
+
+/// What the waited calls take where the candidate is charged for that, and whether their own interval is within `width` of it.
+pub(super) fn charged(queued_us: f64, waited_us: &[f64], width: f64) -> Option<(f64, bool)> {
+    let middle = median(waited_us);
+    let (low, high) = interval(waited_us, CONFIDENCE);
+    let sure = low > queued_us * (1.0 + SURE) || middle > queued_us * (1.0 + MUCH);
+    // Of nothing there is no middle, and it is not above anything.
+    (sure && middle > queued_us * (1.0 + SURE)).then_some((middle, (high - low) / 2.0 <= width * middle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Random(u64);
+
+    impl Random {
+        fn unit(&mut self) -> f64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        /// Calls around `us`, a percent and a half off (standard deviation).
+        fn calls(&mut self, us: f64, count: usize) -> Vec<f64> {
+            (0..count).map(|_| us * (1.0 + 0.015 * ((0..12).map(|_| self.unit()).sum::<f64>() - 6.0))).collect()
+        }
+    }
+
+    /// Planted bug: every median that is a percent above is charged for.
+    #[test]
+    fn honest_calls_that_differ_are_hardly_ever_charged_for() {
+        let mut random = Random(7);
+        let (mut old, mut new) = (0, 0);
+        for _ in 0..1000 {
+            let queued = median(&random.calls(120.0, 30));
+            let waited = random.calls(120.0, 10);
+            old += usize::from(median(&waited) > queued * 1.01);
+            new += usize::from(charged(queued, &waited, 0.02).is_some());
+        }
+        assert!(old > 50, "the calls differ too little to tell: {old}");
+        assert!(new <= 10, "{new} of 1000");
+    }
+
+    #[test]
+    fn work_that_goes_on_elsewhere_is_charged_for() {
+        let mut random = Random(11);
+        for _ in 0..1000 {
+            let queued = median(&random.calls(100.0, 30));
+            let waited = random.calls(106.0, 10);
+            let (us, _) = charged(queued, &waited, 0.02).expect("six percent are no noise");
+            assert_eq!(us, median(&waited));
+        }
+        assert_eq!(charged(100.0, &[101.5; 8], 0.02), Some((101.5, true)), "little, and sure");
+        assert_eq!(charged(100.0, &[100.5; 8], 0.02), None);
+        assert_eq!(charged(100.0, &[], 0.02), None);
+    }
+
+    /// Planted bug: the interval alone decides, which one fast call of a few makes as wide as one likes.
+    #[test]
+    fn one_fast_call_among_the_waited_ones_hides_nothing() {
+        let (us, steady) = charged(50.0, &[40.0, 100.0, 101.0, 99.0, 100.0], 0.02).unwrap();
+        assert_eq!((us, steady), (100.0, false));
+        // What can be hidden so is what noise may be.
+        assert_eq!(charged(100.0, &[90.0, 102.5, 102.5, 102.5, 102.5], 0.02), None);
+    }
+}
