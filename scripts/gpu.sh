@@ -61,7 +61,7 @@ for one in "$@"; do
     throughput) part throughput "$bin/troupe" "${executor[@]}" --parts throughput --fresh-every "${FRESH_EVERY:-1}" ;;
     drill) part drill "$bin/troupe" "${executor[@]}" --parts drill ;;
     corpus) part corpus "$bin/troupe" bench corpus --workers "${WORKERS:-14}" "${set_python[@]}" --set "gpu.devices=${DEVICES:-all}" ;;
-    equivalence) part equivalence "$bin/troupe" "${executor[@]}" --parts equivalence --rows 4 ;;
+    equivalence) part equivalence "$bin/troupe" "${executor[@]}" --parts equivalence --rows 4 --json ;;
     control)
         only=()
         [ -n "${ONLY:-}" ] || only=(--only "$control")
