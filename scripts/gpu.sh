@@ -4,7 +4,7 @@
 # BIN holds `troupe` (built with --features cuda) and, as `t_slots` and `t_device`, the test programs of `cargo test --release -p sandbox
 # --test device --no-run` and `-p model --features cuda --test device --no-run`. OUT gets a file for each part. PYTHON (default python3) is
 # an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds
-# (default 300, of `control` 560).
+# (default 300, of `control` and `drill` 560).
 #     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control drill corpus run=RUN.toml
 # `control` says what a difference to do_bench comes of, `hidden` what is accepted beside a neighbour that passes for one of ours, `bursts` what a
 # measurement takes. FRESH_EVERY (default 1) sends every n-th candidate through a fresh process, 6 s each. ONLY (tasks of the set with
@@ -59,7 +59,11 @@ for one in "$@"; do
     fairness) part fairness "$bin/troupe" "${executor[@]}" --parts fairness --noisy 3 --json ;;
     hidden) part hidden "$bin/troupe" "${executor[@]}" --parts fairness --repeats 10 --noisy 3 --hidden-neighbour --json ;;
     throughput) part throughput "$bin/troupe" "${executor[@]}" --parts throughput --fresh-every "${FRESH_EVERY:-1}" ;;
-    drill) part drill "$bin/troupe" "${executor[@]}" --parts drill ;;
+    drill)
+        limit=${LIMIT:-560}
+        part drill "$bin/troupe" "${executor[@]}" --parts drill
+        limit=${LIMIT:-300}
+        ;;
     corpus) part corpus "$bin/troupe" bench corpus --workers "${WORKERS:-14}" "${set_python[@]}" --set "gpu.devices=${DEVICES:-all}" ;;
     equivalence) part equivalence "$bin/troupe" "${executor[@]}" --parts equivalence --rows 4 --json ;;
     control)

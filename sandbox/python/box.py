@@ -3,6 +3,8 @@ weights, and the outputs that the candidate puts there; nothing that the candida
 
 The referee believes nothing in it: inputs are compared with its own copies, outputs are copied before they are looked at.
 """
+import math
+
 import torch
 
 import frames
@@ -115,12 +117,8 @@ class View:
         dtype = frames.DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(f"dtype {entry['dtype']!r} is not supported")
-        shape = [int(n) for n in entry["shape"]]
-        size, at, length = dtype.itemsize, int(entry["at"]), int(entry["len"])
-        for n in shape:
-            if n < 0:
-                raise ValueError("negative dimension")
-            size *= n
+        shape = frames.shape_of(entry)
+        size, at, length = dtype.itemsize * math.prod(shape), int(entry["at"]), int(entry["len"])
         low, high = self.part[0], self.part[0] + self.part[1]
         if size != length or at < low or at + length > high or at % dtype.itemsize:
             raise ValueError(f"{length} bytes at {at} for shape {shape} of {entry['dtype']}")

@@ -4,6 +4,7 @@ A frame is `u32 header length | header (UTF-8 JSON) | u64 blob length | blob`, a
 A tensor is described in a header by `{"dtype", "shape", "at", "len"}`: bytes `at..at+len` of the blob, C order.
 """
 import json
+import math
 import os
 import struct
 
@@ -17,6 +18,20 @@ DTYPES = {
         torch.complex64, torch.complex128,
     )
 }
+
+
+# No tensor has more dimensions or a longer one. A forged shape of a million numbers, each of a thousand bits, takes hours to multiply.
+MAX_DIMENSIONS, MAX_LENGTH = 64, 1 << 48
+
+
+def shape_of(entry):
+    """The shape of a description that may be forged: a list of few, plain, small numbers."""
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"a shape is a list of at most {MAX_DIMENSIONS} lengths")
+    if not all(type(n) is int and 0 <= n <= MAX_LENGTH for n in shape):
+        raise ValueError("a length is a whole number")
+    return shape
 
 
 def write_all(fd, data):
@@ -94,12 +109,8 @@ def tensor_from(entry, blob):
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise ValueError(f"dtype {entry['dtype']!r} is not supported")
-    shape = [int(n) for n in entry["shape"]]
-    count = 1
-    for n in shape:
-        if n < 0:
-            raise ValueError("negative dimension")
-        count *= n
+    shape = shape_of(entry)
+    count = math.prod(shape)
     size = count * torch.empty((), dtype=dtype).element_size()
     at, length = int(entry["at"]), int(entry["len"])
     if size != length or at < 0 or at + length > len(blob):

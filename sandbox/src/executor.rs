@@ -225,7 +225,13 @@ impl State {
             Ok(Tried::Killed(report)) => {
                 let memory = "most likely because the machine ran out of memory";
                 let killed = fault(KILLED, format!("the process of a candidate was killed by the system, {memory}"));
-                self.blame(config, candidate, killed, report).await
+                self.blame(config, candidate, killed, report, false).await
+            }
+            // Out of the interpreter it came alive, so that was on the device.
+            Err(f) if f.code == KILLED => {
+                let message = "its process on the device was killed by the system, twice".to_owned();
+                let guilty = Outcome::OutOfMemory { phase: Phase::Run, message };
+                self.blame(config, candidate, f, report_of(guilty, None, None, began), true).await
             }
             Err(f) if f.code == ZYGOTE_LOST => {
                 if let Some(zygote) = self.zygote.take() {
@@ -233,7 +239,7 @@ impl State {
                 }
                 let message = "the process that supervises it died under it, twice".to_owned();
                 let crashed = Outcome::Crashed { phase: Phase::Import, message };
-                self.blame(config, candidate, f, report_of(crashed, None, None, began)).await
+                self.blame(config, candidate, f, report_of(crashed, None, None, began), false).await
             }
             Err(f) if [STRAYS, PROTOCOL].contains(&f.code.as_str()) => {
                 self.reset().await;
@@ -244,19 +250,27 @@ impl State {
     }
 
     /// This candidate, or the zygote under it, was killed. The first time that is ours; when it happens again although
-    /// a good candidate passes, it is the candidate's doing: `guilty`.
+    /// a good candidate passes (on the device, too, where it happened there), it is the candidate's doing: `guilty`.
     async fn blame(
         &mut self,
         config: &ExecutorConfig,
         candidate: &Candidate,
         innocent: Fault,
         guilty: ExecReport,
+        there: bool,
     ) -> Result<ExecReport, Fault> {
         if config.suspects.count(&candidate.digest) < DEATHS_TO_BLAME {
             return Err(innocent);
         }
         let (task, good) = crate::doctor::known_good();
-        match self.attempt(config, &task, &good, Instant::now()).await {
+        let began = Instant::now();
+        let tried = match self.attempt(config, &task, &good, began).await {
+            Ok(Tried::Told(report)) if there && report.outcome.is_correct() => {
+                self.on_device(config, &task, &good, report, began).await
+            }
+            tried => tried,
+        };
+        match tried {
             Ok(Tried::Told(report)) if report.outcome.is_correct() => Ok(guilty),
             _ => Err(innocent),
         }

@@ -70,7 +70,7 @@ pub struct Judged {
     pub file: String,
     pub row: Option<String>,
     pub expected: Option<Layer>,
-    /// The layer that stopped it; `None`: it passed.
+    /// The layer that stopped it; `None`: it passed, or was not judged.
     pub stopped: Option<Layer>,
     pub verdict: String,
     pub reason: String,
@@ -78,7 +78,12 @@ pub struct Judged {
     pub behind: Option<Behind>,
     /// Milliseconds in the sandbox; `None` where it was not executed.
     pub ms: Option<f64>,
+    /// Faults of ours on the way, one for each try that came to nothing.
+    pub faults: Vec<String>,
 }
+
+/// The verdict of one that came to nothing but faults.
+const UNJUDGED: &str = "fault";
 
 /// What happens to a candidate when the static rules let it through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,7 +98,12 @@ pub enum Behind {
 impl Judged {
     /// An honest one passed, a hack was stopped by the layer it names.
     pub fn as_expected(&self) -> bool {
-        self.stopped == self.expected
+        self.stopped == self.expected && !self.unjudged()
+    }
+
+    /// Every try came to a fault of ours: nothing is known of it.
+    pub fn unjudged(&self) -> bool {
+        self.verdict == UNJUDGED
     }
 }
 
@@ -108,6 +118,8 @@ pub struct CorpusBench {
     pub false_rejects: usize,
     /// Hacks that another layer stopped than the one they name.
     pub other_layer: usize,
+    /// Of whom nothing is known: every try was a fault of ours.
+    pub unjudged: usize,
     pub seconds: f64,
     pub entries: Vec<Judged>,
 }
@@ -118,7 +130,7 @@ const RETRIES: usize = 2;
 /// Runs all `entries` on `executors` executors. `behind`: static rejections are executed too, for the table's sake.
 ///
 /// # Errors
-/// A fault: a corpus that cannot be judged has no figures.
+/// A fault of an executor's start. One of an evaluation stands with its entry.
 pub async fn run(
     entries: Vec<Entry>,
     executors: usize,
@@ -143,7 +155,7 @@ pub async fn run(
             };
             let executor = Executor::start(ExecutorConfig { device, ..config }).await?;
             while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let one = judge(entry, &executor, behind).await?;
+                let one = judge(entry, &executor, behind).await;
                 let mut all = judged.lock().await;
                 all.push(one);
                 progress(all.len());
@@ -168,15 +180,16 @@ fn summary(entries: Vec<Judged>, seconds: f64) -> CorpusBench {
     CorpusBench {
         hacks: count(|e| e.expected.is_some()),
         honest: count(|e| e.expected.is_none()),
-        false_accepts: count(|e| e.expected.is_some() && e.stopped.is_none()),
+        false_accepts: count(|e| e.expected.is_some() && e.stopped.is_none() && !e.unjudged()),
         false_rejects: count(|e| e.expected.is_none() && e.stopped.is_some()),
         other_layer: count(|e| e.expected.is_some() && e.stopped.is_some() && !e.as_expected()),
+        unjudged: count(Judged::unjudged),
         seconds,
         entries,
     }
 }
 
-async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judged, Fault> {
+async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Judged {
     let mut judged = Judged {
         file: entry.file.clone(),
         row: entry.row.clone(),
@@ -189,6 +202,7 @@ async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judge
         reason: String::new(),
         behind: None,
         ms: None,
+        faults: Vec::new(),
     };
     let ruling = match &entry.candidate {
         Ok(candidate) => reward::judge_candidate(candidate.clone(), Some(&entry.task)),
@@ -201,17 +215,19 @@ async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judge
     let (outcome, ran) = match ruling {
         Ruling::Reject { outcome, candidate, .. } => {
             if let (true, Outcome::Rejected { .. }, Some(candidate)) = (behind, &outcome, candidate) {
-                judged.behind = Some(match execute(executor, &entry.task, &candidate).await {
-                    Ok(report) => Layer::of(&report.outcome, true).map_or(Behind::Passed, Behind::Stopped),
-                    Err(_) => Behind::Fault,
+                judged.behind = Some(match execute(executor, &entry.task, &candidate, &mut judged.faults).await {
+                    Some(report) => Layer::of(&report.outcome, true).map_or(Behind::Passed, Behind::Stopped),
+                    None => Behind::Fault,
                 });
             }
             (outcome, false)
         }
         Ruling::Admit { candidate, .. } => {
-            let report = execute(executor, &entry.task, &candidate)
-                .await
-                .map_err(|f| Fault { code: f.code, message: format!("{}: {}", entry.file, f.message) })?;
+            let Some(report) = execute(executor, &entry.task, &candidate, &mut judged.faults).await else {
+                judged.verdict = UNJUDGED.to_owned();
+                judged.reason = judged.faults.last().cloned().unwrap_or_default();
+                return judged;
+            };
             judged.ms = report.phase_ms.get("total").copied();
             (report.outcome, true)
         }
@@ -219,22 +235,23 @@ async fn judge(entry: &Entry, executor: &Executor, behind: bool) -> Result<Judge
     judged.stopped = Layer::of(&outcome, ran);
     judged.verdict = outcome.verdict().to_owned();
     judged.reason = reason_of(&outcome);
-    Ok(judged)
+    judged
 }
 
+/// Tried again after a fault, as in a run: whose doing a kill was shows at the second one, and who was disturbed on a GPU is measured again.
 async fn execute(
     executor: &Executor,
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
-) -> Result<ExecReport, Fault> {
-    // As in a run: whose doing a kill was shows at the second one, and who was disturbed on a GPU is measured again.
-    for _ in 0..RETRIES {
+    faults: &mut Vec<String>,
+) -> Option<ExecReport> {
+    for _ in 0..=RETRIES {
         match executor.evaluate(task, candidate).await {
-            Ok(report) => return Ok(reward::evidence::weigh(report)),
-            Err(fault) => tracing::debug!(task = %task.id, %fault, "tried again"),
+            Ok(report) => return Some(reward::evidence::weigh(report)),
+            Err(fault) => faults.push(fault.to_string()),
         }
     }
-    executor.evaluate(task, candidate).await.map(reward::evidence::weigh)
+    None
 }
 
 fn reason_of(outcome: &Outcome) -> String {

@@ -228,7 +228,8 @@ pub enum BenchWhat {
                             troupe bench cluster --drills")]
     Cluster(ClusterBenchArgs),
     /// Every hack and every honest kernel of the corpus through the verifier: the table of what stopped what. The answer
-    /// is no when a hack passes, an honest kernel does not, or another layer stops a hack than the corpus names.
+    /// is no when a hack passes, an honest kernel does not, another layer stops a hack than the corpus names, or one
+    /// cannot be judged.
     Corpus(CorpusArgs),
     /// Candidates per second through the static layers, on one core.
     Lint(LintBenchArgs),

@@ -267,7 +267,7 @@ fn equivalence(set: &[device::Equivalence]) -> String {
             e.name,
             e.ours,
             e.do_bench,
-            e.processes.iter().map(|p| format!("{:.4}", p[0])).collect::<Vec<_>>().join(" "),
+            e.processes.iter().map(|(_, p)| format!("{:.4}", p[0])).collect::<Vec<_>>().join(" "),
             e.spread(),
             if e.host_bound { "; longer flush, it was bound by the host" } else { "" },
             e.difference

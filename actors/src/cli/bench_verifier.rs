@@ -41,7 +41,7 @@ pub fn corpus(args: CorpusArgs) -> Done {
     } else {
         output::line(corpus::table(&figures))?;
     }
-    let good = figures.false_accepts + figures.false_rejects + figures.other_layer == 0;
+    let good = figures.false_accepts + figures.false_rejects + figures.other_layer + figures.unjudged == 0;
     Ok(if good { Answer::Yes } else { Answer::No })
 }
 

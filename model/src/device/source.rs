@@ -83,6 +83,30 @@ impl Executor {
         Ok(())
     }
 
+    /// Memory for what `each_weight` makes afresh, all that it will need.
+    pub fn reserve_fresh(&mut self) -> Result<()> {
+        let source = self.source()?;
+        if let Source::Kept(..) = source {
+            return Ok(());
+        }
+        let tree = source.tree();
+        let mut most = [Some(tree.embed), tree.head].into_iter().flatten().map(|s| self.elements(s)).max().unwrap_or(0);
+        for layer in &tree.layers {
+            most = most.max(self.layer_bytes(layer)?);
+        }
+        self.fresh.span(&self.rt, "a layer's weights in elements", most).map(drop)
+    }
+
+    /// What a layer's matrices take in elements.
+    fn layer_bytes(&self, layer: &LayerAt) -> Result<usize> {
+        let mut bytes = 0;
+        layer.each::<DeviceError>(&mut |span, matrix| {
+            bytes += if matrix { self.elements(span).next_multiple_of(ALIGN) } else { 0 };
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// Every parameter in elements, adapters added, in the order of `WeightsAt::map`: vectors are fp32. What is done with one has to be
     /// on the runtime's stream; a matrix may be gone with the next.
     pub fn each_weight(&mut self, see: &mut dyn FnMut(&Runtime, Span, Element) -> Result<()>) -> Result<()> {
@@ -160,11 +184,7 @@ impl Executor {
         if matches!(source, Source::Kept(..)) {
             return Ok(masters);
         }
-        let mut bytes = 0;
-        masters.map::<DeviceError>(&mut |span, matrix| {
-            bytes += if matrix { self.elements(span).next_multiple_of(ALIGN) } else { 0 };
-            Ok(span)
-        })?;
+        let bytes = self.layer_bytes(&masters)?;
         let place = self.fresh.span(&self.rt, "a layer's weights in elements", bytes)?;
         let mut used = 0;
         let layer = masters.map::<DeviceError>(&mut |span, matrix| {

@@ -288,6 +288,9 @@ async fn attempt<S: Sides>(
         if std::mem::take(&mut warm) {
             continue;
         }
+        if let Some(us) = burst.synced_us.iter().find(|us| !us.is_finite() || **us <= 0.0) {
+            return Ok(Try::Ended(crashed(Phase::Run, format!("its times are no times: a call that took {us} us"))));
+        }
         host.saw(&burst);
         late += burst.late;
         synced_us.extend(&burst.synced_us);

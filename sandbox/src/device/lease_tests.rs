@@ -33,10 +33,12 @@ pub(super) struct Calls {
     pub flushes: f64,
     /// By the host's clock, beyond the events, each.
     pub host_us: f64,
+    /// What a call that is waited for takes, by what another takes.
+    pub waited: f64,
 }
 
 pub(super) const fn calls(us: f64) -> Calls {
-    Calls { us, first_us: None, flushes: 2.0, host_us: 100.0 }
+    Calls { us, first_us: None, flushes: 2.0, host_us: 100.0, waited: 1.0 }
 }
 
 /// Both sides; each burst takes the next entry, the last one stays.
@@ -68,7 +70,9 @@ pub(super) fn times(of: Calls, count: u64) -> Value {
         let us = if n == 0 { of.first_us.unwrap_or(of.us) } else { of.us };
         // A little unrest, always the same.
         let us = us * (1.0 + 0.001 * (n % 5) as f64);
-        json!({"us": us, "rest_us": 1.0, "spacer_us": of.flushes * FLUSH, "late": false, "queued": n < 3 * count / 4})
+        let queued = n < 3 * count / 4;
+        let us = if queued { us } else { us * of.waited };
+        json!({"us": us, "rest_us": 1.0, "spacer_us": of.flushes * FLUSH, "late": false, "queued": queued})
     };
     json!((0..count).map(one).collect::<Vec<_>>())
 }
@@ -355,6 +359,24 @@ async fn who_is_honest_in_short_bursts_has_nothing_of_it_in_long_ones() {
         let message = lab.implausible(&mut liar).await;
         assert_eq!(liar.bursts, [vec![3], vec![16; 5], vec![64; 5], vec![16]].concat());
         assert!(message.contains(found), "{message}");
+    }
+}
+
+/// Planted bugs: what waited calls take is not looked at, or is not told with the result.
+#[tokio::test]
+async fn work_that_only_waited_calls_show_is_the_candidates() {
+    let lab = lab();
+    let hidden = Calls { waited: 1.06, ..calls(50.0) };
+    let timing = lab.accepted(&mut script(&[calls(100.0)], &[hidden])).await;
+    assert!((52.9..53.3).contains(&timing.candidate_us), "{timing:?}");
+    assert!((timing.speedup / (timing.reference_us / timing.candidate_us) - 1.0).abs() < 1e-9, "{timing:?}");
+    assert!(timing.refused.iter().any(|why| why.starts_with("accepted, 50.")), "{:?}", timing.refused);
+    let noise = lab.accepted(&mut script(&[calls(100.0)], &[Calls { waited: 1.008, ..calls(50.0) }])).await;
+    assert!(noise.candidate_us < 50.3 && noise.refused.is_empty(), "{noise:?}");
+    for waited in [f64::INFINITY, -1.0] {
+        let liar = Calls { waited, ..calls(50.0) };
+        let ended = lab.measure(&mut script(&[calls(100.0)], &[liar])).await;
+        assert!(matches!(&ended, Ok(Measured::Ended(Ending::Outcome(Outcome::Crashed { .. })))), "{ended:?}");
     }
 }
 

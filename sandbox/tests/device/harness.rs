@@ -5,7 +5,7 @@ use std::process::Command;
 use super::environment;
 
 /// Runs `code` beside the harness; `None` where there is no Python.
-fn run(code: &str) -> Option<String> {
+pub fn run(code: &str) -> Option<String> {
     let python = environment::python()?;
     let home = super::scratch();
     let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/python");

@@ -22,6 +22,7 @@ fn rows(entries: &[Judged]) -> BTreeMap<(char, u32, String), Row> {
         let row = rows.entry(key(entry.row.as_deref())).or_default();
         row.candidates += 1;
         match entry.stopped {
+            None if entry.unjudged() => {}
             None => row.passed += 1,
             Some(layer) => row.stopped[Layer::ALL.iter().position(|l| *l == layer).unwrap_or(0)] += 1,
         }
@@ -58,7 +59,13 @@ pub fn table(bench: &CorpusBench) -> String {
          rejects; {:.0} s",
         bench.hacks, bench.false_accepts, bench.other_layer, bench.honest, bench.false_rejects, bench.seconds
     ));
-    for entry in bench.entries.iter().filter(|e| !e.as_expected()) {
+    // A fault that went away is told, too: whoever can make one is not caught by it.
+    for entry in bench.entries.iter().filter(|e| !e.faults.is_empty()) {
+        let came = if entry.unjudged() { "not judged".to_owned() } else { format!("then {}", entry.verdict) };
+        let why: String = entry.faults.join("; ").chars().take(300).collect();
+        out.push(format!("{}: {} faults of ours, {came}: {why}", entry.file, entry.faults.len()));
+    }
+    for entry in bench.entries.iter().filter(|e| !e.as_expected() && !e.unjudged()) {
         let expected = entry.expected.map_or("nothing", Layer::name);
         let stopped = entry.stopped.map_or("nothing", Layer::name);
         let reason: String = entry.reason.chars().take(300).collect();
@@ -81,6 +88,7 @@ mod tests {
             reason: "r".into(),
             behind: stopped.filter(|l| *l == Layer::Static).map(|_| Behind::Passed),
             ms: None,
+            faults: Vec::new(),
         }
     }
 
@@ -91,13 +99,25 @@ mod tests {
             judged(Some("A2"), Some(Layer::Static), Some(Layer::Numeric)),
             judged(Some("B1"), Some(Layer::Numeric), None),
             judged(None, None, None),
+            // Planted bug: what nobody could judge counts as accepted, or as caught.
+            Judged {
+                verdict: "fault".into(),
+                faults: vec!["F005: x".into(); 3],
+                ..judged(Some("C2"), Some(Layer::Numeric), None)
+            },
+            Judged { faults: vec!["F014: y".into()], ..judged(None, None, None) },
         ];
         let bench = super::super::summary(entries, 1.0);
-        assert_eq!((bench.false_accepts, bench.other_layer, bench.false_rejects), (1, 1, 0));
+        assert_eq!((bench.false_accepts, bench.other_layer, bench.false_rejects, bench.unjudged), (1, 1, 0, 1));
         let text = table(&bench);
         let order: Vec<usize> =
             ["| A2 |", "| A10 |", "| B1 |", "| honest |"].iter().map(|r| text.find(r).unwrap()).collect();
         assert!(order.is_sorted(), "{text}");
+        assert!(text.contains("| C2 | 1 | - | - | - | - | - | - | - | - |"), "{text}");
+        assert!(
+            text.contains("3 faults of ours, not judged: F005") && text.contains("1 faults of ours, then v: F014"),
+            "{text}"
+        );
         assert!(text.contains("| A10 | 1 | - | 1 | - | - | - | - | - | 1 of 1 |"), "{text}");
         assert!(
             text.contains("stopped by numeric, named static") && text.contains("stopped by nothing, named numeric")

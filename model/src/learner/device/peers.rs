@@ -2,8 +2,8 @@
 //! micro-batches, and gives its gradients to the first.
 //!
 //! Masters, moments and updates are the first's alone: there is one truth, which checkpoints, guards and rollbacks see, and nothing can
-//! drift. What goes over the links is 4 bytes a parameter there (sums) and 2 back (bf16 weights), less than all-reducing
-//! gradients would take.
+//! drift. What goes over the links is 2 bytes a parameter there (bf16 weights, adapters merged) and 4 back for each that is trained
+//! (sums), less than all-reducing gradients would take.
 
 use std::sync::Arc;
 
@@ -137,6 +137,8 @@ fn run_first(
     objective: Objective,
 ) -> Result<Vec<Scored>> {
     held.prepare(executor)?;
+    // Whatever may fail for want of memory fails before the others wait inside NCCL.
+    executor.reserve_fresh()?;
     member.meet(executor.runtime())?;
     executor.each_weight(&mut |rt, span, element| member.share(rt, &[(span, element)]))?;
     let adapters = held.adapters().into_iter().flat_map(AdaptersAt::parts).flat_map(|p| [p.a, p.b]);
@@ -174,8 +176,9 @@ impl Peer {
         let rt = self.executor.runtime();
         self.member.meet(rt)?;
         shared.iter().try_for_each(|one: &(Span, Element)| self.member.share(rt, &[*one]))?;
-        self.executor.take(weights, adapters)?;
+        // Looked at here: nothing after it waits for a member that is gone.
         finish(&self.member, self.executor.runtime())?;
+        self.executor.take(weights, adapters)?;
         let sink = grads.as_ref().map_or(Sink::Adapters, Sink::All);
         let scored = passes(&mut self.executor, items, share, temperature, Some(objective), Some(sink))?;
         self.member.meet(self.executor.runtime())?;

@@ -92,6 +92,7 @@ fn both(device: &mut OnDevice, trained: &Trained<'_, Gpu>) -> [(Vec<Vec<f32>>, V
         assert_eq!((place.bytes, expected.bytes()), (span.bytes, element.bytes()));
         rt.copy(span, *place)
     };
+    first.reserve_fresh().unwrap();
     first.each_weight(&mut send).unwrap();
     for part in held.adapters().into_iter().flat_map(AdaptersAt::parts) {
         [part.a, part.b].into_iter().for_each(|span| send(first.runtime(), span, F32).unwrap());
@@ -112,11 +113,13 @@ fn another_gpu_makes_the_first_ones_gradients_of_what_is_shared() {
         println!("skipped: {reason}");
         return;
     }
-    for (element, copies) in
-        [(GpuType::Fp32, Copies::Auto), (GpuType::Bf16, Copies::Kept), (GpuType::Bf16, Copies::Fresh)]
-    {
+    for (element, copies, recompute) in [
+        (GpuType::Fp32, Copies::Auto, false),
+        (GpuType::Bf16, Copies::Kept, true),
+        (GpuType::Bf16, Copies::Fresh, false),
+    ] {
         for (family, lora) in [(Family::Qwen3, true), (Family::Llama, true), (Family::Llama, false)] {
-            let compute = GpuCompute { element, copies, ..GpuCompute::default() };
+            let compute = GpuCompute { element, copies, recompute, ..GpuCompute::default() };
             let mut learner = learner(family, compute, lora);
             learner.prepare().unwrap();
             let (device, trained) = learner.on_device().unwrap().unwrap();
