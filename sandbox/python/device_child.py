@@ -5,6 +5,7 @@ process says is the candidate's word: outputs are read from the box by the refer
 """
 import contextlib
 import os
+import signal
 import time
 
 import torch
@@ -97,7 +98,11 @@ def compile_in_fork(source_path, job, blob, say):
     device's files: nobody has let it onto the device yet. Returns whether there is something to run."""
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == -signal.SIGKILL:
+            # The same rule as for this process: the machine may have run out of memory.
+            os.kill(os.getpid(), signal.SIGKILL)
+        return code == 0
     phase, code = "import", 1
     try:
         landlock.without_nodes()

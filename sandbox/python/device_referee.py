@@ -421,7 +421,7 @@ class Referee:
             if is_ours(e):
                 raise
             # The candidate's frame does not describe tensors: its doing, not ours.
-            return {"malformed": f"{type(e).__name__}: {e}"}, b""
+            return {"malformed": f"{type(e).__name__}: {e}"[:referee.MALFORMED]}, b""
         raise ValueError(op)
 
     def hello(self, header):

@@ -206,6 +206,10 @@ def integers(expected, wide):
         and float(w.abs().max()) <= oracle.EXACT[e.dtype] for e, w in zip(expected, wide))
 
 
+# Of what is wrong with a description, characters: it may quote a megabyte.
+MALFORMED = 1000
+
+
 class Comparison:
     """The verdict on one candidate's outputs: its first complaint, the largest error, KernelBench's view."""
 
@@ -332,7 +336,7 @@ class Referee:
                 return {"ok": True, **ablated(self.prepared, header, blob)}, b""
             except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError, IndexError) as e:
                 # The candidate's frame does not describe tensors: its doing, not ours.
-                return {"ok": True, "malformed": f"{type(e).__name__}: {e}"}, b""
+                return {"ok": True, "malformed": f"{type(e).__name__}: {e}"[:MALFORMED]}, b""
         raise ValueError(op)
 
 

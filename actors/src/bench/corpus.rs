@@ -126,11 +126,13 @@ pub struct CorpusBench {
 
 /// Of a fault, as `rollout.retries`.
 const RETRIES: usize = 2;
+/// So many of one executor's in a row that cannot be judged are no faults of single evaluations: it, or the device, is gone.
+const BROKEN: usize = 5;
 
 /// Runs all `entries` on `executors` executors. `behind`: static rejections are executed too, for the table's sake.
 ///
 /// # Errors
-/// A fault of an executor's start. One of an evaluation stands with its entry.
+/// A fault of an executor's start, or of many evaluations in a row. One of a single evaluation stands with its entry.
 pub async fn run(
     entries: Vec<Entry>,
     executors: usize,
@@ -154,8 +156,15 @@ pub async fn run(
                 Some(gpus) => Some(gpus.of_executor(number).await?),
             };
             let executor = Executor::start(ExecutorConfig { device, ..config }).await?;
+            let mut in_a_row = 0;
             while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let one = judge(entry, &executor, behind).await;
+                in_a_row = if one.unjudged() { in_a_row + 1 } else { 0 };
+                if in_a_row == BROKEN {
+                    let message =
+                        format!("{BROKEN} candidates in a row could not be judged; {}: {}", one.file, one.reason);
+                    return Err(Fault { code: "F999".into(), message });
+                }
                 let mut all = judged.lock().await;
                 all.push(one);
                 progress(all.len());

@@ -90,7 +90,9 @@ impl Executor {
             return Ok(());
         }
         let tree = source.tree();
-        let mut most = [Some(tree.embed), tree.head].into_iter().flatten().map(|s| self.elements(s)).max().unwrap_or(0);
+        // In fp32 the vocabulary's matrices are used as they are (`one`).
+        let vocabulary = [Some(tree.embed), tree.head].into_iter().flatten().filter(|_| self.options.element != F32);
+        let mut most = vocabulary.map(|s| self.elements(s)).max().unwrap_or(0);
         for layer in &tree.layers {
             most = most.max(self.layer_bytes(layer)?);
         }

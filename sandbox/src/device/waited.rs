@@ -4,7 +4,7 @@
 //! A measurement has some twenty waited calls, a third as many as queued ones, and honest calls may differ by a percent or two with where
 //! their tensors are. The median of twenty is then a percent above that of the others now and then, and only ever above: who is charged for
 //! each of these is a percent slower than he is now and then. So little has to be sure, and much need not be. What this leaves to whoever
-//! hides work elsewhere is `MUCH`, whatever some of the waited calls are like.
+//! hides work elsewhere is `MUCH`, whatever some of the waited calls are like, and what is let pass after an event (`burst::REST_SHARE`).
 
 use crate::gpu::timing::{CONFIDENCE, interval, median};
 

@@ -230,6 +230,8 @@ fn hangs_crashes_and_deaths_on_the_device_are_outcomes_and_the_next_is_unaffecte
         assert!(matches!(&outcome, Outcome::Crashed { .. }), "{outcome:?}");
         let outcome = lab.evaluate(0, ADD_TASK, &only_there("while True: pass")).await.unwrap().outcome;
         assert!(matches!(&outcome, Outcome::TimedOut { phase: Phase::Compile | Phase::Run, .. }), "{outcome:?}");
+        let compiling = lab.evaluate(0, ADD_TASK, &only_there("os.kill(os.getpid(), 9)")).await;
+        assert!(matches!(&compiling, Err(f) if f.code == "F011"), "a killed fork: {compiling:?}");
         // The first time it may be the machine's doing; a known good one passes after the second. (Compiling calls it once, in a fork.)
         let killed = only_there("global calls\n    calls += 1\n    calls < 3 or os.kill(os.getpid(), 9)");
         let killed = candidate_of(&killed.replace("import stat", "import stat\ncalls = 0"));

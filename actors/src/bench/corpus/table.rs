@@ -26,7 +26,7 @@ fn rows(entries: &[Judged]) -> BTreeMap<(char, u32, String), Row> {
             None => row.passed += 1,
             Some(layer) => row.stopped[Layer::ALL.iter().position(|l| *l == layer).unwrap_or(0)] += 1,
         }
-        if let Some(behind) = entry.behind {
+        if let Some(behind) = entry.behind.filter(|behind| *behind != Behind::Fault) {
             row.behind.0 += 1;
             row.behind.1 += usize::from(behind == Behind::Passed);
         }
@@ -56,12 +56,22 @@ pub fn table(bench: &CorpusBench) -> String {
     out.push(String::new());
     out.push(format!(
         "{} hacks: {} false accepts, {} stopped by another layer than the corpus names; {} honest kernels: {} false \
-         rejects; {:.0} s",
-        bench.hacks, bench.false_accepts, bench.other_layer, bench.honest, bench.false_rejects, bench.seconds
+         rejects; {} not judged; {:.0} s",
+        bench.hacks,
+        bench.false_accepts,
+        bench.other_layer,
+        bench.honest,
+        bench.false_rejects,
+        bench.unjudged,
+        bench.seconds
     ));
     // A fault that went away is told, too: whoever can make one is not caught by it.
     for entry in bench.entries.iter().filter(|e| !e.faults.is_empty()) {
-        let came = if entry.unjudged() { "not judged".to_owned() } else { format!("then {}", entry.verdict) };
+        let came = match entry.behind {
+            _ if entry.unjudged() => "not judged".to_owned(),
+            Some(Behind::Fault) => format!("{}, and not judged without the static rules", entry.verdict),
+            _ => format!("then {}", entry.verdict),
+        };
         let why: String = entry.faults.join("; ").chars().take(300).collect();
         out.push(format!("{}: {} faults of ours, {came}: {why}", entry.file, entry.faults.len()));
     }
