@@ -27,15 +27,9 @@ pub(super) fn charged(queued_us: f64, waited_us: &[f64], width: f64) -> Option<(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Random(u64);
+    use crate::gpu::timing::tests::Random;
 
     impl Random {
-        fn unit(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 11) as f64 / (1u64 << 53) as f64
-        }
-
         /// Calls around `us`, a percent and a half off (standard deviation).
         fn calls(&mut self, us: f64, count: usize) -> Vec<f64> {
             (0..count).map(|_| us * (1.0 + 0.015 * ((0..12).map(|_| self.unit()).sum::<f64>() - 6.0))).collect()
