@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::device::{self, Device};
-use crate::fault::{DISTURBED, KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
+use crate::fault::{KILLED, PROTOCOL, REFEREE_LOST, SCRATCH, STRAYS, ZYGOTE_LOST, fault};
 use crate::harness;
 pub use crate::isolation::Isolation;
 use crate::referee::{self, Compared, Prepared, Referee};
@@ -272,8 +272,6 @@ impl State {
         };
         match tried {
             Ok(Tried::Told(report)) if report.outcome.is_correct() => Ok(guilty),
-            // It lived through all that the other one is asked to live through: who is disturbed is disturbed while it is timed.
-            Err(f) if there && f.code == DISTURBED => Ok(guilty),
             Err(f) if [STRAYS, PROTOCOL, ZYGOTE_LOST].contains(&f.code.as_str()) => {
                 self.reset().await;
                 Err(innocent)
