@@ -41,8 +41,8 @@ pub struct SampleJob {
     pub attempt: Attempt,
     pub task: Arc<TaskEntry>,
     pub seed: u64,
-    /// No token of it may be sampled under an older version. A generator that is given its orders in order need not look; whoever
-    /// chooses among several does.
+    /// No token of it may be sampled under an older version. A sampler that adopts weights before it takes its next order need not
+    /// look; one that adopts them later does, and so does whoever chooses among several.
     pub least: PolicyVersion,
 }
 

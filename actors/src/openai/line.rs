@@ -21,7 +21,7 @@ pub struct Line {
     /// `generator.max_batch`; fair, so that answers are asked for in order.
     pub seats: Semaphore,
     /// The policy version that a chunk which arrives now was sampled under.
-    counting: AtomicU64,
+    counting: watch::Sender<PolicyVersion>,
     open: watch::Sender<bool>,
     /// The server may be another process than the one that loaded our weights.
     lost: AtomicBool,
@@ -40,7 +40,7 @@ impl Line {
             setup,
             bounds,
             sampling,
-            counting: AtomicU64::new(policy.0),
+            counting: watch::Sender::new(policy),
             open: watch::Sender::new(true),
             lost: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
@@ -49,12 +49,18 @@ impl Line {
     }
 
     pub fn counting(&self) -> PolicyVersion {
-        PolicyVersion(self.counting.load(Ordering::SeqCst))
+        *self.counting.borrow()
     }
 
     /// From now on chunks are of this version.
     pub fn count(&self, policy: PolicyVersion) {
-        self.counting.store(policy.0, Ordering::SeqCst);
+        self.counting.send_replace(policy);
+    }
+
+    /// Waits until this version or a newer one counts.
+    pub async fn counted(&self, least: PolicyVersion) {
+        // As in [`Line::opened`].
+        let _ = self.counting.subscribe().wait_for(|counting| *counting >= least).await;
     }
 
     /// No new request goes out, and silence is not held against the server, until [`Line::open`].

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use rollout::completion::Finish;
+use rollout::id::PolicyVersion;
 use rollout::outcome::Fault;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -42,14 +43,19 @@ fn passing(why: impl Into<String>) -> Failed {
     Failed::Passing { why: why.into(), after: None }
 }
 
-/// A whole, verified answer.
+/// A whole, verified answer, no token of it sampled under a version before `least`.
 ///
 /// # Errors
 /// `SERVER_UNAVAILABLE` when none could be had, `SERVER_UNUSABLE` when it breaks a bound.
-pub async fn answer(line: Arc<Line>, prompt: Vec<u32>, seed: u64) -> Result<(Answer, Finish), Fault> {
+pub async fn answer(
+    line: Arc<Line>,
+    prompt: Vec<u32>,
+    seed: u64,
+    least: PolicyVersion,
+) -> Result<(Answer, Finish), Fault> {
     let limit = line.setup.deadline;
     let until = Instant::now() + limit;
-    match timeout_at(until, asked(&line, &prompt, seed)).await {
+    match timeout_at(until, asked(&line, &prompt, seed, least)).await {
         Ok(result) => result,
         Err(_) => {
             let why = format!("no whole answer within rollout.sample_deadline_s = {}", limit.as_secs_f64());
@@ -58,8 +64,10 @@ pub async fn answer(line: Arc<Line>, prompt: Vec<u32>, seed: u64) -> Result<(Ans
     }
 }
 
-async fn asked(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Finish), Fault> {
+async fn asked(line: &Line, prompt: &[u32], seed: u64, least: PolicyVersion) -> Result<(Answer, Finish), Fault> {
     let setup = &line.setup;
+    // The gate is still open while weights that were announced are written.
+    line.counted(least).await;
     let _seat = line.seats.acquire().await.map_err(|e| fault(SERVER_UNAVAILABLE, e))?;
     let mut tries = 0;
     loop {

@@ -114,7 +114,7 @@ impl Sampler for ServerSampler {
             return Err(fault(GENERATOR_REFUSED, format!("rollout {}: the prompt is empty", job.rollout)));
         }
         let (rollout, attempt, out) = (job.rollout, job.attempt, self.out.clone());
-        let asked = answer(self.line.clone(), prompt, job.seed);
+        let asked = answer(self.line.clone(), prompt, job.seed, job.least);
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let task = runtime.spawn(async move {
             let result = asked.await;

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actors::config::Generator;
@@ -34,6 +35,8 @@ pub struct Desk {
     pub done: Done,
     task: Arc<TaskEntry>,
     attempts: u32,
+    /// While set, weights are being written and do not come to an end.
+    pub writing: Arc<AtomicBool>,
     pub dir: tempfile::TempDir,
 }
 
@@ -61,13 +64,19 @@ impl Desk {
             tokenizer: tokenizer.clone(),
             vocab: tokenizer.vocab_size(),
         };
-        let publish: Publish = Arc::new(|_, path| {
+        let writing = Arc::new(AtomicBool::new(false));
+        let held = writing.clone();
+        let publish: Publish = Arc::new(move |_, path| {
+            let until = Instant::now() + DEADLINE;
+            while held.load(Ordering::SeqCst) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             std::fs::create_dir_all(path).unwrap();
             Ok(())
         });
         let sampler = sampler_factory(setup, settings, publish)(weights(), PolicyVersion(0))?;
         let task = rig::tasks(&tokenizer, 1, Split::Train).remove(0);
-        Ok(Desk { sampler, tokenizer, done: Done::default(), task, attempts: 0, dir })
+        Ok(Desk { sampler, tokenizer, done: Done::default(), task, attempts: 0, writing, dir })
     }
 
     pub fn prompt(&self) -> Vec<u32> {
@@ -76,13 +85,18 @@ impl Desk {
 
     /// Asks for an answer; the number is the rollout's and the seed.
     pub fn ask(&mut self, number: u64) {
+        self.ask_from(number, 0);
+    }
+
+    /// As [`Desk::ask`], for one of this version or a newer one.
+    pub fn ask_from(&mut self, number: u64, least: u64) {
         self.attempts += 1;
         let job = SampleJob {
             rollout: RolloutId(number),
             attempt: Attempt(self.attempts),
             task: self.task.clone(),
             seed: number,
-            least: PolicyVersion(0),
+            least: PolicyVersion(least),
         };
         self.sampler.admit(job).unwrap();
     }

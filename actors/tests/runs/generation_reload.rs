@@ -181,6 +181,37 @@ fn silence_during_a_reload_does_not_count_and_new_requests_wait_for_its_end() {
     assert_eq!(second.completion.spans.iter().map(|s| s.policy.0).collect::<Vec<_>>(), [1]);
 }
 
+/// Planted: a request goes out as soon as the gate is open. Seen: version 0 where 1 was asked for, as a run's last evaluation was
+/// whose weights took long to be written.
+#[test]
+fn an_answer_of_a_version_waits_until_that_version_is_there() {
+    for form in [Form::Vllm, Form::SglangWhole] {
+        let server = Server::start(move |_, request, reply| {
+            if path(request) != answers_path(form.server()) {
+                return obey(request, reply);
+            }
+            reply.begin()?;
+            reply.event(&form.event(&[(EOS, -0.5)], 1, Some("stop")).to_string())?;
+            reply.end()
+        });
+        let mut section = server.section(form.server());
+        // Whoever waits keeps nobody from being answered.
+        section.max_batch = 1;
+        let mut desk = Desk::open(&section);
+        desk.writing.store(true, Ordering::SeqCst);
+        desk.adopt(1);
+        desk.ask_from(1, 1);
+        desk.ask_from(2, 0);
+        desk.step_until("the answer that may be of any version", |done| !done.items.is_empty());
+        (0..5).for_each(|_| desk.step().unwrap());
+        assert_eq!(server.asked_for(answers_path(form.server())), 1);
+        desk.writing.store(false, Ordering::SeqCst);
+        let done = desk.finish();
+        let of: Vec<(u64, u64)> = done.items.iter().map(|i| (i.rollout.0, i.completion.spans[0].policy.0)).collect();
+        assert_eq!(of, [(2, 0), (1, 1)], "{:?}", done.faults);
+    }
+}
+
 /// Planted: nobody remembers that the server was away. Seen: the new server is asked for an answer and for nothing else.
 #[test]
 fn a_server_that_starts_anew_gets_its_weights_before_it_is_asked() {
