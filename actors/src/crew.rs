@@ -168,4 +168,6 @@ pub struct Crew {
     pub llm_judge: Option<Arc<crate::llm_judge::Setup>>,
     /// Where executors of other machines join; `None` when nobody can.
     pub cluster: Option<crate::cluster::Link>,
+    /// What a learner's thread has for as long as it may write.
+    pub pen: crate::learner::Pen,
 }

@@ -90,8 +90,8 @@ pub struct FleetState {
     here: Option<Here>,
     gateway: Option<ActorRef<HeadMsg>>,
     newest: Adoption,
-    /// What the orchestrator knows to be adopted.
-    told: PolicyVersion,
+    /// What the orchestrator was told to be adopted; it bears to hear it again.
+    told: Option<PolicyVersion>,
 }
 
 pub struct Fleet;
@@ -118,7 +118,8 @@ impl Actor for Fleet {
         };
         myself.send_interval(TICK, || GeneratorMsg::Fleet(FleetMsg::Tick));
         let gateway = args.link.fleet_is(&myself);
-        let told = newest.policy;
+        // Without a generator here nobody has it: an earlier fleet may have died before one of a node had, and without a word.
+        let told = here.is_some().then_some(newest.policy);
         let state = FleetState { args, seats, here, gateway, newest, told };
         state.offer();
         Ok(state)
@@ -215,8 +216,8 @@ impl FleetState {
 
     fn adopted(&mut self, who: Who, policy: PolicyVersion) {
         self.seats.has(who, policy);
-        if policy > self.told && policy <= self.newest.policy {
-            self.told = policy;
+        if self.told.is_none_or(|told| policy > told) && policy <= self.newest.policy {
+            self.told = Some(policy);
             self.say(Drawn::Adopted(policy));
         }
     }

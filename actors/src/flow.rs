@@ -30,7 +30,7 @@ use crate::scaling::Hint;
 use crate::stalls::{Stalls, Worker};
 use crate::store::rows::{Op, PhaseTag, RowPatch, StepRow};
 use crate::store::{StoreError, StoreHandle};
-use crate::supervise::{LEARNER_FAILED, fault};
+use crate::supervise::{LEARNER_FAILED, LLM_JUDGE_BUDGET, fault};
 
 struct Flight {
     task: Arc<TaskEntry>,
@@ -343,7 +343,14 @@ impl Flow {
             return;
         }
         self.note_fault(Some((rollout, attempt)), &fault);
+        // From here on all that passes would be masked and the rest trained on.
+        let over = fault.code == LLM_JUDGE_BUDGET && self.driver.is_rl() && self.halted.is_none();
+        let why = over.then(|| fault.clone());
         self.event(Event::Faulted { rollout, attempt, code: fault.code });
+        if why.is_some() {
+            self.halted = why;
+            self.event(Event::StopRequested);
+        }
     }
 
     pub fn trained(&mut self, item: TrainedItem) {

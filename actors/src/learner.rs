@@ -29,6 +29,15 @@ impl Pen {
         let _ = give.try_send(());
         Pen { give, take }
     }
+
+    /// Waits until no learner's thread has it; false if one still has it after `limit`. Until then it may write checkpoints.
+    pub fn is_back(&self, limit: Duration) -> bool {
+        let back = self.take.recv_timeout(limit).is_ok();
+        if back {
+            let _ = self.give.try_send(());
+        }
+        back
+    }
 }
 
 impl Default for Pen {

@@ -20,6 +20,8 @@ const RECENT: usize = 256;
 pub struct Meters {
     eval: (u64, u64, u64),
     faults: u64,
+    /// Since the last step.
+    step_faults: u64,
     tokens: u64,
     scored: u64,
     /// (when, tokens, scored) about once a second.
@@ -88,6 +90,7 @@ impl Meters {
 
     pub fn fault(&mut self) {
         self.faults += 1;
+        self.step_faults += 1;
     }
 
     /// Adds what was scored since the last step: all answers, whether their group was trained on or not.
@@ -103,7 +106,7 @@ impl Meters {
             about.insert("scored_fast_1".into(), json!(faster as f64 / count as f64));
             about.insert("scored_speedup".into(), json!(speedups / timed as f64));
         }
-        about.insert("faults".into(), json!(self.faults));
+        about.insert("faults".into(), json!(std::mem::take(&mut self.step_faults)));
         let seen = std::mem::take(&mut self.executors);
         if seen.present > 0 {
             about.insert("executors".into(), json!(self.hint.load.executors));

@@ -170,7 +170,7 @@ impl Actor for Orchestrator {
                 pool: (pool, Deaths::new(Role::Pool)),
                 learner: None,
                 learner_deaths: Deaths::new(Role::Learner),
-                pen: Pen::new(),
+                pen: args.crew.pen.clone(),
             },
             crew: args.crew,
             capacities: args.capacities,

@@ -7,14 +7,14 @@
 //! Owns and supervises its own executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
 //! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use reward::rubric::Opinion;
 use rollout::id::{Attempt, Digest, RolloutId, TaskId};
-use rollout::outcome::{ExecReport, Fault};
+use rollout::outcome::{ExecReport, Fault, Outcome};
 
 use crate::cluster::Link;
 use crate::crew::{Saturated, VerifierFactory};
@@ -122,6 +122,8 @@ pub struct PoolState {
     began: Instant,
     /// What is kept of each report has a fixed size (`verdicts`).
     verdicts: HashMap<Key, Arc<ExecReport>>,
+    /// What reached a limit once, and not yet twice.
+    doubted: HashSet<Key>,
     /// Jobs that wait for the same candidate's evaluation.
     followers: HashMap<Key, Vec<ExecJob>>,
     /// Answers for the orchestrator, sent together at the end of a handler.
@@ -163,6 +165,7 @@ impl Actor for Pool {
             advisor: Advisor::default(),
             began: Instant::now(),
             verdicts: HashMap::new(),
+            doubted: HashSet::new(),
             followers: HashMap::new(),
             outbox: Vec::new(),
         })
@@ -369,7 +372,9 @@ impl PoolState {
         match result {
             Err(fault) => self.fail(job, &fault),
             Ok(report) => {
-                if let Some(key) = key(&job).filter(|_| self.args.reuse_verdicts) {
+                if self.reached_a_limit_first(&job, &report) {
+                    self.release_followers(&job);
+                } else if let Some(key) = key(&job).filter(|_| self.args.reuse_verdicts) {
                     for follower in self.followers.remove(&key).unwrap_or_default() {
                         let result = Ok(reused(&report));
                         self.outbox.push(ExecutedItem { rollout: follower.rollout, attempt: follower.attempt, result });
@@ -382,6 +387,13 @@ impl PoolState {
                 self.outbox.push(ExecutedItem { rollout: job.rollout, attempt: job.attempt, result });
             }
         }
+    }
+
+    /// Limits of time and memory are a machine's that others use, too: what reached one is remembered when it has done so twice.
+    fn reached_a_limit_first(&mut self, job: &ExecJob, report: &ExecReport) -> bool {
+        let limit = matches!(report.outcome, Outcome::TimedOut { .. } | Outcome::OutOfMemory { .. });
+        let room = limit && self.args.reuse_verdicts && self.doubted.len() < self.args.verdicts_max;
+        room && key(job).is_some_and(|key| self.doubted.insert(key))
     }
 
     /// A fault is the job's own; whoever waited for the same candidate tries for itself.

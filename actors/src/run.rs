@@ -21,7 +21,7 @@ use crate::sft::WarmStartError;
 use crate::stop::StopToken;
 use crate::store::rows::{Op, PhaseTag};
 use crate::store::{Reader, StoreConfig, StoreError, Writer, holds_run};
-use crate::summary::{HeldOut, Verdict, held_out};
+use crate::summary::{HeldOut, Verdict, bounds, held_out};
 use crate::{policy, session};
 
 /// The file that says what a run found.
@@ -103,6 +103,9 @@ pub struct RunSummary {
     pub held_out: Option<HeldOut>,
     /// Held-out answers lost to faults of ours, before and after: in no mean.
     pub masked: [u64; 2],
+    /// The least and the most that held-out pass@1 can be where answers were masked, before and after; absent where none was.
+    #[serde(default)]
+    pub masked_bounds: [Option<[f64; 2]>; 2],
     /// Training rollouts by ending.
     pub rollouts: std::collections::BTreeMap<String, u64>,
     pub faults: u64,
@@ -243,7 +246,10 @@ pub fn summarise(
     let complete = |phase: PhaseTag| Ok::<_, StoreError>(reader.meta(crate::driver::done_key(phase))?.is_some());
     let before = if complete(PhaseTag::EvalBefore)? { verdicts(PhaseTag::EvalBefore)? } else { Vec::new() };
     let after = if complete(PhaseTag::EvalAfter)? { verdicts(PhaseTag::EvalAfter)? } else { Vec::new() };
-    let masked = |phase: PhaseTag| Ok::<_, StoreError>(reader.endings(phase)?.get("faulted").copied().unwrap_or(0));
+    let masked = [reader.masked(PhaseTag::EvalBefore)?, reader.masked(PhaseTag::EvalAfter)?];
+    let range = |known: &[Verdict], masked: &[rollout::id::TaskId]| {
+        bounds(known, masked).filter(|_| !known.is_empty() && !masked.is_empty())
+    };
     let steps = reader.steps()?;
     let policy_dir = run_dir.join(POLICY_DIR);
     let adapter_dir = policy_dir.join(ADAPTER_DIR);
@@ -254,7 +260,8 @@ pub fn summarise(
         policy_version: steps.last().map_or(0, |row| row.policy.0),
         split: config.eval.split,
         held_out: if config.eval.enabled { held_out(&before, &after) } else { None },
-        masked: [masked(PhaseTag::EvalBefore)?, masked(PhaseTag::EvalAfter)?],
+        masked: masked.each_ref().map(|tasks| tasks.len() as u64),
+        masked_bounds: [range(&before, &masked[0]), range(&after, &masked[1])],
         rollouts: reader.endings(PhaseTag::Train)?,
         faults: reader.faults()?.len() as u64,
         llm_judge: session::llm_judge_counts(&reader)?,

@@ -161,6 +161,7 @@ where
         saturated: gpus.map(policy::Gpus::saturation),
         llm_judge: llm_judge.clone(),
         cluster: None,
+        pen: Default::default(),
     };
     if let (Some(judge), Some(counts)) = (&llm_judge, llm_judge_counts(&reader)?) {
         judge.restore(counts);
@@ -256,6 +257,7 @@ pub fn conduct_known(
     let no_runtime = |source| RunError::Io { doing: "cannot start threads for", path: "the actors".into(), source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(no_runtime)?;
+    let pen = args.crew.pen.clone();
     let end = runtime.block_on(async {
         let spawned = Orchestrator::spawn(None, Orchestrator, args).await;
         let (actor, mut alive) = match spawned {
@@ -284,6 +286,10 @@ pub fn conduct_known(
     });
     // The executors' tasks end here, and with them their Python processes.
     runtime.shutdown_timeout(LET_GO);
+    // The learner's thread is none of the runtime's. What it still writes would be in the way of whoever goes on with this run.
+    if !pen.is_back(LET_GO) {
+        tracing::warn!("the learner is still at work on its last step");
+    }
     Ok(end)
 }
 
@@ -350,11 +356,12 @@ pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
     }
 }
 
-/// The machine's settings. Its deadline for execution also covers the wait for a free executor: as many evaluations
-/// as may be queued before this one, each within its own limit; and the LLM judge after it.
+/// The machine's settings. Its deadlines also cover the queue: for a place among the answers that are sampled at once, and for a free
+/// executor, as many as may be before this one, each within its own limit; and the LLM judge after it.
 pub fn machine_config(config: &Config) -> MachineConfig {
     let r = &config.rollout;
     let queued = r.credits.div_ceil(config.executor.workers.max(1)) as u64;
+    let turns = r.credits.div_ceil(config.generator.max_batch.max(1)).max(1) as u64;
     let llm_judge_s = if config.judge.enabled { config.judge.deadline_s } else { 0 };
     MachineConfig {
         seed: config.run.seed,
@@ -366,7 +373,7 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         curriculum: r.curriculum,
         drop_zero_variance: r.drop_zero_variance,
         steps: config.run.steps,
-        sample_deadline_ms: r.sample_deadline_s * 1000,
+        sample_deadline_ms: r.sample_deadline_s * turns * 1000,
         judge_deadline_ms: r.judge_deadline_s * 1000,
         execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,

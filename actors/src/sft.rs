@@ -23,7 +23,7 @@ use crate::errors::UserError;
 use crate::observe::{Observer, Progress};
 use crate::prompt::{PromptStyle, prompt_messages};
 use crate::stop::StopToken;
-use crate::tasks::{Example, load_tasks, warm_start_examples};
+use crate::tasks::{Example, WarmStartExamples, load_tasks, warm_start_examples};
 
 /// Rises when the same inputs would give another policy.
 const CODE_VERSION: u32 = 2;
@@ -76,7 +76,11 @@ pub fn warm_start<AB: AutodiffBackend + Kernels>(
                 .into()),
         };
     }
-    let examples = warm_start_examples(config)?;
+    let WarmStartExamples { examples, kept_out } = warm_start_examples(config)?;
+    if kept_out > 0 {
+        observer
+            .on(Progress::Note(format!("warm start: {kept_out} examples left out, tasks.dir evaluates their tasks")));
+    }
     let folder = cache_dir.join("warm-start").join(key(config, &examples)?);
     if folder.join("config.json").is_file() {
         observer.on(Progress::Note(format!("warm start: cached in {}", folder.display())));
@@ -332,7 +336,7 @@ mod tests {
     fn an_example_beyond_the_models_context_is_one_clear_error() {
         let mut config = Config::builtin().unwrap();
         config.sampling.max_new_tokens = 10_000;
-        let mut examples = warm_start_examples(&config).unwrap();
+        let mut examples = warm_start_examples(&config).unwrap().examples;
         examples.truncate(3);
         let tokenizer = model::train_bpe(&corpus(&config, &examples).unwrap(), 600).unwrap();
         let all = samples(&config, &examples, &tokenizer, MAX_POSITIONS).unwrap();

@@ -39,6 +39,22 @@ pub struct HeldOut {
 /// One verdict of a held-out answer.
 pub type Verdict = (TaskId, bool);
 
+/// The least and the most that pass@1 can be, masked answers included: all of them wrong, all of them right. What masks an answer may
+/// strike those alone that are right (a measurement that is disturbed, an LLM judge that is away), so a mean without them may be far off.
+pub fn bounds(verdicts: &[Verdict], masked: &[TaskId]) -> Option<[f64; 2]> {
+    let mean = |all_right: bool| {
+        let mut by_task: BTreeMap<&TaskId, (f64, f64)> = BTreeMap::new();
+        let known = verdicts.iter().map(|(task, correct)| (task, *correct));
+        for (task, correct) in known.chain(masked.iter().map(|task| (task, all_right))) {
+            let cell = by_task.entry(task).or_default();
+            *cell = (cell.0 + f64::from(u8::from(correct)), cell.1 + 1.0);
+        }
+        (!by_task.is_empty())
+            .then(|| by_task.values().map(|(good, all)| good / all).sum::<f64>() / by_task.len() as f64)
+    };
+    Some([mean(false)?, mean(true)?])
+}
+
 /// `None` when nothing was evaluated before.
 pub fn held_out(before: &[Verdict], after: &[Verdict]) -> Option<HeldOut> {
     let mut by_task: BTreeMap<&TaskId, [(f64, f64); 2]> = BTreeMap::new();
@@ -137,6 +153,22 @@ mod tests {
             covered += usize::from(found.before.low <= 0.3 && 0.3 <= found.before.high);
         }
         assert!((88..=100).contains(&covered), "{covered} of 100");
+    }
+
+    /// Planted bug: masked answers weigh their task by their number, or a task of which every answer was masked is left out.
+    #[test]
+    fn masked_answers_leave_a_range() {
+        let known = verdicts(&[(4, 7), (8, 8)]);
+        let task = |n: usize| TaskId(format!("t{n:03}"));
+        let close = |found: Option<[f64; 2]>, wanted: [f64; 2]| {
+            let found = found.unwrap();
+            assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} {wanted:?}");
+        };
+        close(bounds(&known, &[task(0)]), [(4.0 / 8.0 + 1.0) / 2.0, (5.0 / 8.0 + 1.0) / 2.0]);
+        close(bounds(&known, &[task(2), task(2)]), [(4.0 / 7.0 + 1.0) / 3.0, (4.0 / 7.0 + 2.0) / 3.0]);
+        let mean = held_out(&known, &[]).unwrap().before.mean;
+        close(bounds(&known, &[]), [mean, mean]);
+        assert_eq!(bounds(&[], &[]), None);
     }
 
     #[test]

@@ -11,8 +11,11 @@ use include_dir::{Dir, include_dir};
 use rollout::id::TaskId;
 use rollout::task::{Split, TaskSpec};
 
-use crate::config::Config;
 use crate::errors::{UserError, nearest};
+
+mod apart;
+
+pub use apart::{WarmStartExamples, leaks, warm_start_examples};
 
 /// Why tasks or examples could not be loaded.
 pub type TaskError = UserError;
@@ -147,21 +150,6 @@ pub fn load_examples(dir: Option<&Path>, tasks: &[TaskSpec]) -> Result<Vec<Examp
     }
     examples.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     Ok(examples.into_iter().map(|(_, _, e)| e).collect())
-}
-
-/// The warm start's examples, each with its task: those of `sft.examples` for the tasks of `tasks.dir`, or the built-in
-/// examples, which belong to the built-in tasks even when `tasks.dir` is the user's own.
-///
-/// # Errors
-/// As [`load_tasks`] and [`load_examples`].
-pub fn warm_start_examples(config: &Config) -> Result<Vec<(TaskSpec, Example)>, TaskError> {
-    let tasks = match config.sft.folder() {
-        Some(_) => load_tasks(config.tasks.folder())?,
-        None => load_tasks(None)?,
-    };
-    let examples = load_examples(config.sft.folder(), &tasks)?;
-    let by_id: BTreeMap<&TaskId, &TaskSpec> = tasks.iter().map(|t| (&t.id, t)).collect();
-    Ok(examples.into_iter().filter_map(|e| Some(((*by_id.get(&e.task)?).clone(), e))).collect())
 }
 
 /// The folder's name of a split.

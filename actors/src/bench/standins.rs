@@ -78,6 +78,7 @@ pub fn crew(solves: fn(u64) -> bool) -> Crew {
         saturated: None,
         llm_judge: None,
         cluster: None,
+        pen: Default::default(),
     }
 }
 

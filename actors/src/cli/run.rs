@@ -24,6 +24,13 @@ const MAX_RUNS: u32 = 100_000;
 pub fn run(args: RunArgs) -> Done {
     let config = configuration(&args.config)?;
     let tasks = require_all(&config)?;
+    if let leaks @ [(evaluated, trained), ..] = &crate::tasks::leaks(&tasks)[..] {
+        let count = leaks.len();
+        output::say(format!(
+            "note: {count} of the tasks that are evaluated are trained on under another name, which makes held-out figures too good: \
+             {evaluated} is {trained}"
+        ));
+    }
     if config.cluster.is_on() {
         crate::cluster::Cookie::find(&config.cluster)?;
     }
@@ -277,6 +284,15 @@ fn summary_text(summary: &RunSummary) -> String {
         let [before, after] = summary.masked;
         if before + after > 0 {
             out.push(format!("  masked   {before} answers before, {after} after: faults of ours, in no mean"));
+            for (when, range) in ["before", "after"].into_iter().zip(summary.masked_bounds) {
+                if let Some([low, high]) = range {
+                    out.push(format!(
+                        "           {when}: {:.1} % if all of them were wrong, {:.1} % if all were right",
+                        100.0 * low,
+                        100.0 * high
+                    ));
+                }
+            }
         }
     }
     if let Some(dir) = &summary.policy_dir {
@@ -332,6 +348,7 @@ mod tests {
                 gain: Some(h(0.15, 0.1, 0.2)),
             }),
             masked: [0, 1],
+            masked_bounds: [None, Some([0.349, 0.351])],
             rollouts: [("trained".to_string(), 90), ("zero_variance".to_string(), 10)].into(),
             faults: 1,
             llm_judge: Some(crate::llm_judge::Counts {
@@ -355,6 +372,7 @@ mod tests {
             "  before   20.0 %  [15.0, 25.0]",
             "  gain     +15.0 points  [+10.0, +20.0]",
             "  masked   0 answers before, 1 after",
+            "           after: 34.9 % if all of them were wrong, 35.1 % if all were right",
             "adapter    runs/001/policy/adapter (for PEFT",
         ] {
             assert!(text.contains(line), "{text}");

@@ -82,11 +82,11 @@ impl Kit {
             }
         };
         let devices = local.gpus.clone().unwrap_or_else(|| local.config.gpu.devices.clone());
-        if (devices == "none") != (config.gpu.devices == "none") {
+        if timed_on(&devices) != timed_on(&config.gpu.devices) {
             return Err(UserError::new("this node would judge candidates in another way than the run does")
                 .at("--gpus")
                 .found(format!("GPUs of this node: {devices}; gpu.devices of the run: {}", config.gpu.devices))
-                .expected("GPUs on every node of a run that times candidates, and on none of one that does not")
+                .expected("GPUs on every node of a run that times candidates on GPUs, and on none of one that does not")
                 .hint("`troupe join .. --gpus all` (or `none`); `gpu.devices` in the head's run file decides")
                 .into());
         }
@@ -102,6 +102,15 @@ impl Kit {
         let require = config.executor.require_isolation.clone();
         let scratch = scratch.to_path_buf();
         Ok(policy::verifier_factory(python, scratch, limits(&config), secret, require, gpus, observer.clone()))
+    }
+}
+
+/// What candidates are timed on, by `gpu.devices`: nothing, the processor in a GPU's place (for tests), or GPUs. A group whose members are
+/// paid for different ones says which node ran them.
+fn timed_on(devices: &str) -> &str {
+    match devices.trim() {
+        of @ ("none" | "processor") => of,
+        _ => "GPUs",
     }
 }
 
@@ -124,5 +133,27 @@ impl Verifier for StandIn {
             let passed = blake3::hash(candidate.source.as_bytes()).as_bytes()[0].is_multiple_of(3);
             Ok(standins::report(passed))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted bug: anything but "none" is a GPU. Seen: a node's processor times candidates for a run on GPUs.
+    #[test]
+    fn a_node_times_on_what_the_run_times_on() {
+        for (node, run, same) in [
+            ("all", "GPU-1,GPU-2", true),
+            ("GPU-1", "all", true),
+            ("none", "none", true),
+            (" processor", "processor", true),
+            ("processor", "all", false),
+            ("all", "processor", false),
+            ("none", "all", false),
+            ("processor", "none", false),
+        ] {
+            assert_eq!(timed_on(node) == timed_on(run), same, "{node} {run}");
+        }
     }
 }

@@ -325,6 +325,8 @@ impl<D: Duty> Node<D> {
         let (mut heard_at, mut leaving, mut noted_at) = (Instant::now(), false, None::<Instant>);
         loop {
             let went = tokio::select! {
+                // What was heard while this process stood still counts before the silence does.
+                biased;
                 heard = peer.hear() => match heard {
                     None => return Ok(Parting::Lost("the gateway ended".into())),
                     Some(Heard::Session(SessionEvent::Gone { id, .. })) if peer.is_mine(id) => {
@@ -342,7 +344,6 @@ impl<D: Duty> Node<D> {
                         Ok(())
                     }
                 },
-                event = duty.next() => all(duty, event, &Line { args, peer, welcome }).await,
                 _ = ticks.tick() => {
                     // Within that time: the next look would be after it.
                     if heard_at.elapsed() + TICK > dead {
@@ -363,6 +364,7 @@ impl<D: Duty> Node<D> {
                     }
                     Ok(())
                 }
+                event = duty.next() => all(duty, event, &Line { args, peer, welcome }).await,
             };
             // What is ready goes out at once and together, also where the node cannot go on.
             Line { args, peer, welcome }.answer(duty.answers());

@@ -372,6 +372,12 @@ fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
     assert_parts(&e, "generator.reload_dir", "--set", "", "generator.reload = \"disk\"", "remove");
     let e = on(&["generator.server=sglang"]).unwrap_err();
     assert_parts(&e, "generator.model", "--set generator.model=m", "", "generator.server = \"vllm\"", "remove");
+    // A queue of answers is covered, each within its own limit.
+    let sample = |more: &str| crate::session::machine_config(&on(&[more, "credits=288"]).unwrap()).sample_deadline_ms;
+    assert_eq!(
+        [sample("max_batch=288"), sample("max_batch=96"), sample("max_batch=95")],
+        [300_000, 900_000, 1_200_000]
+    );
     // An adoption may take two reloads; our own engine's is what the machine's default says.
     let adopt = |c: &Config| crate::session::machine_config(c).adopt_deadline_ms;
     assert_eq!((adopt(&on(&[]).unwrap()), adopt(&Config::builtin().unwrap())), (600_000, 60_000));

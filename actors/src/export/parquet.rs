@@ -12,6 +12,8 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 
+use rollout::outcome::Outcome;
+
 use super::ExportError;
 use crate::store::reader::{FaultEntry, RolloutDetail};
 use crate::store::{StepRow, TokenScores};
@@ -70,6 +72,7 @@ pub const ROLLOUTS: Columns = &[
     ("sampled_at", Kind::Int),
     ("ended_at", Kind::Int),
     ("speedup", Kind::Real),
+    ("timing_speedup", Kind::Real),
     ("prompt", Kind::Text),
     ("answer", Kind::Text),
     ("tokens", Kind::Ints),
@@ -110,7 +113,12 @@ fn json(value: Option<&impl serde::Serialize>) -> Cell {
 /// A row of [`ROLLOUTS`].
 pub fn rollout(detail: &RolloutDetail, scores: Option<TokenScores>) -> Vec<Cell> {
     let (s, c) = (&detail.summary, detail.completion.as_ref());
-    let speedup = detail.report.as_ref().and_then(|r| r.timing.as_ref()).map(|t| t.speedup);
+    // What is paid for, and what was measured: of a tie 1, and of what was rejected after it was timed none.
+    let speedup = detail.report.as_ref().and_then(|r| match r.outcome {
+        Outcome::Passed { speedup } => speedup,
+        _ => None,
+    });
+    let timing_speedup = detail.report.as_ref().and_then(|r| r.timing.as_ref()).map(|t| t.speedup);
     let (learner, entropies) = match scores {
         Some(scores) => (Cell::Reals(scores.logprobs), Cell::Reals(scores.entropies)),
         None => (Cell::None, Cell::None),
@@ -138,6 +146,7 @@ pub fn rollout(detail: &RolloutDetail, scores: Option<TokenScores>) -> Vec<Cell>
         int(s.sampled_at),
         int(s.ended_at),
         real(speedup),
+        real(timing_speedup),
         text(detail.prompt.as_deref()),
         text(c.map(|c| c.text.as_str())),
         c.map_or(Cell::None, |c| Cell::Ints(c.tokens.clone())),

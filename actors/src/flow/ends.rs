@@ -129,7 +129,7 @@ impl Flow {
         let (whose, message) = match what {
             Overdue::Rollout { rollout, attempt } => {
                 let stage = match self.flights.get(&rollout).map(|flight| flight.stage) {
-                    Some(Stage::Sample) => "to be sampled (rollout.sample_deadline_s)",
+                    Some(Stage::Sample) => "to be sampled (rollout.sample_deadline_s, times the queue)",
                     Some(Stage::Judge) => "to be judged (rollout.judge_deadline_s)",
                     Some(Stage::Execute) => {
                         "for an executor and its result (rollout.execute_deadline_s, times the queue)"

@@ -77,13 +77,13 @@ impl Setup {
             .hint(DOC));
         }
         let info: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        // Older versions answer with text, and say it nowhere else.
-        let Some(mode) = info["vllm_config"]["model_config"]["logprobs_mode"].as_str() else { return Ok(()) };
+        // Older versions answer with text, and say it nowhere else; what they do unless told otherwise is raw.
+        let mode = info["vllm_config"]["model_config"]["logprobs_mode"].as_str().unwrap_or("not told");
         let plain =
             sampling.temperature == 1.0 && sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0.0;
         match mode {
             "processed_logprobs" => Ok(()),
-            "raw_logprobs" if plain => Ok(()),
+            "raw_logprobs" | "not told" if plain => Ok(()),
             other => Err(UserError::new(
                 "the generation server's log-probs are not those of the distribution it samples from",
             )

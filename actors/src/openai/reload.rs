@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_TYPE;
 use rollout::id::PolicyVersion;
@@ -47,11 +47,13 @@ pub async fn take_over(line: &Line, publish: &Publish, weights: Weights, policy:
         return Err(fault(SERVER_RELOAD, why));
     };
     let work = async {
-        let _turn = line.setup.turn.lock().await;
+        let turn = line.setup.turn.clone().lock_owned().await;
         let folder = reload.dir.join(name(policy));
         let (publish, path) = (publish.clone(), folder.clone());
-        let written = tokio::task::spawn_blocking(move || publish(&weights, &path)).await;
-        written.map_err(|e| fault(SERVER_RELOAD, e))??;
+        // Writing goes on when nobody waits for it any more, and keeps the turn: whoever came next would write the same folder.
+        let written = tokio::task::spawn_blocking(move || (publish(&weights, &path), turn)).await;
+        let (written, _turn) = written.map_err(|e| fault(SERVER_RELOAD, e))?;
+        written?;
         let before = line.counting();
         line.close();
         loop {
@@ -93,14 +95,14 @@ async fn load(line: &Line, folder: &Path, policy: PolicyVersion) -> Result<(), S
     match line.setup.server {
         ServerKind::Vllm => {
             tell(line, "pause?mode=keep", &Value::Null).await?;
-            settle(line).await;
+            settle(line, Instant::now()).await;
             let call = json!({ "method": "reload_weights", "kwargs": { "weights_path": folder } });
             tell(line, "collective_rpc", &call).await?;
             tell(line, "reset_prefix_cache?reset_running_requests=true", &Value::Null).await?;
         }
         ServerKind::Sglang => {
             tell(line, "pause_generation", &json!({ "mode": "retract" })).await?;
-            settle(line).await;
+            settle(line, Instant::now()).await;
             let call = json!({
                 "model_path": folder,
                 "weight_version": format!("{LABEL}{}", policy.0),
@@ -116,10 +118,10 @@ async fn load(line: &Line, folder: &Path, policy: PolicyVersion) -> Result<(), S
     tell(line, path, &body).await
 }
 
-/// Chunks that were on their way when the server paused are read before the version changes.
-async fn settle(line: &Line) {
+/// Chunks that were on their way when the server paused are read before the version changes: slow tokens are quiet for long before that, too.
+async fn settle(line: &Line, paused: Instant) {
     let _ = tokio::time::timeout(SETTLE_MAX, async {
-        while line.quiet_for() < SETTLE {
+        while paused.elapsed().min(line.quiet_for()) < SETTLE {
             tokio::time::sleep(SETTLE / 5).await;
         }
     })

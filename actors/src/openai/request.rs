@@ -15,6 +15,7 @@ use super::answer::{Answer, End, Unusable};
 use super::dialect::{self, Ask, Said};
 use super::line::{Line, Silent};
 use super::sse::Events;
+use crate::config::ServerKind;
 use crate::http::{backoff, chain, limited, may_pass, retry_after};
 use crate::supervise::{SERVER_UNAVAILABLE, SERVER_UNUSABLE, fault};
 
@@ -53,9 +54,13 @@ pub async fn answer(
     seed: u64,
     least: PolicyVersion,
 ) -> Result<(Answer, Finish), Fault> {
+    // The gate is still open while weights that were announced are written.
+    line.counted(least).await;
+    // Whoever asked gives up a queue that does not move: its own deadline covers it.
+    let _seat = line.seats.acquire().await.map_err(|e| fault(SERVER_UNAVAILABLE, e))?;
     let limit = line.setup.deadline;
     let until = Instant::now() + limit;
-    match timeout_at(until, asked(&line, &prompt, seed, least)).await {
+    match timeout_at(until, asked(&line, &prompt, seed)).await {
         Ok(result) => result,
         Err(_) => {
             let why = format!("no whole answer within rollout.sample_deadline_s = {}", limit.as_secs_f64());
@@ -64,11 +69,8 @@ pub async fn answer(
     }
 }
 
-async fn asked(line: &Line, prompt: &[u32], seed: u64, least: PolicyVersion) -> Result<(Answer, Finish), Fault> {
+async fn asked(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Finish), Fault> {
     let setup = &line.setup;
-    // The gate is still open while weights that were announced are written.
-    line.counted(least).await;
-    let _seat = line.seats.acquire().await.map_err(|e| fault(SERVER_UNAVAILABLE, e))?;
     let mut tries = 0;
     loop {
         line.opened().await;
@@ -111,7 +113,14 @@ async fn attempt(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Fini
         passing(chain(&e.without_url()))
     })?;
     let status = response.status();
-    if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+    // What stands before a server that starts anew says one of these. SGLang says the last when it has much to do, and names the weights of
+    // every answer; vLLM does neither.
+    let away = match status {
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => true,
+        StatusCode::SERVICE_UNAVAILABLE => setup.server == ServerKind::Vllm,
+        _ => false,
+    };
+    if away {
         line.lose();
     }
     if !status.is_success() {

@@ -35,7 +35,7 @@ pub struct Setup {
     /// `None`: the server keeps the weights it has.
     pub(super) reload: Option<Reload>,
     /// One reload at a time, also while an old generator's thread still ends.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How new weights reach the server.
@@ -139,7 +139,7 @@ impl Setup {
             retries: section.retries,
             backoff: tuning.backoff,
             reload,
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
         }))
     }
 

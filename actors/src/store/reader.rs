@@ -282,6 +282,15 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The task of each answer of an evaluation phase that was masked.
+    pub fn masked(&self, phase: PhaseTag) -> Result<Vec<TaskId>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT task FROM rollouts WHERE phase = ?1 AND ending = 'faulted' ORDER BY id")?;
+        let rows = statement.query_map([phase.as_str()], |row| Ok(TaskId(row.get(0)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Ids of a phase's rollouts that have an ending, whichever.
     pub fn ended_ids(&self, phase: PhaseTag) -> Result<Vec<u64>, StoreError> {
         let mut statement =

@@ -37,7 +37,7 @@ fn a_drained_node_loses_nothing_and_the_others_go_on() {
     let lab = lab(BEAT, 200);
     let (one, _two) = (lab.join("one", 2), lab.join("two", 2));
     lab.ready(2);
-    lab.give(0..40, 1);
+    lab.give(0..120, 1);
     wait_for("both work", || (lab.load().busy == 4).then_some(()));
     let (code, _, err) = troupe(&lab, &["drain", "one"]);
     assert_eq!(code, Some(0), "{err}");
@@ -46,7 +46,7 @@ fn a_drained_node_loses_nothing_and_the_others_go_on() {
     assert!(said.contains("joined") && said.contains("drained"), "{said}");
     let rows = lab.ready(1);
     assert_eq!((rows[0].name.as_str(), rows[0].executors), ("two", 2));
-    assert_eq!(lab.all_of(0..40, 0).len(), 0, "no fault: nothing was lost");
+    assert_eq!(lab.all_of(0..120, 0).len(), 0, "no fault: nothing was lost");
 }
 
 #[test]

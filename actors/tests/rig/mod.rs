@@ -174,6 +174,7 @@ impl Rig {
             saturated: None,
             llm_judge: None,
             cluster: None,
+            pen: Default::default(),
         }
     }
 

@@ -355,11 +355,11 @@ fn a_reload_that_may_pass_is_tried_again_and_one_that_never_ends_has_a_deadline(
         Ok(())
     });
     let section = server.section(ServerKind::Vllm);
-    let mut desk = Desk::with(&section, |t| t.reload_timeout = Some(Duration::from_secs(2)));
+    let mut desk = Desk::with(&section, |t| t.reload_timeout = Some(Duration::from_secs(6)));
     let started = Instant::now();
     desk.adopt(1);
     let fault = desk.failure();
-    assert!(fault.message.contains("version 1 was not loaded within generator.reload_timeout_s = 2"), "{fault}");
+    assert!(fault.message.contains("version 1 was not loaded within generator.reload_timeout_s = 6"), "{fault}");
     assert!(started.elapsed() < Duration::from_secs(20));
 
     // At the start there is no sampler without the weights.
@@ -430,12 +430,14 @@ fn a_server_that_cannot_serve_the_run_is_found_before_it_begins() {
     let served = models("served", json!(100));
     assert_eq!(probe(served.clone(), mode("raw_logprobs"), 100, plain), Ok(()));
     assert_eq!(probe(served.clone(), mode("processed_logprobs"), 100, hot), Ok(()));
-    assert_eq!(probe(served.clone(), ("200 OK", json!({ "vllm_config": "text" })), 100, hot), Ok(()));
+    let silent = || ("200 OK", json!({ "vllm_config": "text" }));
+    assert_eq!(probe(served.clone(), silent(), 100, plain), Ok(()));
     let cases = [
         (probe(models("other", json!(100)), mode("raw_logprobs"), 9, plain), "\"other\""),
         (probe(served.clone(), mode("raw_logprobs"), 101, plain), "at least 101 tokens"),
         (probe(served.clone(), mode("raw_logprobs"), 9, hot), "processed_logprobs"),
         (probe(served.clone(), mode("raw_logprobs"), 9, Sampling { top_p: 0.9, ..plain }), "processed_logprobs"),
+        (probe(served.clone(), silent(), 9, hot), "logprobs_mode = not told"),
         (probe(served.clone(), mode("processed_logits"), 9, plain), "processed_logits"),
         (probe(served, ("404 Not Found", json!({})), 9, plain), "VLLM_SERVER_DEV_MODE=1"),
         (probe(json!({ "detail": "?" }), mode("raw_logprobs"), 9, plain), "does not answer"),

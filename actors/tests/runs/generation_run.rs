@@ -150,7 +150,7 @@ fn answers_over_reloads_have_the_servers_own_versions_and_the_learners_log_probs
         let mut known = BTreeMap::new();
         let played = play(
             form,
-            Duration::from_millis(8),
+            Duration::from_millis(20),
             |_| false,
             |rig| {
                 rig.machine.staleness_max = 2;

@@ -200,16 +200,19 @@ fn refusing(form: Form, times: usize, status: &'static str, headers: &'static st
 
 #[test]
 fn what_may_pass_is_tried_again_and_what_may_not_is_told_at_once() {
-    for (status, headers) in [
-        ("429 Too Many Requests", "retry-after: 0.01\r\n"),
-        ("500 Internal Server Error", ""),
-        ("503 Service Unavailable", ""),
+    // Behind a 503 may be another process, with the weights it was started with.
+    for (status, headers, loads) in [
+        ("429 Too Many Requests", "retry-after: 0.01\r\n", 1),
+        ("500 Internal Server Error", "", 1),
+        ("503 Service Unavailable", "", 2),
     ] {
         let server = refusing(Form::Vllm, 2, status, headers);
         let mut desk = Desk::open(&server.section(ServerKind::Vllm));
         desk.ask(1);
         let done = desk.finish();
         assert_eq!((done.items.len(), server.asked_for("/v1/completions")), (1, 3), "{status}: {:?}", done.faults);
+        assert!(server.asked_for("/collective_rpc") >= loads, "{status}");
+        assert_eq!(server.asked_for("/collective_rpc") > 1, loads > 1, "{status}");
     }
     for (status, times) in [("500 Internal Server Error", 3), ("400 Bad Request", 1), ("401 Unauthorized", 1)] {
         let server = refusing(Form::Vllm, usize::MAX, status, "");
@@ -327,6 +330,8 @@ fn no_more_requests_than_seats_are_open_together() {
             wait_until("four requests", || n >= 4 || entered.load(Ordering::SeqCst) >= 4);
             std::thread::sleep(Duration::from_millis(30));
             reply.begin()?;
+            // A client does not wait long for what comes after it.
+            reply.over();
             reply.event(&Form::Vllm.event(&tokens(), 4, Some("stop")).to_string())?;
             reply.end()
         }

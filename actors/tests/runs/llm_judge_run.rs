@@ -97,6 +97,18 @@ fn a_judge_that_is_away_masks_and_nothing_that_passed_is_trained_on() {
     assert_eq!(played.counts.faults, played.counts.asked);
 }
 
+/// Planted: the run goes on without what passes. Seen: it completes, with every later passing answer masked.
+#[test]
+fn a_budget_that_is_used_up_ends_the_run() {
+    let endpoint = Endpoint::start(|_, _| no_objection());
+    let section = Judge { max_requests: 3, ..endpoint.section() };
+    let played = play(Some(&section), |_| {});
+    let RunEnd::Failed { fault, disk_full: false } = &played.end else { panic!("{:?}", played.end) };
+    assert!(fault.code == "F117" && fault.message.contains("judge.max_requests"), "{fault}");
+    assert_eq!(played.counts.requests, 3);
+    assert_eq!(played.passing().filter(|r| r.reward().is_some_and(|r| r.code == 1.0)).count(), 3);
+}
+
 /// Planted: the opinion is not applied. Seen: a passing answer with reward 1.
 #[test]
 fn an_objection_rejects_and_no_objection_changes_nothing() {

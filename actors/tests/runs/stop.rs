@@ -33,7 +33,8 @@ fn a_stop_in_the_middle_lets_go_and_a_resume_completes() {
     rig.machine.staleness_max = 1;
     // Many more than pass until the wish is seen, on a loaded machine too.
     rig.machine.steps = 60;
-    rig.execute_delay = Duration::from_millis(5);
+    // Executing is what a step waits for: there is always something under way, also when the wish is seen between two of them.
+    rig.execute_delay = Duration::from_millis(50);
     let stop = StopToken::default();
     let asked = stop.clone();
     let observer = Watch(move |progress| {
@@ -49,6 +50,7 @@ fn a_stop_in_the_middle_lets_go_and_a_resume_completes() {
     let steps = reader.steps().unwrap().len() as u64;
     assert!((2..60).contains(&steps), "{steps}");
     assert_eq!(reader.meta("done.train").unwrap(), None);
+    rig.execute_delay = Duration::ZERO;
     assert_eq!(rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |_| {}), RunEnd::Completed);
     complete(&rig);
 }
@@ -109,7 +111,7 @@ fn a_time_limit_ends_rl_but_not_the_evaluation_after_it() {
     rig.machine.steps = 100_000;
     rig.eval_samples = 2;
     rig.execute_delay = Duration::from_millis(5);
-    let end = rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |args| args.time_limit_ms = 3000);
+    let end = rig.play(rig.crew(), Arc::new(Silent), &StopToken::default(), |args| args.time_limit_ms = 6000);
     assert_eq!(end, RunEnd::Completed);
     let reader = rig.reader();
     assert!((1..5_000).contains(&reader.steps().unwrap().len()));

@@ -144,7 +144,7 @@ pub struct Reply {
 
 impl Reply {
     /// Not open any more: before its last bytes, after which the client may ask for the next.
-    fn over(&mut self) {
+    pub fn over(&mut self) {
         if let Some(open) = self.open.take() {
             open.fetch_sub(1, Ordering::SeqCst);
         }

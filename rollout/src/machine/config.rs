@@ -24,6 +24,7 @@ pub struct MachineConfig {
     pub drop_zero_variance: bool,
     /// Optimizer steps; a step that is given up counts.
     pub steps: u64,
+    /// The wait for a place among those that are sampled at once included.
     pub sample_deadline_ms: u64,
     pub judge_deadline_ms: u64,
     /// The wait for a free executor included: with all credits queued before it, hours.
@@ -53,7 +54,7 @@ impl Default for MachineConfig {
             curriculum: CurriculumKind::Frontier,
             drop_zero_variance: true,
             steps: 240,
-            sample_deadline_ms: 300_000,
+            sample_deadline_ms: 900_000,
             judge_deadline_ms: 30_000,
             execute_deadline_ms: 78_300_000,
             train_deadline_ms: 1_200_000,

@@ -8,6 +8,7 @@ use super::{Machine, RunPhase, StopCause};
 use crate::curriculum::TaskIndex;
 use crate::event::{Command, DropReason, Ending};
 use crate::id::{Attempt, GroupId, PolicyVersion, RolloutId};
+use crate::reward::Reward;
 
 /// Fewest survivors of a group that can be trained on: an advantage compares answers with each other.
 const SURVIVORS_MIN: usize = 2;
@@ -131,7 +132,7 @@ impl Machine {
                 rewards.push(*reward);
             }
         }
-        let zero_variance = rewards.windows(2).all(|pair| pair[0] == pair[1]);
+        let zero_variance = no_variance(&rewards);
         let solved = rewards.iter().filter(|reward| reward.code > 0.0).count();
         self.curriculum.report(group.task, rewards.len() as u64, solved as u64);
         self.history.group_completed(zero_variance);
@@ -165,6 +166,48 @@ impl Machine {
                 out.push(Command::Cancel { rollout: member, attempt: rollout.attempt });
             }
             self.end(member, Ending::Dropped(reason), out);
+        }
+    }
+}
+
+/// What a measurement of a speed-up tells apart, relative: an executor measures until its 95 % interval is that far to either side.
+const RESOLUTION: f64 = 0.02;
+
+/// Whether rewards teach nothing: all alike, but for what times of the same kernel differ by. Divided by a spread of that size, noise
+/// would be advantages of one.
+fn no_variance(rewards: &[Reward]) -> bool {
+    let plans = || rewards.iter().map(|reward| reward.plan);
+    let (low, high) = (plans().fold(f64::INFINITY, f64::min), plans().fold(f64::NEG_INFINITY, f64::max));
+    rewards.windows(2).all(|pair| pair[0].code == pair[1].code) && high - low <= RESOLUTION * high.abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(rewards: &[(f64, f64)]) -> Vec<Reward> {
+        rewards.iter().map(|&(plan, code)| Reward { plan, code }).collect()
+    }
+
+    /// Planted bug: exact equality. Seen: a group that differs by what its clock cannot tell is trained.
+    #[test]
+    fn rewards_that_differ_by_what_a_clock_cannot_tell_teach_nothing() {
+        for same in [
+            &[(0.0, 0.0), (0.0, 0.0)][..],
+            &[(1.5, 1.0), (1.5, 1.0), (1.5, 1.0)],
+            &[(1.50, 1.0), (1.49, 1.0), (1.51, 1.0)],
+            &[(0.3, 1.0), (0.305, 1.0)],
+            &[(-1.0, 0.0), (-1.0, 0.0)],
+        ] {
+            assert!(no_variance(&group(same)), "{same:?}");
+        }
+        for apart in [
+            &[(1.50, 1.0), (1.46, 1.0)][..],
+            &[(0.0, 0.0), (0.001, 0.0)],
+            &[(1.5, 1.0), (1.5, 0.0)],
+            &[(0.0, 0.0), (0.0, 0.0), (1.0, 1.0)],
+        ] {
+            assert!(!no_variance(&group(apart)), "{apart:?}");
         }
     }
 }

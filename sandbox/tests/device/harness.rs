@@ -118,33 +118,48 @@ for budget in range(4, 600, 7):
 ");
 }
 
-/// Planted bug: a baseline of one input, always in the same place, which no timed call is.
+/// Planted bugs: a baseline of one input, always in the same place, which no timed call is; one whose bursts are all of the first's inputs;
+/// one that goes on with a slow reference for as many calls as with a fast one.
 #[test]
 fn what_a_reference_takes_alone_is_measured_as_in_a_lease() {
     run("
 import device, device_referee as d
 import plan
 plan.small = True
-source = '''import torch
+source = '''import time
+import torch
 
 class Model(torch.nn.Module):
     def forward(self, x):
         seen.append(x)
+        time.sleep(pace[0])
         return x * 2
 
 def get_inputs():
     return [torch.randn(10, 10)]
 
-seen = []
+seen, pace = [], [0.0]
 '''
 s = d.Session(device.up('cpu'), b'1' * 32, 't', 'n', source, 1 << 28)
-seen = s.task.space['seen']
+seen, pace = s.task.space['seen'], s.task.space['pace']
+d.BASELINE_S = d.BASELINE_MORE_S = 600.0
 seen.clear()
 times = s.baseline()['times']
-assert len(times) == d.BASELINE_CALLS, times
-last = seen[-len(times):]
-assert all(a.data_ptr() != b.data_ptr() and not a.equal(b) for a, b in zip(last, last[1:]))
-assert len({t.data_ptr() for t in last}) == d.SETS
+# Eight bursts of sixteen, of which the first call does not count, each after calls that only warm up.
+assert len(times) == d.BASELINE_CALLS[1] == 8 * (d.SETS - 1), len(times)
+bursts = [[x for x in seen[-n * (d.SETS + device.HEATING):][device.HEATING:][:d.SETS]] for n in range(8, 0, -1)]
+for burst in bursts:
+    assert len({t.data_ptr() for t in burst}) == d.SETS, 'neighbours in one place'
+contents = [t.numpy().tobytes() for burst in bursts for t in burst]
+assert len(set(contents)) == 8 * d.SETS, 'contents that were there before'
+assert not set(contents) & {x.numpy().tobytes() for x in seen[:-8 * (d.SETS + device.HEATING)]}
+# As many as are wanted, and no more where they take long; a very slow one has as many as there is time for.
+d.BASELINE_MORE_S = 0.0
+assert len(s.baseline()['times']) == 2 * (d.SETS - 1)
+d.BASELINE_S, pace[0] = 0.2, 0.02
+assert d.FEW_CALLS <= len(s.baseline()['times']) < 12
+pace[0] = 0.2
+assert len(s.baseline()['times']) == d.FEW_CALLS
 ");
 }
 

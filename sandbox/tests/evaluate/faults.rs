@@ -67,7 +67,7 @@ async fn a_killed_zygote_is_a_fault_and_then_works_again() {
             candidate_is_there(pid, stub).await;
             if whole { kill(pid) } else { kill_child_of(pid) }
         });
-        let sleepy = add_with("time.sleep(5)", "return add(x, y)");
+        let sleepy = add_with("time.sleep(30)", "return add(x, y)");
         let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&sleepy)).await.unwrap_err();
         killer.await.unwrap();
         assert_eq!(fault.code, "F004", "{fault}");
@@ -81,7 +81,7 @@ async fn a_candidate_is_blamed_for_the_zygote_only_after_proof() {
     let Some(config) = config("blame", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
     let stub = has_stub(&executor).await;
-    let sleepy = candidate_of(&add_with("time.sleep(5)", "return add(x, y)"));
+    let sleepy = candidate_of(&add_with("time.sleep(30)", "return add(x, y)"));
     for round in 0..2 {
         let pid = executor.pids().await[0].unwrap();
         tokio::spawn(async move {
@@ -168,7 +168,7 @@ async fn a_killed_referee_is_a_fault_or_replaced() {
         candidate_is_there(zygote, stub).await;
         kill(referee);
     });
-    let slow = add_with("time.sleep(5)", "return add(x, y)");
+    let slow = add_with("time.sleep(30)", "return add(x, y)");
     let fault = executor.evaluate(&task_of(ADD_TASK), &candidate_of(&slow)).await.unwrap_err();
     assert_eq!(fault.code, "F005", "{fault}");
     assert_works(&executor).await;
@@ -179,7 +179,7 @@ async fn a_killed_referee_is_a_fault_or_replaced() {
 async fn a_dropped_evaluation_leaves_an_executor_that_works() {
     let Some(config) = config("dropped", LIMITS) else { return };
     let executor = Executor::start(config).await.unwrap();
-    let (task, slow) = (task_of(ADD_TASK), candidate_of(&add_with("time.sleep(5)", "return add(x, y)")));
+    let (task, slow) = (task_of(ADD_TASK), candidate_of(&add_with("time.sleep(30)", "return add(x, y)")));
     let short = tokio::time::timeout(Duration::from_millis(700), executor.evaluate(&task, &slow)).await;
     assert!(short.is_err());
     assert_works(&executor).await;

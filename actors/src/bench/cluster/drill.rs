@@ -382,7 +382,15 @@ fn disk_full(scene: &mut Scene, hit: &mut Hit, began: Instant) -> Result<Instant
         std::thread::sleep(Duration::from_millis(2));
     }
     drop(file);
-    let told = scene.has_said(began, "F105") || scene.has_said(began, "F106") || scene.has_said(began, "full");
+    // Its last lines are read by another thread.
+    let until = Instant::now() + Duration::from_secs(10);
+    let told = loop {
+        let told = ["F105", "F106", "full"].iter().any(|text| scene.has_said(began, text));
+        if told || Instant::now() > until {
+            break told;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     if code != Some(3) || !told {
         return Err(format!("the head of a full disk ended with {code:?} and said {}", scene.head.last()));
     }
