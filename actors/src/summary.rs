@@ -27,6 +27,7 @@ pub struct Interval {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeldOut {
     pub tasks: usize,
+    /// Answers to these tasks.
     pub samples_before: usize,
     pub samples_after: usize,
     pub before: Interval,
@@ -66,19 +67,17 @@ pub fn held_out(before: &[Verdict], after: &[Verdict]) -> Option<HeldOut> {
     }
     let both = !after.is_empty();
     // A task counts where it was answered in every phase that is compared.
-    let rates: Vec<(f64, f64)> = by_task
-        .values()
-        .filter(|[b, a]| b.1 > 0.0 && (!both || a.1 > 0.0))
-        .map(|[b, a]| (b.0 / b.1, if both { a.0 / a.1 } else { 0.0 }))
-        .collect();
+    let compared = || by_task.values().filter(|[b, a]| b.1 > 0.0 && (!both || a.1 > 0.0));
+    let rates: Vec<(f64, f64)> = compared().map(|[b, a]| (b.0 / b.1, if both { a.0 / a.1 } else { 0.0 })).collect();
+    let samples = |phase: usize| compared().map(|task| task[phase].1 as usize).sum();
     if rates.is_empty() {
         return None;
     }
     let [before_mean, after_mean, gain] = bootstrap(&rates);
     Some(HeldOut {
         tasks: rates.len(),
-        samples_before: before.len(),
-        samples_after: after.len(),
+        samples_before: samples(0),
+        samples_after: samples(1),
         before: before_mean,
         after: both.then_some(after_mean),
         gain: both.then_some(gain),
@@ -139,6 +138,9 @@ mod tests {
         assert!(gain.low >= 0.0 && gain.high <= 0.25, "{gain:?}");
         assert!(found.before.high - found.before.low > 0.5, "tasks differ much: {:?}", found.before);
         assert_eq!(held_out(&before, &after), Some(found), "same verdicts, same intervals");
+        // A task without an answer after RL is in no figure.
+        let fewer = held_out(&before, &after[..24]).unwrap();
+        assert_eq!((fewer.tasks, fewer.samples_before, fewer.samples_after), (3, 24, 24));
     }
 
     #[test]
