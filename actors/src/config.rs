@@ -101,6 +101,9 @@ impl ModelSec {
 pub struct Tasks {
     /// Empty: the tasks that ship with Troupe. See [`Tasks::folder`].
     pub dir: PathBuf,
+    /// See [`crate::tasks::level_mix`]. Runs of before it have none.
+    #[serde(default)]
+    pub level_mix: String,
 }
 
 impl Tasks {

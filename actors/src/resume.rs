@@ -21,6 +21,8 @@ use crate::store::{METRICS_FILE, Reader, StoreError};
 pub struct Plan {
     pub machine: MachineConfig,
     pub train: Vec<TaskId>,
+    /// How much more often each of them is drawn than another with the same result; empty: none is (`tasks.level_mix`).
+    pub train_base: Vec<f64>,
     /// Tasks of the evaluations before and after RL.
     pub evaluated: Vec<TaskId>,
     /// Answers per evaluated task; 0 = no evaluation.
@@ -88,10 +90,10 @@ fn rl(
     newest: Option<&Manifest>,
     repairs: &mut Vec<Op>,
 ) -> Result<PhaseSpec, ResumeError> {
-    let mut snapshot = match reader.snapshot()? {
-        Some(snapshot) => snapshot,
-        None => Snapshot::start(plan.machine.clone(), plan.train.clone()),
-    };
+    let known = reader.snapshot()?;
+    let fresh = known.is_none();
+    let mut snapshot = known.unwrap_or_else(|| Snapshot::start(plan.machine.clone(), plan.train.clone()));
+    snapshot.machine.set_task_base(&plan.train_base, fresh);
     // The commands of replayed events were carried out, all but possibly the last words of the old process to the
     // store: endings are written again, which changes nothing where they are there.
     let mut ended = BTreeSet::new();

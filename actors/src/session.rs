@@ -44,6 +44,7 @@ use crate::stop::StopToken;
 use crate::store::rows::Op;
 use crate::store::{Reader, StoreError, Writer};
 use crate::supervise::{ORCHESTRATOR_LOST, fault};
+use crate::tasks::{level_mix, mixed};
 use crate::wiring::Capacities;
 
 /// Distance of the orchestrator's ticks.
@@ -340,6 +341,7 @@ fn start_policy<AB: AutodiffBackend + Kernels>(
 pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
     let of = |split: Split| tasks.iter().filter(|t| t.split == split).map(|t| t.id.clone()).collect::<Vec<_>>();
     let machine = machine_config(config);
+    let train = mixed(tasks, &level_mix(&config.tasks.level_mix).unwrap_or_default());
     Plan {
         limits: EvalLimits {
             credits: config.rollout.credits,
@@ -349,7 +351,8 @@ pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
             execute_ms: machine.execute_deadline_ms,
         },
         machine,
-        train: of(Split::Train),
+        train: train.iter().map(|(task, _)| task.clone()).collect(),
+        train_base: train.iter().map(|(_, base)| *base).collect(),
         evaluated: of(config.eval.tasks()),
         eval_samples: if config.eval.enabled { config.eval.samples as u64 } else { 0 },
         seed: config.run.seed,

@@ -14,8 +14,10 @@ use rollout::task::{Split, TaskSpec};
 use crate::errors::{UserError, nearest};
 
 mod apart;
+mod mix;
 
 pub use apart::{WarmStartExamples, leaks, warm_start_examples};
+pub use mix::{level_mix, mixed, require_levels};
 
 /// Why tasks or examples could not be loaded.
 pub type TaskError = UserError;

@@ -3,7 +3,7 @@
 //! ```text
 //! not finite         the loss or the gradient's norm is not a number, or infinite
 //! gradient spike     |g| > factor * median(|g| of the last `window` steps that were applied), once there are `window / 2` of them
-//! mismatch           k3 estimate of KL(learner || sampler), mean over the batch's tokens  > mismatch_kl_max
+//! mismatch           k3 estimate of KL(sampler || learner), mean over the batch's tokens  > mismatch_kl_max
 //! entropy collapse   mean entropy of the batch's tokens  < share * its mean over the first `window` steps
 //! ```
 //!

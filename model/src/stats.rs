@@ -24,7 +24,7 @@ pub struct StepReport {
     pub code_tokens: usize,
     /// Samples whose backward pass was skipped because their gradient is exactly zero.
     pub zero_samples: usize,
-    /// Estimate (k3: `rho - 1 - ln rho`) of the KL divergence of the learner from the policy that sampled.
+    /// Estimate (k3: `rho - 1 - ln rho`) of KL(sampler || learner), over tokens of the sampler.
     pub mismatch_kl: f64,
     pub ratio: RatioQuantiles,
     /// Share of tokens whose gradient the clip takes; over all passes.

@@ -3,7 +3,8 @@
 //! Tasks take turns by stride scheduling: each has a place on a common line, the lowest is drawn and moves on by
 //! `jitter / weight`, `jitter` seeded and uniform in [0.5, 1.5). So a task of weight w is drawn w times as often as one of
 //! weight 1, no task is forgotten, and tasks of equal weight are covered evenly. `Uniform` has weight 1 throughout;
-//! `Frontier` weighs by how uncertain a task's result is.
+//! `Frontier` weighs by how uncertain a task's result is. Either is multiplied by the task's base, a setting of the run (a mixture of levels:
+//! TritonRL, arXiv 2510.17891, section 3.3) that is no part of what is written down.
 //!
 //! What groups report is collected apart and takes effect only when a step closes (`close_step`). Sums of counts do
 //! not depend on the order of events, so a synchronous run draws the same tasks whatever the timing.
@@ -51,6 +52,9 @@ pub struct Curriculum {
     kind: CurriculumKind,
     seed: u64,
     tasks: Vec<TaskStats>,
+    /// By task; 1 for those beyond its end. Whoever reads a curriculum back sets it again (`Curriculum::set_base`).
+    #[serde(skip)]
+    base: Vec<f64>,
 }
 
 /// A task's place in the curriculum, cheaper to carry than its name.
@@ -72,7 +76,22 @@ impl Curriculum {
                 place: derive_unit(seed, Stream::Curriculum, stream_id(index, 0)),
             })
             .collect();
-        Curriculum { kind, seed, tasks }
+        Curriculum { kind, seed, tasks, base: Vec::new() }
+    }
+
+    /// The same with a base for each task, finite and above 0: of two tasks with the same result, how much more often the one is drawn than
+    /// the other, from the first draw on.
+    pub fn with_base(mut self, base: &[f64]) -> Curriculum {
+        self.set_base(base);
+        for (index, stats) in self.tasks.iter_mut().enumerate() {
+            stats.place /= base_of(&self.base, index);
+        }
+        self
+    }
+
+    /// The base of one that was read back: its tasks have their places.
+    pub fn set_base(&mut self, base: &[f64]) {
+        self.base = base.to_vec();
     }
 
     /// The next task; `None` only when there are no tasks. Linear in the number of tasks.
@@ -85,10 +104,11 @@ impl Curriculum {
         }
         let (index, _) = best?;
         let (kind, seed) = (self.kind, self.seed);
+        let base = base_of(&self.base, index);
         let stats = self.tasks.get_mut(index)?;
         stats.draws += 1;
         let jitter = 0.5 + derive_unit(seed, Stream::Curriculum, stream_id(index as u64, stats.draws));
-        stats.place += jitter / weight(kind, stats);
+        stats.place += jitter / (base * weight(kind, stats));
         Some((TaskIndex(index as u32), stats.task.clone()))
     }
 
@@ -120,10 +140,15 @@ impl Curriculum {
         &self.tasks
     }
 
-    /// How often a task is drawn relative to others, in (0, 1].
+    /// How often a task is drawn relative to others; in (0, 1] without a base.
     pub fn weight(&self, task: TaskIndex) -> Option<f64> {
-        self.tasks.get(task.0 as usize).map(|stats| weight(self.kind, stats))
+        let index = task.0 as usize;
+        self.tasks.get(index).map(|stats| base_of(&self.base, index) * weight(self.kind, stats))
     }
+}
+
+fn base_of(base: &[f64], index: usize) -> f64 {
+    base.get(index).copied().filter(|base| base.is_finite() && *base > 0.0).unwrap_or(1.0)
 }
 
 fn weight(kind: CurriculumKind, stats: &TaskStats) -> f64 {

@@ -156,6 +156,14 @@ impl Machine {
         &self.config
     }
 
+    /// A base for each task (see [`Curriculum::with_base`]): `fresh` before the first event of a run, not where its machine was read back.
+    pub fn set_task_base(&mut self, base: &[f64], fresh: bool) {
+        match fresh {
+            true => self.curriculum = self.curriculum.clone().with_base(base),
+            false => self.curriculum.set_base(base),
+        }
+    }
+
     pub fn curriculum(&self) -> &Curriculum {
         &self.curriculum
     }

@@ -112,3 +112,26 @@ fn seeds_and_nothing_else_decide() {
     assert_ne!(play(1)[..12], play(1)[12..24], "passes differ");
     assert_eq!(Curriculum::new(CurriculumKind::Uniform, 1, Vec::new()).draw(), None);
 }
+
+/// Planted bug: the base counts from the second draw of a task on. Seen: the first draws are of every task alike.
+#[test]
+fn a_base_counts_from_the_first_draw_on_and_after_a_restart() {
+    // Two tasks against thirty of a fifteenth: as many draws of either kind.
+    let base: Vec<f64> = (0..32).map(|n| if n < 2 { 1.0 } else { 1.0 / 15.0 }).collect();
+    let mut curriculum = Curriculum::new(CurriculumKind::Uniform, 7, tasks(32)).with_base(&base);
+    let of_two = |drawn: &BTreeMap<String, u64>| {
+        drawn.iter().filter(|(t, _)| ["task_0", "task_1"].contains(&t.as_str())).map(|(_, n)| n).sum::<u64>()
+    };
+    let first = of_two(&draws(&mut curriculum, 20));
+    assert!((7..=13).contains(&first), "{first} of the first 20");
+    let more = of_two(&draws(&mut curriculum, 2_000));
+    assert!((950..=1_050).contains(&more), "{more} of 2,000");
+    // What is written down is without it; whoever reads it back sets it again.
+    let standard = bincode::config::standard();
+    let bytes = bincode::serde::encode_to_vec(&curriculum, standard).expect("a curriculum is written");
+    let (mut back, _): (Curriculum, _) = bincode::serde::decode_from_slice(&bytes, standard).expect("and read");
+    assert_eq!(back.weight(TaskIndex(5)), Some(1.0));
+    back.set_base(&base);
+    assert_eq!(back, curriculum);
+    assert_eq!(draws(&mut back, 100), draws(&mut curriculum, 100));
+}

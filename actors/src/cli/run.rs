@@ -65,6 +65,7 @@ pub fn resume(args: ResumeArgs) -> Done {
 pub fn require_all(config: &Config) -> Result<Vec<TaskSpec>, Failure> {
     let tasks = load_tasks(config.tasks.folder())?;
     require_training_tasks(&tasks, config.tasks.folder())?;
+    crate::tasks::require_levels(&tasks, &config.tasks.level_mix)?;
     require_model(config)?;
     require_fitting_adapters(config)?;
     require_evaluated_tasks(config, &tasks)?;

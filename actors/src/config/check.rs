@@ -202,6 +202,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
     correction(config, settings)?;
     deterministic(config, settings)?;
     batch(config, settings)?;
+    mixture(config, settings)?;
     executors(config, settings)?;
     cluster::check(config, settings)?;
     deadlines(config, settings)?;
@@ -298,6 +299,17 @@ fn correction(config: &Config, settings: &Settings) -> Result<(), UserError> {
         .found(format!("learner.correction = \"truncated\", learner.policy_loss = \"{policy_loss}\""))
         .expected("learner.policy_loss = \"decoupled\" (the others have the weight inside the ratio that is clipped)")
         .hint("set learner.policy_loss = \"decoupled\", or learner.correction = \"icepop\", which goes with every one"))
+}
+
+/// Shares are numbers; that each level has tasks is looked at when they are loaded.
+fn mixture(config: &Config, settings: &Settings) -> Result<(), UserError> {
+    let text = &config.tasks.level_mix;
+    let Err(why) = crate::tasks::level_mix(text) else { return Ok(()) };
+    Err(UserError::new("this is no mixture of levels")
+        .at(place(settings, &["tasks.level_mix"]))
+        .found(format!("tasks.level_mix = \"{text}\": {why}"))
+        .expected("shares of levels 1, 2, .. of at least 0, one of them above 0")
+        .hint("for example \"1,1\", or \"\" for every task alike"))
 }
 
 /// The machine's own rule: it is what decides in the run.

@@ -107,6 +107,7 @@ pub const KEYS: &[Key] = &[
     key("model.ff", whole(1, COUNT)),
     key("model.vocab", whole(300, COUNT)),
     key("tasks.dir", Kind::Text),
+    key("tasks.level_mix", Kind::Text),
     key("sft.enabled", Kind::Flag),
     key("sft.examples", Kind::Text),
     key("sft.epochs", whole(1, COUNT)),

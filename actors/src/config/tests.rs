@@ -372,6 +372,8 @@ fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
     assert_parts(&e, "generator.reload_dir", "--set", "", "generator.reload = \"disk\"", "remove");
     let e = on(&["generator.server=sglang"]).unwrap_err();
     assert_parts(&e, "generator.model", "--set generator.model=m", "", "generator.server = \"vllm\"", "remove");
+    let e = set_error("level_mix=1;1");
+    assert_parts(&e, "no mixture", "--set level_mix=1;1", "`1;1` is no share", "at least 0", "1,1");
     // A queue of answers is covered, each within its own limit.
     let sample = |more: &str| crate::session::machine_config(&on(&[more, "credits=288"]).unwrap()).sample_deadline_ms;
     assert_eq!(
