@@ -98,22 +98,24 @@ impl<'a> Engine<'a> {
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
             Value::Instance(..) => {
-                let found = self.special(value, "__iter__", Vec::new());
-                match found {
-                    Some(items @ (Value::List(_) | Value::Bag(_))) => self.element(&items),
-                    Some(Value::Instance(..)) => {
-                        self.special(value, "__next__", Vec::new()).unwrap_or(Value::unknown())
-                    }
-                    Some(other) => other,
-                    None => match self.special(value, "__getitem__", vec![Value::Scalar]) {
-                        Some(item) => item,
-                        None => self.any_field(value),
-                    },
-                }
+                self.many_times(|engine| engine.next_of(value))
             }
             Value::StateScalar => Value::StateScalar,
             v if v.is_scalar() => Value::Scalar,
             other => Value::Unknown(other.all_tensors()),
+        }
+    }
+
+    /// What an object of the candidate hands out when it is gone through.
+    fn next_of(&mut self, object: &Value<'a>) -> Value<'a> {
+        match self.special(object, "__iter__", Vec::new()) {
+            Some(items @ (Value::List(_) | Value::Bag(_))) => self.element(&items),
+            Some(Value::Instance(..)) => self.special(object, "__next__", Vec::new()).unwrap_or(Value::unknown()),
+            Some(other) => other,
+            None => match self.special(object, "__getitem__", vec![Value::Scalar]) {
+                Some(item) => item,
+                None => self.any_field(object),
+            },
         }
     }
 

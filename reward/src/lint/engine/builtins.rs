@@ -25,9 +25,18 @@ impl<'a> Engine<'a> {
         }
         let alive = self.state.alive;
         for function in functions {
-            self.call_value(&function, Args { rest: Some(data.clone()), ..Args::default() });
+            let args = Args { rest: Some(data.clone()), ..Args::default() };
+            self.many_times(|engine| engine.call_value(&function, args));
             self.state.alive = alive;
         }
+    }
+
+    /// A function in the hands of something that calls it for one item after the other: a loop by another name.
+    pub(super) fn many_times(&mut self, run: impl FnOnce(&mut Self) -> Value<'a>) -> Value<'a> {
+        self.turns += 1;
+        let made = run(self);
+        self.turns = self.turns.saturating_sub(1);
+        made
     }
 
     pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
@@ -39,7 +48,16 @@ impl<'a> Engine<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
             let before = Rc::clone(&self.state.objects);
-            let made = self.call_value(&args.positional[0].clone(), Args::of(items));
+            let function = args.positional[0].clone();
+            let made = self.many_times(|engine| engine.call_value(&function, Args::of(items)));
+            self.unwrite(&before);
+            return Value::Bag(Rc::new(made));
+        }
+        // `iter(f, end)` asks f for one thing after the other.
+        if name == "iter" && args.positional.len() == 2 {
+            let before = Rc::clone(&self.state.objects);
+            let function = args.positional[0].clone();
+            let made = self.many_times(|engine| engine.call_value(&function, Args::default()));
             self.unwrite(&before);
             return Value::Bag(Rc::new(made));
         }

@@ -306,6 +306,9 @@ impl<'a> Engine<'a> {
             self.state.alive = false;
             return Value::unknown();
         }
+        // What calls itself is a loop, too.
+        let again = u32::from(self.running.contains(&func.id));
+        self.turns += again;
         self.running.push(func.id);
         self.reached.insert(func.id);
         self.yields.push(None);
@@ -318,6 +321,12 @@ impl<'a> Engine<'a> {
         let line = self.line;
         // What the function closed over lies under its own names.
         let mut names = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
+        if let (true, Some(node)) = (func.closure.is_some(), info.node)
+            && node.decorator_list.is_empty()
+        {
+            // It was closed over before it had its name.
+            names.entry(info.name).or_insert_with(|| Value::Func(func.clone()));
+        }
         self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
         if func.early && self.stage == Stage::Forward {
             let closed: Vec<Value<'a>> =
@@ -357,6 +366,7 @@ impl<'a> Engine<'a> {
         self.memory.searching = searching;
         self.owner = owner;
         self.running.pop();
+        self.turns = self.turns.saturating_sub(again);
         self.globals.pop();
         let nonlocals = self.nonlocals.pop().unwrap_or_default();
         let mut result: Option<Value<'a>> = None;

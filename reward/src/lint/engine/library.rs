@@ -60,7 +60,8 @@ impl<'a> Engine<'a> {
             "functools" if rest == "reduce" && args.positional.len() >= 2 => {
                 let item = self.element(&args.positional[1]);
                 let start = args.positional.get(2).cloned().unwrap_or(item.clone());
-                self.call_value(&args.positional[0].clone(), Args::of(vec![start, item]))
+                let function = args.positional[0].clone();
+                self.many_times(|engine| engine.call_value(&function, Args::of(vec![start, item])))
             }
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
             "time" => {
@@ -141,24 +142,7 @@ impl<'a> Engine<'a> {
             return value;
         }
         match torch_call(rest) {
-            TorchCall::Alloc => {
-                if matches!(rest, "tensor" | "as_tensor" | "Tensor" | "scalar_tensor") && args.has_tensor() {
-                    return self.compute(How::Function(path.to_owned()), &args.all());
-                }
-                let host = |(name, value): &(Option<&str>, Value<'a>)| match (name, value) {
-                    (Some("pin_memory"), value) => value.truth() != Some(false),
-                    (Some("device"), Value::Str(device)) => device.starts_with("cpu"),
-                    _ => false,
-                };
-                if self.stage == Stage::Forward && args.keywords.iter().any(host) {
-                    self.note(Fact::Host { what: format!("{path} in the host's memory"), reject: true });
-                }
-                let buffer = self.fresh(Origin::Alloc);
-                if rest.ends_with("_like") && first.is_some_and(|v| self.sized_by_input(&v)) {
-                    self.like_input.extend(buffer.tensors().iter());
-                }
-                buffer
-            }
+            TorchCall::Alloc => self.allocate(path, rest, &args),
             TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
                 Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => {
                     if keeps_size(rest) { value } else { value.part() }
@@ -178,7 +162,10 @@ impl<'a> Engine<'a> {
                 Value::Scalar
             }
             TorchCall::Module => Value::NnModule(Rc::from(path)),
-            TorchCall::Compute => self.compute(How::Function(path.to_owned()), &args.all()),
+            TorchCall::Compute => {
+                let all: Vec<Value<'a>> = args.all().iter().map(|v| self.suspected(v)).collect();
+                self.compute(How::Function(path.to_owned()), &all)
+            }
         }
     }
 
@@ -279,7 +266,7 @@ impl<'a> Engine<'a> {
                 }
                 if clearly_tensor_method(name) && self.stage == Stage::Forward {
                     let mut all = args.all();
-                    all.push(Value::Unknown(ids.clone()));
+                    all.push(self.suspected(&Value::Unknown(ids.clone())));
                     return self.compute(How::Method(name.to_owned()), &all);
                 }
                 let mut all = args;
@@ -327,7 +314,7 @@ impl<'a> Engine<'a> {
             }
             Method::Copy => self.copy_of(base),
             Method::Alloc => {
-                let made = self.fresh(Origin::Alloc);
+                let made = self.allocate_by(name, &args);
                 if state {
                     self.sized_by_state(&made);
                 }

@@ -6,6 +6,7 @@
 //! a step budget, so any text ends in bounded time.
 
 mod acts;
+mod alloc;
 mod assign;
 mod attribute;
 mod builtins;
