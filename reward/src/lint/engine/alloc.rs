@@ -47,9 +47,8 @@ impl<'a> Engine<'a> {
             self.note(Fact::Host { what: format!("{path} in the host's memory"), reject: true });
         }
         let buffer = self.fresh(Origin::Alloc);
-        if like && first.is_some_and(|v| self.sized_by_input(&v)) {
-            self.like_input.extend(buffer.tensors().iter());
-        }
+        let of = if like { first.and_then(|v| self.sized(&v)) } else { self.sizes_asked(rest, args) };
+        self.sized_as(&buffer, of);
         buffer
     }
 
@@ -57,7 +56,12 @@ impl<'a> Engine<'a> {
     pub(super) fn allocate_by(&mut self, name: &str, args: &Args<'a>) -> Value<'a> {
         match self.made_of(How::Method(name.to_owned()), name, &args.all()) {
             Some(made) => made,
-            None => self.fresh(Origin::Alloc),
+            None => {
+                let buffer = self.fresh(Origin::Alloc);
+                let of = self.sizes_asked(name, args);
+                self.sized_as(&buffer, of);
+                buffer
+            }
         }
     }
 

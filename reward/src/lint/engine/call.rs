@@ -350,7 +350,7 @@ impl<'a> Engine<'a> {
         self.nonlocals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let searching = std::mem::take(&mut self.memory.searching);
-        let empty = self.state.empty;
+        let (empty, hollow) = (self.state.empty, self.state.hollow);
         let owner = std::mem::replace(&mut self.owner, info.owner);
         match info.body {
             Body::Block(body) => self.block(body),
@@ -398,7 +398,7 @@ impl<'a> Engine<'a> {
                 self.state.bind(name, value);
             }
         }
-        self.state.empty = empty;
+        (self.state.empty, self.state.hollow) = (empty, hollow);
         self.line = line;
         let mut result = result.unwrap_or(Value::unknown());
         if let Some(Some(item)) = self.yields.pop() {

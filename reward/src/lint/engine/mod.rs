@@ -30,6 +30,7 @@ mod prepass;
 mod protocols;
 mod provenance;
 mod records;
+pub mod sizes;
 pub mod state;
 mod stmt;
 mod taint;
@@ -48,9 +49,10 @@ use ruff_python_ast::{Expr, Parameters, Stmt, StmtFunctionDef};
 use super::syntax::Lines;
 use kernel::KernelFacts;
 use prepass::{Mutable, Place};
+use sizes::SizeOf;
 use state::{State, Written};
 use trace::{Fact, Seen, Stage};
-use value::{COPY, ClassId, Env, Func, FuncId, ObjId, Value};
+use value::{ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
@@ -176,8 +178,10 @@ pub struct Engine<'a> {
     /// Where forward kept something for later calls, and where that was more than numbers.
     stored: HashSet<Place<'a>>,
     stored_tensors: HashSet<Place<'a>>,
-    /// Buffers with the sizes of an input.
-    like_input: HashSet<ObjId>,
+    /// Whose sizes new buffers have, where they have none of their own.
+    like_input: HashMap<ObjId, SizeOf>,
+    /// Inputs that are one tensor each.
+    inputs: HashSet<ObjId>,
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     hooks: hooks::Hooks<'a>,
@@ -275,7 +279,8 @@ impl<'a> Engine<'a> {
             parameter: 0,
             stored: HashSet::new(),
             stored_tensors: HashSet::new(),
-            like_input: HashSet::new(),
+            like_input: HashMap::new(),
+            inputs: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
             handed: Vec::new(),
@@ -292,7 +297,7 @@ impl<'a> Engine<'a> {
     fn reset_call_stacks(&mut self) {
         self.state.frames.truncate(1);
         self.state.alive = true;
-        self.state.empty = false;
+        (self.state.empty, self.state.hollow) = (false, false);
         self.returns.clear();
         self.running.clear();
         self.yields.clear();
@@ -332,8 +337,15 @@ impl<'a> Engine<'a> {
     fn object(&mut self, origin: Origin) -> ObjId {
         let id = self.origins.len() as ObjId;
         self.origins.push(origin);
-        self.state.set_written(id, Written::No);
+        let unwritten = self.unwritten(id);
+        self.state.set_written(id, unwritten);
         id
+    }
+
+    /// What is known of a tensor that no kernel has written to.
+    fn unwritten(&self, id: ObjId) -> Written {
+        let spared = self.state.hollow && matches!(self.origins.get(id as usize), Some(Origin::Alloc));
+        if spared { Written::Spared } else { Written::No }
     }
 
     /// A new tensor.
@@ -345,17 +357,6 @@ impl<'a> Engine<'a> {
     /// The object that stands for every parameter and buffer of a module.
     fn parameter(&self) -> Value<'a> {
         Value::tensor(self.parameter)
-    }
-
-    /// The sizes of this value are sizes of an input, as a whole.
-    fn sized_by_input(&self, value: &Value<'a>) -> bool {
-        let ids = value.tensors();
-        let whole = |id: &ObjId| {
-            *id == COPY
-                || self.like_input.contains(id)
-                || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
-        };
-        !ids.is_empty() && ids.iter().all(whole)
     }
 
     /// Data: it comes from an input, a parameter or an earlier call, directly or through a kernel or compute.
