@@ -19,6 +19,7 @@ mod expr;
 pub mod features;
 mod fold;
 mod hooks;
+mod inside;
 pub mod kernel;
 mod launch;
 mod library;
@@ -41,6 +42,7 @@ pub mod trace;
 mod unreached;
 pub mod value;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -151,6 +153,8 @@ pub struct Engine<'a> {
     budget: u32,
     /// Expressions of kernels that may still be looked at.
     kernel_budget: u32,
+    /// Values that may still be looked at for Python in kernels.
+    inside_budget: Cell<u32>,
     state: State<'a>,
     /// Return values and states of every running call.
     returns: Vec<Vec<(Value<'a>, State<'a>)>>,
@@ -262,6 +266,7 @@ impl<'a> Engine<'a> {
             line: 0,
             budget: BUDGET,
             kernel_budget: kernel::TOTAL_BUDGET,
+            inside_budget: Cell::new(inside::BUDGET),
             state: State::new(),
             returns: Vec::new(),
             loops: Vec::new(),
