@@ -128,3 +128,31 @@ fn numbers_are_taken_one_by_one_in_any_loop() {
     }
     assert_eq!(rejected(&["scale = x[0, 0].item()", "y = x"]), BTreeSet::new());
 }
+
+/// Planted bug: a function sees the names around it as they were when it was made.
+#[test]
+fn a_function_sees_what_was_bound_since() {
+    for lines in [
+        &["held = None", "f = lambda: held", "held = x", "y = f().softmax(-1)"][..],
+        &["def f():", "    return held", "held = x", "y = f().softmax(-1)"],
+        &["held = 0", "f = lambda i: held", "held = x", "y = list(map(f, [0]))[0].softmax(-1)"],
+        &[
+            "def make(t):",
+            "    held = None",
+            "    f = lambda: held",
+            "    held = t",
+            "    return f",
+            "y = make(x)().softmax(-1)",
+        ],
+    ] {
+        assert!(rejected(lines).contains("K007"), "{lines:?}: {:?}", rejected(lines));
+    }
+    let lines = [
+        "def grid(meta):",
+        "    return (triton.cdiv(m, 256),)",
+        "m = x.numel()",
+        "add[grid](x, x, out, n, BLOCK=256)",
+        "y = x",
+    ];
+    assert_eq!(rejected(&lines), BTreeSet::new());
+}

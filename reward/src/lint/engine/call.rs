@@ -328,6 +328,7 @@ impl<'a> Engine<'a> {
             names.entry(info.name).or_insert_with(|| Value::Func(func.clone()));
         }
         self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
+        self.bound_since(func.id, &mut names);
         if func.early && self.stage == Stage::Forward {
             let closed: Vec<Value<'a>> =
                 names.values().filter(|v| matches!(v, Value::List(_) | Value::Bag(_))).cloned().collect();
@@ -343,6 +344,7 @@ impl<'a> Engine<'a> {
         let given = frame.values().any(|v| matches!(v, Value::Tensor(_)));
         names.extend(frame);
         let saved = std::mem::take(&mut self.state.frames);
+        self.closures.suspended.push(saved.last().cloned().unwrap_or_default());
         self.state.frames.push(Rc::clone(&saved[0]));
         self.state.frames.push(Rc::new(names));
         self.returns.push(Vec::new());
@@ -366,6 +368,7 @@ impl<'a> Engine<'a> {
         self.memory.searching = searching;
         self.owner = owner;
         self.running.pop();
+        self.closures.suspended.pop();
         self.turns = self.turns.saturating_sub(again);
         self.globals.pop();
         let nonlocals = self.nonlocals.pop().unwrap_or_default();
@@ -388,6 +391,7 @@ impl<'a> Engine<'a> {
             .collect();
         // The caller's frames come back; the module's may have changed.
         let module = self.state.frames.first().cloned();
+        self.closures.end(func.id, self.state.frames.last());
         self.state.frames = saved;
         if let (Some(module), Some(first)) = (module, self.state.frames.first_mut()) {
             *first = module;

@@ -13,6 +13,7 @@ mod builtins;
 mod call;
 mod callbacks;
 mod classes;
+mod closures;
 mod collections;
 mod condition;
 mod expr;
@@ -161,6 +162,7 @@ pub struct Engine<'a> {
     loops: Vec<Loop<'a>>,
     /// Functions that run, the innermost last.
     running: Vec<FuncId>,
+    closures: closures::Closures<'a>,
     /// What each running call has yielded.
     yields: Vec<Option<Value<'a>>>,
     /// Loops and comprehensions around.
@@ -271,6 +273,7 @@ impl<'a> Engine<'a> {
             returns: Vec::new(),
             loops: Vec::new(),
             running: Vec::new(),
+            closures: closures::Closures::default(),
             yields: Vec::new(),
             turns: 0,
             evicting: false,
@@ -306,6 +309,7 @@ impl<'a> Engine<'a> {
         self.returns.clear();
         self.running.clear();
         self.yields.clear();
+        self.closures.suspended.clear();
         self.turns = 0;
         self.loops.clear();
         self.globals.clear();
@@ -387,6 +391,9 @@ impl<'a> Engine<'a> {
     /// A function value that sees the running call's names later on.
     fn close(&mut self, id: FuncId) -> Func<'a> {
         let func = self.closed(id);
+        if let Some(around) = self.running.last() {
+            self.closures.homes.insert(id, *around);
+        }
         self.made.insert(id, func.clone());
         func
     }
