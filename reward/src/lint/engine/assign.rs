@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ruff_python_ast::{Expr, Pattern, StmtAugAssign};
 
 use super::prepass::{Place, place_of};
+use super::sizes::entry;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
 use super::{Engine, Origin};
@@ -23,7 +24,10 @@ impl<'a> Engine<'a> {
                 if let Some(place) = place_of(&s.value) {
                     self.store(place, &value);
                 }
-                self.eval(&s.slice);
+                let index = self.eval(&s.slice);
+                if matches!(base, Value::List(_) | Value::Bag(_) | Value::Union(_)) && base.tensors().is_empty() {
+                    self.keyed_by(&index);
+                }
                 self.set_item(&s.value, &base, value, s.slice.is_slice_expr());
             }
             Expr::Tuple(t) => self.unpack(&t.elts, &value),
@@ -91,29 +95,30 @@ impl<'a> Engine<'a> {
                 None => Value::unknown(),
             },
             Value::Bag(item) => (**item).clone(),
-            Value::Shape | Value::Size => Value::Size,
+            Value::Shape(of) => Value::Size(of.part()),
+            Value::Size(_) => value.clone(),
             Value::Tensor(_) => value.part(),
             Value::Union(values) => {
                 let parts: Vec<Value<'a>> = values.iter().map(|v| self.element(v)).collect();
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
-            Value::Instance(..) => {
-                let found = self.special(value, "__iter__", Vec::new());
-                match found {
-                    Some(items @ (Value::List(_) | Value::Bag(_))) => self.element(&items),
-                    Some(Value::Instance(..)) => {
-                        self.special(value, "__next__", Vec::new()).unwrap_or(Value::unknown())
-                    }
-                    Some(other) => other,
-                    None => match self.special(value, "__getitem__", vec![Value::Scalar]) {
-                        Some(item) => item,
-                        None => self.any_field(value),
-                    },
-                }
-            }
+            Value::Instance(..) => self.many_times(|engine| engine.next_of(value)),
             Value::StateScalar => Value::StateScalar,
             v if v.is_scalar() => Value::Scalar,
             other => Value::Unknown(other.all_tensors()),
+        }
+    }
+
+    /// What an object of the candidate hands out when it is gone through.
+    fn next_of(&mut self, object: &Value<'a>) -> Value<'a> {
+        match self.special(object, "__iter__", Vec::new()) {
+            Some(items @ (Value::List(_) | Value::Bag(_))) => self.element(&items),
+            Some(Value::Instance(..)) => self.special(object, "__next__", Vec::new()).unwrap_or(Value::unknown()),
+            Some(other) => other,
+            None => match self.special(object, "__getitem__", vec![Value::Scalar]) {
+                Some(item) => item,
+                None => self.any_field(object),
+            },
         }
     }
 
@@ -206,7 +211,8 @@ impl<'a> Engine<'a> {
             let old = self.element(base);
             let empty = matches!(base, Value::List(items) if items.is_empty());
             let counts = self.keeps("..", None, &value);
-            let item = if empty { value } else { old.join(&value) };
+            // What has no places yet is a dict.
+            let item = if empty { entry(value) } else { old.join(&value) };
             let changed = Value::Bag(Rc::new(item));
             self.replaced(base, &changed);
             self.replace_collection(place, changed, counts);
@@ -325,5 +331,16 @@ impl<'a> Engine<'a> {
             self.flows.add(None, operand.all_tensors(), result.all_tensors());
         }
         result
+    }
+}
+
+/// The names that a target binds.
+pub(super) fn target_names(target: &Expr) -> Vec<&str> {
+    match target {
+        Expr::Name(n) => vec![n.id.as_str()],
+        Expr::Tuple(t) => t.elts.iter().flat_map(target_names).collect(),
+        Expr::List(l) => l.elts.iter().flat_map(target_names).collect(),
+        Expr::Starred(s) => target_names(&s.value),
+        _ => Vec::new(),
     }
 }

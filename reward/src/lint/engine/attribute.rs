@@ -26,7 +26,7 @@ impl<'a> Engine<'a> {
                     return Value::StateScalar;
                 }
                 if name == "shape" {
-                    return if self.sized_by_input(base) { Value::Shape } else { Value::Bag(Rc::new(Value::Scalar)) };
+                    return self.sized(base).map_or_else(|| Value::Bag(Rc::new(Value::Scalar)), Value::Shape);
                 }
                 if name == "__class__" {
                     return Value::path("torch.Tensor");
@@ -131,9 +131,9 @@ impl<'a> Engine<'a> {
                 }
                 base.part()
             }
-            Value::Shape => match slice {
-                Expr::Slice(_) => Value::Shape,
-                _ => Value::Size,
+            Value::Shape(of) => match slice {
+                Expr::Slice(_) => Value::Shape(of.part()),
+                _ => Value::Size(of.part()),
             },
             Value::List(items) => {
                 let at = match index {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Engine;
 use super::call::Args;
 use super::prepass::Place;
+use super::sizes::{entry, extreme};
 use super::trace::{Fact, How};
 use super::value::Value;
 use crate::lint::tables::{COMPUTE_BUILTINS, QUIET_BUILTINS};
@@ -25,9 +26,18 @@ impl<'a> Engine<'a> {
         }
         let alive = self.state.alive;
         for function in functions {
-            self.call_value(&function, Args { rest: Some(data.clone()), ..Args::default() });
+            let args = Args { rest: Some(data.clone()), ..Args::default() };
+            self.many_times(|engine| engine.call_value(&function, args));
             self.state.alive = alive;
         }
+    }
+
+    /// A function in the hands of something that calls it for one item after the other: a loop by another name.
+    pub(super) fn many_times(&mut self, run: impl FnOnce(&mut Self) -> Value<'a>) -> Value<'a> {
+        self.turns += 1;
+        let made = run(self);
+        self.turns = self.turns.saturating_sub(1);
+        made
     }
 
     pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
@@ -39,7 +49,16 @@ impl<'a> Engine<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
             let before = Rc::clone(&self.state.objects);
-            let made = self.call_value(&args.positional[0].clone(), Args::of(items));
+            let function = args.positional[0].clone();
+            let made = self.many_times(|engine| engine.call_value(&function, Args::of(items)));
+            self.unwrite(&before);
+            return Value::Bag(Rc::new(made));
+        }
+        // `iter(f, end)` asks f for one thing after the other.
+        if name == "iter" && args.positional.len() == 2 {
+            let before = Rc::clone(&self.state.objects);
+            let function = args.positional[0].clone();
+            let made = self.many_times(|engine| engine.call_value(&function, Args::default()));
             self.unwrite(&before);
             return Value::Bag(Rc::new(made));
         }
@@ -82,23 +101,40 @@ impl<'a> Engine<'a> {
             }
             ("dict", None) if !args.keywords.is_empty() => {
                 let values = args.all();
-                Value::Bag(Rc::new(values.iter().skip(1).fold(values[0].clone(), |all, v| all.join(v))))
+                Value::Bag(Rc::new(entry(values.iter().skip(1).fold(values[0].clone(), |all, v| all.join(v)))))
             }
-            ("len", Some(tensor @ Value::Tensor(_))) if self.sized_by_input(tensor) => Value::Size,
+            ("len", Some(tensor @ Value::Tensor(_))) => match self.sized(tensor) {
+                Some(of) => Value::Size(of.part()),
+                None => Value::Scalar,
+            },
+            ("min" | "max", _) if extreme(&args).is_some() => extreme(&args).unwrap_or(Value::Scalar),
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
-            ("int", Some(Value::Size)) => Value::Size,
-            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_) | Value::Shape))) => self.copied(value),
+            ("int", Some(size @ Value::Size(_))) if args.positional.len() == 1 => size.clone(),
+            ("tuple", Some(Value::Shape(_))) => first.unwrap_or(Value::Scalar),
+            ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_)))) => self.copied(value),
+            // Unlike a shape, a list can be changed.
+            ("list", Some(Value::Shape(of))) => {
+                let made = Value::Bag(Rc::new(Value::Size(of.part())));
+                self.made_here(&made);
+                made
+            }
             ("tuple" | "list" | "dict" | "set", None) => {
                 let made = Value::List(Rc::new(Vec::new()));
                 self.made_here(&made);
                 made
             }
             ("dict.fromkeys", Some(_)) => {
-                Value::Bag(Rc::new(args.positional.get(1).cloned().unwrap_or(Value::Nothing)))
+                let keys = args.positional.first().map_or(Value::Nothing, |keys| self.element(keys));
+                self.keyed_by(&keys);
+                Value::Bag(Rc::new(entry(args.positional.get(1).cloned().unwrap_or(Value::Nothing))))
             }
             ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
                 let item = self.element(value);
-                if name == "next" { item } else { Value::Bag(Rc::new(item)) }
+                match (name, args.positional.get(1)) {
+                    ("next", Some(default)) => item.join(default),
+                    ("next", None) => item,
+                    _ => Value::Bag(Rc::new(item)),
+                }
             }
             ("enumerate", Some(value)) => {
                 let item = self.element(value);
@@ -109,7 +145,10 @@ impl<'a> Engine<'a> {
                 Value::Bag(Rc::new(Value::List(Rc::new(items))))
             }
             ("dict", Some(pairs)) => match self.element(pairs) {
-                Value::List(pair) if pair.len() == 2 => Value::Bag(Rc::new(pair[1].clone())),
+                Value::List(pair) if pair.len() == 2 => {
+                    self.keyed_by(&pair[0]);
+                    Value::Bag(Rc::new(entry(pair[1].clone())))
+                }
                 other => Value::Bag(Rc::new(Value::Unknown(other.all_tensors()))),
             },
             ("type", Some(Value::Instance(_, class))) => Value::Class(*class),

@@ -306,6 +306,9 @@ impl<'a> Engine<'a> {
             self.state.alive = false;
             return Value::unknown();
         }
+        // What calls itself is a loop, too.
+        let again = u32::from(self.running.contains(&func.id));
+        self.turns += again;
         self.running.push(func.id);
         self.reached.insert(func.id);
         self.yields.push(None);
@@ -318,7 +321,14 @@ impl<'a> Engine<'a> {
         let line = self.line;
         // What the function closed over lies under its own names.
         let mut names = func.closure.as_ref().map(|c| c.as_ref().clone()).unwrap_or_default();
+        if let (true, Some(node)) = (func.closure.is_some(), info.node)
+            && node.decorator_list.is_empty()
+        {
+            // It was closed over before it had its name.
+            names.entry(info.name).or_insert_with(|| Value::Func(func.clone()));
+        }
         self.budget = self.budget.saturating_sub(names.len() as u32 / 8);
+        self.bound_since(func.id, &mut names);
         if func.early && self.stage == Stage::Forward {
             let closed: Vec<Value<'a>> =
                 names.values().filter(|v| matches!(v, Value::List(_) | Value::Bag(_))).cloned().collect();
@@ -334,6 +344,7 @@ impl<'a> Engine<'a> {
         let given = frame.values().any(|v| matches!(v, Value::Tensor(_)));
         names.extend(frame);
         let saved = std::mem::take(&mut self.state.frames);
+        self.closures.suspended.push(saved.last().cloned().unwrap_or_default());
         self.state.frames.push(Rc::clone(&saved[0]));
         self.state.frames.push(Rc::new(names));
         self.returns.push(Vec::new());
@@ -341,7 +352,7 @@ impl<'a> Engine<'a> {
         self.nonlocals.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let searching = std::mem::take(&mut self.memory.searching);
-        let empty = self.state.empty;
+        let (empty, hollow) = (self.state.empty, self.state.hollow);
         let owner = std::mem::replace(&mut self.owner, info.owner);
         match info.body {
             Body::Block(body) => self.block(body),
@@ -357,6 +368,8 @@ impl<'a> Engine<'a> {
         self.memory.searching = searching;
         self.owner = owner;
         self.running.pop();
+        self.closures.suspended.pop();
+        self.turns = self.turns.saturating_sub(again);
         self.globals.pop();
         let nonlocals = self.nonlocals.pop().unwrap_or_default();
         let mut result: Option<Value<'a>> = None;
@@ -378,6 +391,7 @@ impl<'a> Engine<'a> {
             .collect();
         // The caller's frames come back; the module's may have changed.
         let module = self.state.frames.first().cloned();
+        self.closures.end(func.id, self.state.frames.last());
         self.state.frames = saved;
         if let (Some(module), Some(first)) = (module, self.state.frames.first_mut()) {
             *first = module;
@@ -388,7 +402,7 @@ impl<'a> Engine<'a> {
                 self.state.bind(name, value);
             }
         }
-        self.state.empty = empty;
+        (self.state.empty, self.state.hollow) = (empty, hollow);
         self.line = line;
         let mut result = result.unwrap_or(Value::unknown());
         if let Some(Some(item)) = self.yields.pop() {

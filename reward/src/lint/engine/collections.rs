@@ -7,6 +7,8 @@ use ruff_python_ast::Expr;
 use super::Engine;
 use super::call::Args;
 use super::prepass::place_of;
+use super::sizes::entry;
+use super::trace::{Fact, Stage};
 use super::value::Value;
 
 impl<'a> Engine<'a> {
@@ -55,11 +57,15 @@ impl<'a> Engine<'a> {
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))
             }
             ("setdefault", Some(value)) => {
-                let both = with(&value);
+                let both = entry(with(&value));
+                if let Some(key) = args.positional.first() {
+                    self.keyed_by(key);
+                }
                 (both.clone(), Some(Value::Bag(Rc::new(both))))
             }
             ("extend" | "update", Some(value)) => {
                 let more = self.element(&value);
+                let more = if name == "update" { entry(more) } else { more };
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
             }
             ("get", _) => {
@@ -73,6 +79,14 @@ impl<'a> Engine<'a> {
             ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
             ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
             _ => (Value::Scalar, None),
+        }
+    }
+
+    /// A dict's keys are not followed.
+    pub(super) fn keyed_by(&mut self, key: &Value<'a>) {
+        let holds = |v: &Value<'a>| !v.all_tensors().is_empty() && !matches!(v, Value::Attr(..) | Value::Instance(..));
+        if self.stage == Stage::Forward && holds(key) {
+            self.note(Fact::OpaqueCall { what: "a tensor as a key".to_owned() });
         }
     }
 

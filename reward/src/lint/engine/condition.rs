@@ -2,20 +2,41 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{BoolOp, CmpOp, Expr, UnaryOp};
+use ruff_python_ast::{BoolOp, CmpOp, Expr, ExprCall, ExprGenerator, ExprListComp, UnaryOp};
 
 use super::Engine;
+use super::sizes::{SizeOf, sizes};
 use super::trace::{Fact, Stage};
 use super::value::Value;
+
+/// Which tensors a test singles out by their having no elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Emptiness {
+    #[default]
+    No,
+    /// Parameters may be among them, and those the candidate makes: only what is empty anyway is free then.
+    Parameter,
+    Inputs,
+}
+
+impl Emptiness {
+    fn of(sizes: SizeOf) -> Self {
+        if sizes == SizeOf::Parameter { Emptiness::Parameter } else { Emptiness::Inputs }
+    }
+}
+
+/// True only for tensors without elements, and false only for them.
+type Sides = (Emptiness, Emptiness);
+const NEITHER: Sides = (Emptiness::No, Emptiness::No);
 
 /// What a test decides.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Condition {
     pub truth: Option<bool>,
     /// True only for tensors without elements.
-    pub empty: bool,
+    pub empty: Emptiness,
     /// False only for tensors without elements.
-    pub filled_otherwise: bool,
+    pub filled_otherwise: Emptiness,
     /// A number that an earlier call left decides it.
     pub state: bool,
 }
@@ -36,35 +57,75 @@ impl<'a> Engine<'a> {
         condition
     }
 
-    /// (true only for empty tensors, false only for empty tensors)
-    fn emptiness(&mut self, test: &'a Expr) -> (bool, bool) {
+    fn emptiness(&mut self, test: &'a Expr) -> Sides {
         match test {
             Expr::UnaryOp(u) if u.op == UnaryOp::Not => {
                 let (empty, filled) = self.emptiness(&u.operand);
                 (filled, empty)
             }
             Expr::BoolOp(b) => {
-                let parts: Vec<(bool, bool)> = b.values.iter().map(|v| self.emptiness(v)).collect();
+                let parts: Vec<Sides> = b.values.iter().map(|v| self.emptiness(v)).collect();
+                let all = |side: fn(&Sides) -> Emptiness| parts.iter().map(side).min().unwrap_or_default();
                 match b.op {
-                    BoolOp::Or => (parts.iter().all(|p| p.0), false),
-                    BoolOp::And => (parts.iter().any(|p| p.0), parts.iter().all(|p| p.1)),
+                    BoolOp::Or => (all(|p| p.0), Emptiness::No),
+                    BoolOp::And => (parts.iter().map(|p| p.0).max().unwrap_or_default(), all(|p| p.1)),
                 }
             }
             Expr::Compare(c) if c.ops.len() == 1 => {
                 let (left, right) = (self.quiet(&c.left), self.quiet(&c.comparators[0]));
-                match (&left, &c.ops[0], &right) {
-                    (Value::Size, CmpOp::Eq, Value::Int(0)) | (Value::Int(0), CmpOp::Eq, Value::Size) => (true, false),
-                    (Value::Size, CmpOp::LtE, Value::Int(0)) | (Value::Size, CmpOp::Lt, Value::Int(1)) => (true, false),
-                    (Value::Size, CmpOp::Gt | CmpOp::NotEq, Value::Int(0)) => (false, true),
-                    (Value::Int(0), CmpOp::Lt | CmpOp::NotEq, Value::Size) => (false, true),
-                    _ => (false, false),
-                }
+                compared(&left, c.ops[0], &right)
             }
-            Expr::Call(_) | Expr::Name(_) | Expr::Attribute(_) | Expr::Subscript(_) => {
-                (false, matches!(self.quiet(test), Value::Size))
-            }
-            _ => (false, false),
+            Expr::Call(c) => match self.of_each(c) {
+                Some(found) => found,
+                None => self.filled(test),
+            },
+            Expr::Name(_) | Expr::Attribute(_) | Expr::Subscript(_) => self.filled(test),
+            _ => NEITHER,
         }
+    }
+
+    /// A size as a test.
+    fn filled(&mut self, test: &'a Expr) -> Sides {
+        match self.quiet(test) {
+            Value::Size(of) => (Emptiness::No, Emptiness::of(of)),
+            _ => NEITHER,
+        }
+    }
+
+    /// `any(s == 0 for s in x.shape)`, `all(s > 0 for s in x.shape)`, `all(x.shape)`
+    fn of_each(&mut self, call: &'a ExprCall) -> Option<Sides> {
+        let [over] = &*call.arguments.args else {
+            return None;
+        };
+        let Value::Path(name) = self.quiet(&call.func) else {
+            return None;
+        };
+        let any = match &*name {
+            "builtins.any" => true,
+            "builtins.all" => false,
+            _ => return None,
+        };
+        let one = match over {
+            Expr::Generator(ExprGenerator { elt, generators, .. })
+            | Expr::ListComp(ExprListComp { elt, generators, .. }) => {
+                let [generator] = generators.as_slice() else {
+                    return None;
+                };
+                if !generator.ifs.is_empty() || !generator.target.is_name_expr() {
+                    return None;
+                }
+                let items = self.quiet(&generator.iter);
+                sizes(&items)?;
+                let state = self.fork();
+                let item = self.element(&items);
+                self.assign(&generator.target, item);
+                let one = self.emptiness(elt);
+                self.state = state;
+                one
+            }
+            _ => (Emptiness::No, sizes(&self.quiet(over)).map_or(Emptiness::No, Emptiness::of)),
+        };
+        Some(if any { (one.0, Emptiness::No) } else { (Emptiness::No, one.1) })
     }
 
     /// Evaluates again without writing facts.
@@ -135,5 +196,33 @@ impl<'a> Engine<'a> {
             [Value::Int(start), Value::Int(end)] => end <= start,
             _ => false,
         }
+    }
+}
+
+/// What a comparison with 0 or 1 says of sizes.
+fn compared(left: &Value<'_>, op: CmpOp, right: &Value<'_>) -> Sides {
+    let (size, number, op) = match (left, right, op) {
+        // Of a dict, the keys are asked for.
+        (Value::Int(0), Value::Shape(_) | Value::List(_), CmpOp::In | CmpOp::NotIn) => match sizes(right) {
+            Some(of) => (of, 0, if op == CmpOp::In { CmpOp::Eq } else { CmpOp::NotEq }),
+            None => return NEITHER,
+        },
+        (Value::Size(of), Value::Int(number), op) => (*of, *number, op),
+        (Value::Int(number), Value::Size(of), op) => {
+            let turned = match op {
+                CmpOp::Lt => CmpOp::Gt,
+                CmpOp::LtE => CmpOp::GtE,
+                CmpOp::Gt => CmpOp::Lt,
+                CmpOp::GtE => CmpOp::LtE,
+                other => other,
+            };
+            (*of, *number, turned)
+        }
+        _ => return NEITHER,
+    };
+    match (op, number) {
+        (CmpOp::Eq | CmpOp::LtE, 0) | (CmpOp::Lt, 1) => (Emptiness::of(size), Emptiness::No),
+        (CmpOp::Gt | CmpOp::NotEq, 0) | (CmpOp::GtE, 1) => (Emptiness::No, Emptiness::of(size)),
+        _ => NEITHER,
     }
 }

@@ -6,9 +6,11 @@ use std::rc::Rc;
 use ruff_python_ast::visitor::{Visitor, walk_expr};
 use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, Operator, UnaryOp};
 
+use super::assign::target_names;
 use super::call::Args;
 use super::fold::{decide, fold, special_name};
 use super::paths::canonical;
+use super::sizes::entry;
 use super::state::{State, Written};
 use super::trace::{Fact, How, Stage};
 use super::value::{Func, ObjId, Value, scalar};
@@ -139,7 +141,8 @@ impl<'a> Engine<'a> {
                 let mut all: Option<Value<'a>> = None;
                 for item in &d.items {
                     if let Some(key) = &item.key {
-                        self.eval(key);
+                        let key = self.eval(key);
+                        self.keyed_by(&key);
                     }
                     let value = self.eval(&item.value);
                     if let (None, Value::Instance(_, class)) = (&item.key, &value)
@@ -151,7 +154,7 @@ impl<'a> Engine<'a> {
                     all = Some(all.map_or(value.clone(), |a| a.join(&value)));
                 }
                 let made = match all {
-                    Some(value) => Value::Bag(Rc::new(value)),
+                    Some(value) => Value::Bag(Rc::new(entry(value))),
                     None => Value::List(Rc::new(Vec::new())),
                 };
                 self.made_here(&made);
@@ -173,7 +176,7 @@ impl<'a> Engine<'a> {
             Expr::DictComp(c) => {
                 let mut parts: Vec<&'a Expr> = c.key.as_deref().into_iter().collect();
                 parts.push(&c.value);
-                self.comprehension(&c.generators, &parts)
+                entry(self.comprehension(&c.generators, &parts))
             }
             Expr::Starred(s) => {
                 let value = self.eval(&s.value);
@@ -227,21 +230,22 @@ impl<'a> Engine<'a> {
     fn elements(&mut self, elts: &'a [Expr]) -> Value<'a> {
         if elts.iter().any(Expr::is_starred_expr) {
             let mut items = Vec::new();
+            let mut counted = true;
             for elt in elts {
                 match elt {
                     Expr::Starred(s) => match self.eval(&s.value) {
                         Value::List(inner) => items.extend(inner.iter().cloned()),
                         other => {
                             self.measured(&other);
-                            let item = self.element(&other);
-                            let all = items.iter().fold(item, |all, v| all.join(v));
-                            return Value::Bag(Rc::new(all));
+                            items.push(self.element(&other));
+                            counted = false;
                         }
                     },
                     other => items.push(self.eval(other)),
                 }
             }
-            return Value::List(Rc::new(items));
+            let items = Value::List(Rc::new(items));
+            return if counted { items } else { Value::Bag(Rc::new(self.element(&items))) };
         }
         Value::List(Rc::new(elts.iter().map(|e| self.eval(e)).collect()))
     }
@@ -260,7 +264,17 @@ impl<'a> Engine<'a> {
     fn comprehension(&mut self, generators: &'a [Comprehension], parts: &[&'a Expr]) -> Value<'a> {
         self.turns += 1;
         self.memory.searching += 1;
+        // Its names are its own.
+        let names: Vec<&'a str> = generators.iter().flat_map(|g| target_names(&g.target)).collect();
+        let hidden: Vec<Option<Value<'a>>> =
+            names.iter().map(|name| self.state.frames.last().and_then(|f| f.get(name)).cloned()).collect();
         let made = self.comprehended(generators, parts);
+        for (name, value) in names.into_iter().zip(hidden).rev() {
+            match value {
+                Some(value) => self.state.bind(name, value),
+                None => self.state.unbind(name),
+            }
+        }
         self.memory.searching = self.memory.searching.saturating_sub(1);
         self.turns = self.turns.saturating_sub(1);
         made
@@ -297,8 +311,11 @@ impl<'a> Engine<'a> {
             }
         }
         let mut last = Value::unknown();
-        for part in parts {
+        for (at, part) in parts.iter().enumerate() {
             last = self.eval(part);
+            if at + 1 < parts.len() {
+                self.keyed_by(&last);
+            }
         }
         Value::Bag(Rc::new(last))
     }
@@ -357,17 +374,13 @@ impl<'a> Engine<'a> {
                 let items = Value::List(Rc::clone(x));
                 Value::Bag(Rc::new(self.element(&items)))
             }
-            (Value::List(_) | Value::Bag(_) | Value::Shape, _, _)
-            | (_, Value::List(_) | Value::Bag(_) | Value::Shape, _) => {
-                if matches!(a, Value::Shape) || matches!(b, Value::Shape) {
-                    return Value::Shape;
-                }
+            _ if super::sizes::operate(op, a, b).is_some() => super::sizes::operate(op, a, b).unwrap_or(Value::Scalar),
+            (Value::List(_) | Value::Bag(_), _, _)
+            | (_, Value::List(_) | Value::Bag(_), _)
+            | (Value::Shape(_), _, Operator::Add)
+            | (_, Value::Shape(_), Operator::Add) => {
                 let (x, y) = (self.element(a), self.element(b));
                 Value::Bag(Rc::new(x.join(&y)))
-            }
-            (Value::Size, Value::Size, Operator::Mult) => Value::Size,
-            (Value::Size, Value::Int(i), Operator::Mult) | (Value::Int(i), Value::Size, Operator::Mult) if *i > 0 => {
-                Value::Size
             }
             _ if a.is_scalar() && b.is_scalar() => match scalar(a, b) {
                 Value::StateScalar => Value::StateScalar,

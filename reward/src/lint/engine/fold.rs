@@ -59,11 +59,11 @@ pub(super) fn decide(op: CmpOp, left: &Value<'_>, right: &Value<'_>) -> Option<b
             (Value::Int(a), Value::Int(b)) => Some(ordered(op, a.cmp(b))),
             (Value::Str(a), Value::Str(b)) => Some(ordered(op, a.cmp(b))),
             // A size is never negative.
-            (Value::Size, Value::Int(b)) if *b < 0 || (*b == 0 && op == CmpOp::Lt) => match op {
+            (Value::Size(_), Value::Int(b)) if *b < 0 || (*b == 0 && op == CmpOp::Lt) => match op {
                 CmpOp::Lt | CmpOp::LtE | CmpOp::Eq => Some(false),
                 _ => Some(true),
             },
-            (Value::Size, Value::Int(0)) if op == CmpOp::GtE => Some(true),
+            (Value::Size(_), Value::Int(0)) if op == CmpOp::GtE => Some(true),
             _ => None,
         },
     }

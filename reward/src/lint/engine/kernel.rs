@@ -290,7 +290,7 @@ impl<'a> Walk<'a, '_> {
                     _ => {}
                 }
             }
-            if callee.is_none() {
+            if callee.is_none() && !self.is_foreign(&a.value) {
                 self.does(base | all, of_call(a.attr.id.as_str()));
                 return base | all;
             }
@@ -299,13 +299,18 @@ impl<'a> Walk<'a, '_> {
             Some(id) if self.depth < MAX_HELPERS => self.helper_call(id, &positional, &named),
             _ => {
                 match (&*call.func, &callee) {
-                    (_, Some(path)) if path.starts_with("triton.") => {}
+                    (_, Some(path)) if path.starts_with("triton.") => all,
                     (Expr::Name(n), None) if BUILTINS.contains(&n.id.as_str()) => {
                         self.does(all, Features::SELECT | Features::ADD);
+                        all
                     }
-                    _ => self.facts.opaque = true,
+                    _ => {
+                        // It may load what it is given, and be a helper that came in as an argument.
+                        self.facts.opaque = true;
+                        self.facts.loads |= all & !DATA;
+                        all | DATA
+                    }
                 }
-                all
             }
         }
     }
@@ -376,10 +381,26 @@ impl<'a> Walk<'a, '_> {
         let Expr::Name(n) = expr else {
             return None;
         };
+        // A parameter by the name of a helper is whatever it is given.
+        if self.names.contains_key(n.id.as_str()) {
+            return None;
+        }
         match self.lookup(n.id.as_str())? {
             Value::Kernels(ids) => ids.first().copied(),
             Value::Func(func) => Some(func.id),
             _ => None,
+        }
+    }
+
+    /// Something of the candidate's own that is neither a kernel's value nor a function: what its methods do is not known.
+    fn is_foreign(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Name(n) if !self.names.contains_key(n.id.as_str()) => {
+                self.lookup(n.id.as_str()).is_some_and(|v| !v.is_scalar())
+            }
+            Expr::Attribute(a) => self.is_foreign(&a.value),
+            Expr::Subscript(s) => self.is_foreign(&s.value),
+            _ => false,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ruff_python_ast::Expr;
+
 use super::Engine;
 use super::call::Args;
 use super::state::Written;
@@ -45,6 +47,7 @@ impl<'a> Engine<'a> {
         let mut all: Option<BTreeMap<ObjId, Written>> = None;
         for kernel in kernels {
             self.run_hooks(*kernel, args);
+            self.constants(*kernel, args);
             let one = self.written_by(*kernel, args);
             all = Some(match all.take() {
                 None => one,
@@ -64,6 +67,30 @@ impl<'a> Engine<'a> {
         for (id, written) in all.unwrap_or_default() {
             let old = self.state.written(id);
             self.state.set_written(id, old.max(written));
+        }
+    }
+
+    /// A constant of a kernel is handed on as it is: interpreted, the kernel has the object itself.
+    fn constants(&mut self, kernel: FuncId, args: &Args<'a>) {
+        let Some(params) = self.functions[kernel].params else {
+            return;
+        };
+        for (index, parameter) in params.iter_non_variadic_params().enumerate() {
+            let named = |e: &Expr| match e {
+                Expr::Name(n) => n.id.as_str() == "constexpr",
+                Expr::Attribute(a) => a.attr.id.as_str() == "constexpr",
+                Expr::StringLiteral(s) => s.value.to_str().ends_with("constexpr"),
+                _ => false,
+            };
+            let name = parameter.parameter.name.id.as_str();
+            let constant = parameter.parameter.annotation.as_deref().is_some_and(named);
+            let given = args.get(index, name);
+            if given.is_some_and(|v| {
+                constant && self.brings_python(v, 0)
+                    || matches!(v, Value::Func(_) | Value::Partial(_) | Value::Bound(..))
+            }) {
+                self.note(Fact::Inside { what: format!("what the kernel gets as {name}") });
+            }
         }
     }
 

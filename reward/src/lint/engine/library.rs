@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::call::Args;
 use super::modules::CONTEXT;
+use super::sizes::{by_dtype, keeps_size, product};
 use super::state::Written;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
@@ -60,8 +61,10 @@ impl<'a> Engine<'a> {
             "functools" if rest == "reduce" && args.positional.len() >= 2 => {
                 let item = self.element(&args.positional[1]);
                 let start = args.positional.get(2).cloned().unwrap_or(item.clone());
-                self.call_value(&args.positional[0].clone(), Args::of(vec![start, item]))
+                let function = args.positional[0].clone();
+                self.many_times(|engine| engine.call_value(&function, Args::of(vec![start, item])))
             }
+            "math" | "numpy" if rest == "prod" && product(&args).is_some() => product(&args).unwrap_or(Value::Scalar),
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
             "time" => {
                 self.note(Fact::Escapes { what: path.to_owned() });
@@ -141,24 +144,7 @@ impl<'a> Engine<'a> {
             return value;
         }
         match torch_call(rest) {
-            TorchCall::Alloc => {
-                if matches!(rest, "tensor" | "as_tensor" | "Tensor" | "scalar_tensor") && args.has_tensor() {
-                    return self.compute(How::Function(path.to_owned()), &args.all());
-                }
-                let host = |(name, value): &(Option<&str>, Value<'a>)| match (name, value) {
-                    (Some("pin_memory"), value) => value.truth() != Some(false),
-                    (Some("device"), Value::Str(device)) => device.starts_with("cpu"),
-                    _ => false,
-                };
-                if self.stage == Stage::Forward && args.keywords.iter().any(host) {
-                    self.note(Fact::Host { what: format!("{path} in the host's memory"), reject: true });
-                }
-                let buffer = self.fresh(Origin::Alloc);
-                if rest.ends_with("_like") && first.is_some_and(|v| self.sized_by_input(&v)) {
-                    self.like_input.extend(buffer.tensors().iter());
-                }
-                buffer
-            }
+            TorchCall::Alloc => self.allocate(path, rest, &args),
             TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
                 Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => {
                     if keeps_size(rest) { value } else { value.part() }
@@ -178,7 +164,10 @@ impl<'a> Engine<'a> {
                 Value::Scalar
             }
             TorchCall::Module => Value::NnModule(Rc::from(path)),
-            TorchCall::Compute => self.compute(How::Function(path.to_owned()), &args.all()),
+            TorchCall::Compute => {
+                let all: Vec<Value<'a>> = args.all().iter().map(|v| self.suspected(v)).collect();
+                self.compute(How::Function(path.to_owned()), &all)
+            }
         }
     }
 
@@ -259,7 +248,7 @@ impl<'a> Engine<'a> {
             Value::Func(_) | Value::Bound(..) | Value::Launcher(_) if name == "__call__" => {
                 self.call_value(&Rc::clone(base), args)
             }
-            Value::Shape if name == "numel" => Value::Size,
+            Value::Shape(of) if name == "numel" => Value::Size(*of),
             Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
             Value::Str(text) => {
                 if args.has_tensor() {
@@ -279,7 +268,7 @@ impl<'a> Engine<'a> {
                 }
                 if clearly_tensor_method(name) && self.stage == Stage::Forward {
                     let mut all = args.all();
-                    all.push(Value::Unknown(ids.clone()));
+                    all.push(self.suspected(&Value::Unknown(ids.clone())));
                     return self.compute(How::Method(name.to_owned()), &all);
                 }
                 let mut all = args;
@@ -301,13 +290,16 @@ impl<'a> Engine<'a> {
                     Value::StateScalar
                 }
             }
-            Method::Size | Method::Shape if !self.sized_by_input(base) => {
+            Method::Size | Method::Shape => {
                 let one = name != "size" || !(args.positional.is_empty() && args.keywords.is_empty());
-                if one { Value::Scalar } else { Value::Bag(Rc::new(Value::Scalar)) }
+                match (self.sized(base), one) {
+                    (Some(of), true) if name == "size" => Value::Size(of.part()),
+                    (Some(of), true) => Value::Size(of),
+                    (Some(of), false) => Value::Shape(of),
+                    (None, true) => Value::Scalar,
+                    (None, false) => Value::Bag(Rc::new(Value::Scalar)),
+                }
             }
-            Method::Size => Value::Size,
-            Method::Shape if args.positional.is_empty() && args.keywords.is_empty() => Value::Shape,
-            Method::Shape => Value::Size,
             Method::Scalar => Value::Scalar,
             Method::View => {
                 let host = |v: &Value<'a>| matches!(v, Value::Str(s) if s.starts_with("cpu") || s.starts_with("meta"));
@@ -321,13 +313,14 @@ impl<'a> Engine<'a> {
                     _ if state && self.is_kept(base) => base.part(),
                     _ if MAY_COPY.contains(&name) => base.perhaps_copied(),
                     _ if self.is_kept(base) => base.part(),
+                    "view" if by_dtype(&args) => base.part(),
                     _ if keeps_size(name) => base.clone(),
                     _ => base.part(),
                 }
             }
             Method::Copy => self.copy_of(base),
             Method::Alloc => {
-                let made = self.fresh(Origin::Alloc);
+                let made = self.allocate_by(name, &args);
                 if state {
                     self.sized_by_state(&made);
                 }
@@ -341,7 +334,8 @@ impl<'a> Engine<'a> {
                     self.compute_on(How::Method(name.to_owned()), &all);
                 }
                 for id in base.tensors().iter() {
-                    self.state.set_written(*id, Written::No);
+                    let unwritten = self.unwritten(*id);
+                    self.state.set_written(*id, unwritten);
                 }
                 base.clone()
             }
@@ -375,6 +369,8 @@ impl<'a> Engine<'a> {
             return self.fresh(Origin::Kept);
         }
         let copy = self.fresh(if data { Origin::Copy } else { Origin::Alloc });
+        let of = self.sized(value);
+        self.sized_as(&copy, of);
         self.flows.add(None, value.all_tensors(), copy.all_tensors());
         // What kernels wrote is theirs in a copy, too.
         for how in [Written::Data, Written::Constant] {
@@ -468,26 +464,3 @@ const MAY_COPY: &[&str] = &[
     "type",
     "type_as",
 ];
-
-/// A view by this name has as many elements as what it looks at.
-fn keeps_size(name: &str) -> bool {
-    !matches!(
-        name,
-        "narrow"
-            | "select"
-            | "split"
-            | "split_with_sizes"
-            | "chunk"
-            | "tensor_split"
-            | "hsplit"
-            | "vsplit"
-            | "dsplit"
-            | "unbind"
-            | "diagonal"
-            | "as_strided"
-            | "unfold"
-            | "expand"
-            | "expand_as"
-            | "broadcast_to"
-    )
-}

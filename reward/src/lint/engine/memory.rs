@@ -179,7 +179,7 @@ impl<'a> Engine<'a> {
         let scalar = self.mutable.scalars.contains(&place);
         let new = |engine: &mut Self| if scalar { Value::StateScalar } else { engine.fresh(Origin::Kept) };
         match old {
-            Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size | Value::StateScalar => {
+            Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size(_) | Value::StateScalar => {
                 Value::StateScalar
             }
             Value::List(_) | Value::Bag(_) => {

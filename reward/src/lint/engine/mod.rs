@@ -6,18 +6,21 @@
 //! a step budget, so any text ends in bounded time.
 
 mod acts;
+mod alloc;
 mod assign;
 mod attribute;
 mod builtins;
 mod call;
 mod callbacks;
 mod classes;
+mod closures;
 mod collections;
 mod condition;
 mod expr;
 pub mod features;
 mod fold;
 mod hooks;
+mod inside;
 pub mod kernel;
 mod launch;
 mod library;
@@ -29,6 +32,7 @@ mod prepass;
 mod protocols;
 mod provenance;
 mod records;
+pub mod sizes;
 pub mod state;
 mod stmt;
 mod taint;
@@ -39,6 +43,7 @@ pub mod trace;
 mod unreached;
 pub mod value;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -47,9 +52,10 @@ use ruff_python_ast::{Expr, Parameters, Stmt, StmtFunctionDef};
 use super::syntax::Lines;
 use kernel::KernelFacts;
 use prepass::{Mutable, Place};
+use sizes::SizeOf;
 use state::{State, Written};
 use trace::{Fact, Seen, Stage};
-use value::{COPY, ClassId, Env, Func, FuncId, ObjId, Value};
+use value::{ClassId, Env, Func, FuncId, ObjId, Value};
 
 /// Most nested calls that are followed.
 const MAX_CALLS: usize = 24;
@@ -148,12 +154,15 @@ pub struct Engine<'a> {
     budget: u32,
     /// Expressions of kernels that may still be looked at.
     kernel_budget: u32,
+    /// Values that may still be looked at for Python in kernels.
+    inside_budget: Cell<u32>,
     state: State<'a>,
     /// Return values and states of every running call.
     returns: Vec<Vec<(Value<'a>, State<'a>)>>,
     loops: Vec<Loop<'a>>,
     /// Functions that run, the innermost last.
     running: Vec<FuncId>,
+    closures: closures::Closures<'a>,
     /// What each running call has yielded.
     yields: Vec<Option<Value<'a>>>,
     /// Loops and comprehensions around.
@@ -175,8 +184,10 @@ pub struct Engine<'a> {
     /// Where forward kept something for later calls, and where that was more than numbers.
     stored: HashSet<Place<'a>>,
     stored_tensors: HashSet<Place<'a>>,
-    /// Buffers with the sizes of an input.
-    like_input: HashSet<ObjId>,
+    /// Whose sizes new buffers have, where they have none of their own.
+    like_input: HashMap<ObjId, SizeOf>,
+    /// Inputs that are one tensor each.
+    inputs: HashSet<ObjId>,
     /// Objects of the candidate's classes.
     instances: Vec<(ObjId, ClassId)>,
     hooks: hooks::Hooks<'a>,
@@ -257,10 +268,12 @@ impl<'a> Engine<'a> {
             line: 0,
             budget: BUDGET,
             kernel_budget: kernel::TOTAL_BUDGET,
+            inside_budget: Cell::new(inside::BUDGET),
             state: State::new(),
             returns: Vec::new(),
             loops: Vec::new(),
             running: Vec::new(),
+            closures: closures::Closures::default(),
             yields: Vec::new(),
             turns: 0,
             evicting: false,
@@ -274,7 +287,8 @@ impl<'a> Engine<'a> {
             parameter: 0,
             stored: HashSet::new(),
             stored_tensors: HashSet::new(),
-            like_input: HashSet::new(),
+            like_input: HashMap::new(),
+            inputs: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
             handed: Vec::new(),
@@ -291,10 +305,11 @@ impl<'a> Engine<'a> {
     fn reset_call_stacks(&mut self) {
         self.state.frames.truncate(1);
         self.state.alive = true;
-        self.state.empty = false;
+        (self.state.empty, self.state.hollow) = (false, false);
         self.returns.clear();
         self.running.clear();
         self.yields.clear();
+        self.closures.suspended.clear();
         self.turns = 0;
         self.loops.clear();
         self.globals.clear();
@@ -331,8 +346,15 @@ impl<'a> Engine<'a> {
     fn object(&mut self, origin: Origin) -> ObjId {
         let id = self.origins.len() as ObjId;
         self.origins.push(origin);
-        self.state.set_written(id, Written::No);
+        let unwritten = self.unwritten(id);
+        self.state.set_written(id, unwritten);
         id
+    }
+
+    /// What is known of a tensor that no kernel has written to.
+    fn unwritten(&self, id: ObjId) -> Written {
+        let spared = self.state.hollow && matches!(self.origins.get(id as usize), Some(Origin::Alloc));
+        if spared { Written::Spared } else { Written::No }
     }
 
     /// A new tensor.
@@ -344,17 +366,6 @@ impl<'a> Engine<'a> {
     /// The object that stands for every parameter and buffer of a module.
     fn parameter(&self) -> Value<'a> {
         Value::tensor(self.parameter)
-    }
-
-    /// The sizes of this value are sizes of an input, as a whole.
-    fn sized_by_input(&self, value: &Value<'a>) -> bool {
-        let ids = value.tensors();
-        let whole = |id: &ObjId| {
-            *id == COPY
-                || self.like_input.contains(id)
-                || matches!(self.origins.get(*id as usize), Some(Origin::Input | Origin::Copy))
-        };
-        !ids.is_empty() && ids.iter().all(whole)
     }
 
     /// Data: it comes from an input, a parameter or an earlier call, directly or through a kernel or compute.
@@ -380,6 +391,9 @@ impl<'a> Engine<'a> {
     /// A function value that sees the running call's names later on.
     fn close(&mut self, id: FuncId) -> Func<'a> {
         let func = self.closed(id);
+        if let Some(around) = self.running.last() {
+            self.closures.homes.insert(id, *around);
+        }
         self.made.insert(id, func.clone());
         func
     }

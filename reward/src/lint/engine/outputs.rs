@@ -19,7 +19,7 @@ impl<'a> Engine<'a> {
             for (index, parameter) in positional.enumerate() {
                 match &inputs.tensors {
                     Some(tensors) if index < tensors.len() => {
-                        let value = if tensors[index] { self.fresh(Origin::Input) } else { Value::Scalar };
+                        let value = if tensors[index] { self.input() } else { Value::Scalar };
                         args.positional.push(value);
                     }
                     Some(_) => break,
@@ -39,6 +39,13 @@ impl<'a> Engine<'a> {
         self.entry = usize::MAX;
     }
 
+    /// One tensor that forward is called with.
+    fn input(&mut self) -> Value<'a> {
+        let input = self.fresh(Origin::Input);
+        self.inputs.extend(input.tensors().iter());
+        input
+    }
+
     /// What a parameter of forward probably is when the task is not known.
     fn guess(&mut self, parameter: &'a ParameterWithDefault) -> Value<'a> {
         let number = |e: &Expr| matches!(e, Expr::Name(n) if matches!(n.id.as_str(), "int" | "float" | "bool" | "str"));
@@ -46,9 +53,9 @@ impl<'a> Engine<'a> {
             return Value::Scalar;
         }
         match parameter.default.as_deref() {
-            None => self.fresh(Origin::Input),
+            None => self.input(),
             Some(Expr::NoneLiteral(_)) => {
-                let input = self.fresh(Origin::Input);
+                let input = self.input();
                 Value::Nothing.join(&input)
             }
             Some(default) => {
@@ -110,7 +117,7 @@ impl<'a> Engine<'a> {
 
     pub(super) fn forged(&self, id: u32) -> Option<Forged> {
         match self.state.written(id) {
-            Written::Data => None,
+            Written::Data | Written::Spared => None,
             Written::Constant => Some(Forged::Constant),
             Written::No => match self.origins.get(id as usize)? {
                 Origin::Input | Origin::Copy => Some(Forged::Input),

@@ -14,6 +14,9 @@ pub enum Written {
     Constant,
     /// Written by a kernel from data.
     Data,
+    /// Made by torch.empty and the like, and not written on a way that is taken only where a parameter has no elements: such
+    /// a way has nothing to say of what the others write.
+    Spared,
 }
 
 /// Frame 0 is the module's; the last one belongs to the running function.
@@ -29,6 +32,8 @@ pub struct State<'a> {
     pub alive: bool,
     /// On a path that is taken only for tensors without elements.
     pub empty: bool,
+    /// The same, but the tensor may be a parameter, and those the candidate makes.
+    pub hollow: bool,
 }
 
 impl Default for State<'_> {
@@ -40,6 +45,7 @@ impl Default for State<'_> {
             made: Rc::new(HashSet::new()),
             alive: true,
             empty: false,
+            hollow: false,
         }
     }
 }
@@ -54,6 +60,13 @@ impl<'a> State<'a> {
     pub fn bind(&mut self, name: &'a str, value: Value<'a>) {
         if let Some(frame) = self.frames.last_mut() {
             Rc::make_mut(frame).insert(name, value);
+        }
+    }
+
+    /// Takes a name from the running frame.
+    pub fn unbind(&mut self, name: &str) {
+        if let Some(frame) = self.frames.last_mut() {
+            Rc::make_mut(frame).remove(name);
         }
     }
 
@@ -113,6 +126,7 @@ impl<'a> State<'a> {
             Rc::make_mut(&mut joined.made).retain(|field| other.made.contains(field));
         }
         joined.empty &= other.empty;
+        joined.hollow &= other.hollow;
         joined
     }
 }

@@ -192,7 +192,7 @@ impl<'a> Engine<'a> {
             }
             let before = self.fork();
             self.narrow(test, true);
-            self.state.empty |= found.empty;
+            self.enter_way(found.empty);
             let dropping = std::mem::replace(&mut self.memory.dropping, drops);
             self.block(body);
             self.memory.dropping = dropping;
@@ -204,7 +204,7 @@ impl<'a> Engine<'a> {
                 continue;
             }
             self.narrow(test, false);
-            self.state.empty |= found.filled_otherwise;
+            self.enter_way(found.filled_otherwise);
         }
         self.memory.branches -= branches;
         // The way past all arms (or through else) is the present state.
@@ -274,6 +274,7 @@ impl<'a> Engine<'a> {
     fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
         self.turns += 1;
         let before = self.fork();
+        let (frames, fields) = (before.frames.clone(), Rc::clone(&before.fields));
         let (first, mut breaks) = self.turn(body, &mut prepare);
         let mut end = first.clone();
         if first.alive {
@@ -289,6 +290,7 @@ impl<'a> Engine<'a> {
         }
         self.turns = self.turns.saturating_sub(1);
         self.state = end;
+        self.perhaps_unturned(&frames, &fields);
     }
 
     /// One turn of a loop: the state at the body's end (continues included), and those at its breaks.

@@ -107,6 +107,10 @@ pub enum Fact {
     Escapes {
         what: String,
     },
+    /// A kernel is given something of the candidate's own that is no constant.
+    Inside {
+        what: String,
+    },
     /// Something is printed.
     Prints,
     /// A decorator that is not understood on code that runs.

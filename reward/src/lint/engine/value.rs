@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::sizes::SizeOf;
+
 /// Index into `Engine::objects`: one tensor allocation, input, parameter or instance.
 pub type ObjId = u32;
 /// Stands beside a tensor's objects when the value may be a part of it: its sizes say nothing about the whole.
@@ -58,11 +60,11 @@ pub enum Value<'a> {
     /// A number, a dtype, a device, a string.
     Scalar,
     /// A dimension of a tensor, or a product of dimensions: never negative, and 0 only for a tensor without elements.
-    Size,
+    Size(SizeOf),
     /// A number or flag that an earlier call of forward left behind.
     StateScalar,
-    /// `x.shape`, of any length.
-    Shape,
+    /// `x.shape`, or some of it, of any length.
+    Shape(SizeOf),
     /// One of these tensors, or a view of one.
     Tensor(Ids),
     /// An imported module or a member of one, by its full dotted name; builtins as `builtins.len`.
@@ -155,9 +157,9 @@ impl<'a> Value<'a> {
                 | Value::Int(_)
                 | Value::Str(_)
                 | Value::Scalar
-                | Value::Size
+                | Value::Size(_)
                 | Value::StateScalar
-                | Value::Shape
+                | Value::Shape(_)
         )
     }
 
@@ -324,10 +326,9 @@ impl<'a> Value<'a> {
             (Value::NnModule(a), Value::NnModule(b)) => a == b,
             (Value::Nothing, Value::Nothing)
             | (Value::Scalar, Value::Scalar)
-            | (Value::Size, Value::Size)
             | (Value::StateScalar, Value::StateScalar)
-            | (Value::Shape, Value::Shape)
             | (Value::KernelDecorator, Value::KernelDecorator) => true,
+            (Value::Size(a), Value::Size(b)) | (Value::Shape(a), Value::Shape(b)) => a == b,
             (Value::Func(a), Value::Func(b)) => a.id == b.id,
             (Value::Bound(a, f), Value::Bound(b, g)) => f.id == g.id && (Rc::ptr_eq(a, b) || a.same(b)),
             (Value::Attr(a, f), Value::Attr(b, g)) => f == g && (Rc::ptr_eq(a, b) || a.same(b)),
@@ -356,7 +357,8 @@ fn merge_funcs(a: &Rc<[FuncId]>, b: &Rc<[FuncId]>) -> Rc<[FuncId]> {
 pub fn scalar<'a>(a: &Value<'a>, b: &Value<'a>) -> Value<'a> {
     match (a, b) {
         (Value::StateScalar, _) | (_, Value::StateScalar) => Value::StateScalar,
-        (Value::Size, Value::Size) => Value::Size,
+        (Value::Size(a), Value::Size(b)) => Value::Size(a.join(*b)),
+        (Value::Shape(a), Value::Shape(b)) => Value::Shape(a.with(*b)),
         _ => Value::Scalar,
     }
 }

@@ -4,6 +4,7 @@ use rollout::outcome::Finding;
 
 use super::{Rule, reject};
 use crate::lint::Known;
+use crate::lint::engine::trace::Fact;
 
 /// K030
 pub const RULE: Rule = Rule {
@@ -44,6 +45,14 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         if below(path, LIST) && !below(path, FREE) {
             reject(findings, RULE.code, mention.line, format!("{path} tells how the candidate is run"));
         }
+    }
+    let engine = &known.ran.engine;
+    let given = engine.seen.iter().filter_map(|seen| match &seen.fact {
+        Fact::Inside { what } => Some((seen.line, what.clone())),
+        _ => None,
+    });
+    for (line, what) in given.chain(engine.python_in_kernels()) {
+        reject(findings, RULE.code, line, format!("{what} is Python, which only an interpreted kernel can work with"));
     }
     for mention in &known.whole.inspected {
         let what = &mention.path;
