@@ -5,5 +5,6 @@ mod faults;
 mod fixtures;
 mod honest;
 mod hostile;
+mod inputs;
 mod lab;
 mod wrong;
