@@ -217,7 +217,7 @@ class Trial:
         self.evidence = {"launches": 0}
 
     def call(self, model):
-        seen = watch.Watch([*watch.tensors(self.args), *outputs.weight_tensors(model)])
+        seen = watch.Watch(watch.tensors(self.args), outputs.weight_tensors(model), layout=self.draw["layout"])
         # Not the model's other parameters and buffers: those may be where it counts.
         known = reference_weights.get(id(model), [])
         fixed = [(t, frames.raw(t)) for t in known if isinstance(t, torch.nn.Parameter)]

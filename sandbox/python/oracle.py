@@ -116,6 +116,7 @@ class Answer:
         self.mutates = [i for i, (a, b) in enumerate(zip(given, before)) if not same_bits(a, b)]
         self.overlaps = [not t.is_contiguous() and t.numel() > t.untyped_storage().nbytes() // t.element_size()
                          for t in found]
+        self.contiguous = [t.is_contiguous() for t in found]
         self.tensors = [t.clone() for t in found]
 
 

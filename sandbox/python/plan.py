@@ -67,6 +67,8 @@ class Task:
         # Unknown until the first candidate: `None`.
         self.reduction = self.softmax = self.modes_agree = self.exact = self.extreme = self.places = None
         self.other, self.looked = None, False
+        # Whether the reference puts elements in order: then that is part of what is asked.
+        self.ordered = asks_for_order(self.tree)
 
     def run(self, code):
         space = {"__name__": "task"}
@@ -146,6 +148,12 @@ def task_of(name, source):
     if len(_tasks) > KEPT_TASKS:
         _tasks.popitem(last=False)
     return task
+
+
+def asks_for_order(tree):
+    """Whether a reference calls `contiguous`."""
+    return any(isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contiguous"
+               for owner in tree.body if isinstance(owner, ast.ClassDef) for node in ast.walk(owner))
 
 
 def declared_sizes(tree):

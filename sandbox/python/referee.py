@@ -189,7 +189,9 @@ class Prepared:
     def send(self, kind, args, train, grad, rewrite, state, index=COMPILE):
         self.wire.append({
             "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "rewrite": rewrite,
-            "may_raise": kind == SHAPE, "must_launch": True,
+            "may_raise": kind == SHAPE, "must_launch": True, "backwards": False,
+            # Where nothing is summed the order is most of the work.
+            "layout": self.task.ordered and self.task.reduction == 1,
             "state": None if state is None else self.pack_state(state),
             "inputs": frames.pack(args, self.blob)})
 
@@ -304,6 +306,8 @@ class Comparison:
                     self.wrong(f"{where}: {complaint}")
         if entry.get("shared") and not draw.answer.shared[i]:
             self.wrong(f"{where} shares memory with an input, a weight or an earlier output")
+        if self.prepared.task.ordered and draw.answer.contiguous[i] and not entry.get("contiguous"):
+            self.wrong(f"{where} is another view of elements that stand in another order; the reference returns contiguous ones")
         if entry.get("overlaps") and not draw.answer.overlaps[i]:
             self.wrong(f"{where} has elements that share one place in memory")
         if not error <= self.report["max_abs_error"]:

@@ -4,6 +4,7 @@
 mod faults;
 mod fixtures;
 mod honest;
+mod host;
 mod hostile;
 mod inputs;
 mod lab;
