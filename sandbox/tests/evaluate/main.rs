@@ -8,4 +8,5 @@ mod host;
 mod hostile;
 mod inputs;
 mod lab;
+mod order;
 mod wrong;
