@@ -20,6 +20,7 @@ import frames
 import interp
 import memory
 import oracle
+import order
 import outputs
 import shim
 import standin
@@ -146,22 +147,41 @@ class Session:
     def __init__(self, module, job, blob):
         self.module, self.job, self.blob = module, job, blob
         self.model = build(module, job, job["state"], blob)
-        self.trials = []
+        self.trials, self.turned = [], False
 
     def check(self, draw):
         """One checked forward. An exception is an answer only where the draw says so."""
         model = self.model if draw["state"] is None else build(self.module, self.job, draw["state"], self.blob)
         earlier = self.trials[-1].args if draw["rewrite"] and self.trials else None
         trial = Trial(draw, self.blob, earlier)
-        # Looked for once: it costs a look at every element's writer.
-        memory.tracing = not self.trials
+        # Looked for once in each order: it costs a look at every element's writer.
+        order.tracing = not self.trials or draw["backwards"]
         try:
             trial.call(model)
         except Exception as e:
-            if not draw["may_raise"]:
+            if not (draw["may_raise"] or draw["backwards"]):
                 raise
             trial.raised = describe(e)[1]
         self.trials.append(trial)
+        return trial
+
+    def backwards(self, draw):
+        """The first draw with programs in the other order. Nothing where no order can matter, or where one waits for another: a
+        scan that looks back would do so for ever. The referee compares."""
+        if not (order.atomics or order.overlapped):
+            return None
+        order.backwards = True
+        try:
+            trial = self.check(draw)
+        finally:
+            order.backwards = False
+        if order.waited:
+            self.trials.remove(trial)
+            return None
+        self.turned = True
+        # A race by the numbers only where the right ones are not there by chance.
+        seen = self.trials[0].evidence
+        seen["raced"] = max(seen["raced"], trial.evidence["raced"])
         return trial
 
     def outputs(self):
@@ -174,7 +194,7 @@ class Session:
             held += [outputs.span(t) for t in trial.tensors]
             draws.append({"outputs": entries, "tree": trial.tree, "mutated": trial.mutated,
                           "weights": trial.overwritten, "raised": trial.raised})
-        return draws, out.bytes()
+        return draws if self.turned else [*draws, {"outputs": [], "skipped": True}], out.bytes()
 
     def ablated(self):
         """The first draw once more with every launch doing nothing: what kernels do not make stays as it was."""
@@ -217,7 +237,7 @@ class Trial:
         self.evidence = {"launches": 0}
 
     def call(self, model):
-        seen = watch.Watch([*watch.tensors(self.args), *outputs.weight_tensors(model)])
+        seen = watch.Watch(watch.tensors(self.args), outputs.weight_tensors(model), layout=self.draw["layout"])
         # Not the model's other parameters and buffers: those may be where it counts.
         known = reference_weights.get(id(model), [])
         fixed = [(t, frames.raw(t)) for t in known if isinstance(t, torch.nn.Parameter)]
@@ -232,7 +252,7 @@ class Trial:
                 seen.note(name, size)
             self.evidence = {
                 "launches": interp.launches, "kernel_bytes": memory.traffic,
-                "remembered": memory.remembered(), "raced": memory.raced, "stray_loads": memory.stray_loads,
+                "remembered": memory.remembered(), "raced": order.raced, "stray_loads": memory.stray_loads,
                 "stray_stores": memory.stray_stores, "signatures": list(interp.signatures),
                 **seen.report()}
         self.overwritten = sum(frames.raw(t) != was for t, was in fixed)
@@ -285,11 +305,15 @@ def run(job_fd, result):
         with shim.CudaIsCpu(shim.poison):
             session = Session(load(path, "candidate"), job, blob)
             for draw in checked:
-                trial = session.check(draw)
+                trial = session.backwards(draw) if draw["backwards"] else session.check(draw)
+                if trial is None:
+                    continue
                 if trial.evidence["launches"] == 0 and draw["must_launch"] and trial.raised is None:
                     raise Reject("no_launch", f"a checked forward launched no Triton kernel ({mode(draw)})")
             draws, answer = session.outputs()
-            say({"event": "outputs", "draws": draws, "evidence": [t.evidence for t in session.trials]}, answer)
+            # Who waits or fails in the other order has launched less there.
+            seen = [t.evidence for t in session.trials if not t.draw["backwards"]]
+            say({"event": "outputs", "draws": draws, "evidence": seen}, answer)
             phase = "ablation"
             entries, answer = session.ablated()
             numbers_read = any(t.evidence.get("reads") for t in session.trials)

@@ -235,7 +235,7 @@ class Running:
         """One checked forward: what it returned stands in the box, what it did is in the answer."""
         model = self.model if draw["state"] is None else self.build(draw["state"])
         args = frames.unpack(draw["inputs"], self.view)
-        watcher = watch.Watch([*watch.tensors(args), *outputs.weight_tensors(model)])
+        watcher = watch.Watch(watch.tensors(args), outputs.weight_tensors(model))
         self.on.begin(watcher, idle)
         shim.escaped.clear()
         tensors, tree, raised = [], "", None

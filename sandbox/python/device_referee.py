@@ -269,9 +269,14 @@ class Session(referee.Prepared):
             got = part.tensor(entry).clone()
             if got.shape != want.shape or got.dtype != want.dtype:
                 return f"{name}, output {i}: {list(got.shape)} of {got.dtype}"
+            if self.disordered(entry, want):
+                return f"{name}, output {i}: its elements stand in another order"
             if not reference.near(got, want, self.task.reduction or 1):
                 return f"{name}: output {i} is not what it was when nobody timed it"
         return None
+
+    def disordered(self, entry, want):
+        return self.task.ordered and want.is_contiguous() and not entry.get("contiguous")
 
     def sure(self, calls, expected):
         """Which of some calls are right beyond doubt, in few operations: of a small output each costs more than what is in it. The others
@@ -282,7 +287,7 @@ class Session(referee.Prepared):
             inputs = [[] for _ in calls]
             outputs = [[] for _ in calls]
             for n, (((_, args, slot, at), outs), (want, mutates)) in enumerate(zip(calls, expected)):
-                if mutates or len(outs) != len(want):
+                if mutates or len(outs) != len(want) or any(map(self.disordered, outs, want)):
                     return nobody
                 view, shelf = box.View(self.memory, at), box.Shelf(self.memory, at)
                 inputs[n] = [(view.tensor(entry), arg) for entry, arg in standing(args, shelf)]
@@ -350,7 +355,7 @@ class Call(referee.Comparison):
     """One call's outputs, copied out of the box before they are looked at."""
 
     def __init__(self, session, said):
-        self.view = box.View(session.memory, session.layout.outputs[session.current])
+        self.view, self.prepared = box.View(session.memory, session.layout.outputs[session.current]), session
         self.report = {"wrong": None, "shapes": None, "max_abs_error": 0.0,
                        "kernelbench_1e2": True, "kernelbench_1e4": True}
         shelf = box.Shelf(session.memory, session.layout.inputs[session.current])

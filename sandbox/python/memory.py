@@ -7,19 +7,15 @@ import ctypes
 
 import numpy as np
 import triton.language as tl
+from triton._C.libtriton import ir
 from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 
+import order
 import watch
 
 # Bytes that kernels read and wrote, and elements outside of every tensor, since `reset`.
 traffic, stray_loads, stray_stores = 0, 0, 0
-# Elements that a program read after another one of the same launch had written them; whether that is looked for.
-raced, tracing = 0, False
-# First address -> which program wrote each byte, for one launch without atomic operations.
-_writers, _atomic, _before = {}, False, 0
-# Bytes of the largest memory that is looked after in this way.
-MAX_TRACED = 1 << 24
 _spans = []
 # Storages of this forward: inputs, the reference's own weights, and what was allocated in it. Everything else that a
 # kernel is given has been there before.
@@ -42,8 +38,8 @@ def _bytes(memory):
 
 
 def reset(own=()):
-    global traffic, stray_loads, stray_stores, raced
-    traffic, stray_loads, stray_stores, raced = 0, 0, 0, 0
+    global traffic, stray_loads, stray_stores
+    traffic, stray_loads, stray_stores, order.raced = 0, 0, 0, 0
     _own.clear()
     _own.update(own)
     _kept.clear()
@@ -75,19 +71,14 @@ def remembered():
 
 def allow(values):
     """Only this launch's tensors from here on."""
-    global _atomic, _before
-    _before = raced
     _spans.clear()
-    _writers.clear()
-    _atomic = False
     for tensor in watch.tensors(values):
         memory = tensor.untyped_storage()
         low = memory.data_ptr()
         _spans.append((low, low + memory.nbytes()))
-        if tracing and low not in _writers and memory.nbytes() <= MAX_TRACED:
-            _writers[low] = np.zeros(memory.nbytes(), dtype=np.int32)
         if low not in _own and low not in _kept and memory.nbytes():
             _kept[low] = _Kept(memory)
+    order.begin([(low, high - low) for low, high in _spans])
 
 
 def _follow(handle, mask, reads, writes):
@@ -103,28 +94,6 @@ def _follow(handle, mask, reads, writes):
         if writes:
             for byte in range(size):
                 kept.written[at + byte] = True
-
-
-def _trace(handle, mask, writes):
-    """Counts what this program reads of another's; programs of one launch have no order on a device."""
-    global raced
-    if _atomic:
-        return
-    builder = interpreter.interpreter_builder
-    x, y, z = builder.grid_idx
-    program = 1 + x + builder.grid_dim[0] * (y + builder.grid_dim[1] * z)
-    size = max(1, handle.get_element_ty().primitive_bitwidth >> 3)
-    for low, writers in _writers.items():
-        at = handle.data[mask].astype(np.int64) - low
-        at = at[(at >= 0) & (at + size <= writers.size)]
-        if at.size == 0:
-            continue
-        if writes:
-            for byte in range(size):
-                writers[at + byte] = program
-        else:
-            found = writers[at]
-            raced += int(((found != 0) & (found != program)).sum())
 
 
 def _strays(handle, mask):
@@ -160,8 +129,9 @@ def install():
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, True, False)
-        if _writers:
-            _trace(ptrs, active, False)
+        order.step()
+        if order.tracing:
+            order.reads(ptrs, active)
         if stray is None:
             return load(self, ptrs, mask, other, *rest, **kwargs)
         stray_loads += int(stray.sum())
@@ -177,29 +147,29 @@ def install():
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, False, True)
-        if _writers:
-            _trace(ptrs, active, True)
+        order.step()
+        if order.tracing:
+            order.writes(ptrs, active if stray is None else active & ~stray, value)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
         return store(self, ptrs, value, mask, *rest, **kwargs)
 
     def guarded_change(self, operation, ptrs, value, mask, *rest):
-        global stray_stores, raced, _atomic
-        # Programs that wait for each other do so by these.
-        raced, _atomic = raced if _atomic else _before, True
+        global stray_stores
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, True, True)
+        order.step()
+        order.changes(ptrs, active, operation == ir.ATOMIC_OP.XCHG)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
         return change(self, operation, ptrs, value, mask, *rest)
 
     def guarded_swap(self, ptrs, *rest):
-        global stray_stores, raced, _atomic
-        raced, _atomic = raced if _atomic else _before, True
+        global stray_stores
         active = np.ones(ptrs.data.shape, dtype=bool)
         stray = _strays(ptrs, active)
         if _kept:
@@ -207,7 +177,10 @@ def install():
         if stray is not None:
             stray_stores += int(stray.sum())
             raise IndexError("an atomic exchange outside the tensors of its launch")
+        order.step()
+        order.changes(ptrs, active, True)
         return swap(self, ptrs, *rest)
 
+    order.install()
     builder.create_masked_load, builder.create_masked_store = guarded_load, guarded_store
     builder.create_atomic_rmw, builder.create_atomic_cas = guarded_change, guarded_swap

@@ -19,6 +19,7 @@ NULL_MARGIN = 10.0
 EXACT = {torch.float64: 2.0**53, torch.float32: 2.0**24, torch.float16: 2048.0, torch.bfloat16: 256.0}
 
 _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
+_SOFTMAX = ("softmax", "logsumexp", "attention")
 _REDUCTIONS = ("sum", "mean", "var", "std", "softmax", "norm", "logsumexp", "cumsum", "cumprod", "prod", "amax", "amin",
                "pool", "loss", "attention")
 
@@ -46,12 +47,13 @@ class Reductions(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.longest = 1
+        self.longest, self.softmax = 1, False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         given = [a for a in args if isinstance(a, torch.Tensor)]
+        self.softmax = self.softmax or any(part in name for part in _SOFTMAX)
         if name in _PRODUCTS and len(given) > _PRODUCTS[name]:
             self.note(given[_PRODUCTS[name]].shape[-1])
         elif "convolution" in name and len(given) > 1:
@@ -114,6 +116,7 @@ class Answer:
         self.mutates = [i for i, (a, b) in enumerate(zip(given, before)) if not same_bits(a, b)]
         self.overlaps = [not t.is_contiguous() and t.numel() > t.untyped_storage().nbytes() // t.element_size()
                          for t in found]
+        self.contiguous = [t.is_contiguous() for t in found]
         self.tensors = [t.clone() for t in found]
 
 

@@ -62,7 +62,8 @@ def weights_of(model):
 
 
 def oddities(tensor, others):
-    """Whether it shares memory with an input, a weight or an earlier answer, and whether elements share a place."""
+    """Whether it shares memory with an input, a weight or an earlier answer, whether elements share a place, and whether they stand in
+    order."""
     low, high = span(tensor)
     shared = any(low < b and a < high for a, b in others)
     pairs = sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape) if n > 1)
@@ -70,7 +71,8 @@ def oddities(tensor, others):
     for stride, size in pairs:
         overlaps |= stride <= reach
         reach += stride * (size - 1)
-    return {"shared": shared, "overlaps": overlaps and tensor.numel() > 0}
+    return {"shared": shared, "overlaps": overlaps and tensor.numel() > 0,
+            "contiguous": tensor.is_contiguous()}
 
 
 def overwrite(earlier, fresh):

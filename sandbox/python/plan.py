@@ -14,6 +14,7 @@ import oracle
 from oracle import generator, seed_everything
 
 NOMINAL, COMPILE, EXACT, SHAPE = "nominal", "compile", "zeros and ones", "another shape"
+FAR, SIGNS = "rows far from zero", "both signs"
 # Kind, training mode, grad mode, and whether it stands in the memory of the draw before it.
 DRAWS = (
     (NOMINAL, True, False, False),
@@ -25,9 +26,14 @@ DRAWS = (
     ("structured", True, False, False),
     (EXACT, True, False, False),
     (SHAPE, True, False, False),
+    (FAR, True, False, False),
+    (SIGNS, True, False, False),
 )
 # Added to every element; large enough to tell a lost mean, small enough for one-pass variances in float32.
 OFFSET = 3.0
+# Added to one half of the rows and taken from the other where there is a softmax: its exponentials overflow without their maximum, or
+# are all zero, and what subtracts a number instead does so too.
+FAR_OFFSET = 150.0
 # Sparse elements of the structured draw, the first of these that leaves the reference finite.
 EXTREMES = (96.0, 16.0, 4.0)
 KEPT_TASKS = 64
@@ -59,8 +65,10 @@ class Task:
             raise TaskError(traceback.format_exc(limit=0)) from None
         self.space = self.run(self.code)
         # Unknown until the first candidate: `None`.
-        self.reduction = self.modes_agree = self.exact = self.extreme = self.places = None
+        self.reduction = self.softmax = self.modes_agree = self.exact = self.extreme = self.places = None
         self.other, self.looked = None, False
+        # Whether the reference puts elements in order: then that is part of what is asked.
+        self.ordered = asks_for_order(self.tree)
 
     def run(self, code):
         space = {"__name__": "task"}
@@ -140,6 +148,12 @@ def task_of(name, source):
     if len(_tasks) > KEPT_TASKS:
         _tasks.popitem(last=False)
     return task
+
+
+def asks_for_order(tree):
+    """Whether a reference calls `contiguous`."""
+    return any(isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contiguous"
+               for owner in tree.body if isinstance(owner, ast.ClassDef) for node in ast.walk(owner))
 
 
 def declared_sizes(tree):
@@ -251,6 +265,11 @@ def change(value, kind, made, extreme, ties):
         return half.view(value.shape)
     if kind == "offset":
         return one_sided(value + OFFSET) if ties and value.dtype == torch.float32 else value + OFFSET
+    if kind == FAR:
+        rows = value.reshape(-1, value.shape[-1] if value.dim() else 1).clone()
+        rows[: (len(rows) + 1) // 2] += FAR_OFFSET
+        rows[(len(rows) + 1) // 2:] -= FAR_OFFSET
+        return rows.view(value.shape)
     if kind == EXACT:
         return torch.randint(0, 2, value.shape, generator=made).to(value.dtype)
     if kind == "structured" and value.numel():
@@ -265,7 +284,20 @@ def change(value, kind, made, extreme, ties):
         size = extreme * (1 - torch.rand(large.numel(), generator=made) / 16)
         flat[large] = torch.where(flat[large] < 0, -size, size).to(value.dtype)
         return value
+    if kind == SIGNS and is_one_sided(value):
+        value = value.clone()
+        spots = torch.randperm(value.numel(), generator=made)[: max(2, value.numel() // 32)]
+        size = extreme * (1 - torch.rand(spots.numel(), generator=made) / 16)
+        size[::2] *= -1
+        value.view(-1)[spots] = size.to(value.dtype)
+        return value
     return value
+
+
+def is_one_sided(value):
+    """Whether it is never negative: no other draw has more of a negative number than the nominal ones have of a positive one."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 1 and not is_mask(value) \
+        and bool((value >= 0).all())
 
 
 def one_sided(value):

@@ -19,6 +19,8 @@ ESCAPES = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torc
 host = set()
 # Which of them were used on more than one element, for `watch`.
 escaped = {}
+# What makes tensors of numbers in Python.
+LITERALS = {torch.tensor, torch.as_tensor, torch.asarray}
 TO = {torch.Tensor.to, torch.Tensor.type}
 CUDA = {torch.Tensor.cuda, torch.Tensor.pin_memory}
 
@@ -74,6 +76,8 @@ class CudaIsCpu(TorchFunctionMode):
                 # A tensor on the device stays where it is.
                 out = out.clone() if args and out is args[0] else out
                 host.add(out.untyped_storage().data_ptr())
+        if func in LITERALS and interp.watch is not None and not interp.inside:
+            interp.watch.literal(out, args[0] if args else kwargs.get("data"))
         if func in EMPTY and interp.watch is None:
             with torch._C.DisableTorchFunction():
                 self.fill(out)

@@ -4,6 +4,7 @@ Every launch is specialised and compiled through the bundled ptxas and checked a
 """
 import torch
 import triton
+import triton.testing
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.cache import FileCacheManager
@@ -37,6 +38,13 @@ def become(facts):
         from triton.backends.nvidia.driver import CudaLauncher
         launcher = CudaLauncher
 
+
+def bench(fn, *_, quantiles=None, return_mode="mean", **__):
+    """In place of Triton's benchmarks: one call, and as many times as were asked for. In the interpreter they would be hundreds of calls."""
+    fn()
+    if quantiles is not None:
+        return [1.0] * len(quantiles) if len(quantiles) > 1 else 1.0
+    return [1.0] if return_mode == "all" else 1.0
 
 
 class _Utils:
@@ -107,9 +115,6 @@ class StandIn(DriverBase):
         return ARCH // 10, ARCH % 10
 
     def get_benchmarker(self):
-        def bench(fn, quantiles=None, **_):
-            fn()
-            return [1.0] * len(quantiles) if quantiles else 1.0
         return bench
 
     def get_device_interface(self):
@@ -140,6 +145,8 @@ def reset():
 
 def install():
     triton.runtime.driver.set_active(StandIn())
+    # What a candidate's tuner asks for by number of calls or with CUDA graphs does not go by the driver.
+    triton.testing.do_bench = triton.testing.do_bench_cudagraph = bench
     triton.knobs.cache.manager_class = PrivateCache
     triton.knobs.compilation.store_binary_only = True
     triton.knobs.compilation.disable_line_info = True

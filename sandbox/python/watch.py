@@ -20,12 +20,14 @@ MAX_READS = 64
 ALLOCATIONS = {
     "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "zeros", "zeros_like",
     "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "scalar_tensor", "arange",
-    "eye", "linspace", "lift_fresh", "lift", "_efficientzerotensor", "tensor",
+    "eye", "linspace", "_efficientzerotensor", "tensor",
 }
 CONSTANTS = {"fill", "fill_", "zero", "zero_"}
 COPIES = {"clone", "copy_", "_to_copy", "copy", "contiguous", "_pin_memory", "lift_fresh_copy", "slice_scatter",
           "_unsafe_view", "_reshape_copy", "view_copy", "_reshape_alias_copy"}
 VIEWS = {
+    # Of what there is: they are no allocation, although they come at the end of one.
+    "lift_fresh", "lift",
     "view", "_unsafe_view", "_reshape_alias", "reshape", "as_strided", "as_strided_", "expand", "permute", "transpose",
     "transpose_", "t", "t_", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "slice", "select", "split",
     "split_with_sizes", "unsafe_split", "unsafe_chunk", "chunk", "unbind", "narrow", "diagonal", "unfold", "alias",
@@ -52,16 +54,19 @@ def storage(tensor):
 
 
 class Watch(TorchDispatchMode):
-    """While it is `interp.watch` it also poisons what is allocated and not written. `data` are the tensors whose elements must go through kernels: the inputs and the weights."""
+    """While it is `interp.watch` it also poisons what is allocated and not written. The elements of the inputs and the weights must go
+    through kernels. `layout`: so must their order, because the task is little else; a weight may be laid out once as it suits."""
 
     @classmethod
     def _should_skip_dynamo(cls):
         # Or the first operation would import torch's compiler.
         return False
 
-    def __init__(self, data):
+    def __init__(self, inputs, weights, layout=False):
         super().__init__()
-        self.data = {storage(t) for t in data}
+        self.weights = {storage(t) for t in weights}
+        self.data = {storage(t) for t in inputs} | self.weights
+        self.layout = layout
         self.computed, self.bytes, self.reads, self.singles = {}, 0, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -70,14 +75,15 @@ class Watch(TorchDispatchMode):
             return out
         name = func._schema.name.partition("::")[2]
         made = out if isinstance(out, (list, tuple)) else (out,)
-        if name in ALLOCATIONS:
+        # What is written to keeps its address, and its contents where it is given no new ones (`zeros(0, out=x)`).
+        if name in ALLOCATIONS and "out" not in (kwargs or {}):
             for tensor in tensors(made):
                 # The address may have been data's before.
                 self.data.discard(storage(tensor))
                 memory.fresh(storage(tensor))
                 if name in EMPTY:
                     shim.poison(tensor)
-        elif name in CONSTANTS and not any(storage(t) in self.data for t in tensors(args[1:])):
+        elif name in CONSTANTS | ALLOCATIONS and not any(storage(t) in self.data for t in tensors(args[1:])):
             self.bytes += sum(t.nbytes for t in tensors(made))
             for tensor in tensors(made):
                 memory.overwritten(tensor)
@@ -93,15 +99,34 @@ class Watch(TorchDispatchMode):
             memory.overwritten(tensor)
         self.bytes += sum(t.nbytes for t in made)
         if not touched:
+            # The address may have been data's before.
+            self.data.difference_update(storage(t) for t in made)
             return
         self.data.update(storage(t) for t in made)
-        if name in COPIES or name in CONSTANTS:
+        if name in COPIES and self.layout and self.rearranges(given, made):
+            self.note(name, max(t.numel() for t in made))
+        if name in COPIES | CONSTANTS | ALLOCATIONS:
             return
         size = max((t.numel() for t in (*given, *made)), default=0)
         # One number is bookkeeping: a size, a count, a seed. Many are the data, one at a time.
         self.singles += size == 1
         if size > 1 or self.singles > MAX_READS:
             self.note(name, max(size, self.singles))
+
+    def rearranges(self, given, made):
+        """Whether a copy has its elements in another order than what it is made of. Of `copy_` the first is where it goes."""
+        source = given[-1]
+        if storage(source) not in self.data - self.weights or not made or made[0].numel() != source.numel():
+            return False
+        axes = [n for n in range(source.dim()) if source.shape[n] > 1 and source.stride(n) != 0]
+        before = sorted(axes, key=lambda n: -source.stride(n))
+        return before != (sorted(axes, key=lambda n: -made[0].stride(n)) if made[0].shape == source.shape else axes)
+
+    def literal(self, made, values):
+        """Made of numbers, not of other tensors: memory that is new, though the operation that says so could be given any."""
+        if type(values) in (bool, int, float, complex, list, tuple) and not any(True for _ in tensors([values])):
+            self.data.discard(storage(made))
+            memory.fresh(storage(made))
 
     def note(self, name, size):
         if name in self.computed or len(self.computed) < MAX_NAMED:

@@ -25,6 +25,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "libdevice_models.py",
     "memory.py",
     "oracle.py",
+    "order.py",
     "outputs.py",
     "plan.py",
     "referee.py",

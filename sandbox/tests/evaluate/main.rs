@@ -4,6 +4,9 @@
 mod faults;
 mod fixtures;
 mod honest;
+mod host;
 mod hostile;
+mod inputs;
 mod lab;
+mod order;
 mod wrong;

@@ -1,0 +1,109 @@
+//! What host code does beside its kernels: copies that do the work, names that hide it, tuners.
+
+use rollout::outcome::Outcome;
+
+use crate::fixtures::*;
+use crate::inputs::{CLAMP_TASK, map};
+use crate::lab_or_skip;
+
+const PASSED: Outcome = Outcome::Passed { speedup: None };
+
+const TURN_TASK: &str = "\
+import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        x = torch.relu(x)
+        return x.t().contiguous()
+
+def get_inputs():
+    return [torch.randn(8, 40)]
+";
+
+fn turned(body: &str) -> String {
+    let body: String = body.lines().map(|l| format!("        {l}\n")).collect();
+    format!(
+        "{HEAD}
+@triton.jit
+def kernel(x, out, n, m, sn, sm, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + at // m * sn + at % m * sm, mask=at < n * m)
+    tl.store(out + at, tl.maximum(v, 0.0), mask=at < n * m)
+
+def run(x, n, m, sn, sm):
+    out = torch.empty(n, m, device=x.device)
+    kernel[(triton.cdiv(n * m, 64),)](x, out, n, m, sn, sm, BLOCK=64)
+    return out
+
+class ModelNew(torch.nn.Module):
+    def forward(self, x):
+        a, b = x.shape
+{body}"
+    )
+}
+
+/// Planted bugs: only the shape of what is returned is compared; a copy by torch puts it in order.
+#[test]
+fn a_transpose_is_done_by_the_kernel() {
+    let lab = lab_or_skip!();
+    let honest = lab.evaluate(TURN_TASK, &turned("return run(x.contiguous(), b, a, 1, b)")).unwrap();
+    assert_eq!(honest.outcome, PASSED);
+    assert!(honest.evidence.forwards.iter().all(|seen| seen.computed.is_empty()));
+    match lab.outcome(TURN_TASK, &turned("return run(x, a, b, b, 1).t()")) {
+        Outcome::WrongAnswer { message } if message.contains("stand in another order") => {}
+        other => panic!("{other:?}"),
+    }
+    for body in [
+        "return run(x.t().contiguous(), b, a, a, 1)",
+        "return run(x, a, b, b, 1).t().contiguous()",
+        "y = torch.empty(b, a, device=x.device)\ny.copy_(x.t())\nreturn run(y, b, a, a, 1)",
+    ] {
+        let report = lab.evaluate(TURN_TASK, &turned(body)).unwrap();
+        assert_eq!(report.evidence.forwards[0].computed.len(), 1, "{body}: {report:?}");
+    }
+    // Where the reference leaves them in place, so may a candidate.
+    let views = TURN_TASK.replace(".contiguous()", "");
+    assert_eq!(lab.outcome(&views, &turned("return run(x, a, b, b, 1).t()")), PASSED);
+    let copies = lab.evaluate(&views, &turned("return run(x.t().contiguous(), b, a, a, 1)")).unwrap();
+    assert!(copies.outcome == PASSED && copies.evidence.forwards[0].computed.is_empty(), "{copies:?}");
+}
+
+/// Planted bug: what is written to by something that is called an allocation is data no more, whatever stays in it.
+#[test]
+fn memory_that_keeps_its_contents_stays_data() {
+    let lab = lab_or_skip!();
+    let honest = "\
+y = torch.empty_like(x)
+torch.zeros(x.shape, out=y)
+torch.tensor([1.0, 2.0], device=x.device).mul_(2.0)
+held = x.clone()
+";
+    let candidate = |rest: &str| add_with("", &format!("{honest}{rest}"));
+    let report = lab.evaluate(ADD_TASK, &candidate("return add(y, held)")).unwrap();
+    assert!(report.evidence.forwards.iter().all(|seen| seen.computed.is_empty()), "{report:?}");
+    for rest in [
+        "torch.zeros(0, out=held.view(-1))\nheld = held.softmax(-1)\nreturn add(x, held)",
+        "held = torch.ops.aten.lift_fresh(held).softmax(-1)\nreturn add(x, held)",
+    ] {
+        let report = lab.evaluate(ADD_TASK, &candidate(rest)).unwrap();
+        assert_eq!(report.evidence.forwards[0].computed, [("_softmax".to_owned(), 1024)], "{rest}");
+    }
+}
+
+/// Planted bug: a tuner with a number of repetitions of its own has each configuration run hundreds of times in the interpreter.
+#[test]
+fn a_tuner_that_says_how_long_it_measures_is_done_at_once() {
+    let lab = lab_or_skip!();
+    for how in ["warmup=25, rep=100", "rep=50, use_cuda_graph=True"] {
+        let tuned = format!(
+            "@triton.autotune(configs=[triton.Config({{'BLOCK': b}}) for b in (32, 64, 128)], key=['n'], {how})\n@triton.jit\ndef kernel"
+        );
+        let source = map("tl.minimum(tl.maximum(v, -1.0), 1.0)")
+            .replace("@triton.jit\ndef kernel", &tuned)
+            .replace("(triton.cdiv(x.numel(), 64),)", "lambda meta: (triton.cdiv(x.numel(), meta['BLOCK']),)")
+            .replace(", BLOCK=64", "");
+        let began = std::time::Instant::now();
+        assert_eq!(lab.outcome(CLAMP_TASK, &source), PASSED, "{how}");
+        assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,113 @@
+//! What programs of one launch may rely on.
+
+use rollout::outcome::Outcome;
+
+use crate::fixtures::*;
+use crate::lab_or_skip;
+
+const PASSED: Outcome = Outcome::Passed { speedup: None };
+
+const SUM_TASK: &str = "\
+import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return x.sum().reshape(1)
+
+def get_inputs():
+    return [torch.randn(8, 32)]
+";
+
+/// Sums `x`, with a kernel's `body` after its part `s` of the sum is known, and `acc`, `part` and `flag` all zero before it.
+fn sums(body: &str) -> String {
+    let body: String = body.lines().map(|l| format!("    {l}\n")).collect();
+    format!(
+        "{HEAD}
+@triton.jit
+def kernel(x, out, acc, part, flag, n, G: tl.constexpr, BLOCK: tl.constexpr):
+    p = tl.program_id(0)
+    at = p * BLOCK + tl.arange(0, BLOCK)
+    s = tl.sum(tl.load(x + at, mask=at < n, other=0.0), axis=0)
+{body}
+class ModelNew(torch.nn.Module):
+    def forward(self, x):
+        n = x.numel()
+        grid = triton.cdiv(n, 32)
+        zeros = [torch.zeros(grid, device=x.device) for _ in range(2)]
+        flag = torch.zeros(grid, device=x.device, dtype=torch.int32)
+        out = torch.zeros(1, device=x.device)
+        kernel[(grid,)](x, out, *zeros, flag, n, G=triton.next_power_of_2(grid), BLOCK=32)
+        return out
+"
+    )
+}
+
+const BY_NUMBER: &str = "\
+tl.atomic_add(acc, s)
+if p == tl.num_programs(0) - 1:
+    tl.store(out, tl.load(acc))";
+
+const BY_COUNTER: &str = "\
+tl.store(part + p, s)
+if tl.atomic_add(flag, 1) == tl.num_programs(0) - 1:
+    each = tl.arange(0, G)
+    tl.store(out, tl.sum(tl.load(part + each, mask=each < tl.num_programs(0), other=0.0), axis=0))
+    tl.store(flag, 0)";
+
+const LOOK_BACK: &str = "\
+if p > 0:
+    while tl.atomic_add(flag + p - 1, 0) == 0:
+        pass
+    s += tl.load(part + p - 1)
+tl.store(part + p, s)
+tl.atomic_xchg(flag + p, 1)
+if p == tl.num_programs(0) - 1:
+    tl.store(out, s)";
+
+const LOCK: &str = "\
+while tl.atomic_cas(flag, 0, 1) == 1:
+    pass
+tl.store(out, tl.load(out) + s)
+tl.atomic_xchg(flag, 0)";
+
+/// Planted bug: one order only, in which the program with the last number comes last.
+#[test]
+fn the_last_program_by_number_is_not_the_last_to_come() {
+    let lab = lab_or_skip!();
+    let clears = "\
+if p == 0:
+    tl.store(out, 0.0)
+tl.atomic_add(out, s)";
+    // Nothing atomic, and no program reads what another wrote.
+    let last_wins = "tl.store(out, s + p)";
+    let last_row = SUM_TASK.replace("x.sum()", "(x[-1].sum() + x.shape[0] - 1)") + "\nFIXED_SHAPES = True\n";
+    for (task, body) in [(SUM_TASK, BY_NUMBER), (SUM_TASK, clears), (last_row.as_str(), last_wins)] {
+        match lab.outcome(task, &sums(body)) {
+            Outcome::WrongAnswer { message } if message.contains("order in which programs of a launch run") => {}
+            other => panic!("{body}\n{other:?}"),
+        }
+    }
+}
+
+/// Planted bug: a counter, a lock or a sum is refused because programs come in another order, and one that waits for another hangs.
+#[test]
+fn counters_locks_sums_and_scans_that_look_back_pass() {
+    let lab = lab_or_skip!();
+    for body in [BY_COUNTER, LOOK_BACK, LOCK, "tl.atomic_add(out, s)"] {
+        let report = lab.evaluate(SUM_TASK, &sums(body)).unwrap();
+        assert_eq!(report.outcome, PASSED, "{body}");
+        assert!(report.evidence.forwards.iter().all(|seen| seen.raced == 0), "{body}");
+    }
+}
+
+/// Planted bug: nothing that programs write is looked at once one of them has used an atomic operation.
+#[test]
+fn an_atomic_operation_orders_only_what_comes_before_it() {
+    let lab = lab_or_skip!();
+    let everybody = "tl.atomic_add(acc, s)\ntl.store(out, tl.load(acc))";
+    let decoy = "tl.atomic_add(acc, 1.0)\ntl.store(out, tl.load(out) + s)";
+    for body in [everybody, decoy] {
+        let report = lab.evaluate(SUM_TASK, &sums(body)).unwrap();
+        assert!(report.evidence.forwards[0].raced > 0, "{body}\n{report:?}");
+    }
+}
