@@ -3,12 +3,13 @@
 #     scripts/gpu.sh BIN OUT PART..
 # BIN holds `troupe` (built with --features cuda) and, as `t_slots` and `t_device`, the test programs of `cargo test --release -p sandbox
 # --test device --no-run` and `-p model --features cuda --test device --no-run`. OUT gets a file for each part. PYTHON (default python3) is
-# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers and safetensors. Each part has its own limit, LIMIT seconds
+# an interpreter with torch 2.11.0, triton 3.6.0, numpy<2.4 and, for `parity`, transformers, safetensors and, of a GGUF file, gguf. Each part has its own limit, LIMIT seconds
 # (default 300, of `control` and `drill` 560).
-#     machine sampled slots parity[=NAME=FOLDER] ours bursts fairness hidden throughput equivalence control drill corpus run=RUN.toml
+#     machine sampled slots parity[=NAME=MODEL] ours bursts fairness hidden throughput equivalence control drill corpus run=RUN.toml
 # `control` says what a difference to do_bench comes of, `hidden` what is accepted beside a neighbour that passes for one of ours, `bursts` what a
 # measurement takes. FRESH_EVERY (default 1) sends every n-th candidate through a fresh process, 6 s each. ONLY (tasks of the set with
-# commas between them) and DEVICES (default all; `processor` for a rehearsal without a GPU, of `ours`, `control` and `hidden`) narrow them.
+# commas between them), CASES (of `parity`) and DEVICES (default all; `processor` for a rehearsal without a GPU, of `ours`, `control` and
+# `hidden`) narrow them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -51,7 +52,7 @@ for one in "$@"; do
     parity*)
         references=$(mktemp -d)
         model=${one#parity}
-        part parity-references "$python" tests/device/torch_parity_peer.py "$references" ${model:+"${model#=}"}
+        part parity-references "$python" tests/device/torch_parity_peer.py "$references" ${CASES:+--only "$CASES"} ${model:+"${model#=}"}
         TROUPE_PARITY=$references part parity bash -c "tests model '$bin/t_device' everything"
         rm -rf "$references"
         ;;
@@ -74,7 +75,7 @@ for one in "$@"; do
         part control "$bin/troupe" "${executor[@]}" --parts control --rows "${ROWS:-4}" "${only[@]}" --json
         limit=${LIMIT:-300}
         ;;
-    run=*) part run "$bin/troupe" run -c "${one#run=}" --set gpu.devices=all --run-dir "$out/run" "${set_python[@]}" ;;
+    run=*) part run "$bin/troupe" run -c "${one#run=}" --set "gpu.devices=${DEVICES:-all}" --run-dir "$out/run" "${set_python[@]}" ;;
     *)
         echo "no part is called $one; see the head of $root/scripts/gpu.sh" >&2
         exit 2

@@ -1,13 +1,13 @@
 """What transformers computes of some batches, for `model/tests/peer`: log-probs, loss and every gradient, in fp64, bf16 and, of the first, fp32.
 
-    python tests/device/torch_parity_peer.py OUT [NAME=FOLDER ...]
+    python tests/device/torch_parity_peer.py OUT [--only CASE,..] [NAME=MODEL ...]
 
-Writes OUT/<name>/ for random Qwen2 and Qwen3 networks (config.json, model.safetensors) and for each folder of a published model
-(a note of where it is), each with `reference-<n>.safetensors`, one a batch. Random networks get random tokens, a published one gets
-those and the text of this folder's programs. On a GPU where there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
+Writes OUT/<case>/ for random Qwen2 and Qwen3 networks (config.json, model.safetensors; cases `qwen2-random`, `qwen3-random`) and for
+each published model, a folder or a GGUF file (which transformers reads with the package gguf), a note of where it is (cases NAME with
+random tokens, NAME-text with the text of this folder's programs), each with `reference-<n>.safetensors`, one a batch. On a GPU where
+there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
 """
 
-import json
 import pathlib
 import sys
 import types
@@ -54,8 +54,14 @@ def exact_norms(model):
             module.forward = types.MethodType(forward, module)
 
 
-def compute(folder, dtype, device, tokens):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+def place(model):
+    """What transformers' `from_pretrained` is told of a folder or a GGUF file."""
+    return (str(model.parent), {"gguf_file": model.name}) if model.suffix == ".gguf" else (str(model), {})
+
+
+def compute(where, dtype, device, tokens):
+    folder, file = place(where)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **file)
     model = model.to(device=device, dtype=dtype).train()
     if dtype == torch.float64:
         exact_norms(model)
@@ -74,32 +80,38 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    out = pathlib.Path(sys.argv[1])
+    out, pairs, only = pathlib.Path(sys.argv[1]), sys.argv[2:], None
+    if pairs[:1] == ["--only"]:
+        only, pairs = pairs[1].split(","), pairs[2:]
     cases = {}
     for name, parts in KINDS.items():
-        cases[name] = random_folder(out / name, *parts)
-    for pair in sys.argv[2:]:
-        name, folder = pair.split("=", 1)
+        if only is None or name in only:
+            cases[name] = random_folder(out / name, *parts)
+    for pair in pairs:
+        name, model = pair.split("=", 1)
         for kind in (name, name + "-text"):
+            if only is not None and kind not in only:
+                continue
             (out / kind).mkdir(parents=True, exist_ok=True)
-            (out / kind / "folder.txt").write_text(folder)
-            cases[kind] = pathlib.Path(folder)
-    for name, folder in cases.items():
-        vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
+            (out / kind / "folder.txt").write_text(model)
+            cases[kind] = pathlib.Path(model)
+    for name, model in cases.items():
+        folder, file = place(model)
+        vocab = transformers.AutoConfig.from_pretrained(folder, **file).vocab_size
         torch.manual_seed(3)
         tokens = torch.randint(2, vocab, (BATCHES, ROWS, LENGTH))
         if name.endswith("-text"):
             # The scripts, then the tasks and candidates below them.
             here = pathlib.Path(__file__).parent
             programs = sorted(here.glob("*.py")) + sorted(here.glob("*/*.py"))
-            text = transformers.AutoTokenizer.from_pretrained(folder)("".join(p.read_text() for p in programs))["input_ids"]
+            text = transformers.AutoTokenizer.from_pretrained(folder, **file)("".join(p.read_text() for p in programs))["input_ids"]
             if len(text) < tokens.numel():
                 sys.exit(f"{here}: its programs are {len(text)} tokens, {tokens.numel()} are needed")
             tokens = torch.tensor(text[: tokens.numel()]).reshape(tokens.shape)
         for n, batch in enumerate(tokens):
             found = {}
             for kind, dtype in (("fp64", torch.float64), ("bf16", torch.bfloat16), ("fp32", torch.float32))[: 2 if n else 3]:
-                found |= {f"{kind}.{key}": value for key, value in compute(folder, dtype, device, batch.to(device)).items()}
+                found |= {f"{kind}.{key}": value for key, value in compute(model, dtype, device, batch.to(device)).items()}
             found["tokens"] = batch.to(torch.float32).contiguous()
             found["prompt"] = torch.tensor([float(PROMPT)])
             save_file(found, out / name / f"reference-{n}.safetensors")
