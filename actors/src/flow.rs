@@ -65,7 +65,7 @@ pub struct Flow {
     /// Its rollouts, in the order of its samples.
     batch: Vec<RolloutId>,
     stopped: Option<StopReason>,
-    /// Why the guard ends the run.
+    /// Why the numerical guard ends the run.
     pub(super) halted: Option<Fault>,
     /// The last fault that was noted: most likely the root of whatever ends the run.
     last_fault: Option<Fault>,
@@ -344,12 +344,10 @@ impl Flow {
         }
         self.note_fault(Some((rollout, attempt)), &fault);
         // From here on all that passes would be masked and the rest trained on.
-        let over = fault.code == LLM_JUDGE_BUDGET && self.driver.is_rl() && self.halted.is_none();
-        let why = over.then(|| fault.clone());
+        let over = fault.code == LLM_JUDGE_BUDGET && self.driver.is_rl() && self.stopped.is_none();
         self.event(Event::Faulted { rollout, attempt, code: fault.code });
-        if why.is_some() {
-            self.halted = why;
-            self.event(Event::StopRequested);
+        if over {
+            self.stop(StopReason::JudgeBudget);
         }
     }
 

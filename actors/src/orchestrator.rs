@@ -78,6 +78,8 @@ pub enum StopReason {
     User,
     /// `run.time_limit_s`: RL ends, the evaluation after it still happens.
     TimeLimit,
+    /// The LLM judge may ask no more: as with the time limit.
+    JudgeBudget,
 }
 
 /// How a run ended.

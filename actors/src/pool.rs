@@ -5,7 +5,7 @@
 //! In a cluster the executors of other nodes are members too (`remote`): they get jobs through the head's gateway.
 //!
 //! Owns and supervises its own executors and the LLM judge. Killed by: one of them that keeps dying. Identical candidates
-//! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed.
+//! for one task are executed once per run (`executor.reuse_verdicts`), also when the first is still being executed; where that reached a time limit, twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rollout::curriculum::Part;
 use rollout::event::Command;
 use rollout::id::{Epoch, PolicyVersion, RolloutId, StepId, TaskId};
 use rollout::journal::{JournalError, Snapshot};
@@ -21,8 +22,8 @@ use crate::store::{METRICS_FILE, Reader, StoreError};
 pub struct Plan {
     pub machine: MachineConfig,
     pub train: Vec<TaskId>,
-    /// How much more often each of them is drawn than another with the same result; empty: none is (`tasks.level_mix`).
-    pub train_base: Vec<f64>,
+    /// Their parts in a mixture of levels; empty: there is none (`tasks.level_mix`).
+    pub train_mixture: Vec<Part>,
     /// Tasks of the evaluations before and after RL.
     pub evaluated: Vec<TaskId>,
     /// Answers per evaluated task; 0 = no evaluation.
@@ -93,7 +94,7 @@ fn rl(
     let known = reader.snapshot()?;
     let fresh = known.is_none();
     let mut snapshot = known.unwrap_or_else(|| Snapshot::start(plan.machine.clone(), plan.train.clone()));
-    snapshot.machine.set_task_base(&plan.train_base, fresh);
+    snapshot.machine.set_mixture(&plan.train_mixture, fresh);
     // The commands of replayed events were carried out, all but possibly the last words of the old process to the
     // store: endings are written again, which changes nothing where they are there.
     let mut ended = BTreeSet::new();

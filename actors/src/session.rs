@@ -352,7 +352,7 @@ pub fn plan(config: &Config, tasks: &[TaskSpec]) -> Plan {
         },
         machine,
         train: train.iter().map(|(task, _)| task.clone()).collect(),
-        train_base: train.iter().map(|(_, base)| *base).collect(),
+        train_mixture: train.iter().filter_map(|(_, part)| *part).collect(),
         evaluated: of(config.eval.tasks()),
         eval_samples: if config.eval.enabled { config.eval.samples as u64 } else { 0 },
         seed: config.run.seed,
@@ -365,6 +365,8 @@ pub fn machine_config(config: &Config) -> MachineConfig {
     let r = &config.rollout;
     let queued = r.credits.div_ceil(config.executor.workers.max(1)) as u64;
     let turns = r.credits.div_ceil(config.generator.max_batch.max(1)).max(1) as u64;
+    // An answer of a version waits until a server has loaded it.
+    let reload_s = if config.generator.kind == GeneratorKind::Openai { config.generator.reload_timeout_s } else { 0 };
     let llm_judge_s = if config.judge.enabled { config.judge.deadline_s } else { 0 };
     MachineConfig {
         seed: config.run.seed,
@@ -376,7 +378,7 @@ pub fn machine_config(config: &Config) -> MachineConfig {
         curriculum: r.curriculum,
         drop_zero_variance: r.drop_zero_variance,
         steps: config.run.steps,
-        sample_deadline_ms: r.sample_deadline_s * turns * 1000,
+        sample_deadline_ms: (r.sample_deadline_s * turns + reload_s) * 1000,
         judge_deadline_ms: r.judge_deadline_s * 1000,
         execute_deadline_ms: (r.execute_deadline_s * (1 + queued) + llm_judge_s) * 1000,
         train_deadline_ms: r.train_deadline_s * 1000,

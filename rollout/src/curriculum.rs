@@ -3,8 +3,8 @@
 //! Tasks take turns by stride scheduling: each has a place on a common line, the lowest is drawn and moves on by
 //! `jitter / weight`, `jitter` seeded and uniform in [0.5, 1.5). So a task of weight w is drawn w times as often as one of
 //! weight 1, no task is forgotten, and tasks of equal weight are covered evenly. `Uniform` has weight 1 throughout;
-//! `Frontier` weighs by how uncertain a task's result is. Either is multiplied by the task's base, a setting of the run (a mixture of levels:
-//! TritonRL, arXiv 2510.17891, section 3.3) that is no part of what is written down.
+//! `Frontier` weighs by how uncertain a task's result is. With a mixture of levels (TritonRL, arXiv 2510.17891, section 3.3), a setting of
+//! the run that is no part of what is written down, the tasks of a level share that level's draws in proportion to their weights.
 //!
 //! What groups report is collected apart and takes effect only when a step closes (`close_step`). Sums of counts do
 //! not depend on the order of events, so a synchronous run draws the same tasks whatever the timing.
@@ -52,9 +52,17 @@ pub struct Curriculum {
     kind: CurriculumKind,
     seed: u64,
     tasks: Vec<TaskStats>,
-    /// By task; 1 for those beyond its end. Whoever reads a curriculum back sets it again (`Curriculum::set_base`).
+    /// By task; empty: every task counts by its weight alone. Whoever reads a curriculum back sets it again (`Curriculum::set_mixture`).
     #[serde(skip)]
-    base: Vec<f64>,
+    mixture: Vec<Part>,
+}
+
+/// A task's part in a mixture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    pub level: u8,
+    /// Of all draws, relative to other levels' shares, for all tasks of the level together; finite and above 0.
+    pub share: f64,
 }
 
 /// A task's place in the curriculum, cheaper to carry than its name.
@@ -76,22 +84,22 @@ impl Curriculum {
                 place: derive_unit(seed, Stream::Curriculum, stream_id(index, 0)),
             })
             .collect();
-        Curriculum { kind, seed, tasks, base: Vec::new() }
+        Curriculum { kind, seed, tasks, mixture: Vec::new() }
     }
 
-    /// The same with a base for each task, finite and above 0: of two tasks with the same result, how much more often the one is drawn than
-    /// the other, from the first draw on.
-    pub fn with_base(mut self, base: &[f64]) -> Curriculum {
-        self.set_base(base);
-        for (index, stats) in self.tasks.iter_mut().enumerate() {
-            stats.place /= base_of(&self.base, index);
+    /// The same with a mixture, from the first draw on: a part for each task.
+    pub fn with_mixture(mut self, mixture: &[Part]) -> Curriculum {
+        self.set_mixture(mixture);
+        let weights: Vec<f64> = (0..self.tasks.len()).map(|index| self.weight_at(index)).collect();
+        for (stats, weight) in self.tasks.iter_mut().zip(weights) {
+            stats.place /= weight;
         }
         self
     }
 
-    /// The base of one that was read back: its tasks have their places.
-    pub fn set_base(&mut self, base: &[f64]) {
-        self.base = base.to_vec();
+    /// The mixture of one that was read back: its tasks have their places.
+    pub fn set_mixture(&mut self, mixture: &[Part]) {
+        self.mixture = mixture.to_vec();
     }
 
     /// The next task; `None` only when there are no tasks. Linear in the number of tasks.
@@ -103,12 +111,11 @@ impl Curriculum {
             }
         }
         let (index, _) = best?;
-        let (kind, seed) = (self.kind, self.seed);
-        let base = base_of(&self.base, index);
+        let (seed, weight) = (self.seed, self.weight_at(index));
         let stats = self.tasks.get_mut(index)?;
         stats.draws += 1;
         let jitter = 0.5 + derive_unit(seed, Stream::Curriculum, stream_id(index as u64, stats.draws));
-        stats.place += jitter / (base * weight(kind, stats));
+        stats.place += jitter / weight;
         Some((TaskIndex(index as u32), stats.task.clone()))
     }
 
@@ -140,15 +147,21 @@ impl Curriculum {
         &self.tasks
     }
 
-    /// How often a task is drawn relative to others; in (0, 1] without a base.
+    /// How often a task is drawn relative to others; in (0, 1] without a mixture. Linear in the number of tasks with one.
     pub fn weight(&self, task: TaskIndex) -> Option<f64> {
         let index = task.0 as usize;
-        self.tasks.get(index).map(|stats| base_of(&self.base, index) * weight(self.kind, stats))
+        (index < self.tasks.len()).then(|| self.weight_at(index))
     }
-}
 
-fn base_of(base: &[f64], index: usize) -> f64 {
-    base.get(index).copied().filter(|base| base.is_finite() && *base > 0.0).unwrap_or(1.0)
+    /// Of a task that there is.
+    fn weight_at(&self, index: usize) -> f64 {
+        let own = weight(self.kind, &self.tasks[index]);
+        let Some(part) = self.mixture.get(index).filter(|part| part.share.is_finite() && part.share > 0.0) else {
+            return own;
+        };
+        let peers = self.tasks.iter().zip(&self.mixture).filter(|(_, other)| other.level == part.level);
+        part.share * own / peers.map(|(stats, _)| weight(self.kind, stats)).sum::<f64>()
+    }
 }
 
 fn weight(kind: CurriculumKind, stats: &TaskStats) -> f64 {

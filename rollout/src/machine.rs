@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::curriculum::Curriculum;
+use crate::curriculum::{Curriculum, Part};
 use crate::event::{Command, Event};
 use crate::id::{Epoch, GroupId, PolicyVersion, RolloutId, StepId, TaskId};
 
@@ -156,11 +156,11 @@ impl Machine {
         &self.config
     }
 
-    /// A base for each task (see [`Curriculum::with_base`]): `fresh` before the first event of a run, not where its machine was read back.
-    pub fn set_task_base(&mut self, base: &[f64], fresh: bool) {
+    /// A mixture (see [`Curriculum::with_mixture`]): `fresh` before the first event of a run, not where its machine was read back.
+    pub fn set_mixture(&mut self, mixture: &[Part], fresh: bool) {
         match fresh {
-            true => self.curriculum = self.curriculum.clone().with_base(base),
-            false => self.curriculum.set_base(base),
+            true => self.curriculum = self.curriculum.clone().with_mixture(mixture),
+            false => self.curriculum.set_mixture(mixture),
         }
     }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use rollout::curriculum::{Curriculum, CurriculumKind, TaskIndex};
+use rollout::curriculum::{Curriculum, CurriculumKind, Part, TaskIndex};
 use support::profile::tasks;
 
 fn draws(curriculum: &mut Curriculum, count: usize) -> BTreeMap<String, u64> {
@@ -113,15 +113,19 @@ fn seeds_and_nothing_else_decide() {
     assert_eq!(Curriculum::new(CurriculumKind::Uniform, 1, Vec::new()).draw(), None);
 }
 
-/// Planted bug: the base counts from the second draw of a task on. Seen: the first draws are of every task alike.
+/// Two tasks of level 1 and thirty of level 2, each level with the same share.
+fn mixture() -> Vec<Part> {
+    (0..32).map(|n| Part { level: if n < 2 { 1 } else { 2 }, share: 1.0 }).collect()
+}
+
+fn of_two(drawn: &BTreeMap<String, u64>) -> u64 {
+    drawn.iter().filter(|(t, _)| ["task_0", "task_1"].contains(&t.as_str())).map(|(_, n)| n).sum()
+}
+
+/// Planted bug: a share counts from the second draw of a task on. Seen: the first draws are of every task alike.
 #[test]
-fn a_base_counts_from_the_first_draw_on_and_after_a_restart() {
-    // Two tasks against thirty of a fifteenth: as many draws of either kind.
-    let base: Vec<f64> = (0..32).map(|n| if n < 2 { 1.0 } else { 1.0 / 15.0 }).collect();
-    let mut curriculum = Curriculum::new(CurriculumKind::Uniform, 7, tasks(32)).with_base(&base);
-    let of_two = |drawn: &BTreeMap<String, u64>| {
-        drawn.iter().filter(|(t, _)| ["task_0", "task_1"].contains(&t.as_str())).map(|(_, n)| n).sum::<u64>()
-    };
+fn a_mixture_counts_from_the_first_draw_on_and_after_a_restart() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Uniform, 7, tasks(32)).with_mixture(&mixture());
     let first = of_two(&draws(&mut curriculum, 20));
     assert!((7..=13).contains(&first), "{first} of the first 20");
     let more = of_two(&draws(&mut curriculum, 2_000));
@@ -131,7 +135,25 @@ fn a_base_counts_from_the_first_draw_on_and_after_a_restart() {
     let bytes = bincode::serde::encode_to_vec(&curriculum, standard).expect("a curriculum is written");
     let (mut back, _): (Curriculum, _) = bincode::serde::decode_from_slice(&bytes, standard).expect("and read");
     assert_eq!(back.weight(TaskIndex(5)), Some(1.0));
-    back.set_base(&base);
+    back.set_mixture(&mixture());
     assert_eq!(back, curriculum);
     assert_eq!(draws(&mut back, 100), draws(&mut curriculum, 100));
+}
+
+/// Planted bug: a task's share is multiplied by its own weight. Seen: of 2,000 draws all but some two hundred are of the level whose result
+/// is uncertain, nine of ten.
+#[test]
+fn a_level_keeps_its_share_whatever_its_tasks_results_are() {
+    let mut curriculum = Curriculum::new(CurriculumKind::Frontier, 7, tasks(32)).with_mixture(&mixture());
+    for index in 0..32 {
+        // Of level 2 half the tasks are never solved and half always.
+        curriculum.report(TaskIndex(index), 62, if index < 2 { 31 } else { 62 * u64::from(index % 2) });
+    }
+    curriculum.report(TaskIndex(31), 62, 0);
+    curriculum.close_step();
+    draws(&mut curriculum, 200);
+    let drawn = draws(&mut curriculum, 2_000);
+    assert!((900..=1_100).contains(&of_two(&drawn)), "{drawn:?}");
+    // Within a level it is the weights that decide: task 31 is solved half the time.
+    assert!(drawn["task_31"] > 5 * drawn["task_30"], "{drawn:?}");
 }

@@ -24,7 +24,9 @@ const MAX_RUNS: u32 = 100_000;
 pub fn run(args: RunArgs) -> Done {
     let config = configuration(&args.config)?;
     let tasks = require_all(&config)?;
-    if let leaks @ [(evaluated, trained), ..] = &crate::tasks::leaks(&tasks)[..] {
+    if let leaks @ [(evaluated, trained), ..] = &crate::tasks::leaks(&tasks, config.eval.tasks())[..]
+        && config.eval.enabled
+    {
         let count = leaks.len();
         output::say(format!(
             "note: {count} of the tasks that are evaluated are trained on under another name, which makes held-out figures too good: \
@@ -284,7 +286,7 @@ fn summary_text(summary: &RunSummary) -> String {
         }
         let [before, after] = summary.masked;
         if before + after > 0 {
-            out.push(format!("  masked   {before} answers before, {after} after: faults of ours, in no mean"));
+            out.push(format!("  masked   {before} answers before, {after} after: faults of ours, in no mean; with every task that was asked,"));
             for (when, range) in ["before", "after"].into_iter().zip(summary.masked_bounds) {
                 if let Some([low, high]) = range {
                     out.push(format!(

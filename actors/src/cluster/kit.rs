@@ -105,8 +105,8 @@ impl Kit {
     }
 }
 
-/// What candidates are timed on, by `gpu.devices`: nothing, the processor in a GPU's place (for tests), or GPUs. A group whose members are
-/// paid for different ones says which node ran them.
+/// What candidates are timed on, by `gpu.devices`: nothing, the processor in a GPU's place (for tests), or GPUs. Members of
+/// a group are paid alike only where that is the same.
 fn timed_on(devices: &str) -> &str {
     match devices.trim() {
         of @ ("none" | "processor") => of,

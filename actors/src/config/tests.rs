@@ -374,11 +374,11 @@ fn a_generation_server_needs_an_address_a_model_time_and_the_weights() {
     assert_parts(&e, "generator.model", "--set generator.model=m", "", "generator.server = \"vllm\"", "remove");
     let e = set_error("level_mix=1;1");
     assert_parts(&e, "no mixture", "--set level_mix=1;1", "`1;1` is no share", "at least 0", "1,1");
-    // A queue of answers is covered, each within its own limit.
+    // A queue of answers is covered, each within its own limit, and a load before it.
     let sample = |more: &str| crate::session::machine_config(&on(&[more, "credits=288"]).unwrap()).sample_deadline_ms;
     assert_eq!(
         [sample("max_batch=288"), sample("max_batch=96"), sample("max_batch=95")],
-        [300_000, 900_000, 1_200_000]
+        [600_000, 1_200_000, 1_500_000]
     );
     // An adoption may take two reloads; our own engine's is what the machine's default says.
     let adopt = |c: &Config| crate::session::machine_config(c).adopt_deadline_ms;

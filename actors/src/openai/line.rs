@@ -1,7 +1,7 @@
 //! What the requests of one sampler share: the server, the version that counts, and the gate that a reload closes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::sampling::Sampling;
@@ -28,6 +28,10 @@ pub struct Line {
     /// When the last chunk of any answer arrived: milliseconds after `since`.
     heard_ms: AtomicU64,
     since: Instant,
+    /// The version that was written last for the server to load.
+    written: Mutex<Option<PolicyVersion>>,
+    /// Why a control request failed, the last time one did.
+    failure: Mutex<Option<String>>,
 }
 
 /// The server was silent for too long.
@@ -45,6 +49,8 @@ impl Line {
             lost: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
             since: Instant::now(),
+            written: Mutex::new(None),
+            failure: Mutex::new(None),
         }
     }
 
@@ -91,6 +97,23 @@ impl Line {
         self.lost.swap(false, Ordering::SeqCst)
     }
 
+    /// Whether this version's folder was written for this sampler, whole.
+    pub fn wrote(&self, policy: PolicyVersion) -> bool {
+        *lock(&self.written) == Some(policy)
+    }
+
+    pub fn note_written(&self, policy: PolicyVersion) {
+        *lock(&self.written) = Some(policy);
+    }
+
+    pub fn note_failure(&self, why: Option<String>) {
+        *lock(&self.failure) = why;
+    }
+
+    pub fn last_failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
     /// A chunk arrived; the version it counts for.
     pub fn heard(&self) -> PolicyVersion {
         self.heard_ms.store(self.since.elapsed().as_millis() as u64, Ordering::SeqCst);
@@ -118,4 +141,9 @@ impl Line {
         }
         Err(Silent)
     }
+}
+
+/// What is kept is whole at any time, whoever panicked beside it.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use rollout::id::PolicyVersion;
 use rollout::outcome::Fault;
@@ -49,11 +50,18 @@ pub async fn take_over(line: &Line, publish: &Publish, weights: Weights, policy:
     let work = async {
         let turn = line.setup.turn.clone().lock_owned().await;
         let folder = reload.dir.join(name(policy));
-        let (publish, path) = (publish.clone(), folder.clone());
-        // Writing goes on when nobody waits for it any more, and keeps the turn: whoever came next would write the same folder.
-        let written = tokio::task::spawn_blocking(move || (publish(&weights, &path), turn)).await;
-        let (written, _turn) = written.map_err(|e| fault(SERVER_RELOAD, e))?;
-        written?;
+        let _turn = if line.wrote(policy) && folder.is_dir() {
+            // A server that was away loads what is there.
+            turn
+        } else {
+            let (publish, path) = (publish.clone(), folder.clone());
+            // Writing goes on when nobody waits for it any more, and keeps the turn: whoever came next would write the same folder.
+            let written = tokio::task::spawn_blocking(move || (publish(&weights, &path), turn)).await;
+            let (written, turn) = written.map_err(|e| fault(SERVER_RELOAD, e))?;
+            written?;
+            line.note_written(policy);
+            turn
+        };
         let before = line.counting();
         line.close();
         loop {
@@ -71,10 +79,12 @@ pub async fn take_over(line: &Line, publish: &Publish, weights: Weights, policy:
         Ok(())
     };
     let limit = reload.timeout;
+    line.note_failure(None);
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let why =
-            format!("version {policy} was not loaded within generator.reload_timeout_s = {}", limit.as_secs_f64());
-        Err(fault(SERVER_RELOAD, why))
+        let last = line.last_failure().map(|why| format!("; last, {why}")).unwrap_or_default();
+        let seconds = limit.as_secs_f64();
+        let why = format!("version {policy} was not loaded within generator.reload_timeout_s = {seconds}{last}");
+        Err(fault(SERVER_RELOAD, line.setup.blot(&why)))
     })
 }
 
@@ -95,6 +105,7 @@ async fn load(line: &Line, folder: &Path, policy: PolicyVersion) -> Result<(), S
     match line.setup.server {
         ServerKind::Vllm => {
             tell(line, "pause?mode=keep", &Value::Null).await?;
+            met(line);
             settle(line, Instant::now()).await;
             let call = json!({ "method": "reload_weights", "kwargs": { "weights_path": folder } });
             tell(line, "collective_rpc", &call).await?;
@@ -102,6 +113,7 @@ async fn load(line: &Line, folder: &Path, policy: PolicyVersion) -> Result<(), S
         }
         ServerKind::Sglang => {
             tell(line, "pause_generation", &json!({ "mode": "retract" })).await?;
+            met(line);
             settle(line, Instant::now()).await;
             let call = json!({
                 "model_path": folder,
@@ -116,6 +128,11 @@ async fn load(line: &Line, folder: &Path, policy: PolicyVersion) -> Result<(), S
     line.count(policy);
     let (path, body) = go_on(line.setup.server);
     tell(line, path, &body).await
+}
+
+/// Who has paused is told everything: what was lost before is of no account.
+fn met(line: &Line) {
+    line.take_lost();
 }
 
 /// Chunks that were on their way when the server paused are read before the version changes: slow tokens are quiet for long before that, too.
@@ -140,10 +157,11 @@ async fn tell(line: &Line, path: &str, body: &Value) -> Result<(), String> {
         };
         let why = format!("POST /{path}: {}", failed.why);
         tracing::debug!(tries, why = setup.blot(&why), "the generation server did not do as it was told");
-        // One that is away may be starting anew: it has all of `generator.reload_timeout_s`.
-        if failed.away {
+        if failed.lost {
             line.lose();
         }
+        line.note_failure(Some(why.clone()));
+        // One that is away may be starting anew: it has all of `generator.reload_timeout_s`.
         if !failed.away && (!failed.again || tries > setup.retries) {
             return Err(format!("{why} (tries: {tries})"));
         }
@@ -156,8 +174,10 @@ struct Failed {
     why: String,
     /// The same may do better.
     again: bool,
-    /// Nobody listens.
+    /// Nobody listens, or a gateway says so.
     away: bool,
+    /// Whoever answers next may have other weights.
+    lost: bool,
 }
 
 /// One control request.
@@ -167,10 +187,10 @@ async fn post(line: &Line, path: &str, body: &Value) -> Result<(), Failed> {
     if !body.is_null() {
         request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
     }
-    let failed = |why: String, again: bool| Failed { why, again, away: false };
+    let failed = |why: String, again: bool| Failed { why, again, away: false, lost: false };
     let response = request.send().await.map_err(|e| {
         let away = e.is_connect();
-        Failed { why: chain(&e.without_url()), again: true, away }
+        Failed { why: chain(&e.without_url()), again: true, away, lost: away }
     })?;
     let status = response.status();
     let said = limited(response).await.map_err(|e| failed(e, true))?;
@@ -181,7 +201,10 @@ async fn post(line: &Line, path: &str, body: &Value) -> Result<(), Failed> {
             _ => "",
         };
         let why = format!("HTTP status {status}{hint}: {}", String::from_utf8_lossy(&said));
-        return Err(failed(why, may_pass(status)));
+        // Neither server says the first two to a control request: what stands before it does. The last may be a load that takes long.
+        let away = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE);
+        let lost = away || status == StatusCode::GATEWAY_TIMEOUT;
+        return Err(Failed { why, again: away || may_pass(status), away, lost });
     }
     // Both servers also say in words that something did not work, one of them with status 200.
     let said: Value = serde_json::from_slice(&said).unwrap_or(Value::Null);

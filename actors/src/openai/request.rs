@@ -44,7 +44,7 @@ fn passing(why: impl Into<String>) -> Failed {
     Failed::Passing { why: why.into(), after: None }
 }
 
-/// A whole, verified answer, no token of it sampled under a version before `least`.
+/// A whole, verified answer, asked for when `least` or a newer version counts.
 ///
 /// # Errors
 /// `SERVER_UNAVAILABLE` when none could be had, `SERVER_UNUSABLE` when it breaks a bound.
@@ -113,18 +113,18 @@ async fn attempt(line: &Line, prompt: &[u32], seed: u64) -> Result<(Answer, Fini
         passing(chain(&e.without_url()))
     })?;
     let status = response.status();
+    let after = retry_after(response.headers());
     // What stands before a server that starts anew says one of these. SGLang says the last when it has much to do, and names the weights of
-    // every answer; vLLM does neither.
+    // every answer; vLLM does neither. With a time to come back it is whoever holds requests back that have become too many.
     let away = match status {
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => true,
-        StatusCode::SERVICE_UNAVAILABLE => setup.server == ServerKind::Vllm,
+        StatusCode::SERVICE_UNAVAILABLE => setup.server == ServerKind::Vllm && after.is_none(),
         _ => false,
     };
     if away {
         line.lose();
     }
     if !status.is_success() {
-        let after = retry_after(response.headers());
         let said = line.patient(limited(response)).await.map_err(silent)?;
         let said = said.map_or_else(|e| e, |body| String::from_utf8_lossy(&body).into_owned());
         let why = format!("HTTP status {status}: {said}");

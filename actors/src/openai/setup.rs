@@ -26,7 +26,7 @@ pub struct Setup {
     pub(super) model: String,
     /// Longest silence of the server's.
     pub(super) timeout: Duration,
-    /// Longest time for one answer, the queue and repeated requests included.
+    /// Longest time for one answer from its place among `concurrency` on, repeated requests included.
     pub(super) deadline: Duration,
     /// Requests at once.
     pub(super) concurrency: usize,

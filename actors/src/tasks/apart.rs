@@ -46,12 +46,12 @@ pub fn warm_start_examples(config: &Config) -> Result<WarmStartExamples, TaskErr
     Ok(WarmStartExamples { examples, kept_out: out.len() })
 }
 
-/// Tasks that are evaluated and have the source of one that is trained on, under another name: (evaluated, trained on).
-pub fn leaks(tasks: &[TaskSpec]) -> Vec<(TaskId, TaskId)> {
-    let (train, evaluated): (Vec<_>, Vec<_>) = tasks.iter().partition(|t| t.split == Split::Train);
-    let train: BTreeMap<String, &TaskId> = train.into_iter().map(|t| (bare(&t.source), &t.id)).collect();
+/// Tasks of the split that is evaluated that have the source of one that is trained on, under another name: (evaluated, trained on).
+pub fn leaks(tasks: &[TaskSpec], evaluated: Split) -> Vec<(TaskId, TaskId)> {
+    let of = |split: Split| tasks.iter().filter(move |t| t.split == split);
+    let train: BTreeMap<String, &TaskId> = of(Split::Train).map(|t| (bare(&t.source), &t.id)).collect();
     let same = |t: &TaskSpec| train.get(&bare(&t.source)).map(|trained| (t.id.clone(), (*trained).clone()));
-    evaluated.into_iter().filter_map(same).collect()
+    of(evaluated).filter_map(same).collect()
 }
 
 /// A source without what says nothing: blank lines, comments on lines of their own, spaces at the ends.
@@ -109,7 +109,8 @@ mod tests {
             task("c", Split::Validation, "x = 1\ny = 3\n"),
         ];
         let name = |id: &str| TaskId(id.into());
-        assert_eq!(leaks(&tasks), [(name("b"), name("a"))]);
-        assert_eq!(leaks(&load_tasks(None).unwrap()), []);
+        assert_eq!(leaks(&tasks, Split::HeldOut), [(name("b"), name("a"))]);
+        assert_eq!(leaks(&tasks, Split::Validation), []);
+        assert_eq!(leaks(&load_tasks(None).unwrap(), Split::HeldOut), []);
     }
 }

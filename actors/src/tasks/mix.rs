@@ -1,7 +1,6 @@
 //! How often each level is trained on (`tasks.level_mix`).
 
-use std::collections::BTreeMap;
-
+use rollout::curriculum::Part;
 use rollout::id::TaskId;
 use rollout::task::{Split, TaskSpec};
 
@@ -27,19 +26,16 @@ pub fn level_mix(text: &str) -> Result<Vec<f64>, String> {
     }
 }
 
-/// The training tasks, each with how much more often it is drawn than another with the same result. With shares a level's tasks are drawn by
-/// its share together, whatever their number, and a level without a share is not trained on: the mixture p of TritonRL (arXiv 2510.17891,
-/// section 3.3). The largest is 1.
-pub fn mixed(tasks: &[TaskSpec], shares: &[f64]) -> Vec<(TaskId, f64)> {
-    let train = || tasks.iter().filter(|t| t.split == Split::Train);
-    let mut count: BTreeMap<u8, f64> = BTreeMap::new();
-    train().for_each(|t| *count.entry(t.level).or_default() += 1.0);
-    let of_task = |level: u8| match shares.is_empty() {
-        true => 1.0,
-        false => usize::from(level).checked_sub(1).and_then(|n| shares.get(n)).unwrap_or(&0.0) / count[&level],
-    };
-    let most = count.keys().map(|level| of_task(*level)).fold(0.0, f64::max);
-    train().map(|t| (t.id.clone(), of_task(t.level) / most)).filter(|(_, base)| *base > 0.0).collect()
+/// The training tasks, each with its part in the mixture that `shares` of levels 1, 2, .. make: the mixture p of TritonRL (arXiv 2510.17891,
+/// section 3.3). A level without a share is not trained on. Without shares no task has a part.
+pub fn mixed(tasks: &[TaskSpec], shares: &[f64]) -> Vec<(TaskId, Option<Part>)> {
+    let train = tasks.iter().filter(|t| t.split == Split::Train);
+    if shares.is_empty() {
+        return train.map(|t| (t.id.clone(), None)).collect();
+    }
+    let share = |level: u8| usize::from(level).checked_sub(1).and_then(|n| shares.get(n)).copied().unwrap_or(0.0);
+    let part = |t: &TaskSpec| Part { level: t.level, share: share(t.level) };
+    train.map(|t| (t.id.clone(), part(t))).filter(|(_, part)| part.share > 0.0).map(|(t, part)| (t, Some(part))).collect()
 }
 
 /// Each level with a share has something to train on.
@@ -82,15 +78,15 @@ mod tests {
         }
     }
 
-    /// Planted bug: a share is each task's. Seen: four times as many of level 2.
     #[test]
-    fn a_levels_tasks_have_its_share_together() {
+    fn a_level_without_a_share_is_left_out() {
         let all = tasks(&[1, 2, 2, 2, 2, 9, 3]);
         let of = |shares: &[f64]| mixed(&all, shares);
-        assert!(of(&[]).iter().all(|(_, base)| *base == 1.0) && of(&[]).len() == 6);
-        let even = of(&[1.0, 1.0]);
-        assert_eq!(even.iter().map(|(_, base)| *base).collect::<Vec<_>>(), [1.0, 0.25, 0.25, 0.25, 0.25]);
-        assert_eq!(of(&[1.0]), [(TaskId("t0".into()), 1.0)]);
+        assert!(of(&[]).iter().all(|(_, part)| part.is_none()) && of(&[]).len() == 6);
+        let parts = |shares: &[f64]| of(shares).iter().map(|(_, part)| part.unwrap()).collect::<Vec<_>>();
+        let (one, two) = (Part { level: 1, share: 2.0 }, Part { level: 2, share: 1.0 });
+        assert_eq!(parts(&[2.0, 1.0]), [one, two, two, two, two]);
+        assert_eq!(of(&[2.0]), [(TaskId("t0".into()), Some(one))]);
         assert_eq!(of(&[0.0, 3.0]).len(), 4);
         assert!(require_levels(&all, "1,1,1").is_ok() && require_levels(&all, "").is_ok());
         let error = require_levels(&all, "1,0,1,2").unwrap_err().to_string();

@@ -192,7 +192,7 @@ impl Rig {
         Plan {
             machine: self.machine.clone(),
             train: of(Split::Train),
-            train_base: Vec::new(),
+            train_mixture: Vec::new(),
             evaluated: of(Split::HeldOut),
             eval_samples: self.eval_samples,
             seed: SEED,

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use server::{Form, Reply, Server, answers_path, obey, path, wait_until};
 
 const EOS: u32 = desk::EOS;
-const VLLM: [&str; 4] =
+pub const VLLM: [&str; 4] =
     ["/pause?mode=keep", "/collective_rpc", "/reset_prefix_cache?reset_running_requests=true", "/resume"];
 const SGLANG: [&str; 3] = ["/pause_generation", "/update_weights_from_disk", "/continue_generation"];
 

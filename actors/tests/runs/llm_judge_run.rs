@@ -97,16 +97,19 @@ fn a_judge_that_is_away_masks_and_nothing_that_passed_is_trained_on() {
     assert_eq!(played.counts.faults, played.counts.asked);
 }
 
-/// Planted: the run goes on without what passes. Seen: it completes, with every later passing answer masked.
+/// Planted: RL goes on without what passes. Seen: as many steps as without a judge, with every later passing answer masked.
 #[test]
-fn a_budget_that_is_used_up_ends_the_run() {
+fn a_budget_that_is_used_up_ends_rl_and_what_was_trained_is_kept() {
     let endpoint = Endpoint::start(|_, _| no_objection());
-    let section = Judge { max_requests: 3, ..endpoint.section() };
+    // One question at a time: what was paid for is answered before the next is refused.
+    let section = Judge { max_requests: 3, concurrency: 1, ..endpoint.section() };
     let played = play(Some(&section), |_| {});
-    let RunEnd::Failed { fault, disk_full: false } = &played.end else { panic!("{:?}", played.end) };
-    assert!(fault.code == "F117" && fault.message.contains("judge.max_requests"), "{fault}");
+    assert_eq!(played.end, RunEnd::Completed, "{:?}", played.endings());
+    assert!(played.faults.contains(&"F117".to_string()), "{:?}", played.faults);
     assert_eq!(played.counts.requests, 3);
     assert_eq!(played.passing().filter(|r| r.reward().is_some_and(|r| r.code == 1.0)).count(), 3);
+    let trained = |played: &Played| played.rollouts.iter().filter(|r| ended(r, "trained").is_some()).count();
+    assert!(2 * trained(&played) < trained(&play(None, |_| {})), "{:?}", played.endings());
 }
 
 /// Planted: the opinion is not applied. Seen: a passing answer with reward 1.

@@ -24,6 +24,7 @@ mod cli_kill;
 mod cli_run;
 mod cli_state;
 mod cli_verify;
+mod generation_gateway;
 mod generation_reload;
 mod generation_run;
 mod generation_server;

@@ -75,7 +75,7 @@ pub fn plan(credits: u32) -> Plan {
     };
     let train = standins::tasks(TASKS, Split::Train).iter().map(|task| task.spec.id.clone()).collect();
     let limits = EvalLimits { credits: 1, retries: 1, sample_ms: 1000, judge_ms: 1000, execute_ms: 1000 };
-    Plan { machine, train, train_base: Vec::new(), evaluated: Vec::new(), eval_samples: 0, seed: 1, limits }
+    Plan { machine, train, train_mixture: Vec::new(), evaluated: Vec::new(), eval_samples: 0, seed: 1, limits }
 }
 
 /// Takes its steps at once, and leaves a durable checkpoint of each.

@@ -27,7 +27,7 @@ pub fn check(config: &Config, settings: &Settings) -> Result<(), UserError> {
             .at(place(settings, &["generator.timeout_s", "rollout.sample_deadline_s"]))
             .found(format!("generator.timeout_s = {}, rollout.sample_deadline_s = {deadline}", g.timeout_s))
             .expected("rollout.sample_deadline_s of at least generator.timeout_s")
-            .hint("the deadline also covers the queue, repeated requests and reloads"));
+            .hint("the deadline also covers repeated requests and waiting for a server that is away"));
     }
     if g.reload == ReloadKind::None && (config.run.steps > 0 || config.sft.enabled) {
         return Err(UserError::new(
