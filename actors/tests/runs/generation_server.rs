@@ -205,6 +205,8 @@ fn what_may_pass_is_tried_again_and_what_may_not_is_told_at_once() {
         ("429 Too Many Requests", "retry-after: 0.01\r\n", 1),
         ("500 Internal Server Error", "", 1),
         ("503 Service Unavailable", "", 2),
+        // Or somebody who holds back what has become too much.
+        ("503 Service Unavailable", "retry-after: 0.01\r\n", 1),
     ] {
         let server = refusing(Form::Vllm, 2, status, headers);
         let mut desk = Desk::open(&server.section(ServerKind::Vllm));
