@@ -47,7 +47,7 @@ fn a_server_that_starts_anew_behind_a_gateway_has_as_long_as_one_that_is_asked_d
         let done = desk.finish();
         assert_eq!(done.items.len(), 1, "{status}: {:?}", done.faults);
         let told = server.paths();
-        let pauses = vec![VLLM[0]; 5];
+        let pauses = [VLLM[0]; 5];
         let expected = [&VLLM[..], &["/v1/completions"], &pauses[..], &VLLM[..], &["/v1/completions"]].concat();
         assert_eq!(told, expected, "{status}");
     }
