@@ -118,7 +118,8 @@ impl<'a> Engine<'a> {
                 self.made_here(&made);
                 made
             }
-            ("tuple" | "list" | "dict" | "set", None) => {
+            ("tuple", None) => self.made_tuple(Value::List(Rc::new(Vec::new()))),
+            ("list" | "dict" | "set", None) => {
                 let made = Value::List(Rc::new(Vec::new()));
                 self.made_here(&made);
                 made

@@ -460,7 +460,7 @@ impl<'a> Engine<'a> {
         if let Some(vararg) = &params.vararg {
             let mut rest: Vec<Value<'a>> = positional.collect();
             let value = match args.rest.clone() {
-                None => Value::List(Rc::new(rest)),
+                None => self.made_tuple(Value::List(Rc::new(rest))),
                 Some(more) => {
                     rest.push(more);
                     Value::Bag(Rc::new(rest.iter().skip(1).fold(rest[0].clone(), |all, v| all.join(v))))

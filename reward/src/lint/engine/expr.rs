@@ -127,7 +127,10 @@ impl<'a> Engine<'a> {
                 let id = self.function(std::ptr::from_ref(l) as usize, info);
                 Value::Func(self.close(id))
             }
-            Expr::Tuple(t) => self.elements(&t.elts),
+            Expr::Tuple(t) => {
+                let made = self.elements(&t.elts);
+                self.made_tuple(made)
+            }
             Expr::List(l) => {
                 let made = self.elements(&l.elts);
                 self.made_here(&made);

@@ -171,6 +171,10 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn brings_code(&self, value: &Value<'a>) -> bool {
+        value.tensors().is_empty() && (self.brings_python(value, 0) || self.has_methods(value, 0))
+    }
+
     fn call_triton(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
         if matches!(rest, "autotune" | "heuristics" | "Config") {
@@ -191,6 +195,10 @@ impl<'a> Engine<'a> {
                     return self.compute(How::Function(path.to_owned()), &args.all());
                 }
                 Value::Scalar
+            }
+            // A constant is what it is made of, where that can be worked with.
+            "language.constexpr" if first.as_ref().is_some_and(|v| self.brings_code(v)) => {
+                first.unwrap_or(Value::unknown())
             }
             // Other views of the same memory.
             "reinterpret" | "TensorWrapper" => first.unwrap_or(Value::unknown()),

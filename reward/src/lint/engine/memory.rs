@@ -106,6 +106,8 @@ pub(super) struct Memory<'a> {
     lists: HashSet<usize>,
     /// Collections that this call made.
     pub(super) fresh: HashMap<usize, Value<'a>>,
+    /// Tuples that were written as such: nothing changes them.
+    tuples: HashMap<usize, Value<'a>>,
     /// Iterators and generators, and whether they were there before this call.
     pub(super) iterators: HashMap<usize, (Value<'a>, bool)>,
     /// Tensors whose sizes come from what an earlier call left.
@@ -261,6 +263,18 @@ impl<'a> Engine<'a> {
         {
             self.memory.fresh.insert(at, value.clone());
         }
+    }
+
+    /// A tuple was made just now.
+    pub(super) fn made_tuple(&mut self, value: Value<'a>) -> Value<'a> {
+        if let (Value::List(_), Some(at)) = (&value, address(&value)) {
+            self.memory.tuples.insert(at, value.clone());
+        }
+        value
+    }
+
+    pub(super) fn is_tuple(&self, value: &Value<'a>) -> bool {
+        address(value).is_some_and(|at| self.memory.tuples.contains_key(&at))
     }
 
     /// A field gets a collection that was made just now, or something else.
