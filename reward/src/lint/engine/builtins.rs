@@ -32,10 +32,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A function in the hands of something that calls it for one item after the other: a loop by another name.
+    /// A function in the hands of something that calls it for one item after the other, or for none: a loop by another name.
     pub(super) fn many_times(&mut self, run: impl FnOnce(&mut Self) -> Value<'a>) -> Value<'a> {
         self.turns += 1;
-        let made = run(self);
+        let made = self.perhaps(run);
         self.turns = self.turns.saturating_sub(1);
         made
     }

@@ -362,7 +362,11 @@ impl<'a> Engine<'a> {
             }
         }
         if self.state.alive {
-            self.leave(Value::Nothing);
+            // Who leaves in the loop that always runs says no more after it.
+            let last = std::mem::take(&mut self.state.passed) && self.returns.len() == self.entry;
+            if !last {
+                self.leave(Value::Nothing);
+            }
         }
         self.loops = loops;
         self.memory.searching = searching;

@@ -271,7 +271,7 @@ impl<'a> Engine<'a> {
         let names: Vec<&'a str> = generators.iter().flat_map(|g| target_names(&g.target)).collect();
         let hidden: Vec<Option<Value<'a>>> =
             names.iter().map(|name| self.state.frames.last().and_then(|f| f.get(name)).cloned()).collect();
-        let made = self.comprehended(generators, parts);
+        let made = self.perhaps(|engine| engine.comprehended(generators, parts));
         for (name, value) in names.into_iter().zip(hidden).rev() {
             match value {
                 Some(value) => self.state.bind(name, value),
@@ -426,8 +426,9 @@ impl<'a> Engine<'a> {
         let mut left = self.eval(&c.left);
         let mut result: Option<bool> = Some(true);
         let mut kept = false;
-        for (op, right) in c.ops.iter().zip(&*c.comparators) {
-            let right = self.eval(right);
+        for (at, (op, right)) in c.ops.iter().zip(&*c.comparators).enumerate() {
+            // What comes after the first comparison may not be asked.
+            let right = if at == 0 { self.eval(right) } else { self.perhaps(|engine| engine.eval(right)) };
             let identity = matches!(op, CmpOp::Is | CmpOp::IsNot | CmpOp::In | CmpOp::NotIn);
             if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
                 return self.compute(How::Operator(op.as_str()), &[left, right]);

@@ -20,10 +20,10 @@ pub(super) enum GridSize {
 impl<'a> Engine<'a> {
     pub(super) fn grid_size(&mut self, grid: &Value<'a>) -> GridSize {
         let grid = match grid {
-            Value::Func(func) => self.probe(&func.clone()),
+            Value::Func(func) => self.perhaps(|engine| engine.probe(&func.clone())),
             Value::Bound(receiver, func) => {
                 let args = Args::of(vec![Value::Bag(std::rc::Rc::new(Value::Scalar))]);
-                self.call_function(&func.clone(), Some((**receiver).clone()), args)
+                self.perhaps(|engine| engine.call_function(&func.clone(), Some((**receiver).clone()), args))
             }
             other => other.clone(),
         };

@@ -1,8 +1,8 @@
 //! An abstract interpreter for candidates: runs the module, `ModelNew.__init__` and `ModelNew.forward` on abstract values
 //! and writes down what it saw. The rules judge; this only follows.
 //!
-//! Paths are joined after branches; a tensor counts as written by a kernel only when it is on every path. Loops are
-//! taken to run at least once. Calls of the candidate's own functions and classes are followed, with bounded depth and
+//! Paths are joined after branches; a tensor counts as written by a kernel only when it is on every path. For that, loops are
+//! taken to run at least once; what else a loop may change decides no branch. Calls of the candidate's own functions and classes are followed, with bounded depth and
 //! a step budget, so any text ends in bounded time.
 
 mod acts;
@@ -24,6 +24,7 @@ mod inside;
 pub mod kernel;
 mod launch;
 mod library;
+mod loops;
 mod memory;
 mod modules;
 mod outputs;

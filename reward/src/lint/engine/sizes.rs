@@ -1,12 +1,11 @@
 //! Sizes of tensors, as far as tests for tensors without elements go: whose they are, and what keeps them sizes.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::call::Args;
 use super::condition::Emptiness;
 use super::state::Written;
-use super::value::{COPY, Env, ObjId, PART, Value};
+use super::value::{COPY, ObjId, PART, Value};
 use super::{Engine, Origin};
 
 /// Whose size it is. Whatever it is of, it is never negative.
@@ -162,16 +161,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// After a loop, which is taken to run: where it does not, what was no size before it is none.
-    pub(super) fn perhaps_unturned(&mut self, frames: &[Rc<Env<'a>>], fields: &HashMap<(ObjId, Rc<str>), Value<'a>>) {
-        let bound = self.state.frames.iter().map(|f| f.len()).sum::<usize>() + self.state.fields.len();
-        self.budget = self.budget.saturating_sub(bound as u32 / 8);
-        for (now, before) in self.state.frames.iter_mut().zip(frames).filter(|(a, b)| !Rc::ptr_eq(a, b)) {
-            loosen(Rc::make_mut(now), before);
-        }
-        loosen(Rc::make_mut(&mut self.state.fields), fields);
-    }
-
     /// Whose sizes the sizes of this tensor are; `None` where they may be 0 for any reason.
     pub(super) fn sized(&self, value: &Value<'a>) -> Option<SizeOf> {
         let ids = value.tensors();
@@ -207,16 +196,6 @@ impl<'a> Engine<'a> {
             _ => return None,
         };
         if given.is_empty() { None } else { sizes(&Value::List(Rc::new(given))) }
-    }
-}
-
-/// Sizes that took the place of something else are perhaps still that.
-fn loosen<'a, K: Eq + std::hash::Hash>(now: &mut HashMap<K, Value<'a>>, before: &HashMap<K, Value<'a>>) {
-    for (name, value) in now.iter_mut().filter(|(_, v)| holds_sizes(v)) {
-        match before.get(name) {
-            Some(old) if !old.same(value) => *value = value.join(old),
-            _ => {}
-        }
     }
 }
 

@@ -32,7 +32,9 @@ pub struct State<'a> {
     pub alive: bool,
     /// On a path that is taken only for tensors without elements.
     pub empty: bool,
-    /// The same, but the tensor may be a parameter, and those the candidate makes.
+    /// Past a loop whose body always leaves: it had nothing to go through.
+    pub passed: bool,
+    /// As `empty`, but the tensor may be a parameter, and those the candidate makes.
     pub hollow: bool,
 }
 
@@ -46,6 +48,7 @@ impl Default for State<'_> {
             alive: true,
             empty: false,
             hollow: false,
+            passed: false,
         }
     }
 }
@@ -127,6 +130,7 @@ impl<'a> State<'a> {
         }
         joined.empty &= other.empty;
         joined.hollow &= other.hollow;
+        joined.passed &= other.passed;
         joined
     }
 }
