@@ -104,3 +104,83 @@ fn honest_loops_pass() {
         assert_eq!(rejected("", &lines), BTreeSet::new(), "{lines}");
     }
 }
+
+const TOOLS: &str =
+    "def poke(s, v=1):\n    s.append(v)\n\n\ndef pick(s):\n    s[0] = torch.softmax\n\n\ndef same(t, d):\n    return t";
+
+/// Planted: a list, a dict or a set is filled, emptied or changed under another name. Seen: the branch on it is dead, and what
+/// was put into it is not there.
+#[test]
+fn what_another_name_changes_is_seen() {
+    for setup in [
+        "flag = []\nt = flag\nif N > 4096:\n    t.append(1)",
+        "flag = []\nt = flag\nif N > 4096:\n    t += [1]",
+        "flag = []\nt = flag\nif N > 4096:\n    t[0:0] = [1]",
+        "flag = []\nif N > 4096:\n    poke(flag)",
+        "flag = []\nif N > 4096:\n    poke(s=flag)",
+        "flag = []\nadd = flag.append\nif N > 4096:\n    add(1)",
+        "flag = []\nif N > 4096:\n    list.append(flag, 1)",
+        "flag = []\nif N > 4096:\n    list(map(flag.append, [1]))",
+        "flag = []\nif N > 4096:\n    [flag][0].append(1)",
+        "flag = []\nif N > 4096:\n    functools.partial(flag.append, 1)()",
+        "flag = []\nadd = lambda: flag.append(1)\nif N > 4096:\n    add()",
+        "flag = []\ndef add():\n    flag.append(1)\nif N > 4096:\n    add()",
+        "flag = []\nbox.list = flag\nif N > 4096:\n    box.list.append(1)",
+        "flag = {}\nt = flag\nif N > 4096:\n    t['a'] = 1",
+        "flag = set()\nt = flag\nif N > 4096:\n    t.add(1)",
+        "flag = [1]\nt = flag\nif N <= 4096:\n    t.clear()",
+        "flag = [1]\nif N <= 4096:\n    flag.pop()",
+        "flag = [1]\nif N <= 4096:\n    del flag[0]",
+    ] {
+        let lines = format!("{setup}\nif flag:\n    return torch.softmax(x, -1)");
+        assert!(!hides(TOOLS, &lines), "{lines}");
+        let lines = format!("{setup}\nfor _ in flag:\n    return torch.softmax(x, -1)");
+        assert!(!hides(TOOLS, &lines), "{lines}");
+    }
+    for setup in [
+        "flag = [0]\nt = flag\nif N > 4096:\n    t[0] = 1",
+        "flag = [0]\nt = [flag]\nif N > 4096:\n    t[0][0] = 1",
+        "flag = [0, 1]\nif N > 4096:\n    flag.reverse()",
+        "flag = [0, 1]\nt = flag\nif N > 4096:\n    t.sort(key=lambda v: -v)",
+    ] {
+        let lines = format!("{setup}\nif flag[0]:\n    return torch.softmax(x, -1)");
+        assert!(!hides(TOOLS, &lines), "{lines}");
+    }
+    for setup in [
+        "ops = [same]\nt = ops\nt[0] = torch.softmax",
+        "ops = [same]\npick(ops)",
+        "ops = [same]\nif M > N:\n    t = ops\nelse:\n    t = ops\nt[0] = torch.softmax",
+        "ops = [same]\nother = [same]\nt = ops if N > 4096 else other\nt[0] = torch.softmax",
+        "ops = [same]\nfor t in (ops,):\n    t[0] = torch.softmax",
+        "ops = [same]\nops.__setitem__(0, torch.softmax)",
+        "ops = [same, torch.softmax]\nops.reverse()",
+        "ops = [same, torch.softmax]\nops.pop(0)",
+        "ops = [same]\ndef swap():\n    ops[0] = torch.softmax\nswap()",
+        "ops = [same]\nbox.ops = ops\nbox.ops[0] = torch.softmax",
+    ] {
+        let lines = format!("{setup}\ny = ops[0](x, -1)");
+        assert!(!hides(TOOLS, &lines), "{lines}");
+    }
+    let lines = format!("outs = [out]\n{LAUNCH}t = outs\nt[0] = x\nreturn outs[0]");
+    assert!(rejected("", &lines).contains("K022"));
+}
+
+/// Planted: every list is suspect. Seen: honest code that builds lists and asks them, or copies tuples, is refused.
+#[test]
+fn honest_lists_pass() {
+    for lines in [
+        "blocks = []\nfor block in self.blocks:\n    if n % block == 0:\n        blocks.append(block)\nif not blocks:\n    blocks = [256]\ndouble[(triton.cdiv(n, blocks[0]),)](x, out, n, BLOCK=blocks[0])\nreturn out",
+        "outs = []\nadd = outs.append\nfor i in range(M):\n    o = torch.empty_like(x[i])\n    double[(1,)](x[i], o, N, BLOCK=256)\n    add(o)\nreturn tuple(outs)",
+        "kernels = [double]\nif not kernels:\n    raise RuntimeError('none')\nkernels[0][(triton.cdiv(n, 256),)](x, out, n, BLOCK=256)\nreturn out",
+        "work = [(x, out)]\nwhile work:\n    a, b = work.pop()\n    double[(triton.cdiv(n, 256),)](a, b, n, BLOCK=256)\nreturn out",
+        "shape = (M, N)\nmore = shape\nmore += (1,)\nif shape[0] == 0:\n    return out\nLAUNCH\nreturn out",
+        "shape = list(x.shape)\nshape[-1] = N\ny = torch.empty(shape, device=x.device)\ndouble[(triton.cdiv(n, 256),)](x, y, n, BLOCK=256)\nreturn y",
+        "opts = {}\nif n > 4096:\n    opts['num_warps'] = 8\ndouble[(triton.cdiv(n, 256),)](x, out, n, BLOCK=256, **opts)\nreturn out",
+        "pairs = []\npairs.append((x, out))\nfor a, b in pairs:\n    double[(triton.cdiv(n, 256),)](a, b, n, BLOCK=256)\nreturn out",
+        "args = [x, out]\nargs.extend([n])\nassert args\ndouble[(triton.cdiv(n, 256),)](*args[:2], n, BLOCK=256)\nreturn out",
+        "extra = []\nfor bias in extra:\n    n = n + bias\nLAUNCH\nreturn out",
+    ] {
+        let lines = lines.replace("LAUNCH", LAUNCH.trim());
+        assert_eq!(rejected("", &lines), BTreeSet::new(), "{lines}");
+    }
+}

@@ -66,6 +66,14 @@ impl<'a> Engine<'a> {
             self.callbacks(&args);
         }
         let first = args.positional.first().cloned();
+        // `list.append(flag, 1)`
+        if let (Some(("list" | "dict" | "set", method)), Some(list @ (Value::List(_) | Value::Bag(_)))) =
+            (name.split_once('.'), &first)
+            && method != "fromkeys"
+        {
+            let rest = Args { positional: args.positional[1..].to_vec(), ..args };
+            return self.call_attribute(&Rc::new(list.clone()), method, rest);
+        }
         match (name, &first) {
             ("super", _) => match (args.positional.get(1), &first) {
                 (Some(Value::Instance(object, _)), Some(Value::Class(class))) => Value::Super(*object, *class),

@@ -350,6 +350,7 @@ impl<'a> Engine<'a> {
         self.returns.push(Vec::new());
         self.globals.push(Default::default());
         self.nonlocals.push(Default::default());
+        self.changes.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let searching = std::mem::take(&mut self.memory.searching);
         let (empty, hollow) = (self.state.empty, self.state.hollow);
@@ -401,6 +402,8 @@ impl<'a> Engine<'a> {
             *first = module;
         }
         debug_assert_eq!(self.state.frames.len(), depth);
+        let changes = self.changes.pop().unwrap_or_default();
+        self.show_changes(changes);
         for (name, value) in escaped {
             if depth > 1 && self.state.frames.last().is_some_and(|f| f.contains_key(name)) {
                 self.state.bind(name, value);

@@ -15,6 +15,7 @@ impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
         let state = self.any_state(&args);
         self.handed_to(path, &args);
+        self.given_away(path, &args);
         if args.all().iter().all(Value::is_scalar) {
             let result = self.call_library(path, args);
             return self.gives(state, result);
@@ -99,8 +100,7 @@ impl<'a> Engine<'a> {
             "functools" if rest == "cmp_to_key" => args.positional.into_iter().next().unwrap_or(Value::unknown()),
             // A context of an unknown kind.
             "contextlib" if rest != "nullcontext" => Value::unknown(),
-            // What methodcaller and its kin return is called in turn.
-            "operator" => Value::path(path),
+            "operator" => self.call_operator(path, rest, args),
             _ => Value::Scalar,
         }
     }
@@ -257,7 +257,14 @@ impl<'a> Engine<'a> {
                 self.call_value(&Rc::clone(base), args)
             }
             Value::Shape(of) if name == "numel" => Value::Size(*of),
-            Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
+            Value::List(_) | Value::Bag(_) => {
+                let (result, changed) = self.collection(base, name, &args);
+                if let Some(changed) = changed {
+                    self.replaced(base, &changed);
+                    self.changed(base, &changed);
+                }
+                result
+            }
             Value::Str(text) => {
                 if args.has_tensor() {
                     self.note(Fact::Host { what: format!("a text's .{name}()"), reject: true });

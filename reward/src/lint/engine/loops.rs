@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ruff_python_ast::{Expr, Stmt, StmtFor, StmtWhile};
 
 use super::state::State;
+use super::trace::{Fact, Seen};
 use super::value::Value;
 use super::{Engine, Loop};
 
@@ -26,8 +27,15 @@ impl<'a> Engine<'a> {
 
     pub(super) fn for_loop(&mut self, stmt: &'a StmtFor) {
         let items = self.eval(&stmt.iter);
-        if items.truth() == Some(false) || self.is_empty_range(&stmt.iter) {
-            self.dead(&stmt.body, "a loop over nothing");
+        let nothing = matches!(&items, Value::List(items) if items.is_empty());
+        if nothing || self.is_empty_range(&stmt.iter) {
+            let tried = self.dead(&stmt.body, "a loop over nothing");
+            if nothing && !self.is_tuple(&items) {
+                // Something that was not seen may fill it. What is done to its items nobody knows.
+                let known =
+                    |seen: &&Seen| matches!(seen.fact, Fact::Compute { data: true, .. } | Fact::Reference { .. });
+                tried.iter().filter(known).for_each(|seen| self.note_again(seen));
+            }
             return self.block(&stmt.orelse);
         }
         self.walked(&items);

@@ -74,7 +74,7 @@ const ITERATORS: &[&str] = &["iter", "reversed", "zip", "map", "filter", "enumer
 /// Of these, the ones that only go through it.
 const WALKS: &[&str] = &["enumerate", "zip", "iter", "reversed", "list", "tuple"];
 /// Library functions that leave a collection as it is.
-const READS: &[&str] = &[
+pub(super) const READS: &[&str] = &[
     "torch.",
     "triton.",
     "math.",

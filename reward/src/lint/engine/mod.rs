@@ -6,6 +6,7 @@
 //! a step budget, so any text ends in bounded time.
 
 mod acts;
+mod aliases;
 mod alloc;
 mod assign;
 mod attribute;
@@ -27,6 +28,7 @@ mod library;
 mod loops;
 mod memory;
 mod modules;
+mod operators;
 mod outputs;
 mod paths;
 mod prepass;
@@ -166,6 +168,10 @@ pub struct Engine<'a> {
     closures: closures::Closures<'a>,
     /// What each running call has yielded.
     yields: Vec<Option<Value<'a>>>,
+    /// What each running call has changed of the collections it was given or found.
+    changes: Vec<aliases::Changes<'a>>,
+    /// What looking for changed collections cost, as far as it is not yet taken from the budget.
+    spent: u32,
     /// Loops and comprehensions around.
     turns: u32,
     /// In the test of a branch that only drops entries of a collection.
@@ -276,6 +282,8 @@ impl<'a> Engine<'a> {
             running: Vec::new(),
             closures: closures::Closures::default(),
             yields: Vec::new(),
+            changes: Vec::new(),
+            spent: 0,
             turns: 0,
             evicting: false,
             globals: Vec::new(),
@@ -310,6 +318,7 @@ impl<'a> Engine<'a> {
         self.returns.clear();
         self.running.clear();
         self.yields.clear();
+        self.changes.clear();
         self.closures.suspended.clear();
         self.turns = 0;
         self.loops.clear();
@@ -340,6 +349,13 @@ impl<'a> Engine<'a> {
         let seen = Seen { stage: self.stage, line: self.line, fact };
         if self.known.insert(seen.clone()) {
             self.seen.push(seen);
+        }
+    }
+
+    /// The same for one that was taken back.
+    fn note_again(&mut self, seen: &Seen) {
+        if self.known.insert(seen.clone()) {
+            self.seen.push(seen.clone());
         }
     }
 

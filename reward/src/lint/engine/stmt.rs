@@ -329,10 +329,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Code that never runs: it is tried out, and only a launch in it is worth a word.
-    pub(super) fn dead(&mut self, body: &'a [Stmt], why: &'static str) {
+    /// Code that never runs: it is tried out, and only a launch in it is worth a word. What else was seen is handed back.
+    pub(super) fn dead(&mut self, body: &'a [Stmt], why: &'static str) -> Vec<Seen> {
         if self.stage != Stage::Forward {
-            return;
+            return Vec::new();
         }
         let line = self.line;
         let (seen, state) = (self.seen.len(), self.fork());
@@ -353,6 +353,7 @@ impl<'a> Engine<'a> {
             self.note(Fact::DeadLaunch { why });
         }
         self.line = line;
+        tried
     }
 }
 

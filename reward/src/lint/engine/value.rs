@@ -205,14 +205,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Certainly true or false, where that is known.
+    /// Certainly true or false, where that is known. Of a list it is not: it may be filled or emptied under another name.
     pub fn truth(&self) -> Option<bool> {
         match self {
             Value::Nothing => Some(false),
             Value::Bool(b) => Some(*b),
             Value::Int(i) => Some(*i != 0),
             Value::Str(s) => Some(!s.is_empty()),
-            Value::List(values) => Some(!values.is_empty()),
             Value::Func(_) | Value::Class(_) | Value::Kernels(_) | Value::Instance(..) => Some(true),
             _ => None,
         }
