@@ -328,6 +328,7 @@ impl<'a> Engine<'a> {
 
     /// Work on data outside a kernel: noted while forward runs; the result is a tensor.
     pub(super) fn compute_on(&mut self, how: How, operands: &[Value<'a>]) {
+        self.touches(operands);
         if self.stage == Stage::Forward {
             let data = operands.iter().any(|v| v.all_tensors().iter().any(|id| self.is_data(*id)));
             self.note(Fact::Compute { how, data });

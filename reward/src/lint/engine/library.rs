@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::call::Args;
+use super::loops::perhaps_still;
 use super::modules::CONTEXT;
-use super::sizes::{by_dtype, keeps_size, product};
+use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
@@ -61,9 +62,14 @@ impl<'a> Engine<'a> {
             },
             "functools" if rest == "reduce" && args.positional.len() >= 2 => {
                 let item = self.element(&args.positional[1]);
-                let start = args.positional.get(2).cloned().unwrap_or(item.clone());
-                let function = args.positional[0].clone();
-                self.many_times(|engine| engine.call_value(&function, Args::of(vec![start, item])))
+                let mut made = args.positional.get(2).cloned().unwrap_or(item.clone());
+                // Over nothing, the start is the result; over more, what was made is handed in again.
+                for _ in 0..2 {
+                    let given = Args::of(vec![made.clone(), item.clone()]);
+                    let next = self.many_times(|engine| engine.call_value(&args.positional[0], given));
+                    made = perhaps_still(&next, &made);
+                }
+                made
             }
             "math" | "numpy" if rest == "prod" && product(&args).is_some() => product(&args).unwrap_or(Value::Scalar),
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
@@ -203,7 +209,7 @@ impl<'a> Engine<'a> {
             // Other views of the same memory.
             "reinterpret" | "TensorWrapper" => first.unwrap_or(Value::unknown()),
             _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
-            _ => Value::Scalar,
+            _ => blocks(rest, &args).unwrap_or(Value::Scalar),
         }
     }
 
@@ -311,6 +317,7 @@ impl<'a> Engine<'a> {
                     (Some(of), true) if name == "size" => Value::Size(of.part()),
                     (Some(of), true) => Value::Size(of),
                     (Some(of), false) => Value::Shape(of),
+                    (None, true) if name != "size" => self.numel_of(base),
                     (None, true) => Value::Scalar,
                     (None, false) => Value::Bag(Rc::new(Value::Scalar)),
                 }

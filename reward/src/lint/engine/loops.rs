@@ -141,18 +141,20 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Joins what was bound anew with what was there before. Of two tensors the new one alone counts, as it does for what kernels
-/// write.
 fn loosen<'a, K: Eq + Hash>(now: &mut HashMap<K, Value<'a>>, before: &HashMap<K, Value<'a>>) {
     for (name, value) in now.iter_mut() {
-        let Some(old) = before.get(name).filter(|old| !old.same(value)) else {
-            continue;
-        };
-        let tensor = may_be_tensor(value);
-        for one in old.each().iter().filter(|v| !tensor || matches!(v, Value::Nothing) || is_code(v)) {
-            *value = value.join(one);
+        if let Some(old) = before.get(name).filter(|old| !old.same(value)) {
+            *value = perhaps_still(value, old);
         }
     }
+}
+
+/// What a loop made of something, or what that was before. Of two tensors the new one alone counts, as it does for what kernels
+/// write.
+pub(super) fn perhaps_still<'a>(now: &Value<'a>, old: &Value<'a>) -> Value<'a> {
+    let tensor = may_be_tensor(now);
+    let old = old.each().iter().filter(|v| !tensor || matches!(v, Value::Nothing) || is_code(v));
+    old.fold(now.clone(), |all, v| all.join(v))
 }
 
 /// A tensor, or a collection of some.

@@ -193,6 +193,8 @@ pub struct Engine<'a> {
     stored_tensors: HashSet<Place<'a>>,
     /// Whose sizes new buffers have, where they have none of their own.
     like_input: HashMap<ObjId, SizeOf>,
+    /// New buffers that torch worked on.
+    touched: HashSet<ObjId>,
     /// Inputs that are one tensor each.
     inputs: HashSet<ObjId>,
     /// Objects of the candidate's classes.
@@ -297,6 +299,7 @@ impl<'a> Engine<'a> {
             stored: HashSet::new(),
             stored_tensors: HashSet::new(),
             like_input: HashMap::new(),
+            touched: HashSet::new(),
             inputs: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),

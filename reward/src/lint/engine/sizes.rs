@@ -81,6 +81,21 @@ pub(super) fn product<'a>(args: &Args<'a>) -> Option<Value<'a>> {
     }
 }
 
+/// `triton.cdiv(n, 256)`: 0 only where n is.
+pub(super) fn blocks<'a>(name: &str, args: &Args<'a>) -> Option<Value<'a>> {
+    let whole = |size: &Value<'a>| match size {
+        Value::Size(of) => Some(Value::Size(of.plain())),
+        Value::Numel(_) => Some(size.clone()),
+        _ => None,
+    };
+    match (name, args.positional.as_slice()) {
+        ("cdiv", [size, Value::Size(_)]) => whole(size),
+        ("cdiv", [size, Value::Int(by)]) if *by > 0 => whole(size),
+        ("next_power_of_2", [size]) => whole(size),
+        _ => None,
+    }
+}
+
 /// `min(x.shape)`, `max(M, N)`
 pub(super) fn extreme<'a>(args: &Args<'a>) -> Option<Value<'a>> {
     if !args.keywords.is_empty() || args.rest.is_some() {
@@ -147,6 +162,10 @@ impl<'a> Engine<'a> {
         match empty {
             Emptiness::No => {}
             Emptiness::Inputs => self.state.empty = true,
+            Emptiness::Own(id) if self.state.written(id) == Written::No && !self.touched.contains(&id) => {
+                self.state.set_written(id, Written::Spared);
+            }
+            Emptiness::Own(_) => {}
             Emptiness::Parameter if self.state.hollow => {}
             Emptiness::Parameter => {
                 self.state.hollow = true;
@@ -176,6 +195,26 @@ impl<'a> Engine<'a> {
             of = Some(of.map_or(one, |of| of.join(one)));
         }
         of
+    }
+
+    /// `y.numel()` of a new buffer, whatever its sizes are.
+    pub(super) fn numel_of(&self, value: &Value<'a>) -> Value<'a> {
+        match &*value.tensors() {
+            [id] if matches!(self.origins.get(*id as usize), Some(Origin::Alloc)) => Value::Numel(*id),
+            _ => Value::Scalar,
+        }
+    }
+
+    /// What torch works on may get other sizes by that.
+    pub(super) fn touches(&mut self, operands: &[Value<'a>]) {
+        for id in operands.iter().flat_map(|v| v.all_tensors().to_vec()) {
+            if matches!(self.origins.get(id as usize), Some(Origin::Alloc)) && self.touched.insert(id) {
+                let spared = !self.state.hollow && self.state.written(id) == Written::Spared;
+                if spared {
+                    self.state.set_written(id, Written::No);
+                }
+            }
+        }
     }
 
     /// A new tensor has these sizes.
