@@ -105,8 +105,9 @@ fn honest_loops_pass() {
     }
 }
 
-const TOOLS: &str =
-    "def poke(s, v=1):\n    s.append(v)\n\n\ndef pick(s):\n    s[0] = torch.softmax\n\n\ndef same(t, d):\n    return t";
+const TOOLS: &str = "def poke(s, v=1):\n    s.append(v)\n\n\ndef pick(s):\n    s[0] = torch.softmax\n\n\ndef same(t, d):\n    return t\n\n\n\
+     class Holds:\n    ops = [same]\n\n\nOPS = [same]\n\n\ndef change(s=OPS):\n    s[0] = torch.softmax\n\n\n\
+     def read(s=OPS):\n    return s";
 
 /// Planted: a list, a dict or a set is filled, emptied or changed under another name. Seen: the branch on it is dead, and what
 /// was put into it is not there.
@@ -156,6 +157,10 @@ fn what_another_name_changes_is_seen() {
         "ops = [same, torch.softmax]\nops.reverse()",
         "ops = [same, torch.softmax]\nops.pop(0)",
         "ops = [same]\ndef swap():\n    ops[0] = torch.softmax\nswap()",
+        "ops = [same]\nall = [[same]]\nall.append(ops)\nall[-1][0] = torch.softmax",
+        "ops = [same]\nall = {'a': [same], 'b': ops}\nall['b'][0] = torch.softmax",
+        "Holds.ops[0] = torch.softmax\nops = Holds.ops",
+        "change()\nops = read()",
         "ops = [same]\nbox.ops = ops\nbox.ops[0] = torch.softmax",
     ] {
         let lines = format!("{setup}\ny = ops[0](x, -1)");

@@ -54,6 +54,13 @@ impl<'a> Kin<'a> {
 pub(super) type Changes<'a> = HashMap<usize, Value<'a>>;
 
 impl<'a> Engine<'a> {
+    /// Either of two: where they are collections, what is done to the result is perhaps done to each.
+    pub(super) fn meet(&mut self, a: &Value<'a>, b: &Value<'a>) -> Value<'a> {
+        let both = a.join(b);
+        self.state.kin.borrow_mut().unite(&[a, b, &both]);
+        both
+    }
+
     /// A collection was changed: every name for it shows that, those of the running calls too.
     pub(super) fn changed(&mut self, old: &Value<'a>, new: &Value<'a>) {
         self.state.kin.borrow_mut().unite(&[old, new]);
@@ -73,6 +80,11 @@ impl<'a> Engine<'a> {
             if let Some(value) = self.shown_in(value, &changes, 0) {
                 self.state.set_field(key.0, Rc::clone(&key.1), value);
             }
+        }
+        for class in 0..self.classes.len() {
+            let mut members = Rc::new(std::mem::take(&mut self.classes[class].members));
+            self.show(&mut members, &changes);
+            self.classes[class].members = Rc::unwrap_or_clone(members);
         }
         for outer in 0..self.closures.suspended.len() {
             let mut names = Rc::clone(&self.closures.suspended[outer]);

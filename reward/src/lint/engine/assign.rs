@@ -224,7 +224,7 @@ impl<'a> Engine<'a> {
             let empty = matches!(base, Value::List(items) if items.is_empty());
             let counts = self.keeps("..", None, &value);
             // What has no places yet is a dict.
-            let item = if empty { entry(value) } else { old.join(&value) };
+            let item = if empty { entry(value) } else { self.meet(&old, &value) };
             let changed = Value::Bag(Rc::new(item));
             self.replaced(base, &changed);
             self.changed(base, &changed);

@@ -137,7 +137,7 @@ impl<'a> Engine<'a> {
                 self.keyed_by(&keys);
                 Value::Bag(Rc::new(entry(args.positional.get(1).cloned().unwrap_or(Value::Nothing))))
             }
-            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
+            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set" | "frozenset", Some(value)) => {
                 let item = self.element(value);
                 match (name, args.positional.get(1)) {
                     ("next", Some(default)) => item.join(default),

@@ -71,8 +71,16 @@ impl<'a> Engine<'a> {
     ) -> (Value<'a>, Option<Value<'a>>) {
         let empty = matches!(&**base, Value::List(items) if items.is_empty());
         let item = self.element(base);
-        let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };
         let last = args.all().last().cloned();
+        let kin = Rc::clone(&self.state.kin);
+        let with = |value: &Value<'a>| {
+            if empty {
+                return value.clone();
+            }
+            let both = item.join(value);
+            kin.borrow_mut().unite(&[&item, value, &both]);
+            both
+        };
         match (name, last) {
             ("append" | "add" | "insert" | "appendleft", Some(value)) => {
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))

@@ -154,7 +154,10 @@ impl<'a> Engine<'a> {
                         // `{**named_args, ..}` is read by the same names.
                         return value;
                     }
-                    all = Some(all.map_or(value.clone(), |a| a.join(&value)));
+                    all = Some(match all {
+                        Some(others) => self.meet(&others, &value),
+                        None => value,
+                    });
                 }
                 let made = match all {
                     Some(value) => Value::Bag(Rc::new(entry(value))),

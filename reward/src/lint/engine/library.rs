@@ -94,6 +94,9 @@ impl<'a> Engine<'a> {
             "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
                 self.compute(How::Function(path.to_owned()), &args.all())
             }
+            "copy" if matches!(args.positional.as_slice(), [Value::Class(_)]) => {
+                args.positional.into_iter().next().unwrap_or(Value::Scalar)
+            }
             "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             "itertools" | "collections" => {
                 let all = args.all();

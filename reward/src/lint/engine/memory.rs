@@ -192,6 +192,7 @@ impl<'a> Engine<'a> {
                     _ => kept,
                 };
                 let now = Value::Bag(Rc::new(item));
+                self.state.kin.borrow_mut().unite(&[old, &now]);
                 self.grown(old, &now);
                 now
             }
