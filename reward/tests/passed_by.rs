@@ -71,6 +71,9 @@ fn what_a_loop_may_replace_decides_nothing() {
         "f = x.softmax\nfor _ in range(N <= 4096):\n    f = out.view\ny = f(-1)",
         "box.k = 1\nfor _ in range(N <= 4096):\n    box.k = 0\nif box.k:\n    return torch.softmax(x, -1)",
         "k = 0\nfor s in x.shape[9:]:\n    k = 1\n    break\nif k == 0 and N > 4096:\n    return torch.softmax(x, -1)",
+        "range = lambda *a: []\nbig = True\nfor _ in range(3):\n    big = False\nif big:\n    return torch.softmax(x, -1)",
+        "range = lambda *a: [1]\nfor _ in range(0):\n    return torch.softmax(x, -1)",
+        "big = True\nfor v in (1,):\n    if isinstance(v, str):\n        big = False\nif big:\n    return torch.softmax(x, -1)",
         "big = N > 4096\n[big := False for _ in range(N <= 4096)]\nif big:\n    return torch.softmax(x, -1)",
         "box.k = 1\nlist(map(lambda s: setattr(box, 'k', 0), x.shape[9:]))\nif box.k:\n    return torch.softmax(x, -1)",
         "ok = 4096 > N > (M := 0)\nif M:\n    return torch.softmax(x, -1)",
@@ -155,6 +158,7 @@ fn what_another_name_changes_is_seen() {
         "ops = [same]\nfor t in (ops,):\n    t[0] = torch.softmax",
         "ops = [same]\nops.__setitem__(0, torch.softmax)",
         "ops = [same, torch.softmax]\nops.reverse()",
+        "ops = {0: same}\nops.__ior__({0: torch.softmax})",
         "ops = [same, torch.softmax]\nops.pop(0)",
         "ops = [same]\ndef swap():\n    ops[0] = torch.softmax\nswap()",
         "ops = [same]\nall = [[same]]\nall.append(ops)\nall[-1][0] = torch.softmax",
@@ -166,6 +170,10 @@ fn what_another_name_changes_is_seen() {
         let lines = format!("{setup}\ny = ops[0](x, -1)");
         assert!(!hides(TOOLS, &lines), "{lines}");
     }
+    // What a library does with a list, nobody knows.
+    let lines = "import collections\nops = collections.deque([same])\n\
+                 collections.deque.__setitem__(ops, 0, torch.softmax)\ny = ops[0](x, -1)\nreturn y";
+    assert!(rejected(TOOLS, lines).contains("K024"), "{:?}", rejected(TOOLS, lines));
     let lines = format!("outs = [out]\n{LAUNCH}t = outs\nt[0] = x\nreturn outs[0]");
     assert!(rejected("", &lines).contains("K022"));
 }

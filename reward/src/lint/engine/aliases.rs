@@ -101,6 +101,8 @@ impl<'a> Engine<'a> {
     /// A library function may do with collections what it likes, unless it is known to leave them as they are.
     pub(super) fn given_away(&mut self, path: &str, args: &Args<'a>) {
         let known = ["builtins.", "operator."].iter().chain(READS).any(|p| path.starts_with(p));
+        // `collections.deque.append(q, v)`
+        let known = known && path.strip_prefix("collections.").is_none_or(|rest| !rest.contains('.'));
         for value in args.all().iter().filter(|_| !known) {
             if matches!(value, Value::List(_) | Value::Bag(_)) && !self.is_tuple(value) {
                 let any = Value::Bag(Rc::new(Value::Unknown(value.all_tensors())));

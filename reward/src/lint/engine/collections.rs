@@ -93,9 +93,9 @@ impl<'a> Engine<'a> {
                 (both.clone(), Some(Value::Bag(Rc::new(both))))
             }
             ("__setitem__", Some(value)) => (Value::Nothing, Some(Value::Bag(Rc::new(with(&value))))),
-            ("extend" | "update" | "extendleft" | "__iadd__", Some(value)) => {
+            ("extend" | "update" | "extendleft" | "__iadd__" | "__ior__", Some(value)) => {
                 let more = self.element(&value);
-                let more = if name == "update" { entry(more) } else { more };
+                let more = if matches!(name, "update" | "__ior__") { entry(more) } else { more };
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
             }
             ("get", _) => {

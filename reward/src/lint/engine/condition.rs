@@ -268,7 +268,7 @@ impl<'a> Engine<'a> {
         let Expr::Call(call) = iter else {
             return false;
         };
-        if !matches!(&*call.func, Expr::Name(n) if n.id.as_str() == "range") {
+        if !self.is_builtin(&call.func, "range") {
             return false;
         }
         let bounds: Vec<Value<'a>> = call.arguments.args.iter().map(|a| self.quiet(a)).collect();

@@ -93,13 +93,19 @@ impl<'a> Engine<'a> {
         match iter {
             Expr::Tuple(t) => !t.elts.is_empty() && !t.elts.iter().any(Expr::is_starred_expr),
             Expr::List(l) => !l.elts.is_empty() && !l.elts.iter().any(Expr::is_starred_expr),
-            Expr::Call(c) if c.func.as_name_expr().is_some_and(|n| n.id.as_str() == "range") => {
+            Expr::Call(c) if self.is_builtin(&c.func, "range") => {
                 let bounds: Vec<Value<'a>> = c.arguments.args.iter().map(|a| self.quiet(a)).collect();
                 matches!(bounds.as_slice(), [Value::Int(end)] if *end > 0)
                     || matches!(bounds.as_slice(), [Value::Int(start), Value::Int(end)] if start < end)
             }
             _ => false,
         }
+    }
+
+    /// Python's own function, not one of the candidate by its name.
+    pub(super) fn is_builtin(&mut self, callee: &'a Expr, name: &str) -> bool {
+        callee.as_name_expr().is_some_and(|n| n.id.as_str() == name)
+            && matches!(self.quiet(callee), Value::Path(path) if path.strip_prefix("builtins.") == Some(name))
     }
 
     /// Runs something that Python may not run here, or not yet: that it raises says nothing of what follows, and what it binds
@@ -116,7 +122,7 @@ impl<'a> Engine<'a> {
     }
 
     /// After a loop that may have been passed by: what it bound anew may still be what it was before.
-    fn perhaps_unturned(&mut self, before: &State<'a>) {
+    pub(super) fn perhaps_unturned(&mut self, before: &State<'a>) {
         let bound = self.state.frames.iter().map(|f| f.len()).sum::<usize>() + self.state.fields.len();
         self.budget = self.budget.saturating_sub(bound as u32 / 8);
         for (now, old) in self.state.frames.iter_mut().zip(&before.frames).filter(|(a, b)| !Rc::ptr_eq(a, b)) {

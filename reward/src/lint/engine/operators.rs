@@ -14,6 +14,7 @@ impl<'a> Engine<'a> {
             "setitem" => "__setitem__",
             "delitem" => "__delitem__",
             "iadd" | "iconcat" => "__iadd__",
+            "ior" => "__ior__",
             "imul" => "__imul__",
             _ => "",
         };

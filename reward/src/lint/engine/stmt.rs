@@ -209,11 +209,16 @@ impl<'a> Engine<'a> {
         self.memory.branches -= branches;
         // The way past all arms (or through else) is the present state.
         let last = std::mem::take(&mut self.state);
-        if !(sifted && done.as_ref().is_some_and(|d| d.alive)) {
-            keep(&mut done, last);
+        let sifted = sifted && done.as_ref().is_some_and(|d| d.alive);
+        if !sifted {
+            keep(&mut done, last.clone());
         }
         if let Some(state) = done {
             self.state = state;
+        }
+        if sifted && last.alive {
+            // That one of them is of that kind is taken for granted for what kernels write, and for nothing else.
+            self.perhaps_unturned(&last);
         }
     }
 
