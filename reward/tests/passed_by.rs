@@ -11,7 +11,7 @@ use rollout::outcome::Severity;
 fn rejected(module: &str, forward: &str) -> BTreeSet<String> {
     let lines: String = forward.lines().map(|line| format!("        {line}\n")).collect();
     let text = format!(
-        "import dataclasses\nimport functools\nimport torch\nimport torch.nn as nn\nimport triton\nimport triton.language as tl\n\n\n\
+        "import dataclasses\nimport functools\nimport operator\nimport torch\nimport torch.nn as nn\nimport triton\nimport triton.language as tl\n\n\n\
          @triton.jit\ndef double(x_ptr, out_ptr, n, BLOCK: tl.constexpr):\n    \
          i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n    \
          tl.store(out_ptr + i, tl.load(x_ptr + i, mask=i < n) * 2.0, mask=i < n)\n\n\n{module}\n\n\n\
@@ -158,6 +158,8 @@ fn what_another_name_changes_is_seen() {
         "ops = [same]\nfor t in (ops,):\n    t[0] = torch.softmax",
         "ops = [same]\nops.__setitem__(0, torch.softmax)",
         "ops = [same, torch.softmax]\nops.reverse()",
+        "ops = [same]\nmax(ops, ops, key=len)[0] = torch.softmax",
+        "ops = [same]\noperator.getitem([ops], 0)[0] = torch.softmax",
         "ops = {0: same}\nops.__ior__({0: torch.softmax})",
         "ops = [same, torch.softmax]\nops.pop(0)",
         "ops = [same]\ndef swap():\n    ops[0] = torch.softmax\nswap()",

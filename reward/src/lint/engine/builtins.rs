@@ -45,6 +45,15 @@ impl<'a> Engine<'a> {
         self.builtin_gives(name, result)
     }
 
+    /// The collection or function that the least or greatest of these is, whichever.
+    fn one_of(&mut self, args: &Args<'a>) -> Option<Value<'a>> {
+        let one = match args.positional.as_slice() {
+            [items] => self.element(items),
+            several => self.element(&Value::List(Rc::new(several.to_vec()))),
+        };
+        one.each().iter().any(|v| matches!(v, Value::List(_) | Value::Bag(_) | Value::Func(_))).then_some(one)
+    }
+
     fn builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
         if name == "map" && args.positional.len() >= 2 {
             let items: Vec<Value<'a>> = args.positional[1..].iter().map(|v| self.element(v)).collect();
@@ -116,6 +125,9 @@ impl<'a> Engine<'a> {
                 None => Value::Scalar,
             },
             ("min" | "max", _) if extreme(&args).is_some() => extreme(&args).unwrap_or(Value::Scalar),
+            ("min" | "max", Some(_)) if !args.has_tensor() && self.one_of(&args).is_some() => {
+                self.one_of(&args).unwrap_or(Value::Scalar)
+            }
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
             ("int", Some(size @ Value::Size(_))) if args.positional.len() == 1 => size.clone(),
             ("tuple", Some(Value::Shape(_))) => first.unwrap_or(Value::Scalar),

@@ -24,6 +24,9 @@ impl<'a> Engine<'a> {
             let (list, rest) = (Rc::new(list.clone()), Args::of(rest.to_vec()));
             return self.call_attribute(&list, method, rest);
         }
+        if let ([list @ (Value::List(_) | Value::Bag(_)), _], "getitem") = (args.positional.as_slice(), name) {
+            return self.element(&list.clone());
+        }
         match (args.positional.as_slice(), operator(name)) {
             ([a, b], Some(op)) => self.binary(op, &a.clone(), &b.clone(), false),
             // What methodcaller and its kin return is called in turn.
