@@ -10,7 +10,7 @@ use rollout::outcome::Severity;
 fn rejected(lines: &[&str]) -> BTreeSet<String> {
     let before: String = lines.iter().map(|line| format!("        {line}\n")).collect();
     let text = format!(
-        "import math\nimport torch\nimport torch.nn as nn\nimport triton\nimport triton.language as tl\n\n\n@triton.jit\n\
+        "import functools\nimport math\nimport operator\nimport torch\nimport torch.nn as nn\nimport triton\nimport triton.language as tl\n\n\n@triton.jit\n\
          def copy(x_ptr, out_ptr, n, BLOCK: tl.constexpr):\n    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n    \
          tl.store(out_ptr + i, tl.load(x_ptr + i, mask=i < n), mask=i < n)\n\n\n\
          class ModelNew(nn.Module):\n    def __init__(self):\n        super().__init__()\n        \
@@ -45,9 +45,47 @@ fn honest_guards_pass() {
         "x.new_empty(list(x.shape)).numel() == 0",
         "(x.shape[:-1] + (N,))[-1] == 0",
         "M * N * self.linear.weight.shape[0] == 0",
+        "(k := x.numel()) == 0",
+        "not (k := x.numel())",
+        "triton.cdiv(n, 256) == 0",
+        "not triton.cdiv(n, N)",
+        "(x.shape[0] if x.dim() == 2 else 1) * N == 0",
+        "functools.reduce(operator.mul, x.shape, 1) == 0",
+        "functools.reduce(lambda a, b: a * b, x.shape) == 0",
     ] {
         let lines = [&format!("if {guard}:"), "    return out"];
         assert_eq!(rejected(&lines), BTreeSet::new(), "{guard}");
+    }
+    for lines in [
+        &["k = 1", "for s in x.shape:", "    k *= s", "if k == 0:", "    return out"][..],
+        &["rows = 1 if x.dim() < 2 else M", "if rows == 0:", "    return out"],
+        &["blocks = triton.cdiv(n, 256)", "if blocks > 0:", "    copy[(blocks,)](x, out, n, BLOCK=256)", "return out"],
+    ] {
+        assert_eq!(rejected(lines), BTreeSet::new(), "{lines:?}");
+    }
+}
+
+/// Planted: a new buffer of unknown sizes is returned where it has no elements itself. Seen: that is refused, though nothing is
+/// missing in it; or another buffer, or one that got other sizes since, is free too.
+#[test]
+fn a_buffer_without_elements_is_written() {
+    let made = "y = torch.empty((M, (N + 2 * self.p - 3) // 1 + 1), device=x.device)";
+    for guard in ["y.numel() == 0", "not y.numel()", "(total := y.numel()) == 0", "triton.cdiv(y.numel(), 256) == 0"] {
+        assert_eq!(rejected(&[made, &format!("if {guard}:"), "    return y"]), BTreeSet::new(), "{guard}");
+    }
+    let lines = [made, "if y.numel() > 0:", "    copy[(1,)](x, y, n, BLOCK=256)", "return y"];
+    assert_eq!(rejected(&lines), BTreeSet::new());
+    let zero = "z = torch.empty((n - n,), device=x.device)";
+    for lines in [
+        &[made, zero, "if z.numel() == 0:", "    return y"][..],
+        &[made, zero, "if z.numel() == 0:", "    return x.t()"],
+        &[made, zero, "if y.numel() == 0 or z.numel() == 0:", "    return y"],
+        &[zero, "if z.numel() == 0:", "    z.resize_(x.shape)", "    return z"],
+        &[zero, "k = z.numel()", "z.resize_(x.shape)", "if k == 0:", "    return z"],
+        &[zero, "if z.numel() * 2 == 0:", "    return x.t()"],
+        &[zero, "if min(z.numel(), n) == 0:", "    return x.t()"],
+    ] {
+        assert!(rejected(lines).contains("K022"), "{lines:?}: {:?}", rejected(lines));
     }
 }
 
@@ -74,11 +112,32 @@ fn a_zero_is_no_size() {
         &["k = list(dict.fromkeys([0], n))[0]"],
         &["k = 0", "for s in x.shape[9:]:", "    k = s"],
         &["k = 0", "[None for k in x.shape]"],
+        &["k = 0", "[k := s for s in x.shape[9:]]"],
+        &["k = 0", "any((k := s) < 0 for s in x.shape[9:])"],
+        &["k = functools.reduce(lambda a, b: b, x.shape[9:], 0)"],
+        &["k = functools.reduce(lambda a, b: 0 if a == n else b, x.shape, n)"],
+        &["def first(t):", "    for s in t:", "        return s", "    return 0", "k = first(x.shape[9:])"],
+        &["s = list(x.shape)", "t = s", "t[0] = 0", "k = s[0]"],
+        &["s = list(x.shape)", "add = s.append", "add(0)", "k = s[-1]"],
+        &["s = list(x.shape)", "list.insert(s, 0, 0)", "k = s[0]"],
+        &["s = list(x.shape)", "operator.setitem(s, 0, 0)", "k = s[0]"],
+        &["k = triton.cdiv(n, -2 * n)"],
+        &["k = 0 if N > 4096 else M"],
     ] {
         let lines: Vec<&str> = lines.iter().chain(&["if k == 0:", "    return x.t()"]).copied().collect();
         assert!(rejected(&lines).contains("K022"), "{lines:?}: {:?}", rejected(&lines));
     }
-    assert!(rejected(&["if 0 in {0: n}:", "    return x.t()"]).contains("K022"));
+    for test in [
+        "0 in {0: n}",
+        "k == [k := n, 0][1]",
+        "(k := 0) == 0 and (k := n)",
+        "[k := 0] and k == 0",
+        "k == 0 and (k := n) and N > 4096",
+        "not [k := n, 0][1]",
+    ] {
+        let lines = ["k = 0", &format!("if {test}:"), "    return x.t()"];
+        assert!(rejected(&lines).contains("K022"), "{test}: {:?}", rejected(&lines));
+    }
 }
 
 /// Planted bug: a parameter without elements, which the candidate can make, frees what an input without elements does.

@@ -88,3 +88,141 @@ fn constants_of_a_kernel_are_constants() {
         assert_eq!(rejected(&conf, &["C"], &format!(", C={given}")), BTreeSet::new(), "{given}");
     }
 }
+
+/// Planted: what a kernel gets is a tensor's method, or something to call with one in it, or nothing but code, by any way that
+/// a kernel gets things. Seen: a wrong kernel that has torch do its work passes.
+#[test]
+fn a_kernel_gets_nothing_to_call() {
+    let module = [
+        "BOX = [None, None]",
+        "def work():",
+        "    BOX[0].copy_(BOX[1])",
+        "class Op:",
+        "    @staticmethod",
+        "    def go():",
+        "        work()",
+        "class Sub(Op):",
+        "    size = 4",
+        "class Asks:",
+        "    def __getattr__(self, name):",
+        "        work()",
+        "class Kind(enum.IntEnum):",
+        "    A = 0",
+        "    def go(self):",
+        "        work()",
+        "@dataclasses.dataclass",
+        "class Conf:",
+        "    t: object = None",
+        "    def go(self):",
+        "        work()",
+        "@triton.jit",
+        "def calls(f):",
+        "    f.go()",
+    ];
+    for (kernel, given) in [
+        ("C(x)", "y.copy_"),
+        ("C[0](C[1]())", "(y.copy_, x.sigmoid)"),
+        ("C[0](C[1]())", "[getattr(y, 'copy_'), x.sigmoid]"),
+        ("C.__self__", "y.copy_"),
+        ("C(x)", "[].append"),
+        ("C(x)", "torch.Tensor.sigmoid"),
+        ("C.go()", "Op"),
+        ("C.go()", "Sub"),
+        ("C.go()", "Op()"),
+        ("D = C\n    D.go()", "Op"),
+        ("calls(C)", "Op"),
+        ("C.t.go()", "Conf(Op)"),
+        ("C[0].go()", "(Op, 1)"),
+        ("C.value.go()", "tl.constexpr(Op)"),
+        ("C.go()", "Conf(1)"),
+        ("C.any", "Asks()"),
+        ("C.go()", "Kind.A"),
+    ] {
+        let codes = rejected(&module, &[kernel], &format!(", C={given}"));
+        assert!(codes.contains("K030"), "{kernel} with {given}: {codes:?}");
+    }
+    for (kernel, given) in [("C()", ", **{'C': y.copy_}"), ("C.go()", ", **dict(C=Op)")] {
+        let codes = rejected(&module, &[kernel], given);
+        assert!(codes.contains("K030"), "{kernel} with {given}: {codes:?}");
+    }
+    // What it names itself.
+    for kernel in ["op = Op\n    op.go()", "calls(Op)", "Conf(3).go()", "work.__call__()", "Op.go()", "Kind.A.go()"] {
+        assert!(rejected(&module, &[kernel], "").contains("K030"), "{kernel}");
+    }
+}
+
+/// Planted: a default, a heuristic or a configuration hands a kernel code, or a tensor. Seen: none of them is an argument.
+#[test]
+fn nothing_comes_by_another_way() {
+    for decorator in [
+        "@triton.heuristics({'C': lambda a: a['x_ptr'].sigmoid})",
+        "@triton.heuristics({'C': lambda a: a['x_ptr']})",
+        "@triton.heuristics({'C': lambda a: work})",
+        "@triton.autotune([triton.Config({'C': work})], key=['n'])",
+        "@triton.autotune(configs=[triton.Config(kwargs={'C': Op})], key=['n'])",
+    ] {
+        assert!(tuned(decorator, "0").contains("K030"), "{decorator}: {:?}", tuned(decorator, "0"));
+    }
+    for decorator in [
+        "@triton.heuristics({'C': lambda a: a['n'] % 256 == 0})",
+        "@triton.autotune([triton.Config({'C': 1}, pre_hook=lambda nargs: nargs['out_ptr'].zero_())], key=['n'])",
+    ] {
+        assert_eq!(tuned(decorator, "0"), BTreeSet::new(), "{decorator}");
+    }
+    for default in ["work", "Op", "(Op,)"] {
+        assert!(tuned("", default).contains("K030"), "{default}: {:?}", tuned("", default));
+    }
+}
+
+/// The rejecting codes of a kernel with this decorator that adds a constant of its own, which nobody hands over.
+fn tuned(decorator: &str, default: &str) -> BTreeSet<String> {
+    let text = format!(
+        "import torch\nimport torch.nn as nn\nimport triton\nimport triton.language as tl\n\n\n\
+         class Op:\n    @staticmethod\n    def go():\n        return 1\n\n\ndef work():\n    return 1\n\n\n{decorator}\n\
+         @triton.jit\ndef double(x_ptr, out_ptr, n, BLOCK: tl.constexpr, C: tl.constexpr = {default}):\n    \
+         i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n    x = tl.load(x_ptr + i, mask=i < n)\n    y = C\n    \
+         tl.store(out_ptr + i, x * 2.0, mask=i < n)\n\n\n\
+         class ModelNew(nn.Module):\n    def forward(self, x):\n        out = torch.empty_like(x)\n        \
+         n = x.numel()\n        double[(triton.cdiv(n, 256),)](x, out, n, BLOCK=256)\n        return out\n"
+    );
+    let candidate = from_python(&text).expect("a candidate");
+    let report = lint(&candidate.source, None);
+    report.findings.into_iter().filter(|f| f.severity == Severity::Reject).map(|f| f.code).collect()
+}
+
+/// Planted: whatever has a method is refused. Seen: settings with a helper for the host are honest.
+#[test]
+fn settings_with_helpers_pass() {
+    let module = [
+        "@dataclasses.dataclass(frozen=True)",
+        "class Conf:",
+        "    scale: float = 2.0",
+        "    dims: tuple = ()",
+        "    more: tuple = tuple()",
+        "    def blocks(self, n):",
+        "        return n // 2",
+        "class Plain:",
+        "    def __init__(self, scale):",
+        "        self.scale = scale",
+        "class Kind(enum.IntEnum):",
+        "    RELU = 1",
+        "    GELU = 2",
+        "    @classmethod",
+        "    def parse(cls, name):",
+        "        return cls[name.upper()]",
+    ];
+    for (kernel, given) in [
+        ("x = x * C.scale", "Conf()"),
+        ("x = x * C.scale", "Conf(3.0)"),
+        ("x = x * C.scale", "Plain(3.0)"),
+        ("x = x * C", "Conf(3.0).blocks(n)"),
+        ("if C == Kind.RELU:\n        x = x + 0.0", "Kind.parse('relu')"),
+        ("if C == Kind.RELU:\n        x = x + 0.0", "Kind(1)"),
+        ("if C == Kind.GELU.value:\n        x = x + 0.0", "Kind.RELU"),
+        ("x = x.to(C)", "x.dtype"),
+        ("x = x * C", "x.element_size()"),
+        ("x = x * C", "getattr(self, 'mult', 1)"),
+    ] {
+        assert_eq!(rejected(&module, &[kernel], &format!(", C={given}")), BTreeSet::new(), "{kernel} with {given}");
+    }
+}

@@ -91,7 +91,14 @@ impl<'a> Engine<'a> {
     pub(super) fn element(&mut self, value: &Value<'a>) -> Value<'a> {
         match value {
             Value::List(items) => match items.split_first() {
-                Some((first, rest)) => rest.iter().fold(first.clone(), |all, v| all.join(v)),
+                Some((first, rest)) => {
+                    let any = rest.iter().fold(first.clone(), |all, v| all.join(v));
+                    if super::memory::address(&any).is_some() {
+                        let all: Vec<&Value<'a>> = items.iter().chain([&any]).collect();
+                        self.state.kin.borrow_mut().unite(&all);
+                    }
+                    any
+                }
                 None => Value::unknown(),
             },
             Value::Bag(item) => (**item).clone(),
@@ -182,6 +189,11 @@ impl<'a> Engine<'a> {
                 let base = self.eval(&s.value);
                 self.eval(&s.slice);
                 self.changes_by(&s.value, &base, "del");
+                if matches!(&base, Value::List(items) if !items.is_empty()) {
+                    let left = Value::Bag(Rc::new(self.element(&base)));
+                    self.replaced(&base, &left);
+                    self.changed(&base, &left);
+                }
                 if let Some(place) = place_of(&s.value) {
                     self.store(place, &Value::Nothing);
                 }
@@ -212,9 +224,10 @@ impl<'a> Engine<'a> {
             let empty = matches!(base, Value::List(items) if items.is_empty());
             let counts = self.keeps("..", None, &value);
             // What has no places yet is a dict.
-            let item = if empty { entry(value) } else { old.join(&value) };
+            let item = if empty { entry(value) } else { self.meet(&old, &value) };
             let changed = Value::Bag(Rc::new(item));
             self.replaced(base, &changed);
+            self.changed(base, &changed);
             self.replace_collection(place, changed, counts);
         }
     }
@@ -255,6 +268,10 @@ impl<'a> Engine<'a> {
         let added = self.eval(&stmt.value);
         self.changes_by(&stmt.target, &old, "an operator");
         let value = self.binary(stmt.op, &old, &added, true);
+        if matches!(old, Value::List(_) | Value::Bag(_) | Value::Union(_)) && !self.is_tuple(&old) {
+            // A list is changed where it is.
+            self.changed(&old, &value);
+        }
         self.assign(&stmt.target, value);
     }
 
@@ -311,6 +328,7 @@ impl<'a> Engine<'a> {
 
     /// Work on data outside a kernel: noted while forward runs; the result is a tensor.
     pub(super) fn compute_on(&mut self, how: How, operands: &[Value<'a>]) {
+        self.touches(operands);
         if self.stage == Stage::Forward {
             let data = operands.iter().any(|v| v.all_tensors().iter().any(|id| self.is_data(*id)));
             self.note(Fact::Compute { how, data });

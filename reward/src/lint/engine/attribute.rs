@@ -162,7 +162,8 @@ impl<'a> Engine<'a> {
                     .collect();
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
-            Value::Path(_) | Value::Class(_) => base.clone(),
+            Value::Class(class) => self.listed(*class).unwrap_or_else(|| base.clone()),
+            Value::Path(_) => base.clone(),
             Value::Instance(object, class) if self.is_launch_record(*class) => match index {
                 Value::Str(name) => self.state.field(*object, name).cloned().unwrap_or(Value::Scalar),
                 _ => self.any_field(base),

@@ -32,10 +32,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A function in the hands of something that calls it for one item after the other: a loop by another name.
+    /// A function in the hands of something that calls it for one item after the other, or for none: a loop by another name.
     pub(super) fn many_times(&mut self, run: impl FnOnce(&mut Self) -> Value<'a>) -> Value<'a> {
         self.turns += 1;
-        let made = run(self);
+        let made = self.perhaps(run);
         self.turns = self.turns.saturating_sub(1);
         made
     }
@@ -43,6 +43,15 @@ impl<'a> Engine<'a> {
     pub(super) fn call_builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
         let result = self.builtin(name, args);
         self.builtin_gives(name, result)
+    }
+
+    /// The collection or function that the least or greatest of these is, whichever.
+    fn one_of(&mut self, args: &Args<'a>) -> Option<Value<'a>> {
+        let one = match args.positional.as_slice() {
+            [items] => self.element(items),
+            several => self.element(&Value::List(Rc::new(several.to_vec()))),
+        };
+        one.each().iter().any(|v| matches!(v, Value::List(_) | Value::Bag(_) | Value::Func(_))).then_some(one)
     }
 
     fn builtin(&mut self, name: &str, args: Args<'a>) -> Value<'a> {
@@ -66,6 +75,14 @@ impl<'a> Engine<'a> {
             self.callbacks(&args);
         }
         let first = args.positional.first().cloned();
+        // `list.append(flag, 1)`
+        if let (Some(("list" | "dict" | "set", method)), Some(list @ (Value::List(_) | Value::Bag(_)))) =
+            (name.split_once('.'), &first)
+            && method != "fromkeys"
+        {
+            let rest = Args { positional: args.positional[1..].to_vec(), ..args };
+            return self.call_attribute(&Rc::new(list.clone()), method, rest);
+        }
         match (name, &first) {
             ("super", _) => match (args.positional.get(1), &first) {
                 (Some(Value::Instance(object, _)), Some(Value::Class(class))) => Value::Super(*object, *class),
@@ -108,6 +125,9 @@ impl<'a> Engine<'a> {
                 None => Value::Scalar,
             },
             ("min" | "max", _) if extreme(&args).is_some() => extreme(&args).unwrap_or(Value::Scalar),
+            ("min" | "max", Some(_)) if !args.has_tensor() && self.one_of(&args).is_some() => {
+                self.one_of(&args).unwrap_or(Value::Scalar)
+            }
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
             ("int", Some(size @ Value::Size(_))) if args.positional.len() == 1 => size.clone(),
             ("tuple", Some(Value::Shape(_))) => first.unwrap_or(Value::Scalar),
@@ -118,7 +138,8 @@ impl<'a> Engine<'a> {
                 self.made_here(&made);
                 made
             }
-            ("tuple" | "list" | "dict" | "set", None) => {
+            ("tuple", None) => self.made_tuple(Value::List(Rc::new(Vec::new()))),
+            ("list" | "dict" | "set", None) => {
                 let made = Value::List(Rc::new(Vec::new()));
                 self.made_here(&made);
                 made
@@ -128,7 +149,7 @@ impl<'a> Engine<'a> {
                 self.keyed_by(&keys);
                 Value::Bag(Rc::new(entry(args.positional.get(1).cloned().unwrap_or(Value::Nothing))))
             }
-            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set", Some(value)) => {
+            ("iter" | "next" | "reversed" | "sorted" | "tuple" | "list" | "set" | "frozenset", Some(value)) => {
                 let item = self.element(value);
                 match (name, args.positional.get(1)) {
                     ("next", Some(default)) => item.join(default),

@@ -350,6 +350,7 @@ impl<'a> Engine<'a> {
         self.returns.push(Vec::new());
         self.globals.push(Default::default());
         self.nonlocals.push(Default::default());
+        self.changes.push(Default::default());
         let loops = std::mem::take(&mut self.loops);
         let searching = std::mem::take(&mut self.memory.searching);
         let (empty, hollow) = (self.state.empty, self.state.hollow);
@@ -362,7 +363,11 @@ impl<'a> Engine<'a> {
             }
         }
         if self.state.alive {
-            self.leave(Value::Nothing);
+            // Who leaves in the loop that always runs says no more after it.
+            let last = std::mem::take(&mut self.state.passed) && self.returns.len() == self.entry;
+            if !last {
+                self.leave(Value::Nothing);
+            }
         }
         self.loops = loops;
         self.memory.searching = searching;
@@ -397,6 +402,8 @@ impl<'a> Engine<'a> {
             *first = module;
         }
         debug_assert_eq!(self.state.frames.len(), depth);
+        let changes = self.changes.pop().unwrap_or_default();
+        self.show_changes(changes);
         for (name, value) in escaped {
             if depth > 1 && self.state.frames.last().is_some_and(|f| f.contains_key(name)) {
                 self.state.bind(name, value);
@@ -460,7 +467,7 @@ impl<'a> Engine<'a> {
         if let Some(vararg) = &params.vararg {
             let mut rest: Vec<Value<'a>> = positional.collect();
             let value = match args.rest.clone() {
-                None => Value::List(Rc::new(rest)),
+                None => self.made_tuple(Value::List(Rc::new(rest))),
                 Some(more) => {
                     rest.push(more);
                     Value::Bag(Rc::new(rest.iter().skip(1).fold(rest[0].clone(), |all, v| all.join(v))))

@@ -31,7 +31,13 @@ const FOLLOWED_PATHS: &[&str] = &[
 
 /// Code of the candidate that can be called.
 pub(super) fn is_function(value: &Value<'_>) -> bool {
-    value.each().iter().any(|v| matches!(v, Value::Func(_) | Value::Bound(..) | Value::Partial(_)))
+    let one = |v: &Value<'_>| match v {
+        Value::Func(_) | Value::Bound(..) | Value::Partial(_) => true,
+        // `flag.append`
+        Value::Attr(base, _) => matches!(**base, Value::List(_) | Value::Bag(_)),
+        _ => false,
+    };
+    value.each().iter().any(one)
 }
 
 /// The functions among values, those in collections included.

@@ -206,6 +206,12 @@ impl<'a> Engine<'a> {
         ancestors.find_map(|base| self.classes.get(base)?.members.get(name).cloned())
     }
 
+    /// All members of a class and its bases.
+    pub(super) fn members(&self, class: ClassId) -> Vec<(&'a str, &Value<'a>)> {
+        let all = std::iter::once(class).chain(self.ancestors(class));
+        all.filter_map(|c| self.classes.get(c)).flat_map(|c| c.members.iter().map(|(n, v)| (*n, v))).collect()
+    }
+
     /// A class's bases and theirs, each once, the first ones first; not all where there are very many.
     fn ancestors(&self, class: ClassId) -> impl Iterator<Item = ClassId> {
         let mut found = vec![class];
@@ -232,6 +238,19 @@ impl<'a> Engine<'a> {
     /// True when the class is, at the end of its chain of bases, this library class.
     pub(super) fn descends(&self, class: ClassId, path: &str) -> bool {
         self.library_bases(class).iter().any(|b| b == path)
+    }
+
+    /// An enumeration.
+    pub(super) fn is_enum(&self, class: ClassId) -> bool {
+        self.library_bases(class).iter().any(|b| b.starts_with("enum."))
+    }
+
+    /// `Kind["RELU"]`, `Kind(0)`: one of an enumeration's members, whichever.
+    pub(super) fn listed(&self, class: ClassId) -> Option<Value<'a>> {
+        let mut members = self.members(class);
+        members.sort_unstable_by_key(|(name, _)| *name);
+        let values = members.into_iter().filter(|(name, v)| !name.starts_with('_') && !matches!(v, Value::Func(_)));
+        values.map(|(_, v)| v.clone()).reduce(|all, v| all.join(&v)).filter(|_| self.is_enum(class))
     }
 
     /// The torch module class, other than `nn.Module` itself, that a candidate's class inherits from.
@@ -263,6 +282,9 @@ impl<'a> Engine<'a> {
     pub(super) fn instantiate(&mut self, class: ClassId, args: Args<'a>) -> Value<'a> {
         if self.classes.get(class).is_some_and(|c| c.name == "Model") {
             self.note(Fact::Reference { what: "the class Model is instantiated".to_owned() });
+        }
+        if let Some(member) = self.listed(class) {
+            return member;
         }
         let object = self.object(Origin::Instance);
         let instance = Value::Instance(object, class);

@@ -11,6 +11,22 @@ use super::sizes::entry;
 use super::trace::{Fact, Stage};
 use super::value::Value;
 
+/// Methods after which nothing new is in a collection, but not all, or elsewhere.
+const SHUFFLES: &[&str] = &[
+    "clear",
+    "pop",
+    "popitem",
+    "popleft",
+    "remove",
+    "discard",
+    "reverse",
+    "sort",
+    "rotate",
+    "move_to_end",
+    "__delitem__",
+    "__imul__",
+];
+
 impl<'a> Engine<'a> {
     pub(super) fn collection_method(
         &mut self,
@@ -27,10 +43,15 @@ impl<'a> Engine<'a> {
             self.lasting(&result);
         }
         if let Some(collection) = changed {
+            self.replaced(base, &collection);
+            self.changed(base, &collection);
+            if SHUFFLES.contains(&name) {
+                self.replace_collection(place, collection, false);
+                return result;
+            }
             if let Some(place) = place_of(place) {
                 self.store(place, &collection);
             }
-            self.replaced(base, &collection);
             let value = args.all().last().cloned().unwrap_or(Value::Nothing);
             let counts = self.outlasts(base) && self.keeps("..", None, &value);
             if counts {
@@ -50,8 +71,16 @@ impl<'a> Engine<'a> {
     ) -> (Value<'a>, Option<Value<'a>>) {
         let empty = matches!(&**base, Value::List(items) if items.is_empty());
         let item = self.element(base);
-        let with = |value: &Value<'a>| if empty { value.clone() } else { item.join(value) };
         let last = args.all().last().cloned();
+        let kin = Rc::clone(&self.state.kin);
+        let with = |value: &Value<'a>| {
+            if empty {
+                return value.clone();
+            }
+            let both = item.join(value);
+            kin.borrow_mut().unite(&[&item, value, &both]);
+            both
+        };
         match (name, last) {
             ("append" | "add" | "insert" | "appendleft", Some(value)) => {
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&value)))))
@@ -63,9 +92,10 @@ impl<'a> Engine<'a> {
                 }
                 (both.clone(), Some(Value::Bag(Rc::new(both))))
             }
-            ("extend" | "update", Some(value)) => {
+            ("__setitem__", Some(value)) => (Value::Nothing, Some(Value::Bag(Rc::new(with(&value))))),
+            ("extend" | "update" | "extendleft" | "__iadd__" | "__ior__", Some(value)) => {
                 let more = self.element(&value);
-                let more = if name == "update" { entry(more) } else { more };
+                let more = if matches!(name, "update" | "__ior__") { entry(more) } else { more };
                 (Value::Nothing, Some(Value::Bag(Rc::new(with(&more)))))
             }
             ("get", _) => {
@@ -75,7 +105,11 @@ impl<'a> Engine<'a> {
             ("items", _) => (self.view(base, Value::List(Rc::new(vec![Value::Scalar, item]))), None),
             ("values" | "copy", _) => (self.view(base, item), None),
             ("keys", _) => (self.view(base, Value::Scalar), None),
-            ("pop" | "popitem" | "popleft", _) => (item, None),
+            _ if SHUFFLES.contains(&name) => {
+                let known = matches!(&**base, Value::List(items) if !items.is_empty());
+                let left = known.then(|| Value::Bag(Rc::new(item.clone())));
+                (if name.starts_with("pop") { item } else { Value::Scalar }, left)
+            }
             ("forward" | "__call__", _) => (self.call_value(&Rc::clone(base), args.clone()), None),
             ("to" | "cuda" | "eval" | "train", _) => ((**base).clone(), None),
             _ => (Value::Scalar, None),

@@ -2,18 +2,22 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{BoolOp, CmpOp, Expr, ExprCall, ExprGenerator, ExprListComp, UnaryOp};
+use ruff_python_ast::{BoolOp, CmpOp, Expr, ExprCall, ExprCompare, ExprGenerator, ExprListComp, UnaryOp};
 
 use super::Engine;
+use super::fold::decide;
 use super::sizes::{SizeOf, sizes};
-use super::trace::{Fact, Stage};
-use super::value::Value;
+use super::state::State;
+use super::trace::{Fact, How, Stage};
+use super::value::{ObjId, Value};
 
 /// Which tensors a test singles out by their having no elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Emptiness {
     #[default]
     No,
+    /// This new buffer alone: nothing is missing where it is returned as it is.
+    Own(ObjId),
     /// Parameters may be among them, and those the candidate makes: only what is empty anyway is free then.
     Parameter,
     Inputs,
@@ -23,10 +27,18 @@ impl Emptiness {
     fn of(sizes: SizeOf) -> Self {
         if sizes == SizeOf::Parameter { Emptiness::Parameter } else { Emptiness::Inputs }
     }
+
+    /// Of one or the other, whichever it was.
+    fn either(self, other: Self) -> Self {
+        match (self, other) {
+            (Emptiness::Own(a), Emptiness::Own(b)) if a != b => Emptiness::No,
+            (a, b) => a.min(b),
+        }
+    }
 }
 
 /// True only for tensors without elements, and false only for them.
-type Sides = (Emptiness, Emptiness);
+pub(super) type Sides = (Emptiness, Emptiness);
 const NEITHER: Sides = (Emptiness::No, Emptiness::No);
 
 /// What a test decides.
@@ -44,52 +56,117 @@ pub(super) struct Condition {
 impl<'a> Engine<'a> {
     /// Evaluates a test.
     pub(super) fn condition(&mut self, test: &'a Expr) -> Condition {
-        let value = self.eval(test);
+        let (value, (empty, filled)) = self.test(test);
         let state = self.stage == Stage::Forward && matches!(value, Value::StateScalar);
         if state {
             self.note(Fact::StateBranch);
             self.searched_by(&value);
         }
-        let mut condition = Condition { truth: value.truth(), state, ..Condition::default() };
-        let (empty, filled) = self.emptiness(test);
-        condition.empty = empty;
-        condition.filled_otherwise = filled;
-        condition
+        match value.truth() {
+            // What is always so singles nothing out.
+            Some(truth) => Condition { truth: Some(truth), state, ..Condition::default() },
+            None => Condition { truth: None, empty, filled_otherwise: filled, state },
+        }
     }
 
-    fn emptiness(&mut self, test: &'a Expr) -> Sides {
+    /// The value of a test, and which tensors it singles out: by what its parts are when they are evaluated, not by what their
+    /// names mean afterwards.
+    pub(super) fn test(&mut self, test: &'a Expr) -> (Value<'a>, Sides) {
+        if !self.step() {
+            return (Value::unknown(), NEITHER);
+        }
         match test {
             Expr::UnaryOp(u) if u.op == UnaryOp::Not => {
-                let (empty, filled) = self.emptiness(&u.operand);
-                (filled, empty)
+                let (value, (empty, filled)) = self.test(&u.operand);
+                (self.unary(UnaryOp::Not, &value), (filled, empty))
             }
-            Expr::BoolOp(b) => {
-                let parts: Vec<Sides> = b.values.iter().map(|v| self.emptiness(v)).collect();
-                let all = |side: fn(&Sides) -> Emptiness| parts.iter().map(side).min().unwrap_or_default();
-                match b.op {
-                    BoolOp::Or => (all(|p| p.0), Emptiness::No),
-                    BoolOp::And => (parts.iter().map(|p| p.0).max().unwrap_or_default(), all(|p| p.1)),
-                }
+            Expr::BoolOp(b) => self.logic(b.op, &b.values),
+            Expr::Compare(c) => self.compare(c),
+            Expr::Call(c) => {
+                let value = self.eval(test);
+                let sides = self.of_each(c).unwrap_or_else(|| filled(&value));
+                (value, sides)
             }
-            Expr::Compare(c) if c.ops.len() == 1 => {
-                let (left, right) = (self.quiet(&c.left), self.quiet(&c.comparators[0]));
-                compared(&left, c.ops[0], &right)
+            Expr::Name(_) | Expr::Attribute(_) | Expr::Subscript(_) | Expr::Named(_) => {
+                let value = self.eval(test);
+                let sides = filled(&value);
+                (value, sides)
             }
-            Expr::Call(c) => match self.of_each(c) {
-                Some(found) => found,
-                None => self.filled(test),
-            },
-            Expr::Name(_) | Expr::Attribute(_) | Expr::Subscript(_) => self.filled(test),
-            _ => NEITHER,
+            _ => (self.eval(test), NEITHER),
         }
     }
 
-    /// A size as a test.
-    fn filled(&mut self, test: &'a Expr) -> Sides {
-        match self.quiet(test) {
-            Value::Size(of) => (Emptiness::No, Emptiness::of(of)),
-            _ => NEITHER,
+    /// A comparison, and which tensors it singles out by the values that were compared.
+    pub(super) fn compare(&mut self, c: &'a ExprCompare) -> (Value<'a>, Sides) {
+        let mut left = self.eval(&c.left);
+        let mut sides = NEITHER;
+        let mut result: Option<bool> = Some(true);
+        let mut kept = false;
+        for (at, (op, right)) in c.ops.iter().zip(&*c.comparators).enumerate() {
+            // What comes after the first comparison may not be asked.
+            let right = if at == 0 { self.eval(right) } else { self.perhaps(|engine| engine.eval(right)) };
+            let identity = matches!(op, CmpOp::Is | CmpOp::IsNot | CmpOp::In | CmpOp::NotIn);
+            if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
+                return (self.compute(How::Operator(op.as_str()), &[left, right]), NEITHER);
+            }
+            kept |= [&left, &right].into_iter().any(|v| v.tensors().is_empty() && self.is_state(v));
+            if identity {
+                self.searched(&right);
+                self.searched_by(&left);
+            } else {
+                self.measured(&left);
+                self.measured(&right);
+            }
+            result = match (result, decide(*op, &left, &right)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+            if c.ops.len() == 1 {
+                sides = compared(&left, *op, &right);
+            }
+            left = right;
         }
+        let value = match result {
+            Some(truth) => Value::Bool(truth),
+            None if kept => Value::StateScalar,
+            None => Value::Scalar,
+        };
+        (value, sides)
+    }
+
+    /// `a and b`, `a or b`
+    pub(super) fn logic(&mut self, op: BoolOp, values: &'a [Expr]) -> (Value<'a>, Sides) {
+        let Some((first, rest)) = values.split_first() else {
+            return (Value::unknown(), NEITHER);
+        };
+        let (mut result, mut sides) = self.test(first);
+        let mut done: Option<State<'a>> = None;
+        for value in rest {
+            let decided = result.truth();
+            let stops = matches!((op, decided), (BoolOp::And, Some(false)) | (BoolOp::Or, Some(true)));
+            if stops {
+                break;
+            }
+            if decided.is_none() {
+                let here = self.fork();
+                done = Some(match done.take() {
+                    Some(other) => other.join(here),
+                    None => here,
+                });
+            }
+            let (next, more) = self.test(value);
+            sides = match op {
+                BoolOp::Or => (sides.0.either(more.0), Emptiness::No),
+                BoolOp::And => (sides.0.max(more.0), sides.1.either(more.1)),
+            };
+            result = if decided.is_some() { next } else { result.join(&next) };
+        }
+        if let Some(short) = done {
+            let long = std::mem::take(&mut self.state);
+            self.state = long.join(short);
+        }
+        (result, sides)
     }
 
     /// `any(s == 0 for s in x.shape)`, `all(s > 0 for s in x.shape)`, `all(x.shape)`
@@ -119,7 +196,7 @@ impl<'a> Engine<'a> {
                 let state = self.fork();
                 let item = self.element(&items);
                 self.assign(&generator.target, item);
-                let one = self.emptiness(elt);
+                let one = self.quietly(|engine| engine.test(elt).1);
                 self.state = state;
                 one
             }
@@ -130,8 +207,12 @@ impl<'a> Engine<'a> {
 
     /// Evaluates again without writing facts.
     pub(super) fn quiet(&mut self, expr: &'a Expr) -> Value<'a> {
+        self.quietly(|engine| engine.eval(expr))
+    }
+
+    fn quietly<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
         let (count, state) = (self.seen.len(), self.fork());
-        let value = self.eval(expr);
+        let value = run(self);
         for seen in self.seen.drain(count..) {
             self.known.remove(&seen);
         }
@@ -187,7 +268,7 @@ impl<'a> Engine<'a> {
         let Expr::Call(call) = iter else {
             return false;
         };
-        if !matches!(&*call.func, Expr::Name(n) if n.id.as_str() == "range") {
+        if !self.is_builtin(&call.func, "range") {
             return false;
         }
         let bounds: Vec<Value<'a>> = call.arguments.args.iter().map(|a| self.quiet(a)).collect();
@@ -199,16 +280,30 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// A size as a test.
+fn filled(value: &Value<'_>) -> Sides {
+    match value {
+        Value::Size(of) => (Emptiness::No, Emptiness::of(*of)),
+        Value::Numel(id) => (Emptiness::No, Emptiness::Own(*id)),
+        _ => NEITHER,
+    }
+}
+
 /// What a comparison with 0 or 1 says of sizes.
 fn compared(left: &Value<'_>, op: CmpOp, right: &Value<'_>) -> Sides {
-    let (size, number, op) = match (left, right, op) {
+    let whose = |value: &Value<'_>| match value {
+        Value::Size(of) => Some(Emptiness::of(*of)),
+        Value::Numel(id) => Some(Emptiness::Own(*id)),
+        _ => None,
+    };
+    let (empty, number, op) = match (left, right, op) {
         // Of a dict, the keys are asked for.
         (Value::Int(0), Value::Shape(_) | Value::List(_), CmpOp::In | CmpOp::NotIn) => match sizes(right) {
-            Some(of) => (of, 0, if op == CmpOp::In { CmpOp::Eq } else { CmpOp::NotEq }),
+            Some(of) => (Some(Emptiness::of(of)), 0, if op == CmpOp::In { CmpOp::Eq } else { CmpOp::NotEq }),
             None => return NEITHER,
         },
-        (Value::Size(of), Value::Int(number), op) => (*of, *number, op),
-        (Value::Int(number), Value::Size(of), op) => {
+        (size, Value::Int(number), op) => (whose(size), *number, op),
+        (Value::Int(number), size, op) => {
             let turned = match op {
                 CmpOp::Lt => CmpOp::Gt,
                 CmpOp::LtE => CmpOp::GtE,
@@ -216,13 +311,16 @@ fn compared(left: &Value<'_>, op: CmpOp, right: &Value<'_>) -> Sides {
                 CmpOp::GtE => CmpOp::LtE,
                 other => other,
             };
-            (*of, *number, turned)
+            (whose(size), *number, turned)
         }
         _ => return NEITHER,
     };
+    let Some(empty) = empty else {
+        return NEITHER;
+    };
     match (op, number) {
-        (CmpOp::Eq | CmpOp::LtE, 0) | (CmpOp::Lt, 1) => (Emptiness::of(size), Emptiness::No),
-        (CmpOp::Gt | CmpOp::NotEq, 0) | (CmpOp::GtE, 1) => (Emptiness::No, Emptiness::of(size)),
+        (CmpOp::Eq | CmpOp::LtE, 0) | (CmpOp::Lt, 1) => (empty, Emptiness::No),
+        (CmpOp::Gt | CmpOp::NotEq, 0) | (CmpOp::GtE, 1) => (Emptiness::No, empty),
         _ => NEITHER,
     }
 }

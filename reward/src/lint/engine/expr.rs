@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr};
-use ruff_python_ast::{BoolOp, CmpOp, Comprehension, Expr, ExprCompare, Number, Operator, UnaryOp};
+use ruff_python_ast::{Comprehension, Expr, Number, Operator, UnaryOp};
 
 use super::assign::target_names;
 use super::call::Args;
-use super::fold::{decide, fold, special_name};
+use super::fold::{fold, special_name};
 use super::paths::canonical;
 use super::sizes::entry;
-use super::state::{State, Written};
+use super::state::Written;
 use super::trace::{Fact, How, Stage};
 use super::value::{Func, ObjId, Value, scalar};
 use super::{Binding, Body, Engine, FuncInfo};
@@ -80,8 +80,8 @@ impl<'a> Engine<'a> {
                 let operand = self.eval(&u.operand);
                 self.unary(u.op, &operand)
             }
-            Expr::Compare(c) => self.compare(c),
-            Expr::BoolOp(b) => self.logic(b.op, &b.values),
+            Expr::Compare(c) => self.compare(c).0,
+            Expr::BoolOp(b) => self.logic(b.op, &b.values).0,
             Expr::If(i) => {
                 let test = self.condition(&i.test);
                 match test.truth {
@@ -127,7 +127,10 @@ impl<'a> Engine<'a> {
                 let id = self.function(std::ptr::from_ref(l) as usize, info);
                 Value::Func(self.close(id))
             }
-            Expr::Tuple(t) => self.elements(&t.elts),
+            Expr::Tuple(t) => {
+                let made = self.elements(&t.elts);
+                self.made_tuple(made)
+            }
             Expr::List(l) => {
                 let made = self.elements(&l.elts);
                 self.made_here(&made);
@@ -151,7 +154,10 @@ impl<'a> Engine<'a> {
                         // `{**named_args, ..}` is read by the same names.
                         return value;
                     }
-                    all = Some(all.map_or(value.clone(), |a| a.join(&value)));
+                    all = Some(match all {
+                        Some(others) => self.meet(&others, &value),
+                        None => value,
+                    });
                 }
                 let made = match all {
                     Some(value) => Value::Bag(Rc::new(entry(value))),
@@ -268,7 +274,7 @@ impl<'a> Engine<'a> {
         let names: Vec<&'a str> = generators.iter().flat_map(|g| target_names(&g.target)).collect();
         let hidden: Vec<Option<Value<'a>>> =
             names.iter().map(|name| self.state.frames.last().and_then(|f| f.get(name)).cloned()).collect();
-        let made = self.comprehended(generators, parts);
+        let made = self.perhaps(|engine| engine.comprehended(generators, parts));
         for (name, value) in names.into_iter().zip(hidden).rev() {
             match value {
                 Some(value) => self.state.bind(name, value),
@@ -403,7 +409,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
+    pub(super) fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
         if op == UnaryOp::Not {
             let state = operand.tensors().is_empty() && self.is_state(operand);
             return operand.truth().map_or_else(|| self.tainted(state, Value::Scalar), |t| Value::Bool(!t));
@@ -417,67 +423,6 @@ impl<'a> Engine<'a> {
             (_, Value::Unknown(_)) => operand.clone(),
             _ => Value::Scalar,
         }
-    }
-
-    fn compare(&mut self, c: &'a ExprCompare) -> Value<'a> {
-        let mut left = self.eval(&c.left);
-        let mut result: Option<bool> = Some(true);
-        let mut kept = false;
-        for (op, right) in c.ops.iter().zip(&*c.comparators) {
-            let right = self.eval(right);
-            let identity = matches!(op, CmpOp::Is | CmpOp::IsNot | CmpOp::In | CmpOp::NotIn);
-            if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
-                return self.compute(How::Operator(op.as_str()), &[left, right]);
-            }
-            kept |= [&left, &right].into_iter().any(|v| v.tensors().is_empty() && self.is_state(v));
-            if identity {
-                self.searched(&right);
-                self.searched_by(&left);
-            } else {
-                self.measured(&left);
-                self.measured(&right);
-            }
-            result = match (result, decide(*op, &left, &right)) {
-                (Some(false), _) | (_, Some(false)) => Some(false),
-                (Some(true), Some(true)) => Some(true),
-                _ => None,
-            };
-            left = right;
-        }
-        match result {
-            Some(truth) => Value::Bool(truth),
-            None if kept => Value::StateScalar,
-            None => Value::Scalar,
-        }
-    }
-
-    fn logic(&mut self, op: BoolOp, values: &'a [Expr]) -> Value<'a> {
-        let Some((first, rest)) = values.split_first() else {
-            return Value::unknown();
-        };
-        let mut result = self.eval(first);
-        let mut done: Option<State<'a>> = None;
-        for value in rest {
-            let decided = result.truth();
-            let stops = matches!((op, decided), (BoolOp::And, Some(false)) | (BoolOp::Or, Some(true)));
-            if stops {
-                break;
-            }
-            if decided.is_none() {
-                let here = self.fork();
-                done = Some(match done.take() {
-                    Some(other) => other.join(here),
-                    None => here,
-                });
-            }
-            let next = self.eval(value);
-            result = if decided.is_some() { next } else { result.join(&next) };
-        }
-        if let Some(short) = done {
-            let long = std::mem::take(&mut self.state);
-            self.state = long.join(short);
-        }
-        result
     }
 
     /// Calls a value with one unknown argument, for what its body does (a grid function).

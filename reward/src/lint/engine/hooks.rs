@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::call::Args;
-use super::trace::Stage;
+use super::trace::{Fact, Stage};
 use super::value::{ClassId, Env, FuncId, Value};
 use super::{ClassInfo, Engine, Origin};
 
@@ -22,6 +22,8 @@ pub(super) struct Hooks<'a> {
     of: Vec<(FuncId, Value<'a>)>,
     /// Given to the decorator that is being evaluated.
     pending: Vec<Value<'a>>,
+    /// Of all these, the ones that give a kernel constants.
+    giving: Vec<Value<'a>>,
     running: bool,
 }
 
@@ -35,6 +37,13 @@ impl<'a> Engine<'a> {
             Value::Func(func) | Value::Bound(_, func) => Some(func.id),
             _ => None,
         }));
+        if rest == "heuristics" {
+            self.hooks.giving.extend(found.iter().take(MAX_HOOKS).cloned());
+        }
+        let constants = args.get(0, "kwargs").filter(|_| rest == "Config").cloned();
+        if constants.is_some_and(|v| self.brings_python(&v, 0) || self.has_methods(&v, 0)) {
+            self.note(Fact::Inside { what: "what a kernel gets from a configuration".to_owned() });
+        }
         let list = if rest == "Config" { &mut self.hooks.any } else { &mut self.hooks.pending };
         for value in found {
             if list.len() < MAX_HOOKS && !list.iter().any(|v| v.same(&value)) {
@@ -71,7 +80,11 @@ impl<'a> Engine<'a> {
         let record = self.launch_record(&names, args);
         for hook in hooks {
             let given = self.hook_arguments(&hook, &names, &record, args);
-            self.call_value(&hook, given);
+            let made = self.call_value(&hook, given);
+            let gives = self.hooks.giving.iter().any(|v| v.same(&hook));
+            if gives && (self.brings_python(&made, 0) || self.has_methods(&made, 0)) {
+                self.note(Fact::Inside { what: "what a kernel gets from a heuristic".to_owned() });
+            }
             self.state = before.clone();
             // The record lives in the state.
             self.fill_launch_record(&record, &names, args);

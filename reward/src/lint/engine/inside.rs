@@ -26,7 +26,15 @@ enum Step<'a> {
 impl<'a> Engine<'a> {
     /// What of the candidate's own Python kernels work with, by line.
     pub fn python_in_kernels(&self) -> Vec<(u32, String)> {
-        let mut search = Search { engine: self, kernel: 0, own: HashSet::new(), found: Vec::new() };
+        let mut search = Search {
+            engine: self,
+            kernel: 0,
+            given: None,
+            own: HashSet::new(),
+            listed: HashSet::new(),
+            found: Vec::new(),
+        };
+        search.listed = self.listed_methods();
         let mut done = HashSet::new();
         for id in self.defined.iter().filter(|id| done.insert(**id)) {
             let Some(FuncInfo { params: Some(params), body: Body::Block(body), .. }) = self.functions.get(*id) else {
@@ -40,7 +48,8 @@ impl<'a> Engine<'a> {
         search.found
     }
 
-    /// Handed to a kernel as a constant, it brings something along to work with in Python.
+    /// Handed to a kernel as a constant, it brings something along to work with in Python. Methods of its class do not count:
+    /// what the kernel does with an object that has some is judged by itself.
     pub(super) fn brings_python(&self, value: &Value<'a>, depth: u32) -> bool {
         let cost = if matches!(value, Value::Instance(..)) { self.state.fields.len() as u32 / 8 + 1 } else { 1 };
         self.inside_budget.set(self.inside_budget.get().saturating_sub(cost));
@@ -48,12 +57,22 @@ impl<'a> Engine<'a> {
             return true;
         }
         match value {
-            Value::Tensor(_) | Value::NnModule(_) | Value::Partial(_) | Value::Bound(..) => true,
+            Value::Tensor(_)
+            | Value::NnModule(_)
+            | Value::Partial(_)
+            | Value::Bound(..)
+            | Value::Super(..)
+            | Value::Launcher(_) => true,
+            Value::Path(path) => calls_others(path),
+            // A method with what it belongs to.
+            Value::Attr(base, _) => {
+                base.each().iter().any(|v| matches!(v, Value::List(_) | Value::Bag(_)) || self.brings_python(v, depth))
+            }
             Value::Unknown(ids) => !ids.is_empty(),
             Value::Func(func) => !self.is_constexpr(func.id),
             Value::Union(values) => values.iter().any(|v| self.brings_python(v, depth)),
             Value::List(values) => {
-                depth > 0 && values.is_empty() || values.iter().any(|v| self.brings_python(v, depth))
+                depth > 0 && self.is_empty_list(value) || values.iter().any(|v| self.brings_python(v, depth))
             }
             Value::Bag(item) => self.brings_python(item, depth),
             Value::Instance(..) | Value::Class(_) if depth >= MAX_DEPTH => true,
@@ -66,11 +85,63 @@ impl<'a> Engine<'a> {
             Value::Class(class) => {
                 let members = self.classes.get(*class).map(|c| c.members.values().collect()).unwrap_or_default();
                 let members: Vec<&Value<'a>> = members;
-                // Methods are called in a chain, which is judged by itself.
                 members.into_iter().any(|v| !matches!(v, Value::Func(_)) && self.brings_python(v, depth + 1))
             }
             _ => false,
         }
+    }
+
+    /// The names of the methods of enumerations.
+    fn listed_methods(&self) -> HashSet<&'a str> {
+        let enums = (0..self.classes.len()).filter(|class| self.is_enum(*class));
+        let members = enums.flat_map(|class| self.members(class));
+        members.filter(|(_, v)| matches!(v, Value::Func(f) if !self.is_constexpr(f.id))).map(|(name, _)| name).collect()
+    }
+
+    /// It is an object or a class with code of its own, or holds one.
+    pub(super) fn has_methods(&self, value: &Value<'a>, depth: u32) -> bool {
+        let spent = if matches!(value, Value::Instance(..)) { self.state.fields.len() as u32 / 8 + 1 } else { 1 };
+        self.inside_budget.set(self.inside_budget.get().saturating_sub(spent));
+        if self.inside_budget.get() == 0 {
+            return true;
+        }
+        let code = |v: &Value<'a>| v.each().iter().any(|v| matches!(v, Value::Func(f) if !self.is_constexpr(f.id)));
+        match value {
+            Value::Union(values) | Value::List(values) => values.iter().any(|v| self.has_methods(v, depth)),
+            Value::Bag(item) => self.has_methods(item, depth),
+            Value::Instance(..) | Value::Class(_) if depth >= MAX_DEPTH => true,
+            Value::Class(class) => self.members(*class).iter().any(|(_, v)| code(v) || self.has_methods(v, depth + 1)),
+            Value::Instance(object, class) => {
+                let mut fields = self.state.fields.iter().filter(|((of, _), _)| of == object);
+                fields.any(|(_, v)| self.has_methods(v, depth + 1)) || self.has_methods(&Value::Class(*class), depth)
+            }
+            _ => false,
+        }
+    }
+
+    /// Its class answers for members that it does not have.
+    fn asks_its_own(&self, value: &Value<'a>) -> bool {
+        let (Value::Class(class) | Value::Instance(_, class)) = value else {
+            return false;
+        };
+        self.member(*class, "__getattr__").is_some() || self.member(*class, "__getattribute__").is_some()
+    }
+
+    /// What of the candidate's own a kernel works with by way of one of its parameters.
+    pub(super) fn worked_with(&self, kernel: FuncId, parameter: &'a str, value: &Value<'a>) -> bool {
+        let Some(FuncInfo { body: Body::Block(body), .. }) = self.functions.get(kernel) else {
+            return true;
+        };
+        let given = Some((parameter, value));
+        let mut search =
+            Search { engine: self, kernel, own: HashSet::new(), listed: HashSet::new(), given, found: Vec::new() };
+        search.visit_body(body);
+        !search.found.is_empty()
+    }
+
+    /// It can be filled later; an empty tuple cannot.
+    fn is_empty_list(&self, value: &Value<'a>) -> bool {
+        matches!(value, Value::List(items) if items.is_empty()) && !self.is_tuple(value)
     }
 
     /// `@triton.constexpr_function`: Triton runs it, on constants alone.
@@ -88,15 +159,21 @@ impl<'a> Engine<'a> {
     /// Whether a chain from this value works with Python objects.
     fn works_in_python(&self, value: &Value<'a>, steps: &[Step<'a>], changes: bool) -> bool {
         let Some((step, rest)) = steps.split_first() else {
-            let empty = matches!(value, Value::List(items) if items.is_empty());
-            return changes && matches!(value, Value::List(_) | Value::Bag(_)) || empty || self.brings_python(value, 0);
+            let empty = self.is_empty_list(value);
+            let collection = matches!(value, Value::List(_) | Value::Bag(_));
+            // Under another name, or in a helper, it is out of sight.
+            return changes && collection || empty || self.has_methods(value, 0) || self.brings_python(value, 0);
         };
         match (value, step) {
             (Value::Union(values), _) => values.iter().any(|v| self.works_in_python(v, steps, changes)),
             (Value::Func(func), Step::Call) => !self.is_constexpr(func.id),
-            (Value::Class(class), Step::Call) => !self.is_record(*class),
+            (Value::Func(_), _) => true,
+            (Value::Class(class), Step::Call) => !self.is_record(*class) || self.has_methods(value, 0),
             (Value::Class(_) | Value::Instance(..), Step::Member(name)) => {
                 let changes = self.mutable.attributes.contains(name);
+                if self.asks_its_own(value) {
+                    return true;
+                }
                 let member = match value {
                     Value::Instance(object, class) => {
                         self.state.field(*object, name).cloned().or_else(|| self.member(*class, name))
@@ -110,12 +187,20 @@ impl<'a> Engine<'a> {
                 }
             }
             (Value::List(_) | Value::Bag(_), Step::Item) => {
-                changes || matches!(value, Value::List(items) if items.is_empty()) || self.brings_python(value, 0)
+                let empty = self.is_empty_list(value);
+                changes || empty || self.has_methods(value, 0) || self.brings_python(value, 0)
             }
             (Value::List(_) | Value::Bag(_), _) => true,
-            (Value::Instance(..) | Value::Tensor(_) | Value::NnModule(_) | Value::Partial(_) | Value::Bound(..), _) => {
-                true
-            }
+            (
+                Value::Instance(..)
+                | Value::Tensor(_)
+                | Value::NnModule(_)
+                | Value::Partial(_)
+                | Value::Bound(..)
+                | Value::Super(..)
+                | Value::Launcher(_),
+                _,
+            ) => true,
             (Value::Attr(..) | Value::Unknown(_), _) => {
                 rest.iter().chain([step]).any(|s| !matches!(s, Step::Member(_)))
             }
@@ -124,16 +209,29 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// Calls what it is given, or a method of it by name.
+fn calls_others(path: &str) -> bool {
+    let (root, rest) = path.split_once('.').unwrap_or((path, ""));
+    matches!(root, "operator" | "functools" | "itertools") || path.starts_with("torch.Tensor.") && !rest.is_empty()
+}
+
 struct Search<'e, 'a> {
     engine: &'e Engine<'a>,
     kernel: FuncId,
+    /// The one parameter that is looked for, and what it is given; without one, names from outside are.
+    given: Option<(&'a str, &'e Value<'a>)>,
     /// Names that the kernel binds.
     own: HashSet<&'a str>,
+    /// Methods of enumerations: a member of one is taken for its number and has them all the same.
+    listed: HashSet<&'a str>,
     found: Vec<(u32, String)>,
 }
 
 impl<'a> Search<'_, 'a> {
     fn free(&self, name: &str) -> Option<&Value<'a>> {
+        if let Some((parameter, value)) = self.given {
+            return (parameter == name).then_some(value);
+        }
         if self.own.contains(name) {
             return None;
         }
@@ -176,6 +274,9 @@ impl<'a> Visitor<'a> for Search<'_, 'a> {
             };
         }
         steps.reverse();
+        if steps.iter().any(|s| matches!(s, Step::Member(name) if self.listed.contains(name))) {
+            self.found.push((self.engine.lines.of(expr), format!("{} in a kernel", shown(expr))));
+        }
         match inner {
             Expr::Name(n) => {
                 let name = n.id.as_str();

@@ -20,10 +20,10 @@ pub(super) enum GridSize {
 impl<'a> Engine<'a> {
     pub(super) fn grid_size(&mut self, grid: &Value<'a>) -> GridSize {
         let grid = match grid {
-            Value::Func(func) => self.probe(&func.clone()),
+            Value::Func(func) => self.perhaps(|engine| engine.probe(&func.clone())),
             Value::Bound(receiver, func) => {
                 let args = Args::of(vec![Value::Bag(std::rc::Rc::new(Value::Scalar))]);
-                self.call_function(&func.clone(), Some((**receiver).clone()), args)
+                self.perhaps(|engine| engine.call_function(&func.clone(), Some((**receiver).clone()), args))
             }
             other => other.clone(),
         };
@@ -84,13 +84,39 @@ impl<'a> Engine<'a> {
             };
             let name = parameter.parameter.name.id.as_str();
             let constant = parameter.parameter.annotation.as_deref().is_some_and(named);
-            let given = args.get(index, name);
-            if given.is_some_and(|v| {
-                constant && self.brings_python(v, 0)
-                    || matches!(v, Value::Func(_) | Value::Partial(_) | Value::Bound(..))
-            }) {
-                self.note(Fact::Inside { what: format!("what the kernel gets as {name}") });
-            }
+            let given = match (args.get(index, name).cloned(), parameter.default.as_deref()) {
+                (Some(value), _) => value,
+                // Of what lies in a dict, anything may be given.
+                (None, default) if args.rest.is_some() => {
+                    let rest = args.rest.clone().filter(|v| self.is_code(v));
+                    rest.or_else(|| default.map(|d| self.quiet(d))).unwrap_or(Value::Nothing)
+                }
+                (None, Some(default)) => self.quiet(default),
+                (None, None) => continue,
+            };
+            self.constant(kernel, name, &given, constant);
+        }
+    }
+
+    /// One of a kernel's parameters is given this.
+    pub(super) fn constant(&mut self, kernel: FuncId, name: &'a str, given: &Value<'a>, constant: bool) {
+        let brings = if constant { self.brings_python(given, 0) } else { self.is_code(given) };
+        if brings || constant && self.has_methods(given, 0) && self.worked_with(kernel, name, given) {
+            self.note(Fact::Inside { what: format!("what the kernel gets as {name}") });
+        }
+    }
+
+    /// Something to call, or holding something to call.
+    fn is_code(&self, value: &Value<'a>) -> bool {
+        match value {
+            Value::Func(_) | Value::Partial(_) | Value::Bound(..) | Value::Class(_) | Value::NnModule(_) => true,
+            Value::Attr(base, _) => base.each().iter().any(|v| {
+                matches!(v, Value::Tensor(_) | Value::NnModule(_) | Value::List(_) | Value::Bag(_) | Value::Class(_))
+            }),
+            Value::Union(values) | Value::List(values) => values.iter().any(|v| self.is_code(v)),
+            Value::Bag(item) => self.is_code(item),
+            Value::Instance(..) => self.has_methods(value, 0),
+            _ => false,
         }
     }
 

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::call::Args;
+use super::loops::perhaps_still;
 use super::modules::CONTEXT;
-use super::sizes::{by_dtype, keeps_size, product};
+use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
@@ -15,6 +16,7 @@ impl<'a> Engine<'a> {
     pub(super) fn call_path(&mut self, path: &str, args: Args<'a>) -> Value<'a> {
         let state = self.any_state(&args);
         self.handed_to(path, &args);
+        self.given_away(path, &args);
         if args.all().iter().all(Value::is_scalar) {
             let result = self.call_library(path, args);
             return self.gives(state, result);
@@ -60,9 +62,14 @@ impl<'a> Engine<'a> {
             },
             "functools" if rest == "reduce" && args.positional.len() >= 2 => {
                 let item = self.element(&args.positional[1]);
-                let start = args.positional.get(2).cloned().unwrap_or(item.clone());
-                let function = args.positional[0].clone();
-                self.many_times(|engine| engine.call_value(&function, Args::of(vec![start, item])))
+                let mut made = args.positional.get(2).cloned().unwrap_or(item.clone());
+                // Over nothing, the start is the result; over more, what was made is handed in again.
+                for _ in 0..2 {
+                    let given = Args::of(vec![made.clone(), item.clone()]);
+                    let next = self.many_times(|engine| engine.call_value(&args.positional[0], given));
+                    made = perhaps_still(&next, &made);
+                }
+                made
             }
             "math" | "numpy" if rest == "prod" && product(&args).is_some() => product(&args).unwrap_or(Value::Scalar),
             "typing" if rest == "cast" => args.positional.into_iter().nth(1).unwrap_or(Value::unknown()),
@@ -87,6 +94,9 @@ impl<'a> Engine<'a> {
             "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
                 self.compute(How::Function(path.to_owned()), &args.all())
             }
+            "copy" if matches!(args.positional.as_slice(), [Value::Class(_)]) => {
+                args.positional.into_iter().next().unwrap_or(Value::Scalar)
+            }
             "copy" if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
             "itertools" | "collections" => {
                 let all = args.all();
@@ -99,8 +109,7 @@ impl<'a> Engine<'a> {
             "functools" if rest == "cmp_to_key" => args.positional.into_iter().next().unwrap_or(Value::unknown()),
             // A context of an unknown kind.
             "contextlib" if rest != "nullcontext" => Value::unknown(),
-            // What methodcaller and its kin return is called in turn.
-            "operator" => Value::path(path),
+            "operator" => self.call_operator(path, rest, args),
             _ => Value::Scalar,
         }
     }
@@ -171,6 +180,10 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn brings_code(&self, value: &Value<'a>) -> bool {
+        value.tensors().is_empty() && (self.brings_python(value, 0) || self.has_methods(value, 0))
+    }
+
     fn call_triton(&mut self, path: &str, rest: &str, args: Args<'a>) -> Value<'a> {
         let first = args.positional.first().cloned();
         if matches!(rest, "autotune" | "heuristics" | "Config") {
@@ -192,10 +205,14 @@ impl<'a> Engine<'a> {
                 }
                 Value::Scalar
             }
+            // A constant is what it is made of, where that can be worked with.
+            "language.constexpr" if first.as_ref().is_some_and(|v| self.brings_code(v)) => {
+                first.unwrap_or(Value::unknown())
+            }
             // Other views of the same memory.
             "reinterpret" | "TensorWrapper" => first.unwrap_or(Value::unknown()),
             _ if args.has_tensor() => self.compute(How::Function(path.to_owned()), &args.all()),
-            _ => Value::Scalar,
+            _ => blocks(rest, &args).unwrap_or(Value::Scalar),
         }
     }
 
@@ -249,7 +266,14 @@ impl<'a> Engine<'a> {
                 self.call_value(&Rc::clone(base), args)
             }
             Value::Shape(of) if name == "numel" => Value::Size(*of),
-            Value::List(_) | Value::Bag(_) => self.collection(base, name, &args).0,
+            Value::List(_) | Value::Bag(_) => {
+                let (result, changed) = self.collection(base, name, &args);
+                if let Some(changed) = changed {
+                    self.replaced(base, &changed);
+                    self.changed(base, &changed);
+                }
+                result
+            }
             Value::Str(text) => {
                 if args.has_tensor() {
                     self.note(Fact::Host { what: format!("a text's .{name}()"), reject: true });
@@ -296,6 +320,7 @@ impl<'a> Engine<'a> {
                     (Some(of), true) if name == "size" => Value::Size(of.part()),
                     (Some(of), true) => Value::Size(of),
                     (Some(of), false) => Value::Shape(of),
+                    (None, true) if name != "size" => self.numel_of(base),
                     (None, true) => Value::Scalar,
                     (None, false) => Value::Bag(Rc::new(Value::Scalar)),
                 }

@@ -74,7 +74,7 @@ const ITERATORS: &[&str] = &["iter", "reversed", "zip", "map", "filter", "enumer
 /// Of these, the ones that only go through it.
 const WALKS: &[&str] = &["enumerate", "zip", "iter", "reversed", "list", "tuple"];
 /// Library functions that leave a collection as it is.
-const READS: &[&str] = &[
+pub(super) const READS: &[&str] = &[
     "torch.",
     "triton.",
     "math.",
@@ -106,6 +106,8 @@ pub(super) struct Memory<'a> {
     lists: HashSet<usize>,
     /// Collections that this call made.
     pub(super) fresh: HashMap<usize, Value<'a>>,
+    /// Tuples that were written as such: nothing changes them.
+    tuples: HashMap<usize, Value<'a>>,
     /// Iterators and generators, and whether they were there before this call.
     pub(super) iterators: HashMap<usize, (Value<'a>, bool)>,
     /// Tensors whose sizes come from what an earlier call left.
@@ -190,6 +192,7 @@ impl<'a> Engine<'a> {
                     _ => kept,
                 };
                 let now = Value::Bag(Rc::new(item));
+                self.state.kin.borrow_mut().unite(&[old, &now]);
                 self.grown(old, &now);
                 now
             }
@@ -261,6 +264,18 @@ impl<'a> Engine<'a> {
         {
             self.memory.fresh.insert(at, value.clone());
         }
+    }
+
+    /// A tuple was made just now.
+    pub(super) fn made_tuple(&mut self, value: Value<'a>) -> Value<'a> {
+        if let (Value::List(_), Some(at)) = (&value, address(&value)) {
+            self.memory.tuples.insert(at, value.clone());
+        }
+        value
+    }
+
+    pub(super) fn is_tuple(&self, value: &Value<'a>) -> bool {
+        address(value).is_some_and(|at| self.memory.tuples.contains_key(&at))
     }
 
     /// A field gets a collection that was made just now, or something else.

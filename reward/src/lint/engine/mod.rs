@@ -1,11 +1,12 @@
 //! An abstract interpreter for candidates: runs the module, `ModelNew.__init__` and `ModelNew.forward` on abstract values
 //! and writes down what it saw. The rules judge; this only follows.
 //!
-//! Paths are joined after branches; a tensor counts as written by a kernel only when it is on every path. Loops are
-//! taken to run at least once. Calls of the candidate's own functions and classes are followed, with bounded depth and
+//! Paths are joined after branches; a tensor counts as written by a kernel only when it is on every path. For that, loops are
+//! taken to run at least once; what else a loop may change decides no branch. Calls of the candidate's own functions and classes are followed, with bounded depth and
 //! a step budget, so any text ends in bounded time.
 
 mod acts;
+mod aliases;
 mod alloc;
 mod assign;
 mod attribute;
@@ -24,8 +25,10 @@ mod inside;
 pub mod kernel;
 mod launch;
 mod library;
+mod loops;
 mod memory;
 mod modules;
+mod operators;
 mod outputs;
 mod paths;
 mod prepass;
@@ -165,6 +168,10 @@ pub struct Engine<'a> {
     closures: closures::Closures<'a>,
     /// What each running call has yielded.
     yields: Vec<Option<Value<'a>>>,
+    /// What each running call has changed of the collections it was given or found.
+    changes: Vec<aliases::Changes<'a>>,
+    /// What looking for changed collections cost, as far as it is not yet taken from the budget.
+    spent: u32,
     /// Loops and comprehensions around.
     turns: u32,
     /// In the test of a branch that only drops entries of a collection.
@@ -186,6 +193,8 @@ pub struct Engine<'a> {
     stored_tensors: HashSet<Place<'a>>,
     /// Whose sizes new buffers have, where they have none of their own.
     like_input: HashMap<ObjId, SizeOf>,
+    /// New buffers that torch worked on.
+    touched: HashSet<ObjId>,
     /// Inputs that are one tensor each.
     inputs: HashSet<ObjId>,
     /// Objects of the candidate's classes.
@@ -275,6 +284,8 @@ impl<'a> Engine<'a> {
             running: Vec::new(),
             closures: closures::Closures::default(),
             yields: Vec::new(),
+            changes: Vec::new(),
+            spent: 0,
             turns: 0,
             evicting: false,
             globals: Vec::new(),
@@ -288,6 +299,7 @@ impl<'a> Engine<'a> {
             stored: HashSet::new(),
             stored_tensors: HashSet::new(),
             like_input: HashMap::new(),
+            touched: HashSet::new(),
             inputs: HashSet::new(),
             instances: Vec::new(),
             hooks: hooks::Hooks::default(),
@@ -309,6 +321,7 @@ impl<'a> Engine<'a> {
         self.returns.clear();
         self.running.clear();
         self.yields.clear();
+        self.changes.clear();
         self.closures.suspended.clear();
         self.turns = 0;
         self.loops.clear();
@@ -339,6 +352,13 @@ impl<'a> Engine<'a> {
         let seen = Seen { stage: self.stage, line: self.line, fact };
         if self.known.insert(seen.clone()) {
             self.seen.push(seen);
+        }
+    }
+
+    /// The same for one that was taken back.
+    fn note_again(&mut self, seen: &Seen) {
+        if self.known.insert(seen.clone()) {
+            self.seen.push(seen.clone());
         }
     }
 

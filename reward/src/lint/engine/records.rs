@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
             (Some(value), _) => value,
             (None, Some(factory)) => {
                 self.remember(std::slice::from_ref(&factory));
-                self.call_value(&factory, Args::default())
+                self.perhaps(|engine| engine.call_value(&factory, Args::default()))
             }
             (None, None) => Value::unknown(),
         }

@@ -1,12 +1,11 @@
 //! Sizes of tensors, as far as tests for tensors without elements go: whose they are, and what keeps them sizes.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::call::Args;
 use super::condition::Emptiness;
 use super::state::Written;
-use super::value::{COPY, Env, ObjId, PART, Value};
+use super::value::{COPY, ObjId, PART, Value};
 use super::{Engine, Origin};
 
 /// Whose size it is. Whatever it is of, it is never negative.
@@ -82,6 +81,21 @@ pub(super) fn product<'a>(args: &Args<'a>) -> Option<Value<'a>> {
     }
 }
 
+/// `triton.cdiv(n, 256)`: 0 only where n is.
+pub(super) fn blocks<'a>(name: &str, args: &Args<'a>) -> Option<Value<'a>> {
+    let whole = |size: &Value<'a>| match size {
+        Value::Size(of) => Some(Value::Size(of.plain())),
+        Value::Numel(_) => Some(size.clone()),
+        _ => None,
+    };
+    match (name, args.positional.as_slice()) {
+        ("cdiv", [size, Value::Size(_)]) => whole(size),
+        ("cdiv", [size, Value::Int(by)]) if *by > 0 => whole(size),
+        ("next_power_of_2", [size]) => whole(size),
+        _ => None,
+    }
+}
+
 /// `min(x.shape)`, `max(M, N)`
 pub(super) fn extreme<'a>(args: &Args<'a>) -> Option<Value<'a>> {
     if !args.keywords.is_empty() || args.rest.is_some() {
@@ -148,6 +162,10 @@ impl<'a> Engine<'a> {
         match empty {
             Emptiness::No => {}
             Emptiness::Inputs => self.state.empty = true,
+            Emptiness::Own(id) if self.state.written(id) == Written::No && !self.touched.contains(&id) => {
+                self.state.set_written(id, Written::Spared);
+            }
+            Emptiness::Own(_) => {}
             Emptiness::Parameter if self.state.hollow => {}
             Emptiness::Parameter => {
                 self.state.hollow = true;
@@ -160,16 +178,6 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-    }
-
-    /// After a loop, which is taken to run: where it does not, what was no size before it is none.
-    pub(super) fn perhaps_unturned(&mut self, frames: &[Rc<Env<'a>>], fields: &HashMap<(ObjId, Rc<str>), Value<'a>>) {
-        let bound = self.state.frames.iter().map(|f| f.len()).sum::<usize>() + self.state.fields.len();
-        self.budget = self.budget.saturating_sub(bound as u32 / 8);
-        for (now, before) in self.state.frames.iter_mut().zip(frames).filter(|(a, b)| !Rc::ptr_eq(a, b)) {
-            loosen(Rc::make_mut(now), before);
-        }
-        loosen(Rc::make_mut(&mut self.state.fields), fields);
     }
 
     /// Whose sizes the sizes of this tensor are; `None` where they may be 0 for any reason.
@@ -187,6 +195,26 @@ impl<'a> Engine<'a> {
             of = Some(of.map_or(one, |of| of.join(one)));
         }
         of
+    }
+
+    /// `y.numel()` of a new buffer, whatever its sizes are.
+    pub(super) fn numel_of(&self, value: &Value<'a>) -> Value<'a> {
+        match &*value.tensors() {
+            [id] if matches!(self.origins.get(*id as usize), Some(Origin::Alloc)) => Value::Numel(*id),
+            _ => Value::Scalar,
+        }
+    }
+
+    /// What torch works on may get other sizes by that.
+    pub(super) fn touches(&mut self, operands: &[Value<'a>]) {
+        for id in operands.iter().flat_map(|v| v.all_tensors().to_vec()) {
+            if matches!(self.origins.get(id as usize), Some(Origin::Alloc)) && self.touched.insert(id) {
+                let spared = !self.state.hollow && self.state.written(id) == Written::Spared;
+                if spared {
+                    self.state.set_written(id, Written::No);
+                }
+            }
+        }
     }
 
     /// A new tensor has these sizes.
@@ -207,16 +235,6 @@ impl<'a> Engine<'a> {
             _ => return None,
         };
         if given.is_empty() { None } else { sizes(&Value::List(Rc::new(given))) }
-    }
-}
-
-/// Sizes that took the place of something else are perhaps still that.
-fn loosen<'a, K: Eq + std::hash::Hash>(now: &mut HashMap<K, Value<'a>>, before: &HashMap<K, Value<'a>>) {
-    for (name, value) in now.iter_mut().filter(|(_, v)| holds_sizes(v)) {
-        match before.get(name) {
-            Some(old) if !old.same(value) => *value = value.join(old),
-            _ => {}
-        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The abstract machine state along one path, and the join of two paths.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use super::aliases::Kin;
 use super::value::{Env, ObjId, Value};
 
 /// What kernels have done to a tensor on every way to this point.
@@ -28,11 +30,15 @@ pub struct State<'a> {
     pub objects: Rc<BTreeMap<ObjId, Written>>,
     /// Fields that hold a collection made in this call of forward.
     pub made: Rc<HashSet<(ObjId, Rc<str>)>>,
+    /// Which collections may be the same one, on any path.
+    pub kin: Rc<RefCell<Kin<'a>>>,
     /// False after return, raise, break and continue.
     pub alive: bool,
     /// On a path that is taken only for tensors without elements.
     pub empty: bool,
-    /// The same, but the tensor may be a parameter, and those the candidate makes.
+    /// Past a loop whose body always leaves: it had nothing to go through.
+    pub passed: bool,
+    /// As `empty`, but the tensor may be a parameter, and those the candidate makes.
     pub hollow: bool,
 }
 
@@ -43,9 +49,11 @@ impl Default for State<'_> {
             fields: Rc::new(HashMap::new()),
             objects: Rc::new(BTreeMap::new()),
             made: Rc::new(HashSet::new()),
+            kin: Rc::default(),
             alive: true,
             empty: false,
             hollow: false,
+            passed: false,
         }
     }
 }
@@ -105,11 +113,11 @@ impl<'a> State<'a> {
         joined.frames.truncate(other.frames.len());
         for (mine, theirs) in joined.frames.iter_mut().zip(&other.frames) {
             if !Rc::ptr_eq(mine, theirs) {
-                join_maps(Rc::make_mut(mine), theirs);
+                join_maps(Rc::make_mut(mine), theirs, &joined.kin);
             }
         }
         if !Rc::ptr_eq(&joined.fields, &other.fields) {
-            join_maps(Rc::make_mut(&mut joined.fields), &other.fields);
+            join_maps(Rc::make_mut(&mut joined.fields), &other.fields, &joined.kin);
         }
         if joined.empty != other.empty {
             // A path for tensors without elements has nothing to write.
@@ -127,15 +135,24 @@ impl<'a> State<'a> {
         }
         joined.empty &= other.empty;
         joined.hollow &= other.hollow;
+        joined.passed &= other.passed;
         joined
     }
 }
 
-fn join_maps<'a, K: Clone + Eq + std::hash::Hash>(mine: &mut HashMap<K, Value<'a>>, theirs: &HashMap<K, Value<'a>>) {
+fn join_maps<'a, K: Clone + Eq + std::hash::Hash>(
+    mine: &mut HashMap<K, Value<'a>>,
+    theirs: &HashMap<K, Value<'a>>,
+    kin: &RefCell<Kin<'a>>,
+) {
     for (key, value) in theirs {
         match mine.get_mut(key) {
             Some(old) if old.same(value) => {}
-            Some(old) => *old = old.join(value),
+            Some(old) => {
+                let both = old.join(value);
+                kin.borrow_mut().unite(&[old, value, &both]);
+                *old = both;
+            }
             None => {
                 mine.insert(key.clone(), value.clone());
             }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, Stmt, StmtFor, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWhile, StmtWith, UnaryOp};
+use ruff_python_ast::{Expr, Stmt, StmtIf, StmtImport, StmtImportFrom, StmtTry, StmtWith, UnaryOp};
 
 use super::paths::canonical;
 use super::state::State;
@@ -209,11 +209,16 @@ impl<'a> Engine<'a> {
         self.memory.branches -= branches;
         // The way past all arms (or through else) is the present state.
         let last = std::mem::take(&mut self.state);
-        if !(sifted && done.as_ref().is_some_and(|d| d.alive)) {
-            keep(&mut done, last);
+        let sifted = sifted && done.as_ref().is_some_and(|d| d.alive);
+        if !sifted {
+            keep(&mut done, last.clone());
         }
         if let Some(state) = done {
             self.state = state;
+        }
+        if sifted && last.alive {
+            // That one of them is of that kind is taken for granted for what kernels write, and for nothing else.
+            self.perhaps_unturned(&last);
         }
     }
 
@@ -227,83 +232,6 @@ impl<'a> Engine<'a> {
             }
             _ => None,
         }
-    }
-
-    fn while_loop(&mut self, w: &'a StmtWhile) {
-        let test = self.condition(&w.test);
-        if test.truth == Some(false) {
-            self.dead(&w.body, "a loop that never runs");
-            return self.block(&w.orelse);
-        }
-        self.repeat(&w.body, |_| {});
-        if self.state.alive {
-            self.condition(&w.test);
-            self.block(&w.orelse);
-        }
-    }
-
-    fn for_loop(&mut self, stmt: &'a StmtFor) {
-        let items = self.eval(&stmt.iter);
-        if items.truth() == Some(false) || self.is_empty_range(&stmt.iter) {
-            self.dead(&stmt.body, "a loop over nothing");
-            return self.block(&stmt.orelse);
-        }
-        self.walked(&items);
-        let item = self.element(&items);
-        let names: Vec<&'a str> = match &*stmt.target {
-            Expr::Name(n) => vec![n.id.as_str()],
-            Expr::Tuple(t) => t.elts.iter().filter_map(|e| Some(e.as_name_expr()?.id.as_str())).collect(),
-            _ => Vec::new(),
-        };
-        let searches = u32::from(has_break(&stmt.body));
-        self.memory.searching += searches;
-        self.repeat(&stmt.body, |engine| {
-            if let Some(innermost) = engine.loops.last_mut() {
-                innermost.items.clone_from(&names);
-            }
-            engine.assign(&stmt.target, item.clone());
-        });
-        self.memory.searching = self.memory.searching.saturating_sub(searches);
-        if self.state.alive {
-            self.block(&stmt.orelse);
-        }
-    }
-
-    /// Runs a loop's body twice: once for what it does, once more with what it left behind. What follows sees the end of
-    /// the body, or a break: a loop is taken to run at least once.
-    fn repeat(&mut self, body: &'a [Stmt], mut prepare: impl FnMut(&mut Self)) {
-        self.turns += 1;
-        let before = self.fork();
-        let (frames, fields) = (before.frames.clone(), Rc::clone(&before.fields));
-        let (first, mut breaks) = self.turn(body, &mut prepare);
-        let mut end = first.clone();
-        if first.alive {
-            let objects = Rc::clone(&first.objects);
-            self.state = before.join(first);
-            self.state.objects = objects;
-            let (second, more) = self.turn(body, &mut prepare);
-            end = second;
-            breaks.extend(more);
-        }
-        for state in breaks {
-            end = end.join(state);
-        }
-        self.turns = self.turns.saturating_sub(1);
-        self.state = end;
-        self.perhaps_unturned(&frames, &fields);
-    }
-
-    /// One turn of a loop: the state at the body's end (continues included), and those at its breaks.
-    fn turn(&mut self, body: &'a [Stmt], prepare: &mut impl FnMut(&mut Self)) -> (State<'a>, Vec<State<'a>>) {
-        self.loops.push(Loop::default());
-        prepare(self);
-        self.block(body);
-        let ended = self.loops.pop().unwrap_or_default();
-        let mut after = std::mem::take(&mut self.state);
-        for state in ended.continues {
-            after = after.join(state);
-        }
-        (after, ended.breaks)
     }
 
     fn with(&mut self, stmt: &'a StmtWith) {
@@ -406,10 +334,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Code that never runs: it is tried out, and only a launch in it is worth a word.
-    fn dead(&mut self, body: &'a [Stmt], why: &'static str) {
+    /// Code that never runs: it is tried out, and only a launch in it is worth a word. What else was seen is handed back.
+    pub(super) fn dead(&mut self, body: &'a [Stmt], why: &'static str) -> Vec<Seen> {
         if self.stage != Stage::Forward {
-            return;
+            return Vec::new();
         }
         let line = self.line;
         let (seen, state) = (self.seen.len(), self.fork());
@@ -430,21 +358,8 @@ impl<'a> Engine<'a> {
             self.note(Fact::DeadLaunch { why });
         }
         self.line = line;
+        tried
     }
-}
-
-/// A loop that can end before its time, by a break or a return in it.
-fn has_break(body: &[Stmt]) -> bool {
-    body.iter().any(|stmt| match stmt {
-        Stmt::Break(_) | Stmt::Return(_) => true,
-        Stmt::If(i) => has_break(&i.body) || i.elif_else_clauses.iter().any(|c| has_break(&c.body)),
-        Stmt::With(w) => has_break(&w.body),
-        Stmt::For(f) => has_break(&f.body),
-        Stmt::While(w) => has_break(&w.body),
-        Stmt::Try(t) => has_break(&t.body) || has_break(&t.orelse),
-        Stmt::Match(m) => m.cases.iter().any(|c| has_break(&c.body)),
-        _ => false,
-    })
 }
 
 /// The test asks how much something holds.

@@ -61,6 +61,8 @@ pub enum Value<'a> {
     Scalar,
     /// A dimension of a tensor, or a product of dimensions: never negative, and 0 only for a tensor without elements.
     Size(SizeOf),
+    /// All elements of this new buffer, whose sizes are not known to be of any tensor: 0 only where it has none.
+    Numel(ObjId),
     /// A number or flag that an earlier call of forward left behind.
     StateScalar,
     /// `x.shape`, or some of it, of any length.
@@ -158,6 +160,7 @@ impl<'a> Value<'a> {
                 | Value::Str(_)
                 | Value::Scalar
                 | Value::Size(_)
+                | Value::Numel(_)
                 | Value::StateScalar
                 | Value::Shape(_)
         )
@@ -205,14 +208,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Certainly true or false, where that is known.
+    /// Certainly true or false, where that is known. Of a list it is not: it may be filled or emptied under another name.
     pub fn truth(&self) -> Option<bool> {
         match self {
             Value::Nothing => Some(false),
             Value::Bool(b) => Some(*b),
             Value::Int(i) => Some(*i != 0),
             Value::Str(s) => Some(!s.is_empty()),
-            Value::List(values) => Some(!values.is_empty()),
             Value::Func(_) | Value::Class(_) | Value::Kernels(_) | Value::Instance(..) => Some(true),
             _ => None,
         }
@@ -329,6 +331,7 @@ impl<'a> Value<'a> {
             | (Value::StateScalar, Value::StateScalar)
             | (Value::KernelDecorator, Value::KernelDecorator) => true,
             (Value::Size(a), Value::Size(b)) | (Value::Shape(a), Value::Shape(b)) => a == b,
+            (Value::Numel(a), Value::Numel(b)) => a == b,
             (Value::Func(a), Value::Func(b)) => a.id == b.id,
             (Value::Bound(a, f), Value::Bound(b, g)) => f.id == g.id && (Rc::ptr_eq(a, b) || a.same(b)),
             (Value::Attr(a, f), Value::Attr(b, g)) => f == g && (Rc::ptr_eq(a, b) || a.same(b)),
@@ -358,6 +361,8 @@ pub fn scalar<'a>(a: &Value<'a>, b: &Value<'a>) -> Value<'a> {
     match (a, b) {
         (Value::StateScalar, _) | (_, Value::StateScalar) => Value::StateScalar,
         (Value::Size(a), Value::Size(b)) => Value::Size(a.join(*b)),
+        // A positive number is never 0.
+        (Value::Size(a), Value::Int(i)) | (Value::Int(i), Value::Size(a)) if *i > 0 => Value::Size(a.plain()),
         (Value::Shape(a), Value::Shape(b)) => Value::Shape(a.with(*b)),
         _ => Value::Scalar,
     }
