@@ -18,13 +18,15 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction, TensorWrapper
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import constants
 import libdevice_models
 import memory
 
 _ADDRESS = np.dtype(np.uint64)
 _swaps = []
-# Whether a kernel runs at this moment; whether launches do nothing (the ablation); who is told of launches.
-inside, ablated, watch = False, False, None
+# Whether a kernel runs at this moment, and whether its programs do: what torch is asked there is Python's that the candidate brought into
+# the kernel. Whether launches do nothing (the ablation); who is told of launches.
+inside, programs, ablated, watch = False, False, False, None
 # Launches since `reset`: a count, and the first ones in words.
 launches, signatures = 0, []
 MAX_SIGNATURES = 64
@@ -43,7 +45,8 @@ class _Patched:
 
     @staticmethod
     def restore():
-        pass
+        global programs
+        programs = False
 
 
 def prepare():
@@ -82,7 +85,19 @@ def prepare():
     # Compiled kernels do not check integers for overflow either, and here the check is two thirds of the time.
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
     interpreter._get_np_dtype = _known_dtype(interpreter._get_np_dtype)
+    builder = interpreter.InterpreterBuilder
+    builder.set_grid_dim = _begun(builder.set_grid_dim)
     memory.install()
+    constants.prepare([twin for _, _, twin in _swaps])
+
+
+def _begun(dimensions):
+    """The launch's arguments are what they are to be: from here on its programs run, until the language is restored."""
+    def begun(self, *grid):
+        global programs
+        programs = True
+        dimensions(self, *grid)
+    return begun
 
 
 def _bound(function):
@@ -133,7 +148,9 @@ def _as_compiled(init):
 
 def _counted(call):
     def counted(self, *args, **kwargs):
-        global launches, inside
+        global launches, inside, programs
+        if inside:
+            raise RuntimeError("a kernel was launched from within a kernel")
         values = (*args, *kwargs.values())
         if watch is not None:
             watch.kernel(values)
@@ -147,6 +164,8 @@ def _counted(call):
         self.pre_run_hooks = []
         for value in values:
             only_tensors(value)
+        for name in self.arg_names:
+            constants.check(name, bound[name], name in self.constexprs)
         out = None
         if not ablated:
             memory.allow(values)
@@ -154,7 +173,7 @@ def _counted(call):
             try:
                 out = call(self, *args, **kwargs)
             finally:
-                inside = False
+                inside = programs = False
         # An empty grid launches nothing on a device.
         if 0 not in grid:
             launches += 1

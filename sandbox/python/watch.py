@@ -71,9 +71,11 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if interp.inside:
-            return out
         name = func._schema.name.partition("::")[2]
+        if interp.inside:
+            if interp.programs:
+                self.note(f"{name} in a kernel", max((t.numel() for t in tensors((*args, out))), default=1))
+            return out
         made = out if isinstance(out, (list, tuple)) else (out,)
         # What is written to keeps its address, and its contents where it is given no new ones (`zeros(0, out=x)`).
         if name in ALLOCATIONS and "out" not in (kwargs or {}):

@@ -35,7 +35,11 @@ pub fn mixed(tasks: &[TaskSpec], shares: &[f64]) -> Vec<(TaskId, Option<Part>)> 
     }
     let share = |level: u8| usize::from(level).checked_sub(1).and_then(|n| shares.get(n)).copied().unwrap_or(0.0);
     let part = |t: &TaskSpec| Part { level: t.level, share: share(t.level) };
-    train.map(|t| (t.id.clone(), part(t))).filter(|(_, part)| part.share > 0.0).map(|(t, part)| (t, Some(part))).collect()
+    train
+        .map(|t| (t.id.clone(), part(t)))
+        .filter(|(_, part)| part.share > 0.0)
+        .map(|(t, part)| (t, Some(part)))
+        .collect()
 }
 
 /// Each level with a share has something to train on.

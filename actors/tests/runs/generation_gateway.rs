@@ -15,11 +15,7 @@ use crate::generation_reload::VLLM;
 const EOS: u32 = desk::EOS;
 
 /// A server behind a gateway that says `status` while it is away, which it is after `until(n, path)` for `times` requests.
-fn gateway(
-    status: &'static str,
-    times: usize,
-    until: impl Fn(usize, &str) -> bool + Send + Sync + 'static,
-) -> Server {
+fn gateway(status: &'static str, times: usize, until: impl Fn(usize, &str) -> bool + Send + Sync + 'static) -> Server {
     let left = AtomicUsize::new(usize::MAX);
     Server::start(move |n, request, reply| {
         let path = path(request);
