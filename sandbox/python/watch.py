@@ -54,19 +54,19 @@ def storage(tensor):
 
 
 class Watch(TorchDispatchMode):
-    """While it is `interp.watch` it also poisons what is allocated and not written. The elements of the inputs and the weights must go
-    through kernels. `layout`: so must their order, because the task is little else; a weight may be laid out once as it suits."""
+    """The elements of the inputs and the weights must go through kernels. `layout`: so must their order, because the task is little else;
+    a weight may be laid out once as it suits. `fill`: what happens to memory that is allocated and not written."""
 
     @classmethod
     def _should_skip_dynamo(cls):
         # Or the first operation would import torch's compiler.
         return False
 
-    def __init__(self, inputs, weights, layout=False):
+    def __init__(self, inputs, weights, layout=False, fill=shim.poison):
         super().__init__()
         self.weights = {storage(t) for t in weights}
         self.data = {storage(t) for t in inputs} | self.weights
-        self.layout = layout
+        self.layout, self.fill = layout, fill
         self.computed, self.bytes, self.reads, self.singles = {}, 0, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -84,7 +84,7 @@ class Watch(TorchDispatchMode):
                 self.data.discard(storage(tensor))
                 memory.fresh(storage(tensor))
                 if name in EMPTY:
-                    shim.poison(tensor)
+                    self.fill(tensor)
         elif name in CONSTANTS | ALLOCATIONS and not any(storage(t) in self.data for t in tensors(args[1:])):
             self.bytes += sum(t.nbytes for t in tensors(made))
             for tensor in tensors(made):
@@ -137,6 +137,11 @@ class Watch(TorchDispatchMode):
     def kernel(self, values):
         """A launch was given these: what is in them afterwards is data."""
         self.data.update(storage(t) for t in tensors(values))
+
+    def next_call(self):
+        """Another call begins: what is counted is of one."""
+        self.report()
+        self.bytes = self.reads = self.singles = 0
 
     def report(self):
         if self.reads > MAX_READS:

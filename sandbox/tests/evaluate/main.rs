@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod brought;
+mod calls;
 mod faults;
 mod fixtures;
 mod honest;
