@@ -87,6 +87,7 @@ def prepare():
     interpreter._get_np_dtype = _known_dtype(interpreter._get_np_dtype)
     builder = interpreter.InterpreterBuilder
     builder.set_grid_dim = _begun(builder.set_grid_dim)
+    builder.cast_impl = _cast(builder.cast_impl)
     memory.install()
     constants.prepare([twin for _, _, twin in _swaps])
 
@@ -98,6 +99,16 @@ def _begun(dimensions):
         programs = True
         dimensions(self, *grid)
     return begun
+
+
+def _cast(cast):
+    """The interpreter takes the value of an integer, a flag or a float64 for the bits of a bfloat16: by way of float32 it is one. Which it
+    is says the array: what is compared keeps its old dtype there."""
+    def through(self, src, dst_type):
+        if dst_type.scalar == tl.bfloat16 and src.data.dtype != np.float32:
+            src = TensorHandle(src.data.astype(np.float32), tl.float32)
+        return cast(self, src, dst_type)
+    return through
 
 
 def _bound(function):
