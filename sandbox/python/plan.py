@@ -41,6 +41,8 @@ EXTREMES = (96.0, 16.0, 4.0)
 KEPT_TASKS = 64
 # A task's sizes for the interpreter, by the names of its constants, where its own are too large for it.
 SMALL_SIZES = "INTERPRETER_SHAPES"
+# What a task makes its inputs by.
+MAKERS = ("get_inputs", "get_init_inputs")
 # Whether they hold in this process.
 small = True
 # Share of elements that the second draw has from the first.
@@ -153,9 +155,10 @@ def task_of(name, source):
 
 
 def asks_for_order(tree):
-    """Whether a reference calls `contiguous`."""
+    """Whether a reference calls `contiguous`, in a class or in a function that is not one of those that make inputs."""
+    owners = [n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name not in MAKERS]
     return any(isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contiguous"
-               for owner in tree.body if isinstance(owner, ast.ClassDef) for node in ast.walk(owner))
+               for owner in owners for node in ast.walk(owner))
 
 
 def declared_sizes(tree):

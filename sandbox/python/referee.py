@@ -195,10 +195,13 @@ class Prepared:
         self.wire.append({
             "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "rewrite": rewrite,
             "may_raise": kind == SHAPE, "must_launch": True, "backwards": False,
-            # Where nothing is summed the order is most of the work.
-            "layout": self.task.ordered and self.task.reduction == 1,
+            "layout": self.layouts(),
             "state": None if state is None else self.pack_state(state),
             "inputs": frames.pack(args, self.blob)})
+
+    def layouts(self):
+        """Whether torch's copies into another order are looked at: where nothing is summed the order is most of the work."""
+        return self.task.ordered and self.task.reduction == 1
 
     def pack_state(self, model):
         if not isinstance(model, torch.nn.Module):

@@ -121,6 +121,11 @@ class Watch(TorchDispatchMode):
         if storage(source) not in self.data - self.weights or not made or made[0].numel() != source.numel():
             return False
         axes = [n for n in range(source.dim()) if source.shape[n] > 1 and source.stride(n) != 0]
+        whole = made[0].untyped_storage().nbytes() == made[0].nbytes
+        if not whole and min((made[0].stride(n) for n in range(made[0].dim()) if made[0].shape[n] > 1), default=1) > min(
+                (source.stride(n) for n in axes), default=1):
+            # Neighbours go apart: pieces of a larger move.
+            return True
         before = sorted(axes, key=lambda n: -source.stride(n))
         return before != (sorted(axes, key=lambda n: -made[0].stride(n)) if made[0].shape == source.shape else axes)
 
