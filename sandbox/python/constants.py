@@ -36,7 +36,7 @@ _known, _held = set(), []
 def prepare(twins):
     """Takes down what is Triton's; `twins` stand for some of it in the interpreter."""
     modules = [m for n, m in list(sys.modules.items()) if n.startswith("triton.language") and m is not None]
-    _held.extend([*modules, *twins, *PLAIN, object])
+    _held.extend([*modules, *twins, *PLAIN, object, *(v for v in vars(enum).values() if isinstance(v, type))])
     for owner in [*modules, triton.language.tensor]:
         _held.extend(v for v in vars(owner).values() if str(getattr(v, "__module__", "")).startswith("triton."))
     _known.update(map(id, _held))
@@ -103,7 +103,7 @@ def _of_class(value, constant, depth):
                 if function.__code__.co_filename not in MADE_IN:
                     return f"a class with a method ({value.__name__}.{name})"
             # Python's own notes on the class: its annotations name types.
-            elif not name.startswith("_" if issubclass(owner, enum.Enum) else "__") and not isinstance(member, property):
+            elif not name.startswith("_" if issubclass(owner, enum.Enum) else "__") and not isinstance(member, (property, types.DynamicClassAttribute)):
                 found = _python(member, constant, depth - 1)
                 if found is not None:
                     return found

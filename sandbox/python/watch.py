@@ -65,7 +65,8 @@ class Watch(TorchDispatchMode):
     def __init__(self, inputs, weights, layout=False, fill=shim.poison):
         super().__init__()
         self.weights = {storage(t) for t in weights}
-        self.data = {storage(t) for t in inputs} | self.weights
+        self.given = {storage(t) for t in inputs} | self.weights
+        self.data = set(self.given)
         self.layout, self.fill = layout, fill
         self.computed, self.bytes, self.reads, self.singles = {}, 0, 0, 0
 
@@ -144,8 +145,9 @@ class Watch(TorchDispatchMode):
         self.data.update(storage(t) for t in tensors(values))
 
     def next_call(self):
-        """Another call begins: what is counted is of one."""
+        """Another call begins: what is counted is of one, and what kernels were given in the last one is its own again."""
         self.report()
+        self.data = set(self.given)
         self.bytes = self.reads = self.singles = 0
 
     def report(self):

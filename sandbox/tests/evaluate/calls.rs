@@ -87,7 +87,13 @@ return add(x, y)";
 y[0, 0].item()
 return add(x, y)";
     let many = "for row in range(3):\n    x[row, 0].item() > 0\nreturn add(x, y)";
-    for body in [by_count, &kept, packed, grown, many, "self.zeros = torch.zeros(3)\nreturn add(x, y)"] {
+    // Work on a table of the candidate's own, which kernels are given, too.
+    let table = "if not hasattr(self, 'table'):
+    self.table = torch.zeros_like(x)
+zeros = self.table * 2.0
+add(self.table, zeros)
+return add(x, y)";
+    for body in [by_count, &kept, packed, grown, many, table, "self.zeros = torch.zeros(3)\nreturn add(x, y)"] {
         let report = lab.evaluate(ADD_TASK, &add_with(counted, body)).unwrap();
         assert_eq!(report.outcome, PASSED, "{body}");
         assert!(report.evidence.drift.is_none() && report.evidence.calls >= 100, "{body}: {report:?}");
