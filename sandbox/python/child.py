@@ -29,6 +29,8 @@ import watch
 MAX_MESSAGE = 2000
 # Calls without kernels, at least; up to twice as many, by the seed.
 CALLS = 100
+# After so many of them a candidate that reads numbers back has found no number any more that was not there in all the others.
+SETTLED = 3
 
 
 # The reference's weights in each model that was built.
@@ -207,22 +209,43 @@ class Session:
         out = frames.Blob()
         return [out.add(t) for t in trial.tensors], out.bytes()
 
-    def many_calls(self):
+    def anew(self, path):
+        try:
+            return build(load(path, "candidate"), self.job, self.job["state"], self.blob)
+        except Exception:
+            return self.model
+
+    def many_calls(self, path):
         """Many calls in which kernels do nothing cost little: whether the code around them counts calls shows in what it
-        launches. (calls, first launches, other launches or None); a call that reads numbers back may differ."""
+        launches, and in what torch computes. Where numbers are read back, a new import is asked: to it all memory is zeros from its first
+        call on, as it was when it was compiled, so that what it reads is always the same, too."""
         draw = self.trials[0].draw
         args = frames.unpack(draw["inputs"], self.blob)
-        calls, seen = CALLS + draw["seed"] % CALLS, []
-        for n in range(calls):
-            interp.reset()
-            try:
-                forward(self.model, draw, args)
-            except Exception:
-                return n, [], None
-            if seen and interp.signatures != seen:
-                return n, seen, list(interp.signatures)
-            seen = list(interp.signatures)
-        return calls, seen, None
+        reads = any(t.evidence.get("reads") for t in self.trials)
+        calls, first, other = CALLS + draw["seed"] % CALLS, [], None
+        with shim.CudaIsCpu(torch.Tensor.zero_ if reads else lambda t: None) as host:
+            shim.escaped.clear()
+            model = self.anew(path) if reads else self.model
+            seen = watch.Watch(watch.tensors(args), outputs.weight_tensors(model), draw["layout"], host.fill)
+            with seen:
+                for n in range(calls):
+                    interp.reset(seen)
+                    try:
+                        forward(model, draw, args)
+                    except Exception:
+                        calls, first = n, []
+                        break
+                    seen.next_call()
+                    if reads and n < SETTLED:
+                        continue
+                    if first and interp.signatures != first:
+                        calls, other = n, list(interp.signatures)
+                        break
+                    first = list(interp.signatures)
+            interp.watch = None
+        for name, size in shim.escaped.items():
+            seen.note(name, size)
+        return {"calls": calls, "first": first, "other": other, "computed": seen.report()["computed"]}
 
 
 class Trial:
@@ -316,10 +339,7 @@ def run(job_fd, result):
             say({"event": "outputs", "draws": draws, "evidence": seen}, answer)
             phase = "ablation"
             entries, answer = session.ablated()
-            numbers_read = any(t.evidence.get("reads") for t in session.trials)
-        with shim.CudaIsCpu(lambda t: None):
-            calls, first, other = (0, [], None) if numbers_read else session.many_calls()
-        say({"event": "ablated", "outputs": entries, "calls": calls, "first": first, "other": other}, answer)
+        say({"event": "ablated", "outputs": entries, **session.many_calls(path)}, answer)
     except Reject as e:
         say({"event": "failed", "phase": phase, "kind": e.kind, "message": str(e)})
     except BaseException as e:

@@ -136,7 +136,7 @@ class Session(referee.Prepared):
         self.sent = args
         self.wire = {
             "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "set": self.current,
-            "may_raise": kind == plan.SHAPE, "state": None if state is None else self.pack_state(state),
+            "may_raise": kind == plan.SHAPE, "layout": self.layouts(), "state": None if state is None else self.pack_state(state),
             "inputs": frames.pack(args, shelf)}
         self.where.sync()
 
@@ -189,7 +189,7 @@ class Session(referee.Prepared):
             args = self.task.inputs(self.task.space, self.seed("timed", self.bursts))
             part = self.somewhere(slot, args)
             shelf = box.Later(self.memory, part)
-            wires.append({"kind": "timed", "seed": seed, "train": True, "grad": False, "set": slot, "state": None,
+            wires.append({"kind": "timed", "seed": seed, "train": True, "grad": False, "set": slot, "state": None, "layout": self.layouts(),
                           "inputs": frames.pack(args, shelf)})
             self.later.append(shelf)
             self.timed.append((seed, args, slot, part))

@@ -18,13 +18,15 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction, TensorWrapper
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import constants
 import libdevice_models
 import memory
 
 _ADDRESS = np.dtype(np.uint64)
 _swaps = []
-# Whether a kernel runs at this moment; whether launches do nothing (the ablation); who is told of launches.
-inside, ablated, watch = False, False, None
+# Whether a kernel runs at this moment, and whether its programs do: what torch is asked there is Python's that the candidate brought into
+# the kernel. Whether launches do nothing (the ablation); who is told of launches.
+inside, programs, ablated, watch = False, False, False, None
 # Launches since `reset`: a count, and the first ones in words.
 launches, signatures = 0, []
 MAX_SIGNATURES = 64
@@ -43,7 +45,8 @@ class _Patched:
 
     @staticmethod
     def restore():
-        pass
+        global programs
+        programs = False
 
 
 def prepare():
@@ -82,7 +85,30 @@ def prepare():
     # Compiled kernels do not check integers for overflow either, and here the check is two thirds of the time.
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
     interpreter._get_np_dtype = _known_dtype(interpreter._get_np_dtype)
+    builder = interpreter.InterpreterBuilder
+    builder.set_grid_dim = _begun(builder.set_grid_dim)
+    builder.cast_impl = _cast(builder.cast_impl)
     memory.install()
+    constants.prepare([twin for _, _, twin in _swaps])
+
+
+def _begun(dimensions):
+    """The launch's arguments are what they are to be: from here on its programs run, until the language is restored."""
+    def begun(self, *grid):
+        global programs
+        programs = True
+        dimensions(self, *grid)
+    return begun
+
+
+def _cast(cast):
+    """The interpreter takes the value of an integer, a flag or a float64 for the bits of a bfloat16: by way of float32 it is one. Which it
+    is says the array: what is compared keeps its old dtype there."""
+    def through(self, src, dst_type):
+        if dst_type.scalar == tl.bfloat16 and src.data.dtype != np.float32:
+            src = TensorHandle(src.data.astype(np.float32), tl.float32)
+        return cast(self, src, dst_type)
+    return through
 
 
 def _bound(function):
@@ -133,7 +159,9 @@ def _as_compiled(init):
 
 def _counted(call):
     def counted(self, *args, **kwargs):
-        global launches, inside
+        global launches, inside, programs
+        if inside:
+            raise RuntimeError("a kernel was launched from within a kernel")
         values = (*args, *kwargs.values())
         if watch is not None:
             watch.kernel(values)
@@ -147,6 +175,8 @@ def _counted(call):
         self.pre_run_hooks = []
         for value in values:
             only_tensors(value)
+        for name in self.arg_names:
+            constants.check(name, bound[name], name in self.constexprs)
         out = None
         if not ablated:
             memory.allow(values)
@@ -154,7 +184,7 @@ def _counted(call):
             try:
                 out = call(self, *args, **kwargs)
             finally:
-                inside = False
+                inside = programs = False
         # An empty grid launches nothing on a device.
         if 0 not in grid:
             launches += 1

@@ -20,6 +20,8 @@ EXACT = {torch.float64: 2.0**53, torch.float32: 2.0**24, torch.float16: 2048.0, 
 
 _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
 _SOFTMAX = ("softmax", "logsumexp", "attention")
+# What has a variance, and may be computed in one pass; `normal_` draws numbers.
+_VARIANCES = ("var", "std", "norm")
 _REDUCTIONS = ("sum", "mean", "var", "std", "softmax", "norm", "logsumexp", "cumsum", "cumprod", "prod", "amax", "amin",
                "pool", "loss", "attention")
 
@@ -38,7 +40,8 @@ def generator(seed):
 
 
 class Reductions(TorchDispatchMode):
-    """The longest reduction among the operations of a reference."""
+    """The longest reduction among the operations of a reference; whether it has a softmax, and whether it has a variance, also one written
+    as squares of what a mean was taken from."""
 
     @classmethod
     def _should_skip_dynamo(cls):
@@ -47,13 +50,18 @@ class Reductions(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.longest, self.softmax = 1, False
+        self.longest, self.softmax, self.variance, self.means = 1, False, False, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         given = [a for a in args if isinstance(a, torch.Tensor)]
         self.softmax = self.softmax or any(part in name for part in _SOFTMAX)
+        self.variance = self.variance or any(part in name for part in _VARIANCES) and "normal" not in name or (
+            name in ("sub", "rsub", "sub_") and any(g.data_ptr() == m.data_ptr() for g in given for m in self.means if g.numel()))
+        if name == "mean":
+            # Held, so that their addresses stay theirs.
+            self.means.append(out)
         if name in _PRODUCTS and len(given) > _PRODUCTS[name]:
             self.note(given[_PRODUCTS[name]].shape[-1])
         elif "convolution" in name and len(given) > 1:

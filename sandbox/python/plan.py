@@ -32,13 +32,17 @@ DRAWS = (
 # Added to every element; large enough to tell a lost mean, small enough for one-pass variances in float32.
 OFFSET = 3.0
 # Added to one half of the rows and taken from the other where there is a softmax: its exponentials overflow without their maximum, or
-# are all zero, and what subtracts a number instead does so too.
+# are all zero, and what subtracts a number instead does so too. Not where there is a variance, which it takes the digits of in one pass.
 FAR_OFFSET = 150.0
+# Further draws of that kind, where the reference's own precision does not bear one.
+FAR_TRIES = 3
 # Sparse elements of the structured draw, the first of these that leaves the reference finite.
 EXTREMES = (96.0, 16.0, 4.0)
 KEPT_TASKS = 64
 # A task's sizes for the interpreter, by the names of its constants, where its own are too large for it.
 SMALL_SIZES = "INTERPRETER_SHAPES"
+# What a task makes its inputs by.
+MAKERS = ("get_inputs", "get_init_inputs")
 # Whether they hold in this process.
 small = True
 # Share of elements that the second draw has from the first.
@@ -65,7 +69,7 @@ class Task:
             raise TaskError(traceback.format_exc(limit=0)) from None
         self.space = self.run(self.code)
         # Unknown until the first candidate: `None`.
-        self.reduction = self.softmax = self.modes_agree = self.exact = self.extreme = self.places = None
+        self.reduction = self.far = self.modes_agree = self.exact = self.extreme = self.places = None
         self.other, self.looked = None, False
         # Whether the reference puts elements in order: then that is part of what is asked.
         self.ordered = asks_for_order(self.tree)
@@ -151,9 +155,10 @@ def task_of(name, source):
 
 
 def asks_for_order(tree):
-    """Whether a reference calls `contiguous`."""
+    """Whether a reference calls `contiguous`, in a class or in a function that is not one of those that make inputs."""
+    owners = [n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name not in MAKERS]
     return any(isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contiguous"
-               for owner in tree.body if isinstance(owner, ast.ClassDef) for node in ast.walk(owner))
+               for owner in owners for node in ast.walk(owner))
 
 
 def declared_sizes(tree):
@@ -266,6 +271,8 @@ def change(value, kind, made, extreme, ties):
     if kind == "offset":
         return one_sided(value + OFFSET) if ties and value.dtype == torch.float32 else value + OFFSET
     if kind == FAR:
+        if is_distribution(value):
+            return value
         rows = value.reshape(-1, value.shape[-1] if value.dim() else 1).clone()
         rows[: (len(rows) + 1) // 2] += FAR_OFFSET
         rows[(len(rows) + 1) // 2:] -= FAR_OFFSET
@@ -292,6 +299,12 @@ def change(value, kind, made, extreme, ties):
         value.view(-1)[spots] = size.to(value.dtype)
         return value
     return value
+
+
+def is_distribution(value):
+    """Probabilities: a softmax's target, not what it is taken of. Far from zero the halves of their sums would cancel."""
+    return value.dim() > 0 and value.numel() > 1 and bool((value >= 0).all()) and any(
+        bool(((value.sum(axis) - 1).abs() < 1e-3).all()) for axis in range(value.dim()) if value.shape[axis] > 1)
 
 
 def is_one_sided(value):

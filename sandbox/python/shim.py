@@ -65,7 +65,7 @@ class CudaIsCpu(TorchFunctionMode):
         kwargs.pop("pin_memory", None)
         if func in CUDA:
             return args[0]
-        if func in ESCAPES and not interp.inside and args[0].numel() > 1:
+        if func in ESCAPES and (interp.programs or not interp.inside) and args[0].numel() > 1:
             escaped[func.__name__] = max(args[0].numel(), escaped.get(func.__name__, 0))
         if func in TO and len(args) > 1:
             args = (args[0], *[cpu(a) if isinstance(a, (str, torch.device, int)) and not isinstance(a, bool)

@@ -54,26 +54,29 @@ def storage(tensor):
 
 
 class Watch(TorchDispatchMode):
-    """While it is `interp.watch` it also poisons what is allocated and not written. The elements of the inputs and the weights must go
-    through kernels. `layout`: so must their order, because the task is little else; a weight may be laid out once as it suits."""
+    """The elements of the inputs and the weights must go through kernels. `layout`: so must their order, because the task is little else;
+    a weight may be laid out once as it suits. `fill`: what happens to memory that is allocated and not written."""
 
     @classmethod
     def _should_skip_dynamo(cls):
         # Or the first operation would import torch's compiler.
         return False
 
-    def __init__(self, inputs, weights, layout=False):
+    def __init__(self, inputs, weights, layout=False, fill=shim.poison):
         super().__init__()
         self.weights = {storage(t) for t in weights}
-        self.data = {storage(t) for t in inputs} | self.weights
-        self.layout = layout
+        self.given = {storage(t) for t in inputs} | self.weights
+        self.data = set(self.given)
+        self.layout, self.fill = layout, fill
         self.computed, self.bytes, self.reads, self.singles = {}, 0, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if interp.inside:
-            return out
         name = func._schema.name.partition("::")[2]
+        if interp.inside:
+            if interp.programs:
+                self.note(f"{name} in a kernel", max((t.numel() for t in tensors((*args, out))), default=1))
+            return out
         made = out if isinstance(out, (list, tuple)) else (out,)
         # What is written to keeps its address, and its contents where it is given no new ones (`zeros(0, out=x)`).
         if name in ALLOCATIONS and "out" not in (kwargs or {}):
@@ -82,7 +85,7 @@ class Watch(TorchDispatchMode):
                 self.data.discard(storage(tensor))
                 memory.fresh(storage(tensor))
                 if name in EMPTY:
-                    shim.poison(tensor)
+                    self.fill(tensor)
         elif name in CONSTANTS | ALLOCATIONS and not any(storage(t) in self.data for t in tensors(args[1:])):
             self.bytes += sum(t.nbytes for t in tensors(made))
             for tensor in tensors(made):
@@ -119,6 +122,11 @@ class Watch(TorchDispatchMode):
         if storage(source) not in self.data - self.weights or not made or made[0].numel() != source.numel():
             return False
         axes = [n for n in range(source.dim()) if source.shape[n] > 1 and source.stride(n) != 0]
+        whole = made[0].untyped_storage().nbytes() == made[0].nbytes
+        if not whole and min((made[0].stride(n) for n in range(made[0].dim()) if made[0].shape[n] > 1), default=1) > min(
+                (source.stride(n) for n in axes), default=1):
+            # Neighbours go apart: pieces of a larger move.
+            return True
         before = sorted(axes, key=lambda n: -source.stride(n))
         return before != (sorted(axes, key=lambda n: -made[0].stride(n)) if made[0].shape == source.shape else axes)
 
@@ -135,6 +143,12 @@ class Watch(TorchDispatchMode):
     def kernel(self, values):
         """A launch was given these: what is in them afterwards is data."""
         self.data.update(storage(t) for t in tensors(values))
+
+    def next_call(self):
+        """Another call begins: what is counted is of one, and what kernels were given in the last one is its own again."""
+        self.report()
+        self.data = set(self.given)
+        self.bytes = self.reads = self.singles = 0
 
     def report(self):
         if self.reads > MAX_READS:

@@ -32,10 +32,24 @@ pub(crate) fn read(draws: &Value, forwards: &Value, compiled: &Value) -> Evidenc
     Evidence { forwards: seen, two_faces, ..Evidence::default() }
 }
 
-/// What many calls with the same arguments launched.
-pub(crate) fn drift(said: &Value) -> (u32, Option<(String, String)>) {
-    let calls = u32::try_from(said["calls"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
-    (calls, said["other"].is_array().then(|| (words(&said["first"]), words(&said["other"]))))
+/// What many calls with the same arguments launched, and what torch computed in one of them.
+pub(crate) fn drift(evidence: &mut Evidence, said: &Value) {
+    evidence.calls = u32::try_from(said["calls"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
+    evidence.drift = said["other"].is_array().then(|| (words(&said["first"]), words(&said["other"])));
+    let computed = computed(said);
+    if !computed.is_empty() {
+        let draw = "one of many calls".to_owned();
+        evidence.forwards.push(Seen { draw, computed, ..Seen::default() });
+    }
+}
+
+fn computed(said: &Value) -> Vec<(String, u64)> {
+    let named = said["computed"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let one = |pair: &Value| {
+        let name: String = pair[0].as_str().unwrap_or("?").chars().take(MAX_NAME).collect();
+        (name, pair[1].as_u64().unwrap_or(0))
+    };
+    named.iter().take(MAX_NAMED).map(one).collect()
 }
 
 fn forward(draw: &Value, said: &Value) -> Seen {
@@ -44,15 +58,10 @@ fn forward(draw: &Value, said: &Value) -> Seen {
     let kind = draw["kind"].as_str().unwrap_or("?");
     let train = if draw["train"] == true { "as built" } else { "inference" };
     let grad = if draw["grad"] == true { "on" } else { "off" };
-    let named = said["computed"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let computed = named.iter().take(MAX_NAMED).map(|pair| {
-        let name: String = pair[0].as_str().unwrap_or("?").chars().take(MAX_NAME).collect();
-        (name, pair[1].as_u64().unwrap_or(0))
-    });
     Seen {
         draw: format!("{kind}, {train}, grad {grad}"),
         launches: small("launches"),
-        computed: computed.collect(),
+        computed: computed(said),
         reads: small("reads"),
         kernel_bytes: number("kernel_bytes"),
         remembered_bytes: number("remembered"),

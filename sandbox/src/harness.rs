@@ -16,6 +16,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "cage.py",
     "child.py",
     "confine.py",
+    "constants.py",
     "device.py",
     "device_child.py",
     "device_referee.py",

@@ -283,7 +283,7 @@ async fn follow(
                 let wait = deadline.min(Deadline::now() + ABLATION);
                 let last = last_frame(frames, wait).await;
                 if let Some(frame) = &last {
-                    (progress.evidence.calls, progress.evidence.drift) = evidence::drift(&frame.header);
+                    evidence::drift(&mut progress.evidence, &frame.header);
                 }
                 let ablated = last
                     .filter(|frame| frame.header["outputs"].is_array())

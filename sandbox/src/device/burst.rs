@@ -138,6 +138,9 @@ async fn candidates<S: Sides>(
     let began = Instant::now();
     let outputs = sides.wait("outputs", limit_ms).await?;
     sides.spent("outputs", began);
+    if let Ok(outputs) = &outputs {
+        sides.saw(&outputs["evidence"]);
+    }
     Ok(outputs.map(|outputs| (said, outputs, wall)))
 }
 

@@ -244,6 +244,7 @@ async fn finish(
     inside: bool,
 ) -> Result<OnDeviceReport, Fault> {
     let since = Instant::now();
+    let later = child.computed.clone();
     let (ending, log, child_ms) = child.finish(checked.ending.take()).await?;
     phase_ms.extend(child_ms);
     if let Err(e) = trial::remove(home) {
@@ -269,7 +270,11 @@ async fn finish(
         }
     }
     phase_ms.insert("device_end".into(), ms_since(since));
-    let forwards: Vec<Value> = checked.said.iter().map(|said| said["evidence"].clone()).collect();
+    let mut forwards: Vec<Value> = checked.said.iter().map(|said| said["evidence"].clone()).collect();
+    if let Some(later) = later {
+        checked.draws.push(json!({"kind": "after timed calls", "train": true}));
+        forwards.push(later);
+    }
     let mut evidence = evidence::read(&json!(checked.draws), &json!(forwards), &Value::Null);
     // There is no second run to compare with; the interpreter's is the one that was.
     evidence.two_faces = None;

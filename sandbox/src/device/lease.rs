@@ -51,6 +51,8 @@ pub(super) trait Sides: Send {
     async fn freeze(&mut self, frozen: bool) -> Result<(), Fault>;
     /// Adds to the time that a step of measuring took.
     fn spent(&mut self, step: &str, since: Instant);
+    /// What was seen of a candidate's call after timed ones.
+    fn saw(&mut self, _evidence: &Value) {}
     /// What was spent waiting for the candidate, milliseconds.
     fn waited_ms(&self) -> f64;
     /// What a checked call took, milliseconds.
@@ -85,6 +87,12 @@ impl Sides for Pair<'_, '_, '_> {
     fn spent(&mut self, step: &str, since: Instant) {
         let ms = since.elapsed().as_secs_f64() * 1e3;
         *self.child.phase_ms.entry(format!("{STEP}{step}")).or_default() += ms;
+    }
+
+    fn saw(&mut self, evidence: &Value) {
+        if evidence["computed"].as_array().is_some_and(|some| !some.is_empty()) {
+            self.child.computed.get_or_insert_with(|| evidence.clone());
+        }
     }
 
     fn waited_ms(&self) -> f64 {

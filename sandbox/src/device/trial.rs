@@ -48,6 +48,8 @@ pub(crate) struct OnDevice<'a> {
     /// What its last checked call took.
     pub call_ms: f64,
     pub phase_ms: BTreeMap<String, f64>,
+    /// What torch computed in a call after timed ones, the first time that it did.
+    pub computed: Option<Value>,
 }
 
 /// What a step came to: the child's answer, or its end.
@@ -95,6 +97,7 @@ impl<'a> OnDevice<'a> {
             over: false,
             call_ms: f64::INFINITY,
             phase_ms: BTreeMap::new(),
+            computed: None,
         })
     }
 

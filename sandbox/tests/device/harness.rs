@@ -445,3 +445,29 @@ for asked in (True, False):
             assert wrong is None or wrong.startswith('timed call 5'), wrong
 ");
 }
+
+/// Planted: rows far from zero whatever they are, tried once (as it was). Seen: targets that are probabilities no more; of one attention's
+/// candidates some are asked and some are not.
+#[test]
+fn rows_far_from_zero_are_logits_and_are_asked_of_all_candidates() {
+    run(r"
+import torch, plan, referee
+rows = torch.randn(8, 12)
+far = lambda value: plan.transform([value], plan.FAR, 1, 4.0, True)[0]
+moved = lambda value: not torch.equal(far(value), value)
+assert moved(rows) and moved(torch.rand(8, 12)) and moved(torch.rand(5)) and moved(torch.tensor(1.0))
+for target in (rows.softmax(-1), rows.softmax(0), rows.reshape(2, 3, 4, 4).softmax(1)):
+    assert not moved(target), target
+source = '''import torch
+
+class Model(torch.nn.Module):
+    def forward(self, q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+def get_inputs():
+    return [torch.randn(2, 2, 16, 8) for _ in range(3)]
+'''
+asked = [any(d.kind == plan.FAR for d in referee.Prepared(b'1' * 32, 't', str(n), source).draws) for n in range(24)]
+assert sum(asked) > 20, asked
+");
+}

@@ -13,6 +13,7 @@ mod fixtures;
 mod forged;
 mod harness;
 mod interrupted;
+mod later;
 mod scripts;
 
 use std::io::Write;

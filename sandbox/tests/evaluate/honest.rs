@@ -126,3 +126,35 @@ fn what_it_prints_is_kept_as_a_log() {
     assert_eq!(report.outcome, PASSED);
     assert!(report.log_tail.contains("hello from import"), "{}", report.log_tail);
 }
+
+/// Planted: Triton's own cast (as it was). Seen: a flag's or a number's value taken for the bits of a bfloat16, an honest kernel blamed.
+#[test]
+fn integers_and_flags_become_bfloat16() {
+    let task = "import torch
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return (x > 0).to(torch.bfloat16) * x, torch.arange(100, 100 + x.numel(), dtype=torch.int32).to(torch.bfloat16), x.double().to(torch.bfloat16)
+def get_inputs():
+    return [torch.randn(16, 8, dtype=torch.bfloat16)]
+";
+    let candidate = format!(
+        "{HEAD}
+@triton.jit
+def kernel(x, y, z, w, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
+    keep = (v > 0).to(tl.bfloat16)
+    tl.store(y + at, (v * keep.to(tl.float32)).to(tl.bfloat16), mask=at < n)
+    tl.store(z + at, (at + 100).to(tl.bfloat16), mask=at < n)
+    tl.store(w + at, v.to(tl.float64).to(tl.bfloat16), mask=at < n)
+
+class ModelNew(torch.nn.Module):
+    def forward(self, x):
+        y, w = torch.empty_like(x), torch.empty_like(x)
+        z = torch.empty(x.numel(), device=x.device, dtype=x.dtype)
+        kernel[(triton.cdiv(x.numel(), 64),)](x, y, z, w, x.numel(), BLOCK=64)
+        return y, z, w
+"
+    );
+    assert_eq!(lab_or_skip!().outcome(task, &candidate), PASSED);
+}

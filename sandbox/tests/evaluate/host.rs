@@ -68,6 +68,45 @@ fn a_transpose_is_done_by_the_kernel() {
     assert!(copies.outcome == PASSED && copies.evidence.forwards[0].computed.is_empty(), "{copies:?}");
 }
 
+/// Planted: only whole copies are looked at, and only what a class of the reference calls (as it was). Seen: piece by piece torch does the
+/// work; a helper's `contiguous` asks for nothing.
+#[test]
+fn a_transpose_in_pieces_is_one_and_a_helper_asks_for_it_too() {
+    let lab = lab_or_skip!();
+    let pieces = "\
+y = torch.empty(a, b, device=x.device)
+for j in range(4):
+    y[:, j::4].copy_(x[:, j * b // 4:(j + 1) * b // 4])
+run(y, a, b, b, 1)
+return run(x.contiguous(), b, a, 1, b)";
+    let report = lab.evaluate(TURN_TASK, &turned(pieces)).unwrap();
+    assert_eq!(report.evidence.forwards[0].computed, [("copy_".to_owned(), 80)], "{report:?}");
+    // Padding leaves neighbours together, so do halves, a row's copy to a column is of one element each.
+    let padded = "\
+y = torch.zeros(a + 1, b + 8, device=x.device)
+y[:a, :b].copy_(x)
+y[1:2, :b].copy_(x[1:2])
+halves = torch.empty(a, b, device=x.device)
+halves[:, :b // 2] = x[:, :b // 2]
+halves[:, b // 2:] = x[:, b // 2:]
+even = x[:, ::2].contiguous()
+halves[0, ::2] = 0.0
+run(halves, a, b, b, 1)
+return run(y, b, a, 1, b + 8)";
+    let report = lab.evaluate(TURN_TASK, &turned(padded)).unwrap();
+    assert_eq!(report.outcome, PASSED);
+    assert!(report.evidence.forwards.iter().all(|seen| seen.computed.is_empty()), "{report:?}");
+    let helper = TURN_TASK
+        .replace("        return x.t().contiguous()", "        return turn(x)")
+        .replace("class Model", "def turn(x):\n    return x.t().contiguous()\n\nclass Model");
+    let copy = "return run(x, a, b, b, 1).t().contiguous()";
+    assert_eq!(lab.evaluate(&helper, &turned(copy)).unwrap().evidence.forwards[0].computed.len(), 1);
+    let of_inputs = TURN_TASK
+        .replace("x.t().contiguous()", "x.t()")
+        .replace("torch.randn(8, 40)", "torch.randn(8, 40).contiguous()");
+    assert!(lab.evaluate(&of_inputs, &turned(copy)).unwrap().evidence.forwards[0].computed.is_empty());
+}
+
 /// Planted bug: what is written to by something that is called an allocation is data no more, whatever stays in it.
 #[test]
 fn memory_that_keeps_its_contents_stays_data() {

@@ -1,6 +1,8 @@
 //! Every kind of candidate, honest and hostile, run through a real executor.
 #![allow(clippy::unwrap_used)]
 
+mod brought;
+mod calls;
 mod faults;
 mod fixtures;
 mod honest;

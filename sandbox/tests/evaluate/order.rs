@@ -70,6 +70,47 @@ while tl.atomic_cas(flag, 0, 1) == 1:
 tl.store(out, tl.load(out) + s)
 tl.atomic_xchg(flag, 0)";
 
+/// The last to come says on another address that all is there, and one that waits for it sums.
+const BY_READY: &str = "\
+tl.store(part + p, s)
+if tl.atomic_add(flag, 1) == tl.num_programs(0) - 1:
+    tl.atomic_xchg(flag + 1, 1)
+if tl.load(flag + 1) == 1:
+    each = tl.arange(0, G)
+    tl.store(out, tl.sum(tl.load(part + each, mask=each < tl.num_programs(0), other=0.0), axis=0))";
+
+/// Each program waits until it is its turn.
+const BY_TURNS: &str = "\
+while tl.atomic_cas(flag, p, p) != p:
+    pass
+tl.store(out, tl.load(out) + s)
+tl.atomic_xchg(flag, p + 1)";
+
+/// A flag for each program; the last one by number waits for all by plain loads.
+const FLAGS: &str = "\
+tl.store(part + p, s)
+tl.atomic_xchg(flag + p, 1)
+if p == tl.num_programs(0) - 1:
+    each = tl.arange(0, G)
+    while tl.sum(tl.load(flag + each, mask=each < tl.num_programs(0), other=0), axis=0) < tl.num_programs(0):
+        pass
+    tl.store(out, tl.sum(tl.load(part + each, mask=each < tl.num_programs(0), other=0.0), axis=0))";
+
+/// What is added up is ordered by the counter, not by its own address.
+const PARTS_AND_COUNTER: &str = "\
+tl.atomic_add(part + p % 2, s)
+if tl.atomic_add(flag, 1) == tl.num_programs(0) - 1:
+    tl.store(out, tl.load(part) + tl.load(part + 1))
+    tl.store(part, 0.0)
+    tl.store(part + 1, 0.0)";
+
+/// Many addresses at once.
+const WIDE: &str = "\
+each = tl.arange(0, G)
+tl.atomic_add(part + each, tl.where(each == p, s, 0.0), mask=each < tl.num_programs(0))
+if tl.atomic_add(flag, 1) == tl.num_programs(0) - 1:
+    tl.store(out, tl.sum(tl.load(part + each, mask=each < tl.num_programs(0), other=0.0), axis=0))";
+
 /// Planted bug: one order only, in which the program with the last number comes last.
 #[test]
 fn the_last_program_by_number_is_not_the_last_to_come() {
@@ -93,7 +134,9 @@ tl.atomic_add(out, s)";
 #[test]
 fn counters_locks_sums_and_scans_that_look_back_pass() {
     let lab = lab_or_skip!();
-    for body in [BY_COUNTER, LOOK_BACK, LOCK, "tl.atomic_add(out, s)"] {
+    for body in
+        [BY_COUNTER, LOOK_BACK, LOCK, "tl.atomic_add(out, s)", BY_READY, BY_TURNS, FLAGS, PARTS_AND_COUNTER, WIDE]
+    {
         let report = lab.evaluate(SUM_TASK, &sums(body)).unwrap();
         assert_eq!(report.outcome, PASSED, "{body}");
         assert!(report.evidence.forwards.iter().all(|seen| seen.raced == 0), "{body}");
@@ -106,8 +149,59 @@ fn an_atomic_operation_orders_only_what_comes_before_it() {
     let lab = lab_or_skip!();
     let everybody = "tl.atomic_add(acc, s)\ntl.store(out, tl.load(acc))";
     let decoy = "tl.atomic_add(acc, 1.0)\ntl.store(out, tl.load(out) + s)";
-    for body in [everybody, decoy] {
+    // Right in both orders: operations on two addresses order nothing between them.
+    let no_lock = "tl.atomic_add(flag, 1)\ntl.store(out, tl.load(out) + s)\ntl.atomic_add(flag + 1, 1)";
+    for body in [everybody, decoy, no_lock] {
         let report = lab.evaluate(SUM_TASK, &sums(body)).unwrap();
         assert!(report.evidence.forwards[0].raced > 0, "{body}\n{report:?}");
     }
+}
+
+const DIFF_TASK: &str = "\
+import torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return torch.cat([x[1:], x[-1:] * 0]) - x
+
+def get_inputs():
+    return [torch.randn(200)]
+";
+
+/// Planted: who wrote what is looked at, not who read it before (as it was). Seen: in place, each program reads what the next one writes.
+#[test]
+fn what_one_program_writes_another_must_not_have_read() {
+    let lab = lab_or_skip!();
+    let diff = |body: &str| {
+        format!(
+            "{HEAD}
+@triton.jit
+def kernel(x, y, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    next = tl.load(x + at + 1, mask=at + 1 < n, other=0.0)
+    tl.store(y + at, next - tl.load(x + at, mask=at < n, other=0.0), mask=at < n)
+
+class ModelNew(torch.nn.Module):
+    def forward(self, x):
+        {body}
+        kernel[(triton.cdiv(x.numel(), 32),)](x, y, x.numel(), BLOCK=32)
+        return y
+"
+        )
+    };
+    match lab.outcome(DIFF_TASK, &diff("x = x.clone(); y = x")) {
+        Outcome::WrongAnswer { message } if message.contains("order in which programs of a launch run") => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lab.outcome(DIFF_TASK, &diff("y = torch.empty_like(x)")), PASSED);
+    // Each its own elements, in place.
+    let own = format!(
+        "{HEAD}{}",
+        SOFTMAX
+            .replace("out = torch.empty_like(x)", "x = x.clone(); out = x")
+            .split_once("import triton.language as tl")
+            .unwrap()
+            .1
+    );
+    assert_eq!(lab.outcome(SOFTMAX_TASK, &own), PASSED);
 }
