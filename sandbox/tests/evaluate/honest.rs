@@ -12,7 +12,8 @@ fn an_elementwise_kernel_passes_with_a_full_report() {
     let report = lab_or_skip!().evaluate(ADD_TASK, &add()).unwrap();
     assert_eq!(report.outcome, PASSED);
     assert_eq!((report.kernelbench_1e2, report.kernelbench_1e4), (Some(true), Some(true)));
-    assert!(report.max_abs_error.unwrap() < 1e-5, "{:?}", report.max_abs_error);
+    // A last bit of the largest values that are drawn, some hundreds.
+    assert!(report.max_abs_error.unwrap() < 1e-4, "{:?}", report.max_abs_error);
     assert_eq!(report.launches.len(), 1);
     assert_eq!((report.launches[0].kernel.as_str(), report.launches[0].grid), ("add_kernel", [4, 1, 1]));
     for phase in ["import", "compile", "run", "reference", "compare", "total"] {
