@@ -165,6 +165,7 @@ class OnCuda:
 
     def __init__(self, path):
         from triton.backends.nvidia.driver import CudaDriver
+        standin.with_a_device()
         driver = CudaDriver()
         driver.launcher_cls = counted(driver.launcher_cls)
 

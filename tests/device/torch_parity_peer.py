@@ -8,6 +8,8 @@ random tokens, NAME-text with the text of this folder's programs), each with `re
 there is one; fp32 is IEEE fp32 there, not TF32. In fp64 only the rotary angles are transformers' fp32 ones.
 """
 
+import copy
+import functools
 import pathlib
 import sys
 import types
@@ -59,10 +61,15 @@ def place(model):
     return (str(model.parent), {"gguf_file": model.name}) if model.suffix == ".gguf" else (str(model), {})
 
 
-def compute(where, dtype, device, tokens):
+@functools.lru_cache(maxsize=1)
+def loaded(where):
+    """Once a model: to unpack a GGUF file takes seconds."""
     folder, file = place(where)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **file)
-    model = model.to(device=device, dtype=dtype).train()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **file)
+
+
+def compute(where, dtype, device, tokens):
+    model = copy.deepcopy(loaded(where)).to(device=device, dtype=dtype).train()
     if dtype == torch.float64:
         exact_norms(model)
     logits = model(tokens, use_cache=False).logits[:, PROMPT - 1 : -1]
