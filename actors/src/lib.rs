@@ -37,6 +37,7 @@ pub mod policy;
 pub mod pool;
 pub mod resume;
 pub mod run;
+mod run_dir;
 pub mod scaling;
 pub mod session;
 pub mod sft;

@@ -17,6 +17,7 @@ use crate::flow::wall_ms;
 use crate::llm_judge::Counts;
 use crate::observe::{Observer, Progress, RunPhase};
 use crate::resume::{ResumeError, rebuild_metrics};
+use crate::run_dir::{LOCK_FILE, forget_unbegun, require_room};
 use crate::sft::WarmStartError;
 use crate::stop::StopToken;
 use crate::store::rows::{Op, PhaseTag};
@@ -137,6 +138,8 @@ pub fn run(
     if holds_run(run_dir)? {
         return Err(exists().into());
     }
+    require_room(run_dir)?;
+    let new = !run_dir.exists();
     std::fs::create_dir_all(run_dir).map_err(|e| io("make the run directory", &e))?;
     let lock = lock(run_dir)?;
     // Again, now that nobody else can begin one.
@@ -154,7 +157,11 @@ pub fn run(
         Op::Meta { key: "started_at", value: wall_ms().to_string() },
     ])?;
     writer.handle().flush(LAST_FLUSH)?;
-    go(config, tasks, run_dir, writer, observer, stop, lock)
+    let ended = go(config, tasks, run_dir, writer, observer, stop, lock);
+    if let Err(RunError::User(_) | RunError::Model(_) | RunError::PyEnv(_)) = &ended {
+        forget_unbegun(run_dir, new);
+    }
+    ended
 }
 
 /// The configuration as the run keeps it: of a deterministic one the number of threads, so that a machine with other processors that
@@ -279,7 +286,7 @@ fn open_store(run_dir: &Path) -> Result<Writer, RunError> {
 
 /// One process at a time works in a run directory. The lock ends with the process, however it ends.
 fn lock(run_dir: &Path) -> Result<std::fs::File, RunError> {
-    let path = run_dir.join("lock");
+    let path = run_dir.join(LOCK_FILE);
     let file = std::fs::File::create(&path).map_err(|e| UserError::io("write to the run directory", &path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -39,6 +39,7 @@ use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorMsg, RunEn
 use crate::policy::{self, Checkpoints, TrainerSettings};
 use crate::resume::{Plan, restore};
 use crate::run::{ADAPTER_DIR, POLICY_DIR, RunError};
+use crate::run_dir::{SCRATCH_DIR, WARM_START_DIR, WEIGHTS_DIR};
 use crate::sft;
 use crate::stop::StopToken;
 use crate::store::rows::Op;
@@ -142,7 +143,7 @@ where
     // A head without executors of its own needs no GPU for them.
     let gpus = match config.executor.workers.max(config.executor.workers_max) {
         0 => None,
-        _ => policy::Gpus::find(config, &python, &run_dir.join("scratch"), secret)?,
+        _ => policy::Gpus::find(config, &python, &run_dir.join(SCRATCH_DIR), secret)?,
     };
     let homes = generator::homes(config);
     let gpus = gpus.map(|gpus| gpus.beside(&tenant, |kind| homes.contains(kind)));
@@ -152,7 +153,7 @@ where
         trainer: policy::trainer_factory::<AB>(trainer.clone(), device.clone()),
         verifier: policy::verifier_factory(
             python,
-            run_dir.join("scratch"),
+            run_dir.join(SCRATCH_DIR),
             limits(config),
             secret,
             config.executor.require_isolation.clone(),
@@ -217,8 +218,8 @@ where
             }
         }
         // Every executor is gone; what they left is of no use.
-        let _ = std::fs::remove_dir_all(run_dir.join("scratch"));
-        let _ = std::fs::remove_dir_all(run_dir.join(head::WEIGHTS_DIR));
+        let _ = std::fs::remove_dir_all(run_dir.join(SCRATCH_DIR));
+        let _ = std::fs::remove_dir_all(run_dir.join(WEIGHTS_DIR));
         match end {
             RunEnd::Completed => {}
             RunEnd::Stopped => return Ok(true),
@@ -309,7 +310,7 @@ fn start_policy<AB: AutodiffBackend + Kernels>(
     observer: &Arc<dyn Observer>,
     stop: &StopToken,
 ) -> Result<PathBuf, RunError> {
-    let own = run_dir.join("warm-start");
+    let own = run_dir.join(WARM_START_DIR);
     if own.join("config.json").is_file() {
         return Ok(own);
     }

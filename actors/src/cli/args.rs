@@ -137,9 +137,10 @@ pub struct VerifyArgs {
     /// A Python file, or a model's raw answer (`.md`, `.txt`).
     #[arg(value_name = "CANDIDATE")]
     pub candidate: PathBuf,
-    /// Where the candidate is executed.
-    #[arg(long, value_enum, default_value = "cpu")]
-    pub device: DeviceArg,
+    /// Where the candidate is executed: in Triton's interpreter alone, or on a GPU behind it (`gpu.devices`, all of this
+    /// machine's where that is "none"). Without it `gpu.devices` decides.
+    #[arg(long, value_enum)]
+    pub device: Option<DeviceArg>,
     /// Leave out the timing. On a CPU nothing is timed anyway.
     #[arg(long)]
     pub no_timing: bool,

@@ -87,6 +87,12 @@ fn broken(error: ExportError, out: Option<&Path>) -> Failure {
         (ExportError::Store(error), _) => failure(error),
         (ExportError::Io(error), Some(path)) => UserError::io("write the export", path, &error).into(),
         (ExportError::Io(error), None) => output::closed(error),
+        // Parquet's writer wraps it.
+        (ExportError::Parquet(::parquet::errors::ParquetError::External(error)), None)
+            if error.is::<std::io::Error>() =>
+        {
+            error.downcast().map_or_else(|e| Failure::Broken(e.to_string()), |e| output::closed(*e))
+        }
         (error, _) => Failure::Broken(error.to_string()),
     }
 }

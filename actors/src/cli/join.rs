@@ -29,7 +29,23 @@ impl Observer for Lines {
     }
 }
 
+/// # Errors
+/// No `HOST:PORT`: nobody would ever answer there.
+pub fn require_address(head: &str) -> Result<(), UserError> {
+    let port =
+        head.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_some_and(|port| port != 0) {
+        return Ok(());
+    }
+    Err(UserError::new("this is no address of a head")
+        .at("HOST:PORT")
+        .found(format!("{head:?}"))
+        .expected("a host and a port from 1 to 65535, such as gpu1:7700")
+        .hint("it is the head's `cluster.listen`"))
+}
+
 pub fn join(args: JoinArgs) -> Done {
+    require_address(&args.head)?;
     let config = run::configuration(&args.config)?;
     let stop = run::signals()?;
     let cookie = if args.tied { tied(&stop)? } else { Cookie::find(&config.cluster)? };

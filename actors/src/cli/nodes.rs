@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args_node::{DrainArgs, HeadArgs, NodesArgs};
-use super::{Answer, Done, Failure, output, run, runtime};
+use super::{Answer, Done, Failure, join, output, run, runtime};
 use crate::cluster::Cookie;
 use crate::cluster::operator::{Drained, Operator};
 use crate::cluster::wire::{NodeRow, Role};
@@ -14,6 +14,7 @@ fn head(args: &HeadArgs) -> Result<(String, Cookie), Failure> {
     let config = run::configuration(&args.config)?;
     let cookie = Cookie::find(&config.cluster)?;
     if let Some(head) = &args.head {
+        join::require_address(head)?;
         return Ok((head.clone(), cookie));
     }
     if config.cluster.listen.is_empty() {

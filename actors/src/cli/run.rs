@@ -11,7 +11,7 @@ use crate::config::{Config, Device, EvalSplit, GeneratorKind, ServerKind};
 use crate::dump::Dumper;
 use crate::errors::UserError;
 use crate::observe::Observer;
-use crate::policy::require_isolation;
+use crate::policy::{Gpus, require_isolation};
 use crate::progress::Terminal;
 use crate::run::{RunError, RunSummary};
 use crate::stop::StopToken;
@@ -37,10 +37,12 @@ pub fn run(args: RunArgs) -> Done {
         crate::cluster::Cookie::find(&config.cluster)?;
     }
     if args.dry_run {
-        output::line(dry_run(&config, &tasks, args.run_dir.as_deref()))?;
+        // As the run would: what it names has to be there.
+        let gpus = Gpus::find(&config, Path::new(""), Path::new(""), [0; 32])?;
+        output::line(dry_run(&config, &tasks, args.run_dir.as_deref(), gpus.as_deref()))?;
         return Ok(Answer::Yes);
     }
-    if config.reward.speed_clip != Config::builtin()?.reward.speed_clip {
+    if config.gpu.devices == "none" && config.reward.speed_clip != Config::builtin()?.reward.speed_clip {
         output::say("note: nothing is timed without a GPU, so reward.speed_clip has nothing to clip");
     }
     // Before anything is made; `resume` asks again.
@@ -187,7 +189,7 @@ fn finish(run_dir: &Path, work: impl FnOnce(Arc<dyn Observer>) -> Result<RunSumm
     Ok(Answer::Yes)
 }
 
-fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> String {
+fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>, gpus: Option<&Gpus>) -> String {
     let count = |split| tasks.iter().filter(|t| t.split == split).count();
     let r = &config.rollout;
     let policy = match config.model.folder() {
@@ -212,7 +214,17 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
             format!("{name} at {}, {} requests at once", config.generator.base_url, config.generator.max_batch)
         }
     };
-    let warm_start = if config.sft.enabled { "on (cached)" } else { "off" };
+    let warm_start = if config.sft.enabled { "on (from the cache where it has been made before)" } else { "off" };
+    let learners = match config.learner.gpus {
+        0 | 1 => format!("1 on the {device}"),
+        n => format!("1 on GPUs 0 to {}", n - 1),
+    };
+    let executors = match gpus {
+        None => "on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
+                 #                  speed-up is not known and reward.speed_clip has nothing to clip)"
+            .to_string(),
+        Some(gpus) => format!("in Triton's interpreter first, then checked and timed on {}", gpus.names().join(", ")),
+    };
     let llm_judge = match config.judge.enabled {
         true => format!(
             "{} at {}, {} requests at once",
@@ -233,11 +245,10 @@ fn dry_run(config: &Config, tasks: &[TaskSpec], run_dir: Option<&Path>) -> Strin
         "# placement\n\
          #   run directory  {target}\n\
          #   policy         {policy}; warm start {warm_start}\n\
-         #   learner        1 on the {device}, {trained}\n\
+         #   learner        {learners}, {trained}\n\
          #   generator      {generator}\n\
          #   judge          {} threads\n\
-         #   executors      {} on the CPU (compiled for sm_90, run in Triton's interpreter; nothing is timed, so the\n\
-         #                  speed-up is not known and reward.speed_clip has nothing to clip)\n\
+         #   executors      {} {executors}\n\
          #   other nodes    {nodes}\n\
          #   LLM judge      {llm_judge}\n\
          #   tasks          {} training, {} validation, {} held out\n\
@@ -385,7 +396,7 @@ mod tests {
     #[test]
     fn a_dry_run_prints_a_run_file_that_reads_back() {
         let config = Config::builtin().unwrap();
-        let text = dry_run(&config, &[], None);
+        let text = dry_run(&config, &[], None, None);
         assert!(text.contains("executors      2"), "{text}");
         assert_eq!(Config::from_resolved(&text, Path::new("x")).unwrap(), config);
     }

@@ -57,20 +57,16 @@ struct Judged {
 }
 
 pub fn verify(args: VerifyArgs) -> Done {
-    if args.device == DeviceArg::Cuda {
-        return Err(Failure::User(
-            UserError::new("candidates cannot be executed on a GPU yet")
-                .at("--device cuda")
-                .found("no GPU executor in this version of Troupe")
-                .expected("--device cpu")
-                .hint("on a CPU kernels are compiled for sm_90 and run in Triton's interpreter; nothing is timed"),
-        ));
-    }
     let mut sets = args.config.sets.clone();
     if args.judge {
         sets.push("judge.enabled=true".to_string());
     }
-    let config = Config::load_here(&args.config.files, &sets)?;
+    let mut config = Config::load_here(&args.config.files, &sets)?;
+    match args.device {
+        Some(DeviceArg::Cuda) if config.gpu.devices == "none" => config.gpu.devices = "all".to_string(),
+        Some(DeviceArg::Cpu) => config.gpu.devices = "none".to_string(),
+        _ => {}
+    }
     let llm_judge = Setup::new(&config.judge)?;
     let task = tasks::load_task(&args.task)?;
     let read = source::read(&args.candidate)?;
@@ -89,16 +85,17 @@ pub fn verify(args: VerifyArgs) -> Done {
         }
         Ruling::Admit { candidate, mut findings } => {
             let layers = static_layers(Some(&candidate), &task);
-            let (result, report) = match execute(&config, &task, &candidate, args.seed, llm_judge)? {
+            let (result, report) = match execute(&config, &task, &candidate, &args, llm_judge)? {
                 Ok((report, finding)) => {
                     findings.extend(finding);
                     (Ok(report.outcome.clone()), Some(report))
                 }
-                Err(fault) => (Err(fault), None),
+                Err((fault, seen)) => (Err(fault), seen.map(|report| *report)),
             };
             findings.extend(report.iter().flat_map(|r| r.findings.iter().cloned()));
             findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
-            let seen = result.as_ref().map(Outcome::layers).unwrap_or_default();
+            // Of a fault in a later layer (the LLM judge's) what those before it said.
+            let seen = report.as_ref().map(|r| r.outcome.layers()).unwrap_or_default();
             // The rules may find a program functional that then launches nothing, or to which the LLM judge objects.
             let functional = if seen.functional == Some(false) { Some(false) } else { layers.functional };
             let layers = Layers { functional, compiled: seen.compiled, correct: seen.correct, ..layers };
@@ -124,6 +121,8 @@ fn static_layers(candidate: Option<&rollout::outcome::Candidate>, task: &TaskSpe
 
 /// A report, and the LLM judge's objection to what passed.
 type Seen = (ExecReport, Option<Finding>);
+/// Why there is no verdict, and what was seen before that.
+type Unseen = (Fault, Option<Box<ExecReport>>);
 
 /// The contract's words for a measurement.
 #[derive(Debug, Serialize)]
@@ -152,9 +151,9 @@ fn execute(
     config: &Config,
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
-    seed: Option<u64>,
+    args: &VerifyArgs,
     llm_judge: Option<Arc<Setup>>,
-) -> Result<Result<Seen, Fault>, Failure> {
+) -> Result<Result<Seen, Unseen>, Failure> {
     let python = pyenv::interpreter(config)?;
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();
@@ -162,8 +161,9 @@ fn execute(
     let limits = doctor::limits(config);
     let require = config.executor.require_isolation.clone();
     require_isolation(&python, &require).map_err(|e| failure::of_run(e, scratch.path()))?;
-    let secret = secret(seed);
+    let secret = secret(args.seed);
     let gpus = Gpus::find(config, &python, scratch.path(), secret)?;
+    let gpus = gpus.map(|gpus| if args.no_timing { gpus.untimed() } else { gpus });
     let executor = ExecutorConfig {
         python,
         scratch: scratch.path().to_path_buf(),
@@ -187,11 +187,12 @@ async fn evaluate(
     task: &TaskSpec,
     candidate: &rollout::outcome::Candidate,
     llm_judge: Option<Arc<Setup>>,
-) -> Result<Seen, Fault> {
+) -> Result<Seen, Unseen> {
+    let alone = |fault| (fault, None);
     if let Some(gpus) = &gpus {
-        config.device = Some(gpus.of_executor(0).await?);
+        config.device = Some(gpus.of_executor(0).await.map_err(alone)?);
     }
-    let executor = Executor::start(config).await?;
+    let executor = Executor::start(config).await.map_err(alone)?;
     if let Some(note) = executor.isolation().await.as_ref().and_then(isolation_note) {
         output::say(note);
     }
@@ -204,14 +205,16 @@ async fn evaluate(
     if let Some(gpus) = gpus {
         gpus.shutdown().await;
     }
-    let report = reward::evidence::weigh(result?);
+    let report = reward::evidence::weigh(result.map_err(alone)?);
     match llm_judge.filter(|_| report.outcome.is_correct()) {
         None => Ok((report, None)),
-        Some(setup) => {
-            let opinion = llm_judge::ask_once(setup, task, candidate).await?;
-            let outcome = opinion.apply(report.outcome.clone());
-            Ok((ExecReport { outcome, ..report }, opinion.finding()))
-        }
+        Some(setup) => match llm_judge::ask_once(setup, task, candidate).await {
+            Err(fault) => Err((fault, Some(Box::new(report)))),
+            Ok(opinion) => {
+                let outcome = opinion.apply(report.outcome.clone());
+                Ok((ExecReport { outcome, ..report }, opinion.finding()))
+            }
+        },
     }
 }
 

@@ -98,13 +98,13 @@ impl Settings {
     pub fn add_text(&mut self, text: &str, origin: impl Fn(usize) -> Origin) -> Result<(), UserError> {
         let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
         let document = DeTable::parse(text).map_err(|e| {
-            let place = origin(e.span().map_or(1, |s| line_of(s.start)));
-            let found = e.span().and_then(|s| text[..s.start.min(text.len())].lines().count().checked_sub(1));
-            let found = found.and_then(|n| text.lines().nth(n)).unwrap_or("").trim();
+            let line = e.span().map_or(1, |s| line_of(s.start));
+            let place = origin(line);
+            let found = text.lines().nth(line - 1).unwrap_or("").trim();
             UserError::new("the run file is not valid TOML")
                 .at(place)
                 .found(if found.is_empty() { "end of file" } else { found })
-                .expected(e.message())
+                .expected(format!("a TOML document ({})", e.message()))
                 .hint("texts need quotes; a section is `[name]`, a key is `name = value`")
         })?;
         for (section, content) in document.into_inner() {

@@ -9,11 +9,10 @@ use reqwest::Url;
 use crate::config::{Config, Generator, GeneratorKind, ReloadKind, ServerKind};
 use crate::errors::UserError;
 use crate::http;
+use crate::run_dir::SERVED_DIR;
 
 /// What the run file's base URL ends with; the servers' control endpoints are beside it, not below.
 pub const V1: &str = "v1";
-/// Weights go here, in the run directory, when `generator.reload_dir` is empty.
-const SERVED_DIR: &str = "served";
 
 /// All that the sampler needs of the server; shared, also over restarts of the generator.
 pub struct Setup {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rollout::id::{Digest, PolicyVersion, StepId};
 use serde::{Deserialize, Serialize};
 
+use crate::run_dir::CHECKPOINTS_DIR;
+
 /// What `newest.json` says: the published weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -33,7 +35,7 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     pub fn new(run_dir: &Path, keep: usize) -> Checkpoints {
-        Checkpoints { folder: run_dir.join("checkpoints"), keep }
+        Checkpoints { folder: run_dir.join(CHECKPOINTS_DIR), keep }
     }
 
     /// Where the weights and the optimizer state of a version are.

@@ -108,6 +108,25 @@ impl Gpus {
         self
     }
 
+    /// UUIDs, or what stands in for one.
+    pub fn names(&self) -> Vec<&str> {
+        fn name(config: &DeviceConfig) -> &str {
+            match &config.kind {
+                Kind::Cuda(uuid) => uuid,
+                Kind::Processor(_) => "this machine's processor in a GPU's place (for tests)",
+            }
+        }
+        self.configs.iter().map(name).collect()
+    }
+
+    /// The same before any of them has started: candidates are checked on them and not timed.
+    pub fn untimed(mut self: Arc<Self>) -> Arc<Self> {
+        if let Some(gpus) = Arc::get_mut(&mut self) {
+            gpus.configs.iter_mut().for_each(|c| c.timed = false);
+        }
+        self
+    }
+
     /// The same before any of them has started, for a control of the bench: the calls of a burst are all the same one.
     pub fn in_one_place(mut self: Arc<Self>) -> Arc<Self> {
         if let Some(gpus) = Arc::get_mut(&mut self) {

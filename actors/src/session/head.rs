@@ -18,6 +18,7 @@ use crate::crew::TaskEntry;
 use crate::observe::{Observer, Progress};
 use crate::policy::{self, TrainerSettings};
 use crate::run::RunError;
+use crate::run_dir::WEIGHTS_DIR;
 use crate::store::rows::Op;
 use crate::store::{Reader, StoreError, StoreHandle};
 
@@ -25,8 +26,6 @@ use crate::store::{Reader, StoreError, StoreHandle};
 const EPOCH: &str = "cluster_epoch";
 /// Milliseconds that generators of other machines have for a new version where there is none here, before it is announced again.
 pub const ADOPT_MS: u64 = 600_000;
-/// Versions for generators of other machines, in the run directory.
-pub const WEIGHTS_DIR: &str = "published";
 const FLUSH: Duration = Duration::from_secs(60);
 
 /// One more than the last process of this run had; 0 where nobody can join.

@@ -220,3 +220,53 @@ fn every_command_has_help_with_an_example() {
     }
     assert!(place.troupe(&["--help"]).succeeds().out.contains("Exit codes"));
 }
+
+#[test]
+fn a_run_replaces_nothing_of_somebody_elses() {
+    let place = Place::new();
+    for name in ["policy", "warm-start", "scratch", "published", "summary.json"] {
+        let dir = place.path().join(format!("mine-{name}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), "precious").unwrap();
+        let run_dir = dir.display().to_string();
+        let got = place.troupe(&["run", "--run-dir", &run_dir, "--set", "run.steps=1"]);
+        got.fails(2, PARTS).fails(2, &[name, "new or empty", "--run-dir"]);
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), "precious");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "something was made");
+    }
+}
+
+/// Found only once the run has begun to look around: the corrected command names the same directory.
+#[test]
+fn a_mistake_does_not_use_up_a_run_directory() {
+    let place = Place::new();
+    for _ in 0..2 {
+        let got = place.troupe(&["run", "--run-dir", "first", "--set", "python.interpreter=/nowhere/python"]);
+        got.fails(2, PARTS).fails(2, &["/nowhere/python"]);
+        assert!(!place.path().join("first").exists());
+    }
+    std::fs::create_dir(place.path().join("empty")).unwrap();
+    let got = place.troupe(&["run", "--run-dir", "empty", "--set", "python.interpreter=/nowhere/python"]);
+    got.fails(2, PARTS);
+    assert_eq!(std::fs::read_dir(place.path().join("empty")).unwrap().count(), 0, "something was left");
+}
+
+#[test]
+fn what_is_no_address_is_refused_at_once() {
+    let place = Place::new();
+    for address in ["gpu1", "gpu1:port", ":7700", "gpu1:0", "gpu1:70000"] {
+        place.troupe(&["join", address, "--role", "executor"]).fails(2, PARTS).fails(2, &[address, "HOST:PORT"]);
+    }
+}
+
+#[test]
+fn a_dry_run_asks_for_the_gpus_that_it_places() {
+    let place = Place::new();
+    place
+        .troupe(&["run", "--dry-run", "--set", "gpu.devices=GPU-none"])
+        .fails(2, PARTS)
+        .fails(2, &["gpu.devices", "GPU-none"]);
+    let got = place.troupe(&["run", "--dry-run", "--set", "gpu.devices=processor"]);
+    let got = got.succeeds();
+    assert!(got.out.contains("in a GPU's place") && !got.out.contains("nothing is timed"), "{}", got.out);
+}

@@ -84,8 +84,10 @@ fn what_cannot_be_verified_is_an_error_of_usage() {
     verify("task.py", "good.rs").fails(2, PARTS).fails(2, &["`.rs`", "`.md`, `.txt`"]);
     verify("task.py", "latin.py").fails(2, PARTS).fails(2, &["UTF-8", "offset 5"]);
     verify("broken_task.py", "good.py").fails(2, PARTS).fails(2, &["broken_task.py, line 1"]);
-    let got = place.troupe(&["verify", "task.py", "good.py", "--device", "cuda"]);
-    got.fails(2, PARTS).fails(2, &["--device cuda", "--device cpu"]);
+    // Where a GPU is asked for and there is none.
+    let uuid = "gpu.devices=GPU-none";
+    let got = place.troupe(&["verify", "task.py", "good.py", "--device", "cuda", "--set", uuid]);
+    got.fails(2, PARTS).fails(2, &["gpu.devices", "GPU-none", "troupe doctor"]);
 }
 
 #[test]
@@ -154,6 +156,16 @@ fn a_good_candidate_passes_and_a_wrong_one_does_not() {
     assert_eq!(wrong.code, Some(1), "{}{}", wrong.out, wrong.err);
     let document = json(&wrong);
     assert_eq!((&document["verdict"], &document["layers"]["correct"]), (&"wrong_answer".into(), &false.into()));
+    // On a device, here the processor in its place, it is timed unless nobody wants that.
+    let there =
+        |more: &[&str]| json(&verify("good.md", &[&["--json", "--set", "gpu.devices=processor"], more].concat()));
+    assert!(there(&[])["timing"].is_object());
+    let untimed = there(&["--no-timing"]);
+    assert_eq!(
+        (&untimed["verdict"], &untimed["speedup"], &untimed["timing"]),
+        (&"passed".into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!(there(&["--device", "cpu"])["timing"], Value::Null);
     let human = verify("good.md", &[]);
     assert!(human.out.contains("correct     yes") && human.out.contains("relu_kernel on a grid of"), "{}", human.out);
 }

@@ -15,6 +15,7 @@ mod harness;
 mod interrupted;
 mod later;
 mod scripts;
+mod tuned;
 
 use std::io::Write;
 use std::path::PathBuf;
