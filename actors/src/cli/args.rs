@@ -110,6 +110,7 @@ pub struct RunArgs {
 
 #[derive(Args, Debug)]
 pub struct ResumeArgs {
+    /// The directory of the run that is to go on.
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
     /// As with `troupe run`.
@@ -172,6 +173,7 @@ pub struct LintArgs {
 
 #[derive(Args, Debug)]
 pub struct RolloutsArgs {
+    /// The run's directory; the run may go on, have ended or have crashed.
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
     /// Only rollouts for which this is true, for example 'task ~ softmax and reward.code = 1'.
@@ -214,6 +216,7 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Rollouts per second through the whole actor graph, with stand-ins of zero cost for generator, executor and
     /// learner.
+    #[command(after_help = "Example: troupe bench orchestrator --rollouts 1000000")]
     Orchestrator {
         /// Rollouts to push through.
         #[arg(long, default_value_t = 200_000)]
@@ -231,21 +234,29 @@ pub enum BenchWhat {
     /// Every hack and every honest kernel of the corpus through the verifier: the table of what stopped what. The answer
     /// is no when a hack passes, an honest kernel does not, another layer stops a hack than the corpus names, or one
     /// cannot be judged.
+    #[command(after_help = "Example: troupe bench corpus --only hacks/C7 --behind")]
     Corpus(CorpusArgs),
     /// Candidates per second through the static layers, on one core.
+    #[command(after_help = "Example: troupe bench lint")]
     Lint(LintBenchArgs),
     /// What one verified candidate costs, beside a fresh Python process for each with KernelBench's checks alone.
+    #[command(
+        after_help = "Example: troupe bench executor --cpu\n         troupe bench executor --parts throughput,drill --set gpu.devices=all"
+    )]
     Executor(ExecutorBenchArgs),
     /// Tokens per second of generation with random weights of a known shape, against what the memory's speed allows.
     #[command(after_help = "Example: troupe bench generator --device cuda --shape qwen3-0.6b --peer-python python3")]
     Generator(GeneratorBenchArgs),
     /// What one update of the policy costs: forward, backward, AdamW, for known shapes with random weights. With a Python that has
     /// torch and transformers, beside the same in PyTorch.
+    #[command(after_help = "Example: troupe bench learner --device cuda --layout 4x1024 --peer-python python3")]
     Learner(LearnerBenchArgs),
     /// What viewers cost a run: rollouts per second without and with three of them, in turns within one run.
+    #[command(after_help = "Example: troupe bench inspect")]
     Inspect(InspectBenchArgs),
     /// Hostile candidates in a row, each followed by an honest one: does every one end in time, is nothing left, do all
     /// honest ones pass? Answers no where anything is wrong.
+    #[command(after_help = "Example: troupe bench hostile --count 100")]
     Hostile {
         /// Candidates, honest ones included.
         #[arg(long, default_value_t = 1000)]

@@ -55,6 +55,7 @@ pub struct NodesArgs {
 
 #[derive(Args, Debug)]
 pub struct DrainArgs {
+    /// The node's name, as `troupe nodes` lists it.
     #[arg(value_name = "NODE")]
     pub node: String,
     #[command(flatten)]

@@ -14,6 +14,7 @@ use crate::bench::inspect::Attached;
                         On the loopback address (the default) no token is needed. Anything else needs one: \
                         --token-file, or the environment variable TROUPE_DASHBOARD_TOKEN. The connection is not encrypted.")]
 pub struct DashboardArgs {
+    /// The run's directory; the run may go on, have ended or have crashed.
     #[arg(value_name = "RUN_DIR")]
     pub run_dir: PathBuf,
     /// Address and port; port 0 takes any free one.
@@ -34,6 +35,7 @@ pub struct DashboardArgs {
                         An address is that of a dashboard. Its token, where it has one, comes from --token-file or the \
                         environment variable TROUPE_DASHBOARD_TOKEN.")]
 pub struct WatchArgs {
+    /// The directory of a run, or the address of its dashboard.
     #[arg(value_name = "RUN_DIR or URL")]
     pub run_dir: PathBuf,
     /// A file with the dashboard's token.

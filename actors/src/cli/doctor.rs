@@ -6,9 +6,11 @@ use sandbox::pyenv::{PyEnvConfig, default_cache_dir, find};
 use serde::Serialize;
 
 use super::args::DoctorArgs;
-use super::{Answer, Done, Failure, interrupt, output, pyenv, runtime};
+use super::{Answer, Done, Failure, interrupt, output, runtime};
 use crate::config::Config;
-use crate::errors::UserError;
+
+/// The check's name.
+const PROOF: &str = "known good candidate";
 
 /// The document of `--json`.
 #[derive(Debug, Serialize)]
@@ -19,33 +21,42 @@ struct Report {
 
 pub fn doctor(args: DoctorArgs) -> Done {
     let config = Config::load_here(&args.config.files, &args.config.sets)?;
-    let cache_dir = default_cache_dir().map_err(pyenv::failure)?;
-    let environment = PyEnvConfig { interpreter: config.python.path().map(Into::into), cache_dir };
-    let scratch = tempfile::Builder::new().prefix("troupe-doctor-").tempdir();
-    let temp = std::env::temp_dir();
-    let scratch = scratch.map_err(|e| UserError::io("make a temporary folder", &temp, &e))?;
+    let mut all = Vec::new();
+    let environment = environment(&config, &mut all);
+    let scratch = scratch(&mut all);
     let limits = limits(&config);
-    let mut all = checks(&DoctorConfig {
-        python: environment.clone(),
-        scratch: scratch.path().to_path_buf(),
-        workers: u32::try_from(config.executor.workers).unwrap_or(u32::MAX),
-        limits,
-    });
+    if let (Some(environment), Some(scratch)) = (&environment, &scratch) {
+        all.extend(checks(&DoctorConfig {
+            python: environment.clone(),
+            scratch: scratch.path().to_path_buf(),
+            workers: u32::try_from(config.executor.workers).unwrap_or(u32::MAX),
+            limits,
+        }));
+    }
     all.push(cuda_build());
     // The proof needs an environment; making one is `troupe run`'s work.
-    if let Ok(Some(python)) = find(&environment) {
-        output::say("running a known good candidate..");
-        let (scratch, secret) = (scratch.path().to_path_buf(), rand::random());
-        let require = config.executor.require_isolation.clone();
-        let executor =
-            ExecutorConfig { python, scratch, limits, secret, suspects: Default::default(), require, device: None };
-        let proof: Result<Vec<Check>, Failure> = runtime()?.block_on(async {
-            tokio::select! {
-                checks = prove(executor) => Ok(checks),
-                () = interrupt::first() => Err(Failure::Interrupted),
-            }
-        });
-        all.extend(proof?);
+    let python = environment.as_ref().and_then(|e| find(e).ok().flatten());
+    match (python, &scratch) {
+        (Some(python), Some(scratch)) => {
+            output::say("running a known good candidate..");
+            let (scratch, secret) = (scratch.path().to_path_buf(), rand::random());
+            let require = config.executor.require_isolation.clone();
+            let executor =
+                ExecutorConfig { python, scratch, limits, secret, suspects: Default::default(), require, device: None };
+            let proof: Result<Vec<Check>, Failure> = runtime()?.block_on(async {
+                tokio::select! {
+                    checks = prove(executor) => Ok(checks),
+                    () = interrupt::first() => Err(Failure::Interrupted),
+                }
+            });
+            all.extend(proof?);
+        }
+        _ => all.push(Check {
+            name: PROOF.to_string(),
+            status: Status::Warn,
+            found: "not run, nor the isolation looked at: there is no Python environment to run it in".to_string(),
+            hint: Some("ask again after the first `troupe run` or `troupe verify`, which makes one".to_string()),
+        }),
     }
     let report = Report { ok: all.iter().all(|c| c.status != Status::Fail), checks: all };
     if args.json {
@@ -54,6 +65,32 @@ pub fn doctor(args: DoctorArgs) -> Done {
         output::line(human(&report))?;
     }
     Ok(if report.ok { Answer::Yes } else { Answer::No })
+}
+
+/// Where the Python environment is or would be.
+fn environment(config: &Config, all: &mut Vec<Check>) -> Option<PyEnvConfig> {
+    let interpreter = config.python.path().map(Into::into);
+    default_cache_dir()
+        .map(|cache_dir| PyEnvConfig { interpreter, cache_dir })
+        .inspect_err(|error| {
+            let text = error.to_string();
+            let (found, hint) = text.split_once("\n  hint: ").unwrap_or((&text, "set HOME or TROUPE_CACHE"));
+            all.push(fails("cache directory", found, hint));
+        })
+        .ok()
+}
+
+fn scratch(all: &mut Vec<Check>) -> Option<tempfile::TempDir> {
+    let made = tempfile::Builder::new().prefix("troupe-doctor-").tempdir();
+    made.inspect_err(|error| {
+        let found = format!("no folder can be made in {}: {error}", std::env::temp_dir().display());
+        all.push(fails("scratch directory", &found, "point TMPDIR at a folder that can be written to"));
+    })
+    .ok()
+}
+
+fn fails(name: &str, found: &str, hint: &str) -> Check {
+    Check { name: name.to_string(), status: Status::Fail, found: found.to_string(), hint: Some(hint.to_string()) }
 }
 
 /// The run file's limits on one candidate.
@@ -105,6 +142,11 @@ fn human(report: &Report) -> String {
             out.push(format!("{:<31} {hint}", ""));
         }
     }
-    out.push(if report.ok { "Troupe works here.".into() } else { "Troupe does not work here yet.".to_string() });
+    let unproven = report.checks.iter().any(|c| c.name == PROOF && c.status == Status::Warn);
+    out.push(match (report.ok, unproven) {
+        (true, false) => "Troupe works here.".to_string(),
+        (true, true) => "Nothing is missing so far; whether candidates run here is not known yet.".to_string(),
+        (false, _) => "Troupe does not work here yet.".to_string(),
+    });
     out.join("\n")
 }

@@ -61,12 +61,18 @@ pub fn verify(args: VerifyArgs) -> Done {
     if args.judge {
         sets.push("judge.enabled=true".to_string());
     }
-    let mut config = Config::load_here(&args.config.files, &sets)?;
-    match args.device {
-        Some(DeviceArg::Cuda) if config.gpu.devices == "none" => config.gpu.devices = "all".to_string(),
-        Some(DeviceArg::Cpu) => config.gpu.devices = "none".to_string(),
-        _ => {}
-    }
+    let load = |sets: &[String]| Config::load_here(&args.config.files, sets);
+    let config = match (args.device, load(&sets)) {
+        (Some(DeviceArg::Cuda), Ok(config)) if config.gpu.devices != "none" => config,
+        // Keys of `[gpu]` count only where there are GPUs.
+        (Some(DeviceArg::Cuda), _) => load(&[&sets[..], &["gpu.devices=all".to_string()]].concat())?,
+        (Some(DeviceArg::Cpu), config) => {
+            let mut config = config?;
+            config.gpu.devices = "none".to_string();
+            config
+        }
+        (None, config) => config?,
+    };
     let llm_judge = Setup::new(&config.judge)?;
     let task = tasks::load_task(&args.task)?;
     let read = source::read(&args.candidate)?;

@@ -150,7 +150,25 @@ const EFFECTS: &[Effect] = &[
         only: "model.device = \"cuda\" and generator.kind = \"burn\"",
         holds: |c| c.model.device == Device::Cuda && c.generator.kind == GeneratorKind::Burn,
     },
-    Effect { keys: &["learner.gpus"], only: "model.device = \"cuda\"", holds: |c| c.model.device == Device::Cuda },
+    Effect {
+        keys: &["learner.gpus", "learner.gpu_type", "learner.gpu_recompute", "model.gpu_wait_s"],
+        only: "model.device = \"cuda\"",
+        holds: |c| c.model.device == Device::Cuda,
+    },
+    Effect {
+        keys: &[
+            "gpu.checks",
+            "gpu.box_mb",
+            "gpu.call_timeout_ms",
+            "gpu.timing_tries",
+            "gpu.foreign_mb",
+            "gpu.idle_percent",
+            "gpu.idle_ms",
+            "gpu.lock_sm_mhz",
+        ],
+        only: "gpu.devices other than \"none\", or cluster.listen (executors of other machines may have GPUs)",
+        holds: |c| c.gpu.devices != "none" || c.cluster.is_on(),
+    },
     Effect {
         keys: &["generator.here"],
         only: "generator.kind = \"burn\" and cluster.listen (where generators of other machines join)",

@@ -22,6 +22,8 @@ fn a_key_without_effect_a_wrong_type_and_a_range() {
         ("rollout.group_size=1", &["a whole number from 2"]),
         ("rollout.group_size=abc", &["rollout.group_size", "abc"]),
         ("sampling.temperature=0", &["above 0"]),
+        ("learner.gpu_recompute=true", &["has no effect", "model.device = \"cuda\""]),
+        ("gpu.timing_tries=5", &["has no effect", "gpu.devices"]),
     ];
     for (set, texts) in cases {
         place.troupe(&["run", "--dry-run", "--set", set]).fails(2, PARTS).fails(2, &[set]).fails(2, texts);
@@ -217,6 +219,11 @@ fn every_command_has_help_with_an_example() {
         let got = place.troupe(&[command, "--help"]);
         let example = format!("troupe {command}");
         assert!(got.succeeds().out.contains("Example") && got.out.contains(&example), "{}", got.out);
+    }
+    for bench in ["orchestrator", "cluster", "corpus", "lint", "executor", "generator", "learner", "inspect", "hostile"]
+    {
+        let got = place.troupe(&["bench", bench, "--help"]);
+        assert!(got.succeeds().out.contains("Example"), "{}", got.out);
     }
     assert!(place.troupe(&["--help"]).succeeds().out.contains("Exit codes"));
 }
