@@ -9,6 +9,7 @@ use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
+use super::wrappers::{WRAPS, library_operator};
 use super::{Engine, Origin};
 use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torch_call};
 
@@ -48,11 +49,7 @@ impl<'a> Engine<'a> {
             "torch" => self.call_torch(path, rest, args),
             "triton" => self.call_triton(path, rest, args),
             "functools" if rest == "partial" => self.partial(args),
-            "functools" if matches!(rest, "wraps" | "update_wrapper") && rewrites(rest, &args) => {
-                self.note(Fact::Patch { what: format!("something, by {path}") });
-                Value::unknown()
-            }
-            "functools" if matches!(rest, "wraps" | "update_wrapper") => Value::path("functools.wraps"),
+            "functools" if matches!(rest, "wraps" | "update_wrapper" | WRAPS) => self.wraps(path, rest, args),
             "functools" if matches!(rest, "lru_cache" | "cache") => match args.positional.first() {
                 Some(function @ Value::Func(func)) => {
                     self.functions[func.id].cached = true;
@@ -149,7 +146,7 @@ impl<'a> Engine<'a> {
             let args = Args { positional: args.positional[1..].to_vec(), ..args };
             return self.tensor_method(tensor, name, args);
         }
-        if let Some(value) = library_operator(rest, &first) {
+        if let Some(value) = library_operator(rest, &args) {
             return value;
         }
         match torch_call(rest) {
@@ -199,6 +196,10 @@ impl<'a> Engine<'a> {
                 _ => Value::KernelDecorator,
             },
             _ if rest.contains("TensorDescriptor") => first.unwrap_or(Value::unknown()),
+            "set_allocator" => {
+                self.set_allocator(args);
+                Value::Nothing
+            }
             _ if rest.starts_with("ops.") || rest.starts_with("testing.") => {
                 if args.has_tensor() {
                     return self.compute(How::Function(path.to_owned()), &args.all());
@@ -410,39 +411,8 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// `functools.wraps` and `update_wrapper` with lists of what to overwrite, or on something else than a function.
-fn rewrites(name: &str, args: &Args<'_>) -> bool {
-    let lists = args.keywords.iter().any(|(k, _)| matches!(k, Some("assigned" | "updated") | None));
-    let target = args.positional.first();
-    lists
-        || args.positional.len() > 2
-        || name == "update_wrapper" && !matches!(target, Some(Value::Func(_) | Value::Bound(..) | Value::Partial(_)))
-}
-
 /// Iterators that apply a function to what they are given.
 const APPLY: &[&str] = &["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"];
-
-/// Wrappers that register a function with torch and leave it as it is.
-fn library_operator<'a>(rest: &str, first: &Option<Value<'a>>) -> Option<Value<'a>> {
-    match (rest, first) {
-        ("library.wrap_triton", Some(kernels @ Value::Kernels(_))) => Some(kernels.clone()),
-        ("amp.custom_fwd" | "amp.custom_bwd" | "compiler.disable", Some(function @ Value::Func(_))) => {
-            Some(function.clone())
-        }
-        _ if TRANSPARENT.contains(&rest) => Some(Value::path(&format!("torch.{rest}"))),
-        _ => None,
-    }
-}
-
-/// Of torch, decorators that leave a function as it is.
-pub(super) const TRANSPARENT: &[&str] = &[
-    "library.custom_op",
-    "library.triton_op",
-    "library.register_fake",
-    "amp.custom_fwd",
-    "amp.custom_bwd",
-    "compiler.disable",
-];
 
 /// A method of a constant text, where it is known too.
 fn text_method<'a>(text: &str, name: &str, args: &Args<'a>) -> Value<'a> {

@@ -45,6 +45,7 @@ pub use task::{inputs_of, task_inputs};
 pub mod trace;
 mod unreached;
 pub mod value;
+mod wrappers;
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -258,6 +259,7 @@ fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mu
             engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
             engine.run_handed();
+            engine.run_allocators();
             engine.run_unreached(body);
         }
     }
