@@ -9,6 +9,7 @@ mod bindings;
 pub mod engine;
 mod flows;
 mod made;
+mod members;
 mod needs;
 mod protocols;
 mod reference;

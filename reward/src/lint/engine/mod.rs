@@ -26,6 +26,7 @@ pub mod kernel;
 mod launch;
 mod library;
 mod loops;
+pub mod members;
 mod memory;
 mod modules;
 mod operators;
