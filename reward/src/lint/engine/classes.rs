@@ -289,6 +289,10 @@ impl<'a> Engine<'a> {
         let object = self.object(Origin::Instance);
         let instance = Value::Instance(object, class);
         self.instances.push((object, class));
+        if args.has_tensor() && self.library_bases(class).iter().any(|b| b.starts_with("builtins.")) {
+            // An exception has what it was made of.
+            self.state.set_field(object, Rc::from("args"), Value::List(Rc::new(args.all())));
+        }
         match self.member(class, "__init__") {
             Some(Value::Func(init)) => {
                 self.call_function(&init, Some(instance.clone()), args);

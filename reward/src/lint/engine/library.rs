@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use super::call::Args;
 use super::loops::perhaps_still;
+use super::machine::address;
 use super::modules::CONTEXT;
 use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
+use super::text::TEXTS;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
 use super::wrappers::{WRAPS, library_operator};
@@ -18,6 +20,10 @@ impl<'a> Engine<'a> {
         let state = self.any_state(&args);
         self.handed_to(path, &args);
         self.given_away(path, &args);
+        self.address_given(path, &args.all());
+        if let Some(value) = self.identifies(path) {
+            return value;
+        }
         if args.all().iter().all(Value::is_scalar) {
             let result = self.call_library(path, args);
             return self.gives(state, result);
@@ -218,6 +224,12 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn call_attribute(&mut self, base: &Rc<Value<'a>>, name: &str, args: Args<'a>) -> Value<'a> {
+        if TEXTS.contains(&name) {
+            return self.text_by(name, base, &args);
+        }
+        if !matches!(name, "append" | "extend" | "insert") {
+            self.address_given(name, &args.all());
+        }
         match &**base {
             Value::Tensor(_) => self.tensor_method(base, name, args),
             Value::NnModule(class) => match name {
@@ -276,9 +288,7 @@ impl<'a> Engine<'a> {
                 result
             }
             Value::Str(text) => {
-                if args.has_tensor() {
-                    self.note(Fact::Host { what: format!("a text's .{name}()"), reject: true });
-                }
+                self.text_of(&format!("a text's .{name}()"), &args.all());
                 text_method(text, name, &args)
             }
             v if v.is_scalar() && !args.has_tensor() => {
@@ -369,7 +379,7 @@ impl<'a> Engine<'a> {
                 self.note(Fact::Host { what: format!(".{name}()"), reject: name != "data_ptr" });
                 match name {
                     "cpu" | "share_memory_" => base.clone(),
-                    "data_ptr" => Value::Scalar,
+                    "data_ptr" => address(),
                     _ => Value::Unknown(base.tensors()),
                 }
             }

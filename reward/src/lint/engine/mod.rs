@@ -26,6 +26,7 @@ pub mod kernel;
 mod launch;
 mod library;
 mod loops;
+mod machine;
 pub mod members;
 mod memory;
 mod modules;
@@ -41,6 +42,7 @@ pub mod state;
 mod stmt;
 mod taint;
 mod task;
+mod text;
 pub use paths::canonical;
 pub use task::{inputs_of, task_inputs};
 pub mod trace;
@@ -178,6 +180,8 @@ pub struct Engine<'a> {
     turns: u32,
     /// In the test of a branch that only drops entries of a collection.
     evicting: bool,
+    /// In what is raised.
+    raising: bool,
     /// Names declared `global` in every running call.
     globals: Vec<HashSet<&'a str>>,
     /// The same for `nonlocal`.
@@ -291,6 +295,7 @@ impl<'a> Engine<'a> {
             spent: 0,
             turns: 0,
             evicting: false,
+            raising: false,
             globals: Vec::new(),
             nonlocals: Vec::new(),
             owner: None,

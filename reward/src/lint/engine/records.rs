@@ -48,6 +48,11 @@ impl<'a> Engine<'a> {
         all
     }
 
+    /// A class with fields of its own.
+    pub(super) fn has_fields(&self, class: ClassId) -> bool {
+        !self.fields(class).is_empty()
+    }
+
     /// A class whose objects are their fields.
     pub(super) fn is_record(&self, class: ClassId) -> bool {
         self.member(class, "__init__").is_none() && !self.fields(class).is_empty()

@@ -95,6 +95,10 @@ pub enum Fact {
         what: String,
         reject: bool,
     },
+    /// A look at what is another on each machine, or in each process.
+    Machine {
+        what: String,
+    },
     /// The reference model is used.
     Reference {
         what: String,

@@ -25,6 +25,12 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
             reject(findings, RULE.code, seen.line, format!("forward looks at {what}: it must not depend on the mode"));
         }
     }
+    for seen in &known.ran.engine.seen {
+        if let Fact::Machine { what } = &seen.fact {
+            let message = format!("{what} tells which machine or process measures");
+            reject(findings, RULE.code, seen.line, message);
+        }
+    }
     for attribute in known.whole.attributes.iter().filter(|a| a.path == "total_memory") {
         let message = "the size of the device's memory tells which machine measures";
         reject(findings, RULE.code, attribute.line, message);
