@@ -9,7 +9,7 @@ use super::launch::GridSize;
 use super::machine::asks_device;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
-use crate::lint::tables::{ATTR_SCALARS, ATTR_VIEWS};
+use crate::lint::tables::{ATTR_SCALARS, ATTR_VIEWS, GRADIENTS};
 
 impl<'a> Engine<'a> {
     pub(super) fn attribute(&mut self, base: &Value<'a>, name: &str) -> Value<'a> {
@@ -21,7 +21,11 @@ impl<'a> Engine<'a> {
             Value::Path(path) => self.dotted(path, name),
             Value::Tensor(ids) => {
                 if ATTR_VIEWS.contains(&name) {
+                    self.conjugates(name);
                     return base.clone();
+                }
+                if GRADIENTS.contains(&name) && ids.iter().any(|id| *id != self.parameter) {
+                    self.note(Fact::Mode { what: format!("the .{name} of a tensor") });
                 }
                 if name == "shape" && self.is_kept(base) {
                     return Value::Bag(Rc::new(Value::StateScalar));

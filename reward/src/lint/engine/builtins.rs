@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::Engine;
 use super::call::Args;
-use super::machine::asks_device;
+use super::machine::{asks_device, is_address, object};
 use super::prepass::Place;
 use super::sizes::{entry, extreme};
 use super::text::TEXTS;
@@ -119,6 +119,7 @@ impl<'a> Engine<'a> {
             ("str" | "repr" | "format" | "ascii" | "bytes" | "bytearray", Some(_)) => {
                 self.text_of(&format!("{name}()"), &args.all())
             }
+            ("object", None) => object(),
             ("slice", Some(_)) if args.has_tensor() => Value::Unknown(self.element(&Value::List(Rc::new(args.all()))).all_tensors()),
             ("hasattr", Some(value)) if asks_device(value) => {
                 self.note(Fact::Machine { what: "which properties the device has".to_owned() });
@@ -137,6 +138,7 @@ impl<'a> Engine<'a> {
                 self.one_of(&args).unwrap_or(Value::Scalar)
             }
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
+            ("int", Some(address)) if is_address(address) => address.clone(),
             ("int", Some(size @ Value::Size(_))) if args.positional.len() == 1 => size.clone(),
             ("tuple", Some(Value::Shape(_))) => first.unwrap_or(Value::Scalar),
             ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_)))) => self.copied(value),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::call::Args;
 use super::loops::perhaps_still;
-use super::machine::address;
+use super::machine::{MOVERS, address};
 use super::modules::CONTEXT;
 use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
@@ -92,6 +92,14 @@ impl<'a> Engine<'a> {
                 self.compute(How::Function(path.to_owned()), &[all.as_slice(), &[kept]].concat())
             }
             "dataclasses" if rest == "field" => self.record_default(&args),
+            "dataclasses" if matches!(rest, "asdict" | "astuple") => self.fields_of(&args),
+            // Another object with the same in it, or with what it is given.
+            "dataclasses" if rest == "replace" && args.keywords.is_empty() && args.rest.is_none() => {
+                args.positional.into_iter().next().unwrap_or(Value::unknown())
+            }
+            "copy" if matches!(args.positional.as_slice(), [Value::Instance(..)]) => {
+                args.positional.into_iter().next().unwrap_or(Value::unknown())
+            }
             "collections" if rest == "namedtuple" => self.named_tuple(&args),
             "collections" if rest == "OrderedDict" => self.call_builtin("dict", args),
             "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
@@ -157,6 +165,10 @@ impl<'a> Engine<'a> {
         }
         match torch_call(rest) {
             TorchCall::Alloc => self.allocate(path, rest, &args),
+            TorchCall::View if rest == "adjoint" => {
+                self.conjugates(rest);
+                first.map_or(Value::unknown(), |value| value.part())
+            }
             TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
                 Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => {
                     if keeps_size(rest) { value } else { value.part() }
@@ -227,7 +239,7 @@ impl<'a> Engine<'a> {
         if TEXTS.contains(&name) {
             return self.text_by(name, base, &args);
         }
-        if !matches!(name, "append" | "extend" | "insert") {
+        if !MOVERS.contains(&name) {
             self.address_given(name, &args.all());
         }
         match &**base {
@@ -310,6 +322,16 @@ impl<'a> Engine<'a> {
                 all.positional.push(Value::Unknown(ids.clone()));
                 self.opaque(&format!("a call of .{name} on a value of unknown type"), &all)
             }
+            // A part of something unknown that holds tensors.
+            part if clearly_tensor_method(name)
+                && self.stage == Stage::Forward
+                && !part.all_tensors().is_empty()
+                && matches!(part, Value::Attr(..)) =>
+            {
+                let mut all = args.all();
+                all.push(self.suspected(&Value::Unknown(part.all_tensors())));
+                self.compute(How::Method(name.to_owned()), &all)
+            }
             _ => self.opaque(&format!("a call of .{name}"), &args),
         }
     }
@@ -336,8 +358,12 @@ impl<'a> Engine<'a> {
                     (None, false) => Value::Bag(Rc::new(Value::Scalar)),
                 }
             }
-            Method::Scalar => Value::Scalar,
+            Method::Scalar => {
+                self.allocated(name);
+                Value::Scalar
+            }
             Method::View => {
+                self.conjugates(name);
                 let host = |v: &Value<'a>| matches!(v, Value::Str(s) if s.starts_with("cpu") || s.starts_with("meta"));
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });

@@ -13,6 +13,8 @@ use super::value::Value;
 const ADDRESS: &str = "data_ptr()";
 /// What `get_device_properties()` gives. Not a Python name.
 const DEVICE: &str = "get_device_properties()";
+/// What `object()` gives. Not a Python name.
+const OBJECT: &str = "object()";
 /// Largest alignment that is asked for.
 const MAX_ALIGNMENT: i64 = 256;
 
@@ -43,6 +45,9 @@ const CARRIERS: &[&str] = &[
     "torch.tensor",
 ];
 
+/// Methods of a list, the same.
+pub(super) const MOVERS: &[&str] = &["append", "extend", "insert"];
+
 fn marked(value: &Value<'_>, mark: &str) -> bool {
     matches!(value, Value::Attr(base, name) if &**name == mark && matches!(**base, Value::Scalar))
 }
@@ -55,6 +60,16 @@ pub(super) fn is_address(value: &Value<'_>) -> bool {
 /// All properties of a device at once.
 pub(super) fn asks_device(value: &Value<'_>) -> bool {
     value.each().iter().any(|v| marked(v, DEVICE))
+}
+
+/// `object()`
+pub(super) fn object<'a>() -> Value<'a> {
+    Value::Attr(Rc::new(Value::Scalar), Rc::from(OBJECT))
+}
+
+/// Something that has no text but its address.
+pub(super) fn is_object(value: &Value<'_>) -> bool {
+    marked(value, OBJECT)
 }
 
 fn holds_address(value: &Value<'_>) -> bool {
@@ -140,10 +155,20 @@ impl<'a> Engine<'a> {
     pub(super) fn identifies(&mut self, path: &str) -> Option<Value<'a>> {
         let hashing = || self.running.last().is_some_and(|id| self.functions[*id].name == "__hash__");
         match path {
-            "builtins.id" | "torch.cuda.get_device_name" => Some(self.tells(&format!("{path}()"))),
+            "builtins.id"
+            | "torch.cuda.get_device_name"
+            | "torch.get_num_threads"
+            | "torch.get_num_interop_threads" => Some(self.tells(&format!("{path}()"))),
             "builtins.hash" if !hashing() => Some(self.tells("hash()")),
             "torch.cuda.get_device_properties" => Some(device()),
             _ => None,
+        }
+    }
+
+    /// How a tensor was allocated.
+    pub(super) fn allocated(&mut self, method: &str) {
+        if matches!(method, "is_pinned" | "is_shared") {
+            self.tells(&format!(".{method}()"));
         }
     }
 }

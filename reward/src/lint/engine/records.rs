@@ -85,6 +85,13 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// `dataclasses.asdict(record)` and the like: a collection of what it holds.
+    pub(super) fn fields_of(&mut self, args: &Args<'a>) -> Value<'a> {
+        let record = args.positional.first().cloned().unwrap_or(Value::unknown());
+        let field = self.any_field(&record);
+        if field.all_tensors().is_empty() { Value::Scalar } else { Value::Bag(Rc::new(field)) }
+    }
+
     /// `types.SimpleNamespace(..)`
     pub(super) fn namespace(&mut self, args: Args<'a>) -> Value<'a> {
         let class = self.classes.len();

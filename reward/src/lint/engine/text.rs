@@ -3,7 +3,7 @@
 
 use super::Engine;
 use super::call::Args;
-use super::machine::{asks_device, is_address};
+use super::machine::{asks_device, is_address, is_object};
 use super::trace::Fact;
 use super::value::Value;
 
@@ -79,7 +79,7 @@ impl<'a> Engine<'a> {
         if depth > MAX_DEPTH {
             return numbers(!value.all_tensors().is_empty());
         }
-        if is_address(value) {
+        if is_address(value) || is_object(value) {
             return address;
         }
         if asks_device(value) {

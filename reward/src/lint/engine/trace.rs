@@ -95,6 +95,10 @@ pub enum Fact {
         what: String,
         reject: bool,
     },
+    /// A view that is the conjugate, if the tensor is complex.
+    Conjugates {
+        what: String,
+    },
     /// A look at what is another on each machine, or in each process.
     Machine {
         what: String,

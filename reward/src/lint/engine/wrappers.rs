@@ -1,9 +1,11 @@
 //! What takes a function and gives it back: `functools.wraps`, torch's decorators for operators.
 
+use std::rc::Rc;
+
 use super::Engine;
 use super::call::Args;
 use super::trace::Fact;
-use super::value::Value;
+use super::value::{Partial, Value};
 
 /// Behind `functools.`: what `wraps(f)` gives. Not a Python name.
 pub(super) const WRAPS: &str = "wraps(..)";
@@ -33,6 +35,17 @@ impl<'a> Engine<'a> {
             return Value::unknown();
         }
         into.unwrap_or_else(|| Value::path(&format!("functools.{WRAPS}")))
+    }
+
+    /// `functools.partial(f, ..)`
+    pub(super) fn partial(&mut self, args: Args<'a>) -> Value<'a> {
+        let mut positional = args.positional.into_iter();
+        match positional.next() {
+            Some(callee) => {
+                Value::Partial(Rc::new(Partial { callee, args: positional.collect(), keywords: args.keywords }))
+            }
+            None => Value::unknown(),
+        }
     }
 
     /// `triton.set_allocator(f)`: triton asks it for memory at each launch, with two numbers and a stream.
