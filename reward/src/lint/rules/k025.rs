@@ -101,7 +101,10 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for seen in known.ran.engine.overrides() {
-        reject(findings, RULE.code, seen.line, format!("class {} overrides {}", seen.class, seen.name));
+        let message = format!("class {} overrides {}", seen.class, seen.name);
+        if !findings.iter().any(|f| f.message == message) {
+            reject(findings, RULE.code, seen.line, message);
+        }
     }
     for mention in known.whole.protocols.special.iter().filter(|m| NEVER.contains(&m.path.as_str())) {
         reject(findings, RULE.code, mention.line, format!("{} is overridden", mention.path));
