@@ -101,7 +101,7 @@ fn honest_texts_pass() {
 /// Planted: an address, an identity, a name of a device decides. Seen: another machine gets other work.
 #[test]
 fn no_machine_decides() {
-    let tools = "ident = id\n\n\ndef helper():\n    pass\n\n\nclass Plain:\n    pass";
+    let tools = "ident = id\n\n\ndef helper():\n    pass\n\n\nclass Plain:\n    def text(self):\n        return super().__repr__()";
     for test in [
         "'H100' in torch.cuda.get_device_name()",
         "'H100' in self.props.name",
@@ -135,6 +135,8 @@ fn no_machine_decides() {
         "'troupe'.__hash__() % 97 == 7",
         "'7' in repr(object())",
         "'7' in str(Plain())",
+        "'7' in object.__repr__(self)",
+        "'7' in Plain().text()",
         "'7' in f'{helper}'",
         "x.is_leaf",
         "x.grad_fn is None",

@@ -81,6 +81,9 @@ impl<'a> Engine<'a> {
             .split_once('.')
             .is_some_and(|(_, method)| TEXTS.contains(&method) || matches!(method, "format" | "join"))
         {
+            if name.starts_with("object.") {
+                self.note(Fact::Machine { what: "the address in the text that every object has".to_owned() });
+            }
             return self.text_of(&format!("{name}()"), &args.all());
         }
         // `list.append(flag, 1)`

@@ -98,6 +98,8 @@ impl<'a> Engine<'a> {
                 callee.with(self.shown_by_all(&p.args, depth)).with(self.shown_by_all(&keywords, depth))
             }
             Value::Func(_) | Value::Launcher(_) => address,
+            // What a plain object inherits.
+            Value::Super(_, class) if self.is_plain(*class) => address,
             Value::Instance(object, class) => self.shown_by_object(*object, *class, depth),
             _ => Shown::default(),
         }
@@ -105,6 +107,11 @@ impl<'a> Engine<'a> {
 
     fn shown_by_all(&mut self, values: &[Value<'a>], depth: u32) -> Shown {
         values.iter().fold(Shown::default(), |all, v| all.with(self.shown_by(v, depth + 1)))
+    }
+
+    /// Its text is its address.
+    fn is_plain(&self, class: usize) -> bool {
+        self.library_bases(class).is_empty() && !self.has_fields(class)
     }
 
     fn shown_by_object(&mut self, object: u32, class: usize, depth: u32) -> Shown {
@@ -125,7 +132,10 @@ impl<'a> Engine<'a> {
         self.budget = self.budget.saturating_sub(self.state.fields.len() as u32 / 4);
         let fields = self.state.fields.iter().filter(|((of, _), _)| *of == object);
         let fields: Vec<Value<'a>> = fields.map(|(_, v)| v.clone()).collect();
-        let plain = bases.is_empty() && !self.has_fields(class);
-        if plain { Shown { address: true, ..Shown::default() } } else { self.shown_by_all(&fields, depth) }
+        if self.is_plain(class) {
+            Shown { address: true, ..Shown::default() }
+        } else {
+            self.shown_by_all(&fields, depth)
+        }
     }
 }
