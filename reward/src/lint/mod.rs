@@ -9,6 +9,7 @@ mod bindings;
 pub mod engine;
 mod flows;
 mod made;
+mod members;
 mod needs;
 mod protocols;
 mod reference;
@@ -68,7 +69,9 @@ impl PreparedTask {
         };
         let body = &parsed.syntax().body;
         let inputs = engine::inputs_of(body, &syntax::Lines::new(&task.source));
-        PreparedTask { inputs, reference: Some(reference::read(body)) }
+        let complex = ["complex", "cfloat", "cdouble", "chalf", "fft"].iter().any(|word| task.source.contains(word));
+        let reference = Reference { complex, ..reference::read(body) };
+        PreparedTask { inputs, reference: Some(reference) }
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Reference {
     pub unknown: Vec<String>,
     /// The reference may write over its inputs.
     pub mutates: bool,
+    /// Some tensor of the task may be complex.
+    pub complex: bool,
     /// Training and inference may be two functions: batch statistics, dropout, a look at `training`.
     pub modes: bool,
 }

@@ -213,6 +213,9 @@ pub const ATTR_SCALARS: &[&str] = &[
     "requires_grad",
 ];
 
+/// Of these, what tells whether somebody asks for gradients.
+pub const GRADIENTS: &[&str] = &["grad_fn", "is_leaf", "output_nr", "requires_grad"];
+
 /// Builtins that take a tensor without computing on its elements.
 pub const QUIET_BUILTINS: &[&str] = &[
     "callable",

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use ruff_python_ast::visitor::{Visitor, walk_expr, walk_stmt};
-use ruff_python_ast::{Expr, Stmt};
+use ruff_python_ast::{Expr, Number, Stmt};
 
 use super::aliases::Aliases;
 pub use super::aliases::constant_text;
@@ -69,6 +69,8 @@ pub struct WholeFile {
     /// Attributes set on something that may not be the candidate's own.
     pub foreign: Vec<Mention>,
     pub protocols: Protocols,
+    /// It has a complex number, or the name of their type.
+    pub complex: bool,
 }
 
 /// Builtins that tell something about the object they are given.
@@ -323,8 +325,10 @@ impl<'a> Visitor<'a> for Walker<'a> {
     fn visit_expr(&mut self, expr: &'a Expr) {
         let line = self.lines.of(expr);
         match expr {
+            Expr::NumberLiteral(n) => self.found.complex |= matches!(n.value, Number::Complex { .. }),
             Expr::Name(n) => {
                 let name = n.id.as_str();
+                self.found.complex |= name == "complex";
                 for path in self.aliases.resolve(expr) {
                     self.found.mentions.push(Mention { path, line });
                 }

@@ -22,6 +22,13 @@ const SIZED: &[&str] = &[
 const HOLDS: &[&str] = &["tensor", "as_tensor", "scalar_tensor", "new_tensor"];
 
 impl<'a> Engine<'a> {
+    /// `x.mH` and the like, where the conjugate is not made before somebody reads it.
+    pub(super) fn conjugates(&mut self, name: &str) {
+        if matches!(name, "H" | "mH" | "adjoint") {
+            self.note(Fact::Conjugates { what: name.to_owned() });
+        }
+    }
+
     /// `torch.empty(..)` and the like.
     pub(super) fn allocate(&mut self, path: &str, rest: &str, args: &Args<'a>) -> Value<'a> {
         if args.keywords.iter().any(|(name, value)| *name == Some("out") && !matches!(value, Value::Nothing)) {

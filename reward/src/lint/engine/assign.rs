@@ -130,6 +130,7 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn set_attribute(&mut self, base: &Value<'a>, name: &str, value: Value<'a>) {
+        self.set_on_module(base, name, &value);
         match base {
             Value::Instance(object, _) => {
                 if self.stage == Stage::Forward {

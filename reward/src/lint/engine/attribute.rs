@@ -6,17 +6,26 @@ use ruff_python_ast::{Expr, ExprSubscript};
 
 use super::Engine;
 use super::launch::GridSize;
+use super::machine::asks_device;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
-use crate::lint::tables::{ATTR_SCALARS, ATTR_VIEWS};
+use crate::lint::tables::{ATTR_SCALARS, ATTR_VIEWS, GRADIENTS};
 
 impl<'a> Engine<'a> {
     pub(super) fn attribute(&mut self, base: &Value<'a>, name: &str) -> Value<'a> {
+        if asks_device(base) {
+            return self.property(name);
+        }
+        self.decides(base);
         match base {
             Value::Path(path) => self.dotted(path, name),
             Value::Tensor(ids) => {
                 if ATTR_VIEWS.contains(&name) {
+                    self.conjugates(name);
                     return base.clone();
+                }
+                if GRADIENTS.contains(&name) && ids.iter().any(|id| *id != self.parameter) {
+                    self.note(Fact::Mode { what: format!("the .{name} of a tensor") });
                 }
                 if name == "shape" && self.is_kept(base) {
                     return Value::Bag(Rc::new(Value::StateScalar));
@@ -105,6 +114,7 @@ impl<'a> Engine<'a> {
         }
         let index = self.eval(&s.slice);
         self.line = self.lines.of(s);
+        self.decides(&index);
         let state = self.state_in(&s.slice, &index);
         let item = self.item(&base, &index, &s.slice);
         if self.outlasts(&base) {
@@ -163,6 +173,8 @@ impl<'a> Engine<'a> {
                 parts.iter().skip(1).fold(parts.first().cloned().unwrap_or(Value::unknown()), |all, v| all.join(v))
             }
             Value::Class(class) => self.listed(*class).unwrap_or_else(|| base.clone()),
+            // `list[x]` has the text of x.
+            Value::Path(_) if !index.all_tensors().is_empty() => Value::Unknown(index.all_tensors()),
             Value::Path(_) => base.clone(),
             Value::Instance(object, class) if self.is_launch_record(*class) => match index {
                 Value::Str(name) => self.state.field(*object, name).cloned().unwrap_or(Value::Scalar),

@@ -4,8 +4,10 @@ use std::rc::Rc;
 
 use super::Engine;
 use super::call::Args;
+use super::machine::{asks_device, is_address, object};
 use super::prepass::Place;
 use super::sizes::{entry, extreme};
+use super::text::TEXTS;
 use super::trace::{Fact, How};
 use super::value::Value;
 use crate::lint::tables::{COMPUTE_BUILTINS, QUIET_BUILTINS};
@@ -75,6 +77,15 @@ impl<'a> Engine<'a> {
             self.callbacks(&args);
         }
         let first = args.positional.first().cloned();
+        if name
+            .split_once('.')
+            .is_some_and(|(_, method)| TEXTS.contains(&method) || matches!(method, "format" | "join"))
+        {
+            if name.starts_with("object.") {
+                self.note(Fact::Machine { what: "the address in the text that every object has".to_owned() });
+            }
+            return self.text_of(&format!("{name}()"), &args.all());
+        }
         // `list.append(flag, 1)`
         if let (Some(("list" | "dict" | "set", method)), Some(list @ (Value::List(_) | Value::Bag(_)))) =
             (name.split_once('.'), &first)
@@ -111,9 +122,15 @@ impl<'a> Engine<'a> {
                     Value::Nothing
                 }
             },
-            // A tensor's text has its numbers.
-            ("str" | "repr" | "format" | "ascii", Some(Value::Tensor(_))) => {
-                self.note(Fact::Host { what: format!("{name}()"), reject: true });
+            ("str" | "repr" | "format" | "ascii" | "bytes" | "bytearray", Some(_)) => {
+                self.text_of(&format!("{name}()"), &args.all())
+            }
+            ("object", None) => object(),
+            ("slice", Some(_)) if args.has_tensor() => {
+                Value::Unknown(self.element(&Value::List(Rc::new(args.all()))).all_tensors())
+            }
+            ("hasattr", Some(value)) if asks_device(value) => {
+                self.note(Fact::Machine { what: "which properties the device has".to_owned() });
                 Value::Scalar
             }
             ("dict", None) if !args.keywords.is_empty() => {
@@ -129,6 +146,7 @@ impl<'a> Engine<'a> {
                 self.one_of(&args).unwrap_or(Value::Scalar)
             }
             ("range", _) => Value::Bag(Rc::new(Value::Scalar)),
+            ("int", Some(address)) if is_address(address) => address.clone(),
             ("int", Some(size @ Value::Size(_))) if args.positional.len() == 1 => size.clone(),
             ("tuple", Some(Value::Shape(_))) => first.unwrap_or(Value::Scalar),
             ("tuple" | "list", Some(value @ (Value::List(_) | Value::Bag(_)))) => self.copied(value),
@@ -182,6 +200,15 @@ impl<'a> Engine<'a> {
                 } else {
                     Value::Scalar
                 }
+            }
+            // Whoever writes it, has the text.
+            ("print", _)
+                if args.rest.is_some()
+                    || args.get(usize::MAX, "file").is_some_and(|v| !matches!(v, Value::Nothing)) =>
+            {
+                self.text_of("print()", &args.positional);
+                self.note(Fact::Host { what: "print() into something of the candidate's".to_owned(), reject: true });
+                Value::Nothing
             }
             ("print", _) => {
                 self.note(Fact::Prints);

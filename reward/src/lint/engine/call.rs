@@ -4,10 +4,12 @@ use std::rc::Rc;
 
 use ruff_python_ast::{Arguments, Expr, ExprCall};
 
+use super::machine::MOVERS;
 use super::prepass::Place;
 use super::state::State;
+use super::text::TEXTS;
 use super::trace::{Fact, How, Stage};
-use super::value::{Env, Func, Partial, Value};
+use super::value::{Env, Func, Value};
 use super::{Binding, Body, Engine, MAX_CALLS, MAX_RECURSION};
 
 /// Evaluated arguments of a call.
@@ -100,7 +102,11 @@ impl<'a> Engine<'a> {
         if let (Value::Attr(base, name), Expr::Attribute(place)) = (&callee, &*call.func)
             && matches!(**base, Value::List(_) | Value::Bag(_))
             && place.attr.id.as_str() == &**name
+            && !TEXTS.contains(&&**name)
         {
+            if !MOVERS.contains(&&**name) {
+                self.address_given(name, &args.all());
+            }
             return self.collection_method(&place.value, base, name, &args);
         }
         for one in callee.each() {
@@ -483,16 +489,5 @@ impl<'a> Engine<'a> {
             frame.insert(kwarg.name.id.as_str(), Value::Bag(Rc::new(all.unwrap_or(Value::unknown()))));
         }
         frame
-    }
-
-    /// `functools.partial(f, ..)`
-    pub(super) fn partial(&mut self, args: Args<'a>) -> Value<'a> {
-        let mut positional = args.positional.into_iter();
-        match positional.next() {
-            Some(callee) => {
-                Value::Partial(Rc::new(Partial { callee, args: positional.collect(), keywords: args.keywords }))
-            }
-            None => Value::unknown(),
-        }
     }
 }

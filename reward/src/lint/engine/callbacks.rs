@@ -99,8 +99,11 @@ impl<'a> Engine<'a> {
     pub(super) fn run_handed(&mut self) {
         for function in std::mem::take(&mut self.handed) {
             let data = self.fresh(Origin::Input);
-            self.aside(|engine| {
-                engine.call_value(&function, Args { rest: Some(data), ..Args::default() });
+            // A text of what may be anything says nothing.
+            self.raised(|engine| {
+                engine.aside(|engine| {
+                    engine.call_value(&function, Args { rest: Some(data), ..Args::default() });
+                });
             });
         }
         // Python asks objects for their text and their parts in many ways.

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use ruff_python_ast::{Decorator, Parameters, StmtClassDef, StmtFunctionDef};
 
 use super::call::Args;
-use super::library::TRANSPARENT;
 use super::prepass::Place;
 use super::trace::{Fact, Stage};
 use super::value::{ClassId, Env, Func, ObjId, Value};
+use super::wrappers::{TRANSPARENT, WRAPS};
 use super::{Binding, Body, ClassInfo, Engine, FuncInfo, Origin};
 
 /// Decorators that a function or property lends to another function.
@@ -115,7 +115,6 @@ impl<'a> Engine<'a> {
                 | "dataclasses.dataclass"
                 | "typing.override"
                 | "torch.autograd.function.once_differentiable"
-                | "functools.wraps"
                 | "functools.total_ordering"
                 | "enum.unique"
                 | "enum.verify"
@@ -123,6 +122,7 @@ impl<'a> Engine<'a> {
                 | "triton.constexpr_function"
                 | "typing.runtime_checkable"
                 | "typing_extensions.override" => Applied::Transparent,
+                path if path.strip_prefix("functools.") == Some(WRAPS) => Applied::Transparent,
                 path if path.strip_prefix("torch.").is_some_and(|p| TRANSPARENT.contains(&p)) => Applied::Transparent,
                 _ => Applied::Unknown(shown()),
             },
@@ -289,6 +289,10 @@ impl<'a> Engine<'a> {
         let object = self.object(Origin::Instance);
         let instance = Value::Instance(object, class);
         self.instances.push((object, class));
+        if args.has_tensor() && self.library_bases(class).iter().any(|b| b.starts_with("builtins.")) {
+            // An exception has what it was made of.
+            self.state.set_field(object, Rc::from("args"), Value::List(Rc::new(args.all())));
+        }
         match self.member(class, "__init__") {
             Some(Value::Func(init)) => {
                 self.call_function(&init, Some(instance.clone()), args);

@@ -57,6 +57,7 @@ impl<'a> Engine<'a> {
     /// Evaluates a test.
     pub(super) fn condition(&mut self, test: &'a Expr) -> Condition {
         let (value, (empty, filled)) = self.test(test);
+        self.decides(&value);
         let state = self.stage == Stage::Forward && matches!(value, Value::StateScalar);
         if state {
             self.note(Fact::StateBranch);
@@ -105,6 +106,7 @@ impl<'a> Engine<'a> {
         for (at, (op, right)) in c.ops.iter().zip(&*c.comparators).enumerate() {
             // What comes after the first comparison may not be asked.
             let right = if at == 0 { self.eval(right) } else { self.perhaps(|engine| engine.eval(right)) };
+            self.address_compared(&left, *op, &right);
             let identity = matches!(op, CmpOp::Is | CmpOp::IsNot | CmpOp::In | CmpOp::NotIn);
             if !identity && (!left.tensors().is_empty() || !right.tensors().is_empty()) {
                 return (self.compute(How::Operator(op.as_str()), &[left, right]), NEITHER);

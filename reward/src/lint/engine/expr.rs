@@ -62,10 +62,7 @@ impl<'a> Engine<'a> {
             Expr::BytesLiteral(_) | Expr::EllipsisLiteral(_) => Value::Scalar,
             Expr::FString(_) | Expr::TString(_) => {
                 let parts = self.children(expr);
-                if parts.iter().any(|v| !v.tensors().is_empty()) && self.turns > 0 {
-                    // Number by number: work on the host. A whole tensor in a message is none.
-                    self.note(Fact::Host { what: "a tensor's text".to_owned(), reject: true });
-                }
+                self.text_of_parts(&parts);
                 parts.iter().for_each(|v| self.measured(v));
                 let state = parts.iter().any(|v| v.tensors().is_empty() && self.is_state(v));
                 self.tainted(state, Value::Scalar)
@@ -189,7 +186,8 @@ impl<'a> Engine<'a> {
                 Value::Bag(Rc::new(self.element(&value)))
             }
             Expr::Slice(_) => {
-                self.children(expr);
+                let bounds = self.children(expr);
+                bounds.iter().for_each(|v| self.decides(v));
                 Value::Scalar
             }
             Expr::Yield(y) => {
@@ -357,6 +355,9 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn binary(&mut self, op: Operator, a: &Value<'a>, b: &Value<'a>, in_place: bool) -> Value<'a> {
+        if let Some(value) = self.address_arithmetic(op, a, b) {
+            return value;
+        }
         if !a.tensors().is_empty() || !b.tensors().is_empty() {
             let result = self.compute(How::Operator(op.as_str()), &[a.clone(), b.clone()]);
             return if in_place && !a.tensors().is_empty() { a.join(&result) } else { result };
@@ -367,6 +368,10 @@ impl<'a> Engine<'a> {
             if let Some(value) = found.or_else(|| self.special(b, &format!("__r{name}__"), vec![a.clone()])) {
                 return value;
             }
+        }
+        if op == Operator::Mod && !a.is_scalar() | matches!(a, Value::Str(_) | Value::Scalar) {
+            // `"%s" % [x]`
+            self.text_of("a text's %", std::slice::from_ref(b));
         }
         match (a, b, op) {
             (Value::Int(x), Value::Int(y), _) => fold(op, *x, *y).map_or(Value::Scalar, Value::Int),
@@ -410,6 +415,7 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn unary(&mut self, op: UnaryOp, operand: &Value<'a>) -> Value<'a> {
+        self.decides(operand);
         if op == UnaryOp::Not {
             let state = operand.tensors().is_empty() && self.is_state(operand);
             return operand.truth().map_or_else(|| self.tainted(state, Value::Scalar), |t| Value::Bool(!t));

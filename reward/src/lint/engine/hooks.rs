@@ -24,6 +24,8 @@ pub(super) struct Hooks<'a> {
     pending: Vec<Value<'a>>,
     /// Of all these, the ones that give a kernel constants.
     giving: Vec<Value<'a>>,
+    /// What triton asks for memory.
+    pub(super) allocators: Vec<Value<'a>>,
     running: bool,
 }
 

@@ -27,6 +27,7 @@ impl<'a> Engine<'a> {
             }
             other => other.clone(),
         };
+        self.decides(&grid);
         let zero = |v: &Value<'a>| matches!(v, Value::Int(i) if *i <= 0);
         match &grid {
             Value::List(dims) if dims.iter().any(zero) => GridSize::Nothing,
@@ -100,6 +101,9 @@ impl<'a> Engine<'a> {
 
     /// One of a kernel's parameters is given this.
     pub(super) fn constant(&mut self, kernel: FuncId, name: &'a str, given: &Value<'a>, constant: bool) {
+        if constant {
+            self.decides(given);
+        }
         let brings = if constant { self.brings_python(given, 0) } else { self.is_code(given) };
         if brings || constant && self.has_methods(given, 0) && self.worked_with(kernel, name, given) {
             self.note(Fact::Inside { what: format!("what the kernel gets as {name}") });

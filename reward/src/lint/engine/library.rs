@@ -4,11 +4,14 @@ use std::rc::Rc;
 
 use super::call::Args;
 use super::loops::perhaps_still;
+use super::machine::{MOVERS, address};
 use super::modules::CONTEXT;
 use super::sizes::{blocks, by_dtype, keeps_size, product};
 use super::state::Written;
+use super::text::TEXTS;
 use super::trace::{Fact, Forged, How, Stage};
 use super::value::Value;
+use super::wrappers::{WRAPS, library_operator};
 use super::{Engine, Origin};
 use crate::lint::tables::{Method, TorchCall, clearly_tensor_method, method, torch_call};
 
@@ -17,6 +20,10 @@ impl<'a> Engine<'a> {
         let state = self.any_state(&args);
         self.handed_to(path, &args);
         self.given_away(path, &args);
+        self.address_given(path, &args.all());
+        if let Some(value) = self.identifies(path) {
+            return value;
+        }
         if args.all().iter().all(Value::is_scalar) {
             let result = self.call_library(path, args);
             return self.gives(state, result);
@@ -48,11 +55,7 @@ impl<'a> Engine<'a> {
             "torch" => self.call_torch(path, rest, args),
             "triton" => self.call_triton(path, rest, args),
             "functools" if rest == "partial" => self.partial(args),
-            "functools" if matches!(rest, "wraps" | "update_wrapper") && rewrites(rest, &args) => {
-                self.note(Fact::Patch { what: format!("something, by {path}") });
-                Value::unknown()
-            }
-            "functools" if matches!(rest, "wraps" | "update_wrapper") => Value::path("functools.wraps"),
+            "functools" if matches!(rest, "wraps" | "update_wrapper" | WRAPS) => self.wraps(path, rest, args),
             "functools" if matches!(rest, "lru_cache" | "cache") => match args.positional.first() {
                 Some(function @ Value::Func(func)) => {
                     self.functions[func.id].cached = true;
@@ -89,6 +92,14 @@ impl<'a> Engine<'a> {
                 self.compute(How::Function(path.to_owned()), &[all.as_slice(), &[kept]].concat())
             }
             "dataclasses" if rest == "field" => self.record_default(&args),
+            "dataclasses" if matches!(rest, "asdict" | "astuple") => self.fields_of(&args),
+            // Another object with the same in it, or with what it is given.
+            "dataclasses" if rest == "replace" && args.keywords.is_empty() && args.rest.is_none() => {
+                args.positional.into_iter().next().unwrap_or(Value::unknown())
+            }
+            "copy" if matches!(args.positional.as_slice(), [Value::Instance(..)]) => {
+                args.positional.into_iter().next().unwrap_or(Value::unknown())
+            }
             "collections" if rest == "namedtuple" => self.named_tuple(&args),
             "collections" if rest == "OrderedDict" => self.call_builtin("dict", args),
             "itertools" if APPLY.contains(&rest) && args.has_tensor() => {
@@ -149,11 +160,15 @@ impl<'a> Engine<'a> {
             let args = Args { positional: args.positional[1..].to_vec(), ..args };
             return self.tensor_method(tensor, name, args);
         }
-        if let Some(value) = library_operator(rest, &first) {
+        if let Some(value) = library_operator(rest, &args) {
             return value;
         }
         match torch_call(rest) {
             TorchCall::Alloc => self.allocate(path, rest, &args),
+            TorchCall::View if rest == "adjoint" => {
+                self.conjugates(rest);
+                first.map_or(Value::unknown(), |value| value.part())
+            }
             TorchCall::View => match first.or_else(|| args.get(9, "input").cloned()) {
                 Some(value @ (Value::Tensor(_) | Value::Union(_) | Value::List(_) | Value::Bag(_))) => {
                     if keeps_size(rest) { value } else { value.part() }
@@ -199,6 +214,10 @@ impl<'a> Engine<'a> {
                 _ => Value::KernelDecorator,
             },
             _ if rest.contains("TensorDescriptor") => first.unwrap_or(Value::unknown()),
+            "set_allocator" => {
+                self.set_allocator(args);
+                Value::Nothing
+            }
             _ if rest.starts_with("ops.") || rest.starts_with("testing.") => {
                 if args.has_tensor() {
                     return self.compute(How::Function(path.to_owned()), &args.all());
@@ -217,6 +236,12 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn call_attribute(&mut self, base: &Rc<Value<'a>>, name: &str, args: Args<'a>) -> Value<'a> {
+        if TEXTS.contains(&name) {
+            return self.text_by(name, base, &args);
+        }
+        if !MOVERS.contains(&name) {
+            self.address_given(name, &args.all());
+        }
         match &**base {
             Value::Tensor(_) => self.tensor_method(base, name, args),
             Value::NnModule(class) => match name {
@@ -275,9 +300,7 @@ impl<'a> Engine<'a> {
                 result
             }
             Value::Str(text) => {
-                if args.has_tensor() {
-                    self.note(Fact::Host { what: format!("a text's .{name}()"), reject: true });
-                }
+                self.text_of(&format!("a text's .{name}()"), &args.all());
                 text_method(text, name, &args)
             }
             v if v.is_scalar() && !args.has_tensor() => {
@@ -298,6 +321,16 @@ impl<'a> Engine<'a> {
                 let mut all = args;
                 all.positional.push(Value::Unknown(ids.clone()));
                 self.opaque(&format!("a call of .{name} on a value of unknown type"), &all)
+            }
+            // A part of something unknown that holds tensors.
+            part if clearly_tensor_method(name)
+                && self.stage == Stage::Forward
+                && !part.all_tensors().is_empty()
+                && matches!(part, Value::Attr(..)) =>
+            {
+                let mut all = args.all();
+                all.push(self.suspected(&Value::Unknown(part.all_tensors())));
+                self.compute(How::Method(name.to_owned()), &all)
             }
             _ => self.opaque(&format!("a call of .{name}"), &args),
         }
@@ -325,8 +358,12 @@ impl<'a> Engine<'a> {
                     (None, false) => Value::Bag(Rc::new(Value::Scalar)),
                 }
             }
-            Method::Scalar => Value::Scalar,
+            Method::Scalar => {
+                self.allocated(name);
+                Value::Scalar
+            }
             Method::View => {
+                self.conjugates(name);
                 let host = |v: &Value<'a>| matches!(v, Value::Str(s) if s.starts_with("cpu") || s.starts_with("meta"));
                 if name == "to" && args.all().iter().any(host) {
                     self.note(Fact::Host { what: ".to(\"cpu\")".to_owned(), reject: true });
@@ -368,7 +405,7 @@ impl<'a> Engine<'a> {
                 self.note(Fact::Host { what: format!(".{name}()"), reject: name != "data_ptr" });
                 match name {
                     "cpu" | "share_memory_" => base.clone(),
-                    "data_ptr" => Value::Scalar,
+                    "data_ptr" => address(),
                     _ => Value::Unknown(base.tensors()),
                 }
             }
@@ -410,39 +447,8 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// `functools.wraps` and `update_wrapper` with lists of what to overwrite, or on something else than a function.
-fn rewrites(name: &str, args: &Args<'_>) -> bool {
-    let lists = args.keywords.iter().any(|(k, _)| matches!(k, Some("assigned" | "updated") | None));
-    let target = args.positional.first();
-    lists
-        || args.positional.len() > 2
-        || name == "update_wrapper" && !matches!(target, Some(Value::Func(_) | Value::Bound(..) | Value::Partial(_)))
-}
-
 /// Iterators that apply a function to what they are given.
 const APPLY: &[&str] = &["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"];
-
-/// Wrappers that register a function with torch and leave it as it is.
-fn library_operator<'a>(rest: &str, first: &Option<Value<'a>>) -> Option<Value<'a>> {
-    match (rest, first) {
-        ("library.wrap_triton", Some(kernels @ Value::Kernels(_))) => Some(kernels.clone()),
-        ("amp.custom_fwd" | "amp.custom_bwd" | "compiler.disable", Some(function @ Value::Func(_))) => {
-            Some(function.clone())
-        }
-        _ if TRANSPARENT.contains(&rest) => Some(Value::path(&format!("torch.{rest}"))),
-        _ => None,
-    }
-}
-
-/// Of torch, decorators that leave a function as it is.
-pub(super) const TRANSPARENT: &[&str] = &[
-    "library.custom_op",
-    "library.triton_op",
-    "library.register_fake",
-    "amp.custom_fwd",
-    "amp.custom_bwd",
-    "compiler.disable",
-];
 
 /// A method of a constant text, where it is known too.
 fn text_method<'a>(text: &str, name: &str, args: &Args<'a>) -> Value<'a> {

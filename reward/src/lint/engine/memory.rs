@@ -9,6 +9,7 @@ use ruff_python_ast::Expr;
 use super::acts::SAYS;
 use super::call::Args;
 use super::expr::shown;
+use super::machine::is_address;
 use super::prepass::Place;
 use super::trace::{Fact, Stage};
 use super::value::{ObjId, Value};
@@ -184,6 +185,7 @@ impl<'a> Engine<'a> {
             Value::Bool(_) | Value::Int(_) | Value::Str(_) | Value::Scalar | Value::Size(_) | Value::StateScalar => {
                 Value::StateScalar
             }
+            old if is_address(old) => Value::StateScalar,
             Value::List(_) | Value::Bag(_) => {
                 let kept = new(self);
                 let item = match old {

@@ -26,6 +26,8 @@ pub mod kernel;
 mod launch;
 mod library;
 mod loops;
+mod machine;
+pub mod members;
 mod memory;
 mod modules;
 mod operators;
@@ -40,11 +42,13 @@ pub mod state;
 mod stmt;
 mod taint;
 mod task;
+mod text;
 pub use paths::canonical;
 pub use task::{inputs_of, task_inputs};
 pub mod trace;
 mod unreached;
 pub mod value;
+mod wrappers;
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -176,6 +180,8 @@ pub struct Engine<'a> {
     turns: u32,
     /// In the test of a branch that only drops entries of a collection.
     evicting: bool,
+    /// In what is raised.
+    raising: bool,
     /// Names declared `global` in every running call.
     globals: Vec<HashSet<&'a str>>,
     /// The same for `nonlocal`.
@@ -258,6 +264,7 @@ fn run_once<'a>(body: &'a [Stmt], lines: &'a Lines, inputs: &Inputs, mutable: Mu
             engine.havoc();
             engine.forward(&func, instance.clone(), inputs);
             engine.run_handed();
+            engine.run_allocators();
             engine.run_unreached(body);
         }
     }
@@ -288,6 +295,7 @@ impl<'a> Engine<'a> {
             spent: 0,
             turns: 0,
             evicting: false,
+            raising: false,
             globals: Vec::new(),
             nonlocals: Vec::new(),
             owner: None,

@@ -35,6 +35,7 @@ impl<'a> Engine<'a> {
                 Value::Nothing
             }
             _ if CONTEXT.contains(&name) => Value::Nothing,
+            "_asdict" => self.fields_of(&Args::of(vec![(**base).clone()])),
             "parameters" | "buffers" => Value::Bag(Rc::new(self.parameter())),
             "named_parameters" | "named_buffers" => {
                 Value::Bag(Rc::new(Value::List(Rc::new(vec![Value::Scalar, self.parameter()]))))

@@ -48,6 +48,11 @@ impl<'a> Engine<'a> {
         all
     }
 
+    /// A class with fields of its own.
+    pub(super) fn has_fields(&self, class: ClassId) -> bool {
+        !self.fields(class).is_empty()
+    }
+
     /// A class whose objects are their fields.
     pub(super) fn is_record(&self, class: ClassId) -> bool {
         self.member(class, "__init__").is_none() && !self.fields(class).is_empty()
@@ -78,6 +83,13 @@ impl<'a> Engine<'a> {
         if let Some(Value::Func(after)) = self.member(class, "__post_init__") {
             self.call_function(&after, Some(Value::Instance(object, class)), Args::default());
         }
+    }
+
+    /// `dataclasses.asdict(record)` and the like: a collection of what it holds.
+    pub(super) fn fields_of(&mut self, args: &Args<'a>) -> Value<'a> {
+        let record = args.positional.first().cloned().unwrap_or(Value::unknown());
+        let field = self.any_field(&record);
+        if field.all_tensors().is_empty() { Value::Scalar } else { Value::Bag(Rc::new(field)) }
     }
 
     /// `types.SimpleNamespace(..)`

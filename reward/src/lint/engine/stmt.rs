@@ -59,6 +59,7 @@ impl<'a> Engine<'a> {
             Stmt::With(w) => self.with(w),
             Stmt::Match(m) => {
                 let subject = self.eval(&m.subject);
+                self.decides(&subject);
                 let before = self.fork();
                 let mut after = before.clone();
                 for case in &m.cases {
@@ -79,11 +80,8 @@ impl<'a> Engine<'a> {
                 self.state = after;
             }
             Stmt::Raise(r) => {
-                if let Some(exc) = r.exc.as_deref() {
-                    self.eval(exc);
-                }
-                if let Some(cause) = r.cause.as_deref() {
-                    self.eval(cause);
+                for part in [r.exc.as_deref(), r.cause.as_deref()].into_iter().flatten() {
+                    self.raised(|engine| engine.eval(part));
                 }
                 self.state.alive = false;
             }
@@ -92,7 +90,7 @@ impl<'a> Engine<'a> {
                 self.condition(&a.test);
                 if let Some(message) = a.msg.as_deref() {
                     let passed = self.fork();
-                    self.eval(message);
+                    self.raised(|engine| engine.eval(message));
                     self.state = passed;
                 }
             }

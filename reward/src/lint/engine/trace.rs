@@ -95,6 +95,14 @@ pub enum Fact {
         what: String,
         reject: bool,
     },
+    /// A view that is the conjugate, if the tensor is complex.
+    Conjugates {
+        what: String,
+    },
+    /// A look at what is another on each machine, or in each process.
+    Machine {
+        what: String,
+    },
     /// The reference model is used.
     Reference {
         what: String,

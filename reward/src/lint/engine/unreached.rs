@@ -64,8 +64,11 @@ impl<'a> Engine<'a> {
         let owner = info.owner.filter(|_| method && func.closure.is_none());
         let receiver = owner.map(|class| self.some_object(class));
         let data = self.fresh(Origin::Input);
-        self.aside(|engine| {
-            engine.call_function(&func, receiver, Args { rest: Some(data), ..Args::default() });
+        // What it takes for data may be anything: a text of it says nothing.
+        self.raised(|engine| {
+            engine.aside(|engine| {
+                engine.call_function(&func, receiver, Args { rest: Some(data), ..Args::default() });
+            });
         });
     }
 

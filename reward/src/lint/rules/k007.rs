@@ -14,7 +14,34 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+/// What makes a tensor complex, and what takes one apart.
+const COMPLEX: &[&str] = &[
+    "cdouble",
+    "cfloat",
+    "chalf",
+    "complex",
+    "complex128",
+    "complex32",
+    "complex64",
+    "imag",
+    "real",
+    "to_complex",
+    "view_as_complex",
+    "view_as_real",
+];
+
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
+    let names = known.whole.attributes.iter().chain(&known.whole.mentions);
+    let complex = known.whole.complex
+        || known.reference.is_some_and(|r| r.complex)
+        || names.into_iter().any(|m| COMPLEX.contains(&m.path.rsplit('.').next().unwrap_or_default()));
+    for seen in forward(&known.ran.engine) {
+        if let (Fact::Conjugates { what }, true) = (&seen.fact, complex) {
+            let message =
+                format!(".{what} of what may be complex is its conjugate, which is computed outside a Triton kernel");
+            add(findings, RULE.code, Severity::Reject, seen.line, message);
+        }
+    }
     for seen in forward(&known.ran.engine) {
         let Fact::Compute { how: How::Method(name), data } = &seen.fact else {
             continue;

@@ -1,11 +1,12 @@
-//! K025: tensors and modules behave as torch made them: no subclass of Tensor, no hooks, no replaced __call__.
+//! K025: tensors and modules behave as torch made them: no subclass of Tensor, no hooks, nothing of torch.nn.Module overridden.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rollout::outcome::Finding;
 
 use super::{Rule, reject};
 use crate::lint::Known;
+use crate::lint::members::kept;
 use crate::lint::walk::ClassSeen;
 
 /// K025
@@ -39,30 +40,6 @@ const NEVER: &[&str] = &[
     "__prepare__",
 ];
 
-/// In a class that is, or may be, a module.
-const NOT_IN_MODULES: &[&str] = &[
-    "__call__",
-    "_call_impl",
-    "__getattr__",
-    "__setattr__",
-    "__delattr__",
-    "__new__",
-    "_wrapped_call_impl",
-    "_load_from_state_dict",
-    "load_state_dict",
-    "state_dict",
-    "to",
-    "cuda",
-    "_apply",
-    "apply",
-    "eval",
-    "train",
-    "parameters",
-    "named_parameters",
-    "buffers",
-    "named_buffers",
-];
-
 /// Neither a module nor anything that is not known: at the end of all bases stand harmless library classes.
 fn is_plain(class: &ClassSeen, all: &HashMap<&str, Vec<&ClassSeen>>) -> bool {
     let mut seen: Vec<&str> = Vec::new();
@@ -82,11 +59,25 @@ fn is_plain(class: &ClassSeen, all: &HashMap<&str, Vec<&ClassSeen>>) -> bool {
     true
 }
 
+/// The classes that modules, or what may be one, are made of.
+fn parts<'a>(classes: &'a [ClassSeen], all: &HashMap<&str, Vec<&'a ClassSeen>>) -> HashSet<&'a str> {
+    let mut found: HashSet<&'a str> = HashSet::new();
+    let mut open: Vec<&'a ClassSeen> = classes.iter().filter(|class| !is_plain(class, all)).collect();
+    while let Some(class) = open.pop() {
+        if found.insert(&class.name) {
+            let own = class.bases.iter().take(MAX_BASES).filter_map(|base| all.get(base.as_str()));
+            open.extend(own.flatten().copied());
+        }
+    }
+    found
+}
+
 fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     let mut by_name: HashMap<&str, Vec<&ClassSeen>> = HashMap::new();
     for class in &known.whole.classes {
         by_name.entry(&class.name).or_default().push(class);
     }
+    let parts = parts(&known.whole.classes, &by_name);
     for class in &known.whole.classes {
         let base = |name: &str| class.bases.iter().any(|b| b == name);
         let tensor = class.bases.iter().any(|b| {
@@ -101,12 +92,18 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
                 format!("class {} changes what a tensor or a class is", class.name),
             );
         }
-        let plain = is_plain(class, &by_name);
+        let part = parts.contains(class.name.as_str());
         for (method, line) in &class.methods {
             let name = method.as_str();
-            if NEVER.contains(&name) || (!plain && NOT_IN_MODULES.contains(&name)) {
+            if NEVER.contains(&name) || part && kept(name) {
                 reject(findings, RULE.code, *line, format!("class {} overrides {name}", class.name));
             }
+        }
+    }
+    for seen in known.ran.engine.overrides() {
+        let message = format!("class {} overrides {}", seen.class, seen.name);
+        if !findings.iter().any(|f| f.message == message) {
+            reject(findings, RULE.code, seen.line, message);
         }
     }
     for mention in known.whole.protocols.special.iter().filter(|m| NEVER.contains(&m.path.as_str())) {
