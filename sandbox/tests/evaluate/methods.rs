@@ -23,7 +23,7 @@ class Box:
     pass
 
 def later(it):
-    if it.made is not None:
+    if it.__dict__.get('made') is not None:
         torch.softmax(it.given, -1, out=it.made)
         it.made = None
 
@@ -72,8 +72,18 @@ IT = [None]
         (part, "self.part = Part()\nself.part.owner = [self]", "", ""),
         (iterated, "self._buffers = Found()\nself._modules = Found()\nIT[0] = self", "", ""),
         ("", "", bare, ""),
-        ("", "", "def __setattr__(self, name, value):\n    if name == 'training': later(self)\n    super().__setattr__(name, value)", ""),
-        ("", "", "@property\ndef __class__(self):\n    if 'made' in self.__dict__: later(self)\n    return ModelNew", ""),
+        (
+            "",
+            "",
+            "def __setattr__(self, name, value):\n    if name == 'training': later(self)\n    super().__setattr__(name, value)",
+            "",
+        ),
+        (
+            "",
+            "",
+            "@property\ndef __class__(self):\n    if 'made' in self.__dict__: later(self)\n    return ModelNew",
+            "",
+        ),
         ("", "", "def __instancecheck__(self, other):\n    later(self)", ""),
     ] {
         let outcome = lab.outcome(SOFTMAX_TASK, &filled_later(top, init, methods, last));
