@@ -8,6 +8,7 @@ import math
 import torch
 
 import frames
+import plain
 
 ALIGN = 512
 # Where torch's allocator puts a tensor of this size: in memory of its own, which begins at a page. Two streams that are as far apart as
@@ -73,7 +74,7 @@ class Shelf:
         return start
 
     def add(self, tensor):
-        tensor, before = tensor.detach(), self.at
+        tensor, before = plain.alias(tensor), self.at
         start = self.room(tensor.nbytes)
         if start + tensor.nbytes > self.end:
             self.at = before

@@ -22,6 +22,7 @@ import memory
 import oracle
 import order
 import outputs
+import plain
 import shim
 import standin
 import watch
@@ -33,8 +34,8 @@ CALLS = 100
 SETTLED = 3
 
 
-# The reference's weights in each model that was built.
-reference_weights = {}
+# What is known of each model that was built, by its address.
+built = {}
 
 
 class Reject(Exception):
@@ -72,40 +73,56 @@ def build(module, job, state, blob):
     init = frames.unpack(job["init"], blob)
     kwargs = frames.unpack(job["init_kwargs"], blob)
     model = module.ModelNew(*init, **kwargs)
-    if isinstance(model, torch.nn.Module):
-        adopt(model, [(k, frames.unpack(v, blob)) for k, v in state])
+    built[id(model)] = Built(model, [(k, frames.unpack(v, blob)) for k, v in state])
     return model
 
 
-def adopt(model, state):
-    """Copies the reference's weights by name and shape, then what is left by shape in order of declaration. What was copied
-    to is known from then on as the reference's."""
-    own = dict(model.state_dict(keep_vars=True))
-    left, adopted = [], []
-    with torch.no_grad():
-        for name, value in state:
-            if name in own and own[name].shape == value.shape:
-                adopted.append(own.pop(name))
-                adopted[-1].copy_(value)
-            else:
-                left.append((name, value))
-        missing = []
-        for name, value in left:
-            match = next((k for k, t in own.items() if t.shape == value.shape), None)
-            if match is None:
-                missing.append(name)
-            else:
-                adopted.append(own.pop(match))
-                adopted[-1].copy_(value)
-    if missing:
-        print(f"[troupe] weights without a counterpart in ModelNew: {', '.join(missing)}", file=sys.stderr)
-    reference_weights[id(model)] = adopted
+class Built:
+    """A model's modes, and where the reference's weights are in it."""
+
+    def __init__(self, model, state):
+        self.model, self.modes, self.adopted = model, plain.Modes(model), []
+        if plain.is_module(model):
+            self.adopt(state)
+
+    def adopt(self, state):
+        """Copies the reference's weights by name and shape, then what is left by shape in order of declaration. What was copied
+        to is known from then on as the reference's."""
+        # Names and places; methods are those of tensors that the candidate does not have.
+        own = {name: plain.alias(t) for name, t in plain.state(self.model).items()}
+        left, missing = [], []
+
+        def take(name, found, value):
+            tensor = own.pop(found)
+            tensor.copy_(value)
+            self.adopted.append((name, tensor))
+
+        with torch.no_grad():
+            for name, value in state:
+                if name in own and own[name].shape == value.shape:
+                    take(name, name, value)
+                else:
+                    left.append((name, value))
+            for name, value in left:
+                match = next((k for k, t in own.items() if t.shape == value.shape
+                              and t.is_floating_point() == value.is_floating_point()), None)
+                if match is None:
+                    missing.append(name)
+                else:
+                    take(name, match, value)
+        if missing:
+            print(f"[troupe] weights without a counterpart in ModelNew: {', '.join(missing)}", file=sys.stderr)
+
+    def fixed(self, moving):
+        """Weights that forward leaves as they are, as the reference does: all but those that it moves, such as running statistics. The
+        model's other buffers are its own."""
+        return [tensor for name, tensor in self.adopted if name not in moving]
 
 
 def forward(model, draw, args):
-    torch.default_generator.manual_seed(draw["seed"])
-    if isinstance(model, torch.nn.Module):
-        oracle.set_mode(model, draw["train"])
+    """One call, the same whether it is checked or timed."""
+    oracle.seed_everything(draw["seed"])
+    built[id(model)].modes.set(draw["train"])
     with torch.set_grad_enabled(draw["grad"]):
         return model(*args)
 
@@ -192,7 +209,8 @@ class Session:
         weights, held, draws = outputs.weights_of(self.model), [], []
         for trial in self.trials:
             others = [*trial.inputs, *weights, *held]
-            entries = [{**out.add(t), **outputs.oddities(t, others)} for t in trial.tensors]
+            entries = [{**out.put(t, now), **outputs.oddities(t, others), "changed": now != then}
+                       for t, then, now in zip(trial.tensors, trial.answer, map(frames.raw, trial.tensors))]
             held += [outputs.span(t) for t in trial.tensors]
             draws.append({"outputs": entries, "tree": trial.tree, "mutated": trial.mutated,
                           "weights": trial.overwritten, "raised": trial.raised})
@@ -226,7 +244,7 @@ class Session:
         with shim.CudaIsCpu(torch.Tensor.zero_ if reads else lambda t: None) as host:
             shim.escaped.clear()
             model = self.anew(path) if reads else self.model
-            seen = watch.Watch(watch.tensors(args), outputs.weight_tensors(model), draw["layout"], host.fill)
+            seen = watch.Watch(watch.tensors(args), plain.weights(model), draw["layout"], host.fill, idle=True)
             with seen:
                 for n in range(calls):
                     interp.reset(seen)
@@ -252,7 +270,8 @@ class Trial:
     """One call of forward and what was seen of it. `earlier`: tensors whose memory gets this draw's contents."""
 
     def __init__(self, draw, blob, earlier):
-        self.draw, self.raised, self.tensors, self.tree, self.mutated, self.overwritten = draw, None, [], "", [], 0
+        self.draw, self.raised, self.tensors, self.answer, self.tree = draw, None, [], [], ""
+        self.mutated, self.overwritten = [], 0
         fresh = frames.unpack(draw["inputs"], blob)
         self.args = fresh if earlier is None else outputs.overwrite(earlier, fresh)
         self.pristine = [frames.raw(t) for t in watch.tensors(self.args)]
@@ -260,15 +279,17 @@ class Trial:
         self.evidence = {"launches": 0}
 
     def call(self, model):
-        seen = watch.Watch(watch.tensors(self.args), outputs.weight_tensors(model), layout=self.draw["layout"])
+        seen = watch.Watch(watch.tensors(self.args), plain.weights(model), layout=self.draw["layout"])
         # Not the model's other parameters and buffers: those may be where it counts.
-        known = reference_weights.get(id(model), [])
-        fixed = [(t, frames.raw(t)) for t in known if isinstance(t, torch.nn.Parameter)]
-        interp.reset(seen, {watch.storage(t) for t in (*watch.tensors(self.args), *known)})
+        known = built[id(model)]
+        fixed = [(t, frames.raw(t)) for t in known.fixed(self.draw["moving"])]
+        interp.reset(seen, {watch.storage(t) for t in (*watch.tensors(self.args), *(t for _, t in known.adopted))})
         shim.escaped.clear()
         try:
             with seen:
                 self.tensors, self.tree = outputs.flatten(forward(model, self.draw, self.args))
+            # At once: what is done to them later was not done while somebody watched.
+            self.answer = [frames.raw(t) for t in self.tensors]
         finally:
             interp.watch = None
             for name, size in shim.escaped.items():

@@ -20,12 +20,15 @@ import interp
 import landlock
 import memory
 import outputs
+import plain
 import shim
 import standin
 import watch
 
 # Bytes of compiled kernels that are handed over, to be had again.
 MAX_COMPILED = 32 << 20
+# Bytes of a weight that is looked at before and after a checked call, whether it changes: what counts calls is small.
+MAX_FIXED = 1 << 20
 # For choosing among a candidate's configurations, milliseconds; Triton's own are 25 and 100.
 TUNE_WARM_MS, TUNE_MS = 5, 40
 
@@ -176,6 +179,7 @@ class OnCuda:
         driver.get_benchmarker = benchmarker
         triton.runtime.driver.set_active(driver)
         outputs.device_type = "cuda"
+        shim.see_texts()
         self.module = child.load(path, "candidate")
 
     def mode(self):
@@ -188,10 +192,12 @@ class OnCuda:
 
     def begin(self, watcher, idle):
         seen.reset()
+        # It is told of single numbers that are read as text.
+        interp.watch = watcher
         seen.watcher, seen.idle, seen.counting = watcher, idle, True
 
     def end(self):
-        seen.watcher, seen.idle, seen.counting = None, False, False
+        interp.watch, seen.watcher, seen.idle, seen.counting = None, None, False, False
         return {"launches": seen.count, "kernel_bytes": seen.bytes, "signatures": list(seen.signatures)}
 
 
@@ -226,9 +232,9 @@ class Running:
             torch.default_generator.manual_seed(self.job["build_seed"])
             kwargs = frames.unpack(self.job["init_kwargs"], self.blob)
             model = self.on.module.ModelNew(*frames.unpack(self.job["init"], self.blob), **kwargs)
-            if isinstance(model, torch.nn.Module):
-                model = model.to(self.where.torch)
-                child.adopt(model, [(k, frames.unpack(v, self.view)) for k, v in state])
+            if plain.is_module(model):
+                torch.nn.Module.to(model, self.where.torch)
+            child.built[id(model)] = child.Built(model, [(k, frames.unpack(v, self.view)) for k, v in state])
         self.where.sync()
         return model
 
@@ -236,13 +242,14 @@ class Running:
         """One checked forward: what it returned stands in the box, what it did is in the answer."""
         model = self.model if draw["state"] is None else self.build(draw["state"])
         args = frames.unpack(draw["inputs"], self.view)
-        watcher = watch.Watch(watch.tensors(args), outputs.weight_tensors(model), draw["layout"])
+        fixed = [(t, t.clone()) for t in child.built[id(model)].fixed(draw["moving"]) if t.nbytes <= MAX_FIXED]
+        watcher = watch.Watch(watch.tensors(args), plain.weights(model), draw["layout"], idle=idle)
         self.on.begin(watcher, idle)
         shim.escaped.clear()
         tensors, tree, raised = [], "", None
         try:
             with self.on.mode(), watcher:
-                tensors, tree = outputs.flatten(self.forward(model, draw, args))
+                tensors, tree = outputs.flatten(child.forward(model, draw, args))
         except Exception as e:
             # A fault of the device is not an answer to an odd shape.
             if not (idle or draw["may_raise"]) or "CUDA error" in str(e):
@@ -257,16 +264,12 @@ class Running:
             raise child.Reject("no_launch", f"a checked forward launched no Triton kernel ({child.mode(draw)})")
         others = [outputs.span(t) for t in watch.tensors(args)] + outputs.weights_of(model)
         said = {"tree": tree, "raised": raised, "evidence": evidence,
-                "outputs": self.put(tensors, draw["set"], others)}
+                "outputs": self.put(tensors, draw["set"], others),
+                "weights": sum(not child.oracle.same_bits(t, was) for t, was in fixed)}
+        if model is not self.model:
+            del child.built[id(model)]
         self.where.sync()
         return said
-
-    def forward(self, model, draw, args):
-        seed_everything(draw["seed"])
-        if isinstance(model, torch.nn.Module):
-            child.oracle.set_mode(model, draw["train"])
-        with torch.set_grad_enabled(draw["grad"]):
-            return model(*args)
 
     def put(self, tensors, number, others):
         shelf, entries = box.Shelf(self.memory, self.job["box"]["outputs"][number]), []
@@ -295,8 +298,8 @@ class Running:
 
         def asked(draw, args):
             def call():
-                seed_everything(draw["seed"])
-                return model(*args)
+                # What a checked call does before and after it, a timed one does as well, or it could be told from it.
+                return child.forward(model, draw, args)
 
             def alone():
                 last.clear()
@@ -304,9 +307,7 @@ class Running:
             return alone if one_place else call
 
         with self.on.mode(), torch.no_grad():
-            if isinstance(model, torch.nn.Module):
-                child.oracle.set_mode(model, True)
-            device.heat(lambda: model(*thrown_away))
+            device.heat(lambda: child.forward(model, {**draws[0], "seed": heat["seed"]}, thrown_away))
             self.where.sync()
             yield {"event": "ready"}
             # The host's clock runs from its sending.
@@ -324,21 +325,17 @@ class Running:
 
     def looked_at(self, draw, args):
         """What torch does in a call like those that were timed: nobody looks while the clock runs, and calls can be counted."""
-        watcher = watch.Watch(watch.tensors(args), outputs.weight_tensors(self.model), draw["layout"], lambda t: None)
+        watcher = watch.Watch(watch.tensors(args), plain.weights(self.model), draw["layout"], lambda t: None)
         self.on.begin(watcher, False)
         shim.escaped.clear()
         try:
             with self.on.mode(), watcher:
-                self.forward(self.model, draw, args)
+                child.forward(self.model, draw, args)
         finally:
             self.on.end()
         for name, size in shim.escaped.items():
             watcher.note(name, size)
         return watcher.report()
-
-
-def seed_everything(seed):
-    child.oracle.seed_everything(seed)
 
 
 def run(job_fd, result, command, box_fd):

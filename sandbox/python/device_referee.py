@@ -135,7 +135,7 @@ class Session(referee.Prepared):
         shelf = box.Shelf(self.memory, self.layout.inputs[self.current])
         self.sent = args
         self.wire = {
-            "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "set": self.current,
+            "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "set": self.current, "moving": self.moving(),
             "may_raise": kind == plan.SHAPE, "layout": self.layouts(), "state": None if state is None else self.pack_state(state),
             "inputs": frames.pack(args, shelf)}
         self.where.sync()
@@ -198,7 +198,7 @@ class Session(referee.Prepared):
         if self.heating is None:
             self.heating = self.task.inputs(self.task.space, self.seed("heating"))
         shelf = box.Shelf(self.memory, self.somewhere(slots[0], self.heating))
-        heat = {"inputs": frames.pack(self.heating, shelf)}
+        heat = {"inputs": frames.pack(self.heating, shelf), "seed": self.seed("heating run")}
         self.where.sync()
         return {"heat": heat, "calls": wires, "one_place": self.one_place}
 

@@ -10,6 +10,8 @@ import struct
 
 import torch
 
+import plain
+
 DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (
@@ -77,7 +79,10 @@ class Blob:
         self.parts, self.size = [], 0
 
     def add(self, tensor):
-        data = raw(tensor)
+        return self.put(tensor, raw(tensor))
+
+    def put(self, tensor, data):
+        """One whose elements are known already."""
         pad = -self.size % 64
         if pad:
             self.parts.append(bytes(pad))
@@ -98,10 +103,13 @@ class Blob:
 
 def raw(tensor):
     """A tensor's elements in C order, as bytes."""
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    if flat.numel() == 0:
-        return b""
-    return flat.view(torch.uint8).numpy().tobytes()
+    # Through a tensor of its own: one that a candidate has held may have methods of the candidate's.
+    tensor = plain.alias(tensor)
+    with torch._C.DisableTorchFunction():
+        flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+        if flat.numel() == 0:
+            return b""
+        return flat.view(torch.uint8).numpy().tobytes()
 
 
 def tensor_from(entry, blob):

@@ -4,6 +4,7 @@ import ctypes
 import torch
 
 import frames
+import plain
 import shim
 import watch
 
@@ -17,17 +18,20 @@ class NotAnAnswer(Exception):
 
 
 def flatten(value):
-    """(tensors, tree): the tree names containers, so that a tuple of one is not a tensor."""
+    """(tensors, tree): the tree names containers, so that a tuple of one is not a tensor. Tensors are aliases that the candidate does not
+    have, so that their methods stay torch's."""
     found = []
 
     def walk(node):
         if type(node) is torch.Tensor:
-            found.append(node)
+            if plain.attributes(node):
+                raise NotAnAnswer("forward returned a tensor with attributes of its own, expected a plain one")
+            found.append(plain.alias(node))
             return "t"
-        if type(node) is list or isinstance(node, tuple):
+        if type(node) is list or issubclass(type(node), tuple):
             # Not what a class of the candidate's makes of going through it.
-            plain = list.__iter__(node) if type(node) is list else tuple.__iter__(node)
-            return f"({','.join(map(walk, plain))})"
+            inner = list.__iter__(node) if type(node) is list else tuple.__iter__(node)
+            return f"({','.join(map(walk, inner))})"
         if type(node) is dict and all(type(k) in (str, int) for k in node):
             return f"{{{','.join(f'{k!r}:{walk(node[k])}' for k in node)}}}"
         raise NotAnAnswer(f"forward returned a {type(node).__name__}, expected a plain torch.Tensor")
@@ -44,6 +48,9 @@ def flatten(value):
                               f"forward returned a tensor on {device}, expected {device_type}")
         if tensor.untyped_storage().data_ptr() in shim.host:
             raise NotAnAnswer("forward returned a tensor on the CPU")
+        # Whoever reads it would have to compute it.
+        if tensor.is_neg() or tensor.is_conj():
+            raise NotAnAnswer("forward returned a lazy negation or conjugation, expected the elements themselves")
     return found, tree
 
 
@@ -53,12 +60,8 @@ def span(tensor):
     return memory.data_ptr(), memory.data_ptr() + memory.nbytes()
 
 
-def weight_tensors(model):
-    return [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
-
-
 def weights_of(model):
-    return [span(t) for t in weight_tensors(model)]
+    return [span(t) for t in plain.weights(model)]
 
 
 def oddities(tensor, others):

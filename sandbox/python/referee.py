@@ -195,9 +195,16 @@ class Prepared:
         self.wire.append({
             "kind": kind, "seed": self.seed("run", index), "train": train, "grad": grad, "rewrite": rewrite,
             "may_raise": kind == SHAPE, "must_launch": True, "backwards": False,
-            "layout": self.layouts(),
+            "layout": self.layouts(), "moving": self.moving(),
             "state": None if state is None else self.pack_state(state),
             "inputs": frames.pack(args, self.blob)})
+
+    def moving(self):
+        """Buffers that the reference itself has changed, by name: a candidate may do so too, and leaves all others as they are."""
+        if not isinstance(self.model, torch.nn.Module):
+            return []
+        pairs = zip(self.model.named_buffers(), self.pristine.buffers())
+        return [name for (name, now), was in pairs if now.shape != was.shape or not oracle.same_bits(now, was)]
 
     def layouts(self):
         """Whether torch's copies into another order are looked at: where nothing is summed the order is most of the work."""
@@ -335,6 +342,8 @@ class Comparison:
             self.wrong(f"{where} shares memory with an input, a weight or an earlier output")
         if self.prepared.task.ordered and draw.answer.contiguous[i] and not entry.get("contiguous"):
             self.wrong(f"{where} is another view of elements that stand in another order; the reference returns contiguous ones")
+        if entry.get("changed"):
+            self.wrong(f"{where} was changed after forward had returned it")
         if entry.get("overlaps") and not draw.answer.overlaps[i]:
             self.wrong(f"{where} has elements that share one place in memory")
         if not error <= self.report["max_abs_error"]:

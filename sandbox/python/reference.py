@@ -6,6 +6,7 @@ import torch
 
 import device
 import oracle
+import plain
 
 # Timed outputs are compared with a reference in float32: both may be off.
 TIMED_MARGIN = 2.0
@@ -76,8 +77,11 @@ def timed_calls(where, model, calls, plain=True, synced=0, heating=None, kept=Tr
 
     def asked(seed, args):
         def call():
+            # As a candidate's call, so that the host has as much to do.
             oracle.seed_everything(seed)
-            out = model(*args)
+            modes.set(True)
+            with torch.set_grad_enabled(False):
+                out = model(*args)
             return out if kept else None
         return call
 
@@ -86,6 +90,7 @@ def timed_calls(where, model, calls, plain=True, synced=0, heating=None, kept=Tr
     try:
         if isinstance(model, torch.nn.Module):
             oracle.set_mode(model, True)
+        modes = plain.Modes(model)
         with torch.no_grad():
             device.heat(lambda: model(*heating))
             where.sync()

@@ -10,11 +10,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import interp
+import plain
 
 DEVICE = torch.device("cuda", 0)
 EMPTY = {torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty, torch.Tensor.new_empty_strided}
 # What hands a tensor's elements to the host; a CUDA tensor would refuse most of these.
 ESCAPES = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__}
+TEXT = "__repr__"
 # Memory of tensors that were moved to the host by name.
 host = set()
 # Which of them were used on more than one element, for `watch`.
@@ -49,6 +51,29 @@ def poison(tensor):
     return tensor.fill_(torch.iinfo(tensor.dtype).max)
 
 
+def left(name, tensor):
+    """A tensor's elements went to the host. One of them is a number that was read, as by `item`."""
+    if not plain.is_tensor(tensor) or interp.inside and not interp.programs:
+        return
+    with torch._C.DisableTorchFunction():
+        size = plain.numel(tensor)
+    if size > 1:
+        escaped[name] = max(size, escaped.get(name, 0))
+    elif interp.watch is not None:
+        interp.watch.reads += size
+
+
+def see_texts():
+    """Whatever asks for a tensor's text, comes through here: torch makes it with nobody watching."""
+    made = torch._tensor_str._str
+
+    def text(self, *, tensor_contents=None):
+        if tensor_contents is None:
+            left(TEXT, self)
+        return made(self, tensor_contents=tensor_contents)
+    torch._tensor_str._str = text
+
+
 class CudaIsCpu(TorchFunctionMode):
     """`fill` is what happens to memory that is allocated but not written."""
 
@@ -65,8 +90,8 @@ class CudaIsCpu(TorchFunctionMode):
         kwargs.pop("pin_memory", None)
         if func in CUDA:
             return args[0]
-        if func in ESCAPES and (interp.programs or not interp.inside) and args[0].numel() > 1:
-            escaped[func.__name__] = max(args[0].numel(), escaped.get(func.__name__, 0))
+        if func in ESCAPES:
+            left(func.__name__, args[0])
         if func in TO and len(args) > 1:
             args = (args[0], *[cpu(a) if isinstance(a, (str, torch.device, int)) and not isinstance(a, bool)
                                and (i == 0 or not isinstance(a, int)) else a for i, a in enumerate(args[1:])])
@@ -153,6 +178,7 @@ def install():
     torch.Tensor.is_cpu = property(lambda self: False)
     torch.Tensor.device = property(lambda self: DEVICE)
     torch.Tensor.get_device = lambda self: 0
+    see_texts()
     move = torch.nn.Module.to
     torch.nn.Module.to = lambda self, *a, **k: move(
         self, *[cpu(x) for x in a], **{n: (cpu(v) if n == "device" else v) for n, v in k.items()})

@@ -3,6 +3,9 @@
 A second line behind the static rules: it sees work that they were talked out of. Like everything in this process it is
 the candidate's word; Rust bounds it and `reward` weighs it.
 """
+import itertools
+import math
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.jit import TensorWrapper
@@ -10,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 import interp
 import memory
+import plain
 import shim
 
 MAX_NAMED = 8
@@ -31,20 +35,22 @@ VIEWS = {
     "view", "_unsafe_view", "_reshape_alias", "reshape", "as_strided", "as_strided_", "expand", "permute", "transpose",
     "transpose_", "t", "t_", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "slice", "select", "split",
     "split_with_sizes", "unsafe_split", "unsafe_chunk", "chunk", "unbind", "narrow", "diagonal", "unfold", "alias",
-    "detach", "detach_", "movedim", "view_as_real", "view_as_complex", "_conj", "_neg_view", "set_", "resize_",
+    "detach", "detach_", "movedim", "view_as_real", "view_as_complex", "_conj", "_neg_view",
     "_local_scalar_dense", "is_same_size", "is_pinned", "numel", "sym_size", "sym_stride", "sym_numel", "size",
     "stride", "dim", "is_contiguous", "sym_storage_offset", "is_set_to", "record_stream", "real", "imag", "_version",
     "_has_compatible_shallow_copy_type", "_fw_primal", "_make_dual", "resolve_conj", "resolve_neg", "_assert_async",
 }
+# Other memory under a tensor, with what was there.
+MOVES = {"set_", "resize_"}
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
 
 def tensors(values):
-    """The tensors among arguments; a descriptor stands for its base."""
+    """The tensors among arguments, without methods of anybody's; a descriptor stands for its base."""
     for value in values:
         value = value.base if type(value) in (TensorDescriptor, TensorWrapper) else value
-        if isinstance(value, torch.Tensor):
-            yield value
+        if plain.is_tensor(value):
+            yield plain.plain(value)
         elif isinstance(value, (list, tuple)):
             yield from tensors(value)
 
@@ -53,17 +59,31 @@ def storage(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
+def largest(shapes):
+    """Elements of the largest of them, also as two are made one shape."""
+    most = max(map(math.prod, shapes), default=0)
+    for a, b in itertools.combinations(shapes[:MAX_NAMED], 2):
+        a, b = sorted((tuple(a), tuple(b)), key=len)
+        a = (1,) * (len(b) - len(a)) + a
+        if all(m == n or 1 in (m, n) for m, n in zip(a, b)):
+            most = max(most, math.prod(map(max, a, b)))
+    return most
+
+
 class Watch(TorchDispatchMode):
     """The elements of the inputs and the weights must go through kernels. `layout`: so must their order, because the task is little else;
-    a weight may be laid out once as it suits. `fill`: what happens to memory that is allocated and not written."""
+    a weight may be laid out once as it suits. `fill`: what happens to memory that is allocated and not written. `idle`: kernels do nothing, and
+    what they were to write is anything."""
 
     @classmethod
     def _should_skip_dynamo(cls):
         # Or the first operation would import torch's compiler.
         return False
 
-    def __init__(self, inputs, weights, layout=False, fill=shim.poison):
+    def __init__(self, inputs, weights, layout=False, fill=shim.poison, idle=False):
         super().__init__()
+        self.idle, inputs = idle, list(inputs)
+        self.largest = largest([t.shape for t in inputs])
         self.weights = {storage(t) for t in weights}
         self.given = {storage(t) for t in inputs} | self.weights
         self.data = set(self.given)
@@ -72,7 +92,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        name = func._schema.name.partition("::")[2]
+        space, _, name = func._schema.name.partition("::")
+        # Of an operation of the candidate's own nobody knows what it does; it may be called `clone`.
+        name = name if space == "aten" else func._schema.name
         if interp.inside:
             if interp.programs:
                 self.note(f"{name} in a kernel", max((t.numel() for t in tensors((*args, out))), default=1))
@@ -90,6 +112,8 @@ class Watch(TorchDispatchMode):
             self.bytes += sum(t.nbytes for t in tensors(made))
             for tensor in tensors(made):
                 memory.overwritten(tensor)
+        elif name in MOVES:
+            self.data.update(storage(t) for t in tensors(made))
         elif name in VIEWS:
             self.reads += name == "_local_scalar_dense"
         else:
@@ -106,8 +130,10 @@ class Watch(TorchDispatchMode):
             self.data.difference_update(storage(t) for t in made)
             return
         self.data.update(storage(t) for t in made)
-        if name in COPIES and self.layout and self.rearranges(given, made):
-            self.note(name, max(t.numel() for t in made))
+        if name in COPIES:
+            does = self.does(name, given, made)
+            if does is not None:
+                self.note(f"{name} {does}".rstrip(), max(t.numel() for t in made))
         if name in COPIES | CONSTANTS | ALLOCATIONS:
             return
         size = max((t.numel() for t in (*given, *made)), default=0)
@@ -115,6 +141,37 @@ class Watch(TorchDispatchMode):
         self.singles += size == 1
         if size > 1 or self.singles > MAX_READS:
             self.note(name, max(size, self.singles))
+
+    def does(self, name, given, made):
+        """What a copy does besides, in words; None where it is nothing."""
+        source = given[-1]
+        if source.is_neg() or source.is_conj():
+            return "of a lazy negation"
+        if self.layout and self.rearranges(given, made):
+            return ""
+        if made and made[0].numel() > 1:
+            if self.compares(source, made[0]):
+                return f"to {str(made[0].dtype).removeprefix('torch.')}"
+            if name != "slice_scatter" and self.repeats(source, made[0]):
+                return "of repeated elements"
+        return None
+
+    def compares(self, source, made):
+        """Whether a cast to flags or integers changes a value: then it is a comparison or a rounding. What holds flags or integers
+        already has only its dtype changed."""
+        narrow = made.dtype == torch.bool or not made.dtype.is_floating_point and source.dtype.is_floating_point
+        if self.idle or not narrow or made.dtype == source.dtype or made.dtype.is_complex or source.dtype.is_complex:
+            return False
+        return not bool((made.to(source.dtype) == source).all())
+
+    def repeats(self, source, made):
+        """Whether it has elements several times, and more than any input or any two of them together: an answer's work, not an argument
+        made as large as another."""
+        if made.numel() <= self.largest or storage(source) not in self.data - self.weights:
+            return False
+        axes = [(n, s) for n, s in zip(source.shape, source.stride()) if n > 1 and s != 0]
+        places = min(math.prod(n for n, _ in axes), 1 + sum((n - 1) * s for n, s in axes))
+        return 1 < places < made.numel()
 
     def rearranges(self, given, made):
         """Whether a copy has its elements in another order than what it is made of. Of `copy_` the first is where it goes."""

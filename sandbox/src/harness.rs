@@ -28,6 +28,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "oracle.py",
     "order.py",
     "outputs.py",
+    "plain.py",
     "plan.py",
     "referee.py",
     "reference.py",

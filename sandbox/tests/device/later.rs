@@ -78,3 +78,44 @@ class ModelNew(torch.nn.Module):
         lab.end().await;
     });
 }
+
+/// Planted: the modes are set once for a burst and before each checked call (as it was). Seen: what a call leaves behind tells a timed one from
+/// a checked one.
+#[test]
+fn a_timed_call_finds_what_a_checked_one_finds() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, true).await else { return };
+        let body = "\
+if self.training == 7: return torch.zeros_like(x)
+self.training = 7
+torch.set_grad_enabled(True)
+return add(x, y)";
+        let outcome = lab.evaluate(0, ADD_TASK, &add_with("", body)).await.expect("no fault").outcome;
+        assert!(outcome.is_correct(), "{outcome:?}");
+        lab.end().await;
+    });
+}
+
+/// Planted: nobody looks at a weight on the device (as it was). Seen: calls are counted in a buffer of the reference's.
+#[test]
+fn a_buffer_stays_as_it_is_on_the_device_too() {
+    runtime().block_on(async {
+        let Some(lab) = lab(1, false).await else { return };
+        let made = "    def __init__(self):
+        super().__init__()
+        self.register_buffer('still', torch.zeros((), dtype=torch.int64))
+        self.register_buffer('moving', torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x, y):
+";
+        let with = |text: &str| text.replace("    def forward(self, x, y):\n", made);
+        let task = with(ADD_TASK).replace("        return x", "        self.moving.add_(1)\n        return x");
+        let outcome =
+            lab.evaluate(0, &task, &with(&only_there("self.moving.add_(1)"))).await.expect("no fault").outcome;
+        assert!(outcome.is_correct(), "{outcome:?}");
+        let outcome = lab.evaluate(0, &task, &with(&only_there("self.still.add_(1)"))).await.expect("no fault").outcome;
+        let Outcome::WrongAnswer { message } = &outcome else { panic!("{outcome:?}") };
+        assert!(message.contains("at full size") && message.contains("changed 1 of the weights"), "{message}");
+        lab.end().await;
+    });
+}

@@ -146,3 +146,102 @@ fn a_tuner_that_says_how_long_it_measures_is_done_at_once() {
         assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
     }
 }
+
+/// Planted: torch makes a tensor's text with nobody watching, and nobody asks who wanted it (as it was). Seen: an answer from it.
+#[test]
+fn the_text_of_a_tensor_is_its_elements() {
+    let lab = lab_or_skip!();
+    for text in [
+        "repr([x])",
+        "f'{[x]}'",
+        "'%s' % x",
+        "str({0: x})",
+        "str(ValueError([x]))",
+        "print(x, file=open(os.devnull, 'w'))",
+        "format(x)",
+        "torch._tensor_str._str(x[:1])",
+    ] {
+        let report = lab.evaluate(ADD_TASK, &add_with("", &format!("{text}\nreturn add(x, y)"))).unwrap();
+        let Some((name, size)) = report.evidence.forwards[0].computed.first() else { panic!("{text}: {report:?}") };
+        assert!(name == "__repr__" && *size >= 128, "{text}: {report:?}");
+    }
+    // Number by number is no other way.
+    for text in ["repr(x[0, n])", "str(x[:1, n:n + 1])", "x[0, n:n + 1].tolist()", "f'{x[0, n]}'"] {
+        let body = format!("for n in range(100): {text}\nreturn add(x, y)");
+        let report = lab.evaluate(ADD_TASK, &add_with("", &body)).unwrap();
+        assert_eq!(report.evidence.forwards[0].computed, [("item".to_owned(), 100)], "{text}");
+    }
+    let honest = "f'{x.shape} {x.dtype} {x[0, 0]} {self}'\nreturn add(x, y)";
+    let report = lab.evaluate(ADD_TASK, &add_with("", honest)).unwrap();
+    assert!(report.outcome == PASSED && report.evidence.forwards[0].computed.is_empty(), "{report:?}");
+}
+
+/// Planted: a copy is a copy, whatever it makes of what is copied (as it was). Seen: a comparison by a cast, a sign by a lazy view, every element
+/// four times by `expand`.
+#[test]
+fn a_copy_that_does_a_tasks_work_is_work() {
+    let lab = lab_or_skip!();
+    for (body, name) in [
+        ("x.bool()", "_to_copy to bool"),
+        ("x.to(torch.int32)", "_to_copy to int32"),
+        ("torch.empty(x.shape, dtype=torch.bool).copy_(x)", "copy_ to bool"),
+        ("x.view(torch.int32).bool()", "_to_copy to bool"),
+        ("x.to(torch.complex64).mH.imag.contiguous()", "clone of a lazy negation"),
+        ("torch.view_as_complex(x.view(8, 64, 2)).conj().resolve_conj()", "clone of a lazy negation"),
+        (
+            "torch.empty_like(x)[:, :64].copy_(torch.view_as_complex(x.view(8, 64, 2)).mH.imag.t())",
+            "copy_ of a lazy negation",
+        ),
+        ("x.view(8, 128, 1).expand(8, 128, 4).reshape(8, 512)", "clone of repeated elements"),
+        ("torch.empty(8, 128, 4).copy_(x[:, :, None])", "copy_ of repeated elements"),
+        ("x.unfold(1, 9, 1).contiguous()", "clone of repeated elements"),
+        ("x.expand(3, 8, 128).to(torch.float64)", "_to_copy of repeated elements"),
+        ("held = x.clone()\nheld.resize_(64, 128).exp()", "exp"),
+        ("held = torch.empty(0)\nheld.set_(x.untyped_storage().clone(), 0, (8, 128))\nheld.exp()", "exp"),
+    ] {
+        let report = lab.evaluate(ADD_TASK, &add_with("", &format!("{body}\nreturn add(x, y)"))).unwrap();
+        let found: Vec<&str> = report.evidence.forwards[0].computed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(found, [name], "{body}: {report:?}");
+    }
+    // Flags and whole numbers under another dtype, arguments made as large as others, weights.
+    let honest = "\
+flags = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+flag_kernel[(triton.cdiv(x.numel(), 256),)](x, flags, x.numel(), BLOCK=256)
+flags.bool().to(torch.uint8).long().float().int()
+x.half().float().to(torch.bfloat16).double()
+x[:1].expand(8, 128).contiguous()
+row, column = x[:1], y[:, :1]
+row, column = torch.broadcast_tensors(row, column)
+row.contiguous()
+torch.arange(4)[:, None].expand(4, 4000).contiguous().bool()
+return add(x, y)";
+    let top = "
+@triton.jit
+def flag_kernel(x, out, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + at, (tl.load(x + at, mask=at < n) > 0).to(tl.int8), mask=at < n)
+";
+    let report = lab.evaluate(ADD_TASK, &add_with(top, honest)).unwrap();
+    assert_eq!(report.outcome, PASSED);
+    assert!(report.evidence.forwards.iter().all(|seen| seen.computed.is_empty()), "{report:?}");
+    match lab.outcome(ADD_TASK, &add_with("", "return torch._neg_view(add(x, y))")) {
+        Outcome::WrongAnswer { message } if message.contains("lazy negation") => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Planted: an operation is known by its last name (as it was). Seen: one of the candidate's own that is called `clone`.
+#[test]
+fn only_torchs_own_operations_are_known_by_name() {
+    let lab = lab_or_skip!();
+    let top = "
+# A candidate is imported twice.
+if not hasattr(torch, 'MINE'):
+    torch.MINE = torch.library.Library('mine', 'DEF')
+    torch.MINE.define('clone(Tensor x) -> Tensor')
+    torch.MINE.impl('clone', torch.exp, 'CPU')
+";
+    let report = lab.evaluate(ADD_TASK, &add_with(top, "torch.ops.mine.clone(x)\nreturn add(x, y)")).unwrap();
+    let found = report.evidence.forwards.first().map(|seen| seen.computed.clone()).unwrap_or_default();
+    assert!(found.iter().any(|(name, _)| name == "mine::clone"), "{report:?}");
+}

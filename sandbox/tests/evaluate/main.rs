@@ -10,5 +10,6 @@ mod host;
 mod hostile;
 mod inputs;
 mod lab;
+mod methods;
 mod order;
 mod wrong;
