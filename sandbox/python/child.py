@@ -16,6 +16,7 @@ import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
+import combine
 import frames
 import interp
 import memory
@@ -24,6 +25,7 @@ import order
 import outputs
 import shim
 import standin
+import tuners
 import watch
 
 MAX_MESSAGE = 2000
@@ -103,6 +105,8 @@ def adopt(model, state):
 
 
 def forward(model, draw, args):
+    tuners.turn(draw["seed"])
+    combine.turn(draw["seed"])
     torch.default_generator.manual_seed(draw["seed"])
     if isinstance(model, torch.nn.Module):
         oracle.set_mode(model, draw["train"])
@@ -320,11 +324,13 @@ def run(job_fd, result):
             module = load(path, "candidate")
             say({"event": "imported"})
             phase = "compile"
+            tuners.begin(job["build_seed"])
             launches, compiled = compile_once(module, job, unchecked, blob)
         say({"event": "compiled", "launches": launches, "signatures": compiled})
         phase = "run"
         del module
         interp.enter()
+        tuners.begin(job["build_seed"])
         with shim.CudaIsCpu(shim.poison):
             session = Session(load(path, "candidate"), job, blob)
             for draw in checked:
