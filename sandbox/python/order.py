@@ -18,6 +18,8 @@ atomics, overlapped = False, False
 backwards, waited = False, False
 # Bytes of the largest memory of which each byte is looked after; of a larger one it is those pages, up to as many bytes, that are used.
 MAX_TRACED, PAGE = 1 << 24, 1 << 12
+# Bytes of the largest element: one that is not aligned goes beyond its page.
+LONGEST = 8
 # Memory operations of one program: the most of any in the usual order, and those of the present one. Who needs many times as many in the
 # other order waits in a loop.
 PATIENCE, GRACE = 2, 1000
@@ -46,7 +48,7 @@ class _Memory:
     def __init__(self, size):
         self.size, self.pages = size, None
         if size > MAX_TRACED:
-            self.pages, self.used, size = np.full(-(-size // PAGE), -1, dtype=np.int32), 0, PAGE
+            self.pages, self.used, size = np.full(-(-size // PAGE), -1, dtype=np.int32), 0, LONGEST
         self.writers, self.readers, self.lanes = (np.zeros(size, dtype=np.int32) for _ in range(3))
 
     def places(self, at):
@@ -58,8 +60,8 @@ class _Memory:
         if new.size:
             self.pages[new] = np.arange(self.used, self.used + new.size)
             self.used += new.size
-            if self.used * PAGE > self.writers.size:
-                more = max(self.used * PAGE, 2 * self.writers.size)
+            if self.used * PAGE + LONGEST > self.writers.size:
+                more = max(self.used * PAGE + LONGEST, 2 * self.writers.size)
                 for part in ("writers", "readers", "lanes"):
                     old = getattr(self, part)
                     setattr(self, part, np.concatenate([old, np.zeros(more - old.size, dtype=np.int32)]))
@@ -204,6 +206,11 @@ def changes(handle, mask, swaps, semantic, scope):
         _over |= carried if told else 2
     if releases and told:
         _ended |= 1 << len(_programs) - 1
+    elif releases:
+        for s in range(len(_programs) - 2, _first - 1, -1):
+            if _released[s]:
+                break
+            _released[s] = 2
     # What others released here passes through an operation that releases nothing itself.
     _released[-1], _atomic = (_over | own if releases else 0) | carried, True
     _stretch()

@@ -373,8 +373,10 @@ def constants(model):
     found = {}
     if isinstance(model, torch.nn.Module):
         for name, tensor in model.named_parameters():
-            if tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()):
-                found[name] = tensor.reshape(-1)[0].item()
+            flat = tensor.detach().reshape(-1)
+            # Almost all others are told by two of their elements.
+            if tensor.is_floating_point() and flat.numel() and bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all()):
+                found[name] = flat[0].item()
     return found
 
 

@@ -54,7 +54,7 @@ def _tuned(self, *args, **kwargs):
     known = self.__dict__.setdefault("_configurations", {})
     for key, (asked, fit) in known.items():
         places = _places(asked)
-        self.cache[key] = min(fit, key=places.get)
+        self.cache[key] = min(fit, key=lambda config: places.get(config, len(places)))
     out = _run(self, *args, **kwargs)
     for key in self.cache.keys() - known.keys():
         fit = [config for config, time in self.configs_timings.items() if time[0] < math.inf]
