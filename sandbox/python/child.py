@@ -16,6 +16,7 @@ import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
+import combine
 import frames
 import interp
 import memory
@@ -25,6 +26,7 @@ import outputs
 import plain
 import shim
 import standin
+import tuners
 import watch
 
 MAX_MESSAGE = 2000
@@ -121,6 +123,8 @@ class Built:
 
 def forward(model, draw, args):
     """One call, the same whether it is checked or timed."""
+    tuners.turn(draw["seed"])
+    combine.turn(draw["seed"])
     oracle.seed_everything(draw["seed"])
     built[id(model)].modes.set(draw["train"])
     with torch.set_grad_enabled(draw["grad"]):
@@ -341,11 +345,13 @@ def run(job_fd, result):
             module = load(path, "candidate")
             say({"event": "imported"})
             phase = "compile"
+            tuners.begin(job["build_seed"])
             launches, compiled = compile_once(module, job, unchecked, blob)
         say({"event": "compiled", "launches": launches, "signatures": compiled})
         phase = "run"
         del module
         interp.enter()
+        tuners.begin(job["build_seed"])
         with shim.CudaIsCpu(shim.poison):
             session = Session(load(path, "candidate"), job, blob)
             for draw in checked:

@@ -18,6 +18,7 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 from triton.runtime.jit import JITFunction, TensorWrapper
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import combine
 import constants
 import libdevice_models
 import memory
@@ -27,9 +28,9 @@ _swaps = []
 # Whether a kernel runs at this moment, and whether its programs do: what torch is asked there is Python's that the candidate brought into
 # the kernel. Whether launches do nothing (the ablation); who is told of launches.
 inside, programs, ablated, watch = False, False, False, None
-# Launches since `reset`: a count, and the first ones in words.
-launches, signatures = 0, []
-MAX_SIGNATURES = 64
+# Launches since `reset`: a count, and the first ones in words. All there ever were, as far as they are kept.
+launches, signatures, met = 0, [], set()
+MAX_SIGNATURES, MAX_MET = 64, 1024
 
 
 def reset(watcher=None, own=()):
@@ -89,6 +90,7 @@ def prepare():
     builder.set_grid_dim = _begun(builder.set_grid_dim)
     builder.cast_impl = _cast(builder.cast_impl)
     memory.install()
+    combine.install()
     constants.prepare([twin for _, _, twin in _swaps])
 
 
@@ -177,9 +179,13 @@ def _counted(call):
             only_tensors(value)
         for name in self.arg_names:
             constants.check(name, bound[name], name in self.constexprs)
+        said = signature(self.fn.__name__, [*grid, 1, 1, 1][:3], [bound[n] for n in self.arg_names])
         out = None
         if not ablated:
-            memory.allow(values)
+            # What this draw launches and no other one did: its sizes may have a kernel of their own.
+            words = str(said)
+            memory.allow(values, words not in met and len(met) < MAX_MET)
+            met.add(words)
             inside = True
             try:
                 out = call(self, *args, **kwargs)
@@ -189,8 +195,7 @@ def _counted(call):
         if 0 not in grid:
             launches += 1
             if len(signatures) < MAX_SIGNATURES:
-                grid = (*grid, 1, 1, 1)[:3]
-                signatures.append(signature(self.fn.__name__, grid, [bound[n] for n in self.arg_names]))
+                signatures.append(said)
         return out
     return counted
 

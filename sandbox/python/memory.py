@@ -69,8 +69,8 @@ def remembered():
                for low, kept in _kept.items())
 
 
-def allow(values):
-    """Only this launch's tensors from here on."""
+def allow(values, new=False):
+    """Only this launch's tensors from here on; `new`: see `order`."""
     _spans.clear()
     for tensor in watch.tensors(values):
         memory = tensor.untyped_storage()
@@ -78,7 +78,7 @@ def allow(values):
         _spans.append((low, low + memory.nbytes()))
         if low not in _own and low not in _kept and memory.nbytes():
             _kept[low] = _Kept(memory)
-    order.begin([(low, high - low) for low, high in _spans])
+    order.begin([(low, high - low) for low, high in _spans], new)
 
 
 def _follow(handle, mask, reads, writes):
@@ -130,7 +130,7 @@ def install():
         if _kept:
             _follow(ptrs, active, True, False)
         order.step()
-        if order.tracing:
+        if order.traced:
             order.reads(ptrs, active)
         if stray is None:
             return load(self, ptrs, mask, other, *rest, **kwargs)
@@ -148,27 +148,27 @@ def install():
         if _kept:
             _follow(ptrs, active, False, True)
         order.step()
-        if order.tracing:
+        if order.traced:
             order.writes(ptrs, active if stray is None else active & ~stray, value)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
         return store(self, ptrs, value, mask, *rest, **kwargs)
 
-    def guarded_change(self, operation, ptrs, value, mask, *rest):
+    def guarded_change(self, operation, ptrs, value, mask, *how):
         global stray_stores
         active = whole(mask, ptrs)
         stray = _strays(ptrs, active)
         if _kept:
             _follow(ptrs, active, True, True)
         order.step()
-        order.changes(ptrs, active, operation == ir.ATOMIC_OP.XCHG)
+        order.changes(ptrs, active, operation == ir.ATOMIC_OP.XCHG, *how)
         if stray is not None:
             stray_stores += int(stray.sum())
             mask = TensorHandle(active & ~stray, tl.int1)
-        return change(self, operation, ptrs, value, mask, *rest)
+        return change(self, operation, ptrs, value, mask, *how)
 
-    def guarded_swap(self, ptrs, *rest):
+    def guarded_swap(self, ptrs, old, new, *how):
         global stray_stores
         active = np.ones(ptrs.data.shape, dtype=bool)
         stray = _strays(ptrs, active)
@@ -178,8 +178,8 @@ def install():
             stray_stores += int(stray.sum())
             raise IndexError("an atomic exchange outside the tensors of its launch")
         order.step()
-        order.changes(ptrs, active, True)
-        return swap(self, ptrs, *rest)
+        order.changes(ptrs, active, True, *how)
+        return swap(self, ptrs, old, new, *how)
 
     order.install()
     builder.create_masked_load, builder.create_masked_store = guarded_load, guarded_store

@@ -76,6 +76,32 @@ class Reductions(TorchDispatchMode):
         self.longest = min(max(self.longest, int(length)), MAX_REDUCTION)
 
 
+# What is done to one number at a time, whatever its size.
+ARITHMETIC = {
+    "add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "neg", "abs", "sign", "floor_divide", "div", "remainder", "fmod", "square",
+    "maximum", "minimum", "clamp", "clamp_min", "clamp_max", "clone", "detach", "copy_", "alias", "view", "_unsafe_view", "reshape",
+    "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not",
+    "scalar_tensor", "lift_fresh", "full", "full_like", "zeros_like", "ones_like", "empty_like",
+}
+
+
+class Operations(TorchDispatchMode):
+    """The names of a reference's operations."""
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        # As above.
+        return False
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name.partition("::")[2])
+        return func(*args, **(kwargs or {}))
+
+
 def flatten(value):
     """(tensors, tree), the tree in the child's words."""
     found = []

@@ -29,6 +29,14 @@ DRAWS = (
     (FAR, True, False, False),
     (SIGNS, True, False, False),
 )
+# The draw in which integers that are numbers are large ones, and by how much: beyond the next smaller type, with room for a product where
+# that is not the reference's own.
+WIDE = "scaled"
+LARGEST = {torch.int64: 1 << 33, torch.int32: 40000}
+# The draw that sees other weights than all the others.
+SECOND = "structured"
+# How far constants among the weights are changed: as far as the reference's answer stays finite.
+BOTH_SIGNS, POSITIVE, AS_BUILT = range(3)
 # Added to every element; large enough to tell a lost mean, small enough for one-pass variances in float32.
 OFFSET = 3.0
 # Added to one half of the rows and taken from the other where there is a softmax: its exponentials overflow without their maximum, or
@@ -71,6 +79,8 @@ class Task:
         # Unknown until the first candidate: `None`.
         self.reduction = self.far = self.modes_agree = self.exact = self.extreme = self.places = None
         self.other, self.looked = None, False
+        # How far the weights are changed, whether integer inputs are numbers: unknown until the first candidate, too.
+        self.look = self.numbers = None
         # Whether the reference puts elements in order: then that is part of what is asked.
         self.ordered = asks_for_order(self.tree)
 
@@ -117,6 +127,32 @@ class Task:
                     return
         except (Exception, SystemExit):
             self.other = None
+
+    def look_at_weights(self, model, known):
+        """Sets `look`: as far as both of an evaluation's models have an answer."""
+        for self.look in (BOTH_SIGNS, POSITIVE, AS_BUILT) if known else ():
+            if self.look != AS_BUILT and all(self.bears(model, known, turned) for turned in (False, True)):
+                break
+
+    def bears(self, model, known, turned):
+        try:
+            twin = copy.deepcopy(model)
+            randomise(twin, 0, known, self.look, turned)
+            found = oracle.Answer(twin, self.inputs(self.space, 1), 2).tensors
+            return all(bool(torch.isfinite(t).all()) for t in found if t.is_floating_point())
+        except (Exception, SystemExit):
+            return False
+
+    def look_at_integers(self, model):
+        """Sets `numbers`: whether the reference does arithmetic on its integers, each alone, and returns integers. Else they may be
+        places, labels or lengths, of which only some are legal."""
+        self.numbers = False
+        args = self.inputs(self.space, 1)
+        if not any(isinstance(a, torch.Tensor) and a.dtype in LARGEST for a in args):
+            return
+        with torch.no_grad(), oracle.Operations() as seen:
+            found, _ = oracle.flatten(model(*args))
+        self.numbers = seen.names <= oracle.ARITHMETIC and all(t.dtype in LARGEST for t in found)
 
     def altered(self, sizes_by_spot, model):
         """The module with these sizes, if its model is the same and its reference works on the new shapes."""
@@ -205,17 +241,28 @@ def resized(tree, sizes_by_spot):
     return tree
 
 
-def transform(args, kind, seed, extreme, ties):
-    """The inputs of a draw from nominal ones. Integers and flags stay: they are indices, masks and labels. Without
-    `ties` no two elements are made equal, because the reference returns places."""
+def transform(args, kind, seed, extreme, ties, numbers=False):
+    """The inputs of a draw from nominal ones. Integers and flags stay: they are indices, masks and labels, unless they are `numbers`.
+    Without `ties` no two elements are made equal, because the reference returns places."""
     made = generator(seed)
 
     def changed(value):
+        if isinstance(value, torch.Tensor) and value.dtype in LARGEST and numbers and kind == WIDE:
+            return widened(value, made)
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or is_mask(value):
             return value
         return in_form(change(value, kind, made, extreme, ties), [value])
 
     return [changed(a) for a in args]
+
+
+def widened(value, made):
+    """Integers that a smaller type does not hold, of the signs that they have."""
+    if value.dtype not in LARGEST:
+        return value
+    largest = LARGEST[value.dtype]
+    low, high = (0 if bool((value >= 0).all()) else -largest), (0 if bool((value <= 0).all()) else largest)
+    return torch.randint(low, high + 1, value.shape, generator=made, dtype=value.dtype)
 
 
 def is_mask(value):
@@ -320,8 +367,22 @@ def one_sided(value):
     return coarse * (1 + 0.4 * 2.0**-10)
 
 
-def randomise(model, seed):
-    """Non-default values where PyTorch's defaults hide a missing term: one-valued scales, zero biases, statistics."""
+def constants(model):
+    """Parameters that PyTorch's defaults, or the task, give one value everywhere: name -> that value. Their sign, or whether they are
+    there at all, shows in no answer as long as they have it."""
+    found = {}
+    if isinstance(model, torch.nn.Module):
+        for name, tensor in model.named_parameters():
+            flat = tensor.detach().reshape(-1)
+            # Almost all others are told by two of their elements.
+            if tensor.is_floating_point() and flat.numel() and bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all()):
+                found[name] = flat[0].item()
+    return found
+
+
+def randomise(model, seed, known, look, turned=False):
+    """Non-default values where defaults hide a missing term: constants, statistics. `look`: which ones the reference bears. `turned`: a
+    second time, with what is one number on the other side of zero."""
     made = generator(seed)
 
     def draw(tensor, low, high):
@@ -336,11 +397,17 @@ def randomise(model, seed):
                 draw(tensor, 0.5, 1.5)
             elif leaf == "running_mean":
                 draw(tensor, -0.5, 0.5)
-            elif isinstance(tensor, torch.nn.Parameter):
-                if bool((tensor == 1).all()):
-                    draw(tensor, 0.5, 1.5)
-                elif bool((tensor == 0).all()):
-                    draw(tensor, -0.5, 0.5)
+            elif known.get(name) == 0:
+                draw(tensor, -0.5, 0.5)
+            elif known.get(name) == 1 or name in known and look != AS_BUILT:
+                draw(tensor, 0.5, 1.5)
+                if look == BOTH_SIGNS and tensor.numel() > 1:
+                    tensor.mul_(torch.randint(0, 2, tensor.shape, generator=made) * 2 - 1)
+                elif look == BOTH_SIGNS and (made.initial_seed() % 2 == 0) != turned:
+                    # A slope: above one, or below zero and smaller.
+                    tensor.add_(0.6)
+                elif look == BOTH_SIGNS:
+                    tensor.mul_(-0.6)
 
 
 def zeros_and_ones(model, seed):

@@ -70,8 +70,17 @@ class Prepared:
             init = task.init_inputs(task.space, seed("init"))
             oracle.seed_everything(seed("build"))
             model = task.space["Model"](*copy.deepcopy(init[0]), **copy.deepcopy(init[1]))
+            self.second = None
             if isinstance(model, torch.nn.Module):
-                plan.randomise(model, seed("state"))
+                known = plan.constants(model)
+                if task.look is None:
+                    task.look_at_weights(model, known)
+                if known:
+                    self.second = copy.deepcopy(model)
+                    plan.randomise(self.second, seed("state") ^ 2, known, task.look, turned=True)
+                plan.randomise(model, seed("state"), known, task.look)
+            if task.numbers is None:
+                task.look_at_integers(copy.deepcopy(model))
         except (Exception, SystemExit):
             raise TaskError(traceback.format_exc(limit=-3)) from None
         if not task.looked:
@@ -96,6 +105,8 @@ class Prepared:
             wide = widened(model)
         if kind == FAR and not task.far:
             return
+        if kind == plan.SECOND and self.second is not None:
+            state, model, wide = self.second, copy.deepcopy(self.second), widened(self.second)
         if kind == EXACT:
             # Zeros and ones are all ties: which of two equal elements an index names is nobody's promise.
             if task.exact is False or task.places:
@@ -161,7 +172,8 @@ class Prepared:
         looks = kind == SIGNS or kind == "structured" and self.task.extreme is None
         extremes = plan.EXTREMES if looks else (self.task.extreme or 4.0,)
         for extreme in extremes:
-            args = plan.transform(nominal, kind, self.seed("change", index), extreme, ties=not self.task.places)
+            args = plan.transform(nominal, kind, self.seed("change", index), extreme, ties=not self.task.places,
+                                  numbers=bool(self.task.numbers))
             answer = oracle.Answer(model, args, self.seed("run", index), train)
             if kind == NOMINAL or all(bool(torch.isfinite(t).all()) for t in answer.tensors if t.is_floating_point()):
                 if kind == "structured":

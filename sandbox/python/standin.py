@@ -11,6 +11,7 @@ from triton.runtime.cache import FileCacheManager
 from triton.runtime.errors import OutOfResources
 
 import shim
+import tuners
 
 ARCH = 90
 LIMITS = {
@@ -149,6 +150,7 @@ def reset():
 
 def install():
     triton.runtime.driver.set_active(StandIn())
+    tuners.install()
     # What a candidate's tuner asks for by number of calls or with CUDA graphs does not go by the driver.
     triton.testing.do_bench = triton.testing.do_bench_cudagraph = bench
     triton.knobs.cache.manager_class = PrivateCache
@@ -158,4 +160,5 @@ def install():
 
 def with_a_device():
     """Kernels run here, so a tuner's choice is measured: with the stand-in the first configuration would be everybody's best."""
+    tuners.with_a_device()
     triton.testing.do_bench, triton.testing.do_bench_cudagraph = TIMED

@@ -245,3 +245,27 @@ if not hasattr(torch, 'MINE'):
     let found = report.evidence.forwards.first().map(|seen| seen.computed.clone()).unwrap_or_default();
     assert!(found.iter().any(|(name, _)| name == "mine::clone"), "{report:?}");
 }
+
+/// Planted: the first configuration is everybody's best (as it was). Seen: another one, which a device may choose, is wrong.
+#[test]
+fn each_of_a_tuners_configurations_has_to_be_right() {
+    let lab = lab_or_skip!();
+    let tuned = |configs: &str| {
+        map("tl.minimum(tl.maximum(v, -1.0), 1.0)")
+            .replace(
+                "@triton.jit\ndef kernel",
+                &format!("@triton.autotune(configs=[triton.Config({{'BLOCK': b, 'STEP': s}}, num_warps=w) for b, s, w in {configs}], key=['n'])\n@triton.jit\ndef kernel"),
+            )
+            .replace("BLOCK: tl.constexpr", "BLOCK: tl.constexpr, STEP: tl.constexpr")
+            .replace("mask=at < n)\n\nclass", "mask=(at < n) & (tl.program_id(0) % STEP == 0))\n\nclass")
+            .replace("(triton.cdiv(x.numel(), 64),)", "lambda meta: (triton.cdiv(x.numel(), meta['BLOCK']),)")
+            .replace(", BLOCK=64", "")
+    };
+    for configs in ["((64, 1, 4), (64, 4, 4))", "((32, 1, 4), (64, 1, 4), (64, 2, 4), (128, 1, 4))"] {
+        assert!(matches!(lab.outcome(CLAMP_TASK, &tuned(configs)), Outcome::WrongAnswer { .. }), "{configs}");
+    }
+    // One that no device could take is none that has to be right.
+    for configs in ["((64, 1, 4), (32, 1, 4), (128, 1, 4))", "((64, 1, 4), (64, 4, 64))"] {
+        assert_eq!(lab.outcome(CLAMP_TASK, &tuned(configs)), PASSED, "{configs}");
+    }
+}

@@ -95,3 +95,82 @@ class ModelNew(torch.nn.Module):
         }
     }
 }
+
+const SCALE_TASK: &str = "\
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(128))
+
+    def forward(self, x):
+        return torch.tanh(x) * self.w
+
+def get_inputs():
+    return [torch.randn(4, 128)]
+";
+
+fn scale(formula: &str) -> String {
+    format!(
+        "{HEAD}from triton.language.extra import libdevice
+
+@triton.jit
+def kernel(x, w, out, COLS: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    v = tl.load(x + tl.program_id(0) * BLOCK + at)
+    w = tl.load(w + at % COLS)
+    tl.store(out + tl.program_id(0) * BLOCK + at, {formula})
+
+class ModelNew(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(NUMBER))
+
+    def forward(self, x):
+        out = torch.empty_like(x)
+        kernel[(x.shape[0],)](x, self.w, out, COLS=self.w.numel(), BLOCK=128)
+        return out
+"
+    )
+}
+
+/// Planted: scales between a half and one and a half, other constants as they are (as it was). Seen: no sign and no slope above one shows.
+#[test]
+fn constants_among_the_weights_have_other_values_and_signs() {
+    let lab = lab_or_skip!();
+    let fixed = format!("{SCALE_TASK}\nFIXED_SHAPES = True\n");
+    let scales = |formula: &str| lab.outcome(&fixed, &scale(formula).replace("NUMBER", "128"));
+    assert!(matches!(scales("libdevice.tanh(v) * tl.abs(w)"), Outcome::WrongAnswer { .. }));
+    assert_eq!(scales("libdevice.tanh(v) * w"), PASSED);
+    let slope = fixed
+        .replace("torch.ones(128)", "torch.full((1,), 0.25)")
+        .replace("torch.tanh(x) * self.w", "torch.prelu(x, self.w)");
+    let slopes = |formula: &str| lab.outcome(&slope, &scale(formula).replace("NUMBER", "1"));
+    for wrong in
+        ["tl.maximum(v, v * w)", "tl.where(v > 0, v, v * tl.abs(w))", "tl.where(v > 0, v, v * tl.minimum(w, 1.0))"]
+    {
+        assert!(matches!(slopes(wrong), Outcome::WrongAnswer { .. }), "{wrong}");
+    }
+    assert_eq!(slopes("tl.where(v > 0, v, v * w)"), PASSED);
+    // A reference that bears no negative weight is not asked with one.
+    let root = fixed.replace("self.w\n\ndef", "torch.sqrt(self.w)\n\ndef");
+    assert_ne!(root, fixed);
+    assert_eq!(lab.outcome(&root, &scale("libdevice.tanh(v) * tl.sqrt(w)").replace("NUMBER", "128")), PASSED);
+}
+
+/// Planted: integers are never changed (as it was). Seen: arithmetic in a smaller type. Those that are places stay legal.
+#[test]
+fn integers_that_are_numbers_are_large_ones_too() {
+    let lab = lab_or_skip!();
+    let task = CLAMP_TASK
+        .replace("torch.nn.functional.hardtanh(x)", "x * 3 + 1")
+        .replace("torch.rand(4, 128)", "torch.randint(0, 100, (4, 128))");
+    match lab.outcome(&task, &map("(v.to(tl.int32) * 3 + 1).to(tl.int64)").replace("other=0.0", "other=0")) {
+        Outcome::WrongAnswer { message } if message.contains("scaled") => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lab.outcome(&task, &map("v * 3 + 1").replace("other=0.0", "other=0")), PASSED);
+    let places = task.replace("x * 3 + 1", "torch.arange(7, 107)[x]");
+    assert_eq!(lab.outcome(&places, &map("(v.to(tl.int32) + 7).to(tl.int64)").replace("other=0.0", "other=0")), PASSED);
+}

@@ -205,3 +205,66 @@ class ModelNew(torch.nn.Module):
     );
     assert_eq!(lab.outcome(SOFTMAX_TASK, &own), PASSED);
 }
+
+fn raced(lab: &crate::lab::Lab, task: &str, source: &str) -> Vec<u64> {
+    lab.evaluate(task, source).unwrap().evidence.forwards.iter().map(|seen| seen.raced).collect()
+}
+
+/// Planted: memory above 16 MiB is not looked after (as it was). Seen: programs add up by load and store in a large tensor.
+#[test]
+fn a_large_tensor_is_looked_after_where_it_is_used() {
+    let lab = lab_or_skip!();
+    let sum = |own: &str| {
+        sums(own).replace("torch.zeros(1, device=x.device)", "torch.zeros(5000000, device=x.device)[4999000:4999001]")
+    };
+    assert!(raced(&lab, SUM_TASK, &sum("tl.store(out, tl.load(out) + s)"))[0] > 0);
+    assert_eq!(lab.outcome(SUM_TASK, &sum("tl.atomic_add(out, s)")), PASSED);
+}
+
+/// Planted: only the first draw is looked at (as it was). Seen: the kernel for larger inputs races.
+#[test]
+fn a_kernel_that_the_first_draw_did_not_launch_is_looked_at() {
+    let lab = lab_or_skip!();
+    let larger = "if n <= 256:\n    tl.atomic_add(out, s)\nelse:\n    tl.store(out, tl.load(out) + s)";
+    let seen = raced(&lab, SUM_TASK, &sums(larger));
+    assert_eq!(seen[0], 0);
+    assert!(seen.iter().any(|&n| n > 0), "{seen:?}");
+}
+
+/// Planted: every atomic operation is an order (as it was). Seen: what says of itself that it is none is one.
+#[test]
+fn a_relaxed_operation_orders_nothing() {
+    let lab = lab_or_skip!();
+    for how in ["sem='relaxed'", "scope='cta'", "sem='release'"] {
+        let body = BY_COUNTER.replace("atomic_add(flag, 1)", &format!("atomic_add(flag, 1, {how})"));
+        assert!(raced(&lab, SUM_TASK, &sums(&body))[0] > 0, "{how}");
+    }
+    let sum = "tl.atomic_add(out, s, sem='relaxed')";
+    let by_release = LOOK_BACK
+        .replace("atomic_add(flag + p - 1, 0)", "atomic_add(flag + p - 1, 0, sem='acquire')")
+        .replace("atomic_xchg(flag + p, 1)", "atomic_xchg(flag + p, 1, sem='release')");
+    // What adds to a counter in between hands on what was released there.
+    let through = BY_COUNTER.replace("if tl.atomic_add", "tl.atomic_add(flag, 0, sem='relaxed')\nif tl.atomic_add");
+    for body in [sum, &by_release, &through] {
+        let report = lab.evaluate(SUM_TASK, &sums(body)).unwrap();
+        assert_eq!(report.outcome, PASSED, "{body}");
+        assert!(report.evidence.forwards.iter().all(|seen| seen.raced == 0), "{body}");
+    }
+}
+
+/// Planted: what a program wrote itself it may read (as it was). Seen: by other lanes, which a device may not have come so far with.
+#[test]
+fn lanes_of_one_program_are_not_in_step() {
+    let lab = lab_or_skip!();
+    let back = |between: &str, place: &str| {
+        let store = format!(
+            "tl.store(x + row * n + at, v, mask=mask)\n    {between}\n    v = tl.load(x + row * n + {place}, mask=mask, other=-float('inf'))\n    e = tl.exp"
+        );
+        SOFTMAX.replace("e = tl.exp", &store).replace("n = x.shape", "x = x.clone()\n        n = x.shape")
+    };
+    let turned = "n - 1 - at";
+    assert!(raced(&lab, SOFTMAX_TASK, &back("pass", turned))[0] > 0);
+    for (between, place) in [("tl.debug_barrier()", turned), ("pass", "at")] {
+        assert!(raced(&lab, SOFTMAX_TASK, &back(between, place)).iter().all(|&n| n == 0), "{between} {place}");
+    }
+}

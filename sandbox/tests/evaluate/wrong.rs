@@ -207,3 +207,30 @@ fn a_candidate_that_launches_nothing_is_rejected() {
         assert!(matches!(outcome, Outcome::Rejected { .. }), "{body}: {outcome:?}");
     }
 }
+
+/// Planted: reductions and scans go from left to right (as they did). Seen: a function that is right in that order alone.
+#[test]
+fn a_function_that_is_not_associative_shows() {
+    let lab = lab_or_skip!();
+    let task = SOFTMAX_TASK.replace("torch.softmax(x, dim=-1)", "torch.cumsum(x, dim=-1)");
+    let scan = |function: &str, result: &str| {
+        SOFTMAX
+            .replace(
+                "@triton.jit\ndef softmax",
+                &format!("@triton.jit\ndef step(a, b):\n    return {function}\n\n@triton.jit\ndef softmax"),
+            )
+            .replace("other=-float('inf')", "other=0.0")
+            .replace(
+                "    e = tl.exp(v - tl.max(v, axis=0))\n",
+                "    first = tl.sum(tl.where(at == 0, v, 0.0), axis=0)\n",
+            )
+            .replace("e / tl.sum(e, axis=0)", result)
+    };
+    let twice = "tl.associative_scan(v, 0, step)";
+    assert_wrong(lab.outcome(&task, &scan("a + 2.0 * b", &format!("({twice} + first) * 0.5"))), "elements differ");
+    assert_eq!(lab.outcome(&task, &scan("a + b * 1.0", twice)), Outcome::Passed { speedup: None });
+    let task = task.replace("torch.cumsum(x, dim=-1)", "x.sum(-1, keepdim=True).expand_as(x).contiguous()");
+    let once = "v * 0.0 + tl.reduce(v, 0, step)";
+    assert_wrong(lab.outcome(&task, &scan("a + 2.0 * b", &format!("({once} + first) * 0.5"))), "elements differ");
+    assert_eq!(lab.outcome(&task, &scan("a + b * 1.0", once)), Outcome::Passed { speedup: None });
+}
