@@ -158,7 +158,12 @@ PROPERTIES = types.SimpleNamespace(
 
 def install():
     """Patches `torch` for this process. Costs no compilation and touches no device."""
-    cuda, nothing = torch.cuda, lambda *_, **__: None
+    cuda = torch.cuda
+
+    # A function each: `torch._dynamo`, which `torch.compiler.disable` and `torch.library` import, refuses one under two names.
+    def nothing():
+        return lambda *_, **__: None
+
     cuda.is_available = lambda: True
     cuda.is_initialized = lambda: True
     cuda.device_count = lambda: 1
@@ -166,13 +171,13 @@ def install():
     cuda.get_device_name = lambda device=None: PROPERTIES.name
     cuda.get_device_capability = lambda device=None: (9, 0)
     cuda.get_device_properties = lambda device=None: PROPERTIES
-    cuda.memory_allocated = cuda.max_memory_allocated = lambda device=None: 0
+    cuda.memory_allocated, cuda.max_memory_allocated = lambda device=None: 0, lambda device=None: 0
     for name in ("set_device", "synchronize", "empty_cache", "manual_seed", "manual_seed_all", "init",
                  "reset_peak_memory_stats", "set_stream"):
-        setattr(cuda, name, nothing)
+        setattr(cuda, name, nothing())
     cuda.device, cuda.device_of = _Device, _Device
     cuda.Event, cuda.Stream = _Event, _Stream
-    cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()
+    cuda.current_stream, cuda.default_stream = lambda device=None: _Stream(), lambda device=None: _Stream()
     cuda.stream = lambda stream: contextlib.nullcontext()
     torch.Tensor.is_cuda = property(lambda self: True)
     torch.Tensor.is_cpu = property(lambda self: False)
@@ -184,4 +189,4 @@ def install():
         self, *[cpu(x) for x in a], **{n: (cpu(v) if n == "device" else v) for n, v in k.items()})
     torch.nn.Module.cuda = lambda self, device=None: self
     # Rearranges the weights of recurrent layers for cuDNN.
-    torch.nn.RNNBase.flatten_parameters = nothing
+    torch.nn.RNNBase.flatten_parameters = nothing()
