@@ -6,7 +6,7 @@ import torch
 
 import device
 import oracle
-import plain
+from plain import Modes
 
 # Timed outputs are compared with a reference in float32: both may be off.
 TIMED_MARGIN = 2.0
@@ -90,7 +90,7 @@ def timed_calls(where, model, calls, plain=True, synced=0, heating=None, kept=Tr
     try:
         if isinstance(model, torch.nn.Module):
             oracle.set_mode(model, True)
-        modes = plain.Modes(model)
+        modes = Modes(model)
         with torch.no_grad():
             device.heat(lambda: model(*heating))
             where.sync()

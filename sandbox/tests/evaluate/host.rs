@@ -161,13 +161,18 @@ fn the_text_of_a_tensor_is_its_elements() {
         "format(x)",
         "torch._tensor_str._str(x[:1])",
     ] {
-        let report = lab.evaluate(ADD_TASK, &add_with("", &format!("{text}\nreturn add(x, y)"))).unwrap();
+        let report = lab
+            .evaluate(
+                ADD_TASK,
+                &add_with("", &format!("if not hasattr(self, 'n'): {text}\nself.n = 0\nreturn add(x, y)")),
+            )
+            .unwrap();
         let Some((name, size)) = report.evidence.forwards[0].computed.first() else { panic!("{text}: {report:?}") };
         assert!(name == "__repr__" && *size >= 128, "{text}: {report:?}");
     }
     // Number by number is no other way.
     for text in ["repr(x[0, n])", "str(x[:1, n:n + 1])", "x[0, n:n + 1].tolist()", "f'{x[0, n]}'"] {
-        let body = format!("for n in range(100): {text}\nreturn add(x, y)");
+        let body = format!("for n in range(getattr(self, 'left', 100)): {text}\nself.left = 0\nreturn add(x, y)");
         let report = lab.evaluate(ADD_TASK, &add_with("", &body)).unwrap();
         assert_eq!(report.evidence.forwards[0].computed, [("item".to_owned(), 100)], "{text}");
     }
