@@ -106,7 +106,8 @@ const KEPT: &[&str] = &[
 ];
 
 /// Of these, words that a model may well keep a number under: `self.half = n // 2`.
-const WORDS: &[&str] = &["bfloat16", "compile", "cpu", "cuda", "double", "float", "half", "to", "train", "training", "type"];
+const WORDS: &[&str] =
+    &["bfloat16", "compile", "cpu", "cuda", "double", "float", "half", "to", "train", "training", "type"];
 
 /// Does torch.nn.Module define this name for others?
 pub(super) fn kept(name: &str) -> bool {
@@ -127,7 +128,9 @@ mod tests {
     fn names_are_sorted_and_found() {
         assert!(KEPT.is_sorted());
         assert!(KEPT.iter().all(|name| kept(name)));
-        for free in ["forward", "__init__", "extra_repr", "__repr__", "__len__", "__iter__", "weight", "reset_parameters"] {
+        for free in
+            ["forward", "__init__", "extra_repr", "__repr__", "__len__", "__iter__", "weight", "reset_parameters"]
+        {
             assert!(!kept(free), "{free}");
         }
         assert!(word("half") && !word("parameters"));

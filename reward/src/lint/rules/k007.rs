@@ -37,7 +37,8 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         || names.into_iter().any(|m| COMPLEX.contains(&m.path.rsplit('.').next().unwrap_or_default()));
     for seen in forward(&known.ran.engine) {
         if let (Fact::Conjugates { what }, true) = (&seen.fact, complex) {
-            let message = format!(".{what} of what may be complex is its conjugate, which is computed outside a Triton kernel");
+            let message =
+                format!(".{what} of what may be complex is its conjugate, which is computed outside a Triton kernel");
             add(findings, RULE.code, Severity::Reject, seen.line, message);
         }
     }
