@@ -282,3 +282,71 @@ fn an_attribute_that_is_there_is_what_it_is() {
     );
     refused("def hasattr(*a):\n    return True", "self.w = nn.Parameter(torch.ones(4))", "", &k("parameters"));
 }
+
+#[test]
+fn what_fails_may_fail_with_another_word() {
+    for handler in [
+        "except Exception as e:\n    raise RuntimeError(f'no launch for {tuple(x.shape)}') from e",
+        "except RuntimeError:\n    raise",
+        "except RuntimeError as e:\n    text = f'no launch: {n}'\n    raise RuntimeError(text) from e",
+        "except RuntimeError as e:\n    print('no launch')\n    raise e",
+        "except (RuntimeError, ValueError):\n    raise NotImplementedError",
+        "finally:\n    n = 0",
+    ] {
+        passes(
+            "",
+            "",
+            "",
+            &format!("try:\n    double[(triton.cdiv(n, 256),)](x, out, n, BLOCK=256)\n{handler}\nreturn out"),
+        );
+    }
+}
+
+/// Planted: handlers that look as if they raised, and do not, or are heard by nobody. Seen: the failure counts as passed on.
+#[test]
+fn a_handler_that_does_not_raise_hides_a_fallback() {
+    let attempt = "try:\n    double[(triton.cdiv(n, 256),)](x, out, n, BLOCK=256)\n";
+    for handler in [
+        "except Exception:\n    pass",
+        "except Exception:\n    return out\n    raise",
+        "except Exception as e:\n    if n > 1:\n        raise\n",
+        "except Exception as e:\n    while n:\n        raise\n",
+        "except Exception:\n    raise\nexcept:\n    out = out",
+        "except RuntimeError:\n    raise\nfinally:\n    return out",
+        "finally:\n    return out",
+        "except Exception:\n    raise StopIteration",
+        "except Exception:\n    raise AttributeError('no') from None",
+        "except Exception as e:\n    e = StopIteration()\n    raise KeyError from e",
+        "except Exception:\n    raise RuntimeError((yield out))",
+        "except* RuntimeError:\n    raise ValueError",
+        "except Exception as e:\n    e = StopIteration()\n    raise e",
+        "except Exception as e:\n    print(e := StopIteration())\n    raise e",
+        "except Exception:\n    raise fallback(x)",
+    ] {
+        refused("", "", "", &format!("{attempt}{handler}\nreturn out"));
+    }
+    for handler in ["except Exception:\n        continue\n        raise", "finally:\n        break"] {
+        let lines = attempt.replace("    double", "        double").replace("try", "    try");
+        refused("", "", "", &format!("for _ in range(2):\n{lines}    {handler}\nreturn out"));
+    }
+    refused(
+        "RuntimeError = StopIteration",
+        "",
+        "",
+        &format!("{attempt}except Exception:\n    raise RuntimeError\nreturn out"),
+    );
+    refused(
+        "class ValueError(AttributeError):\n    pass",
+        "",
+        "",
+        &format!("{attempt}except Exception:\n    raise ValueError('no')\nreturn out"),
+    );
+    let inner = "try:\n    try:\n        double[(1,)](x, out, n, BLOCK=256)\n    except Exception as e:\n        raise RuntimeError from e\n";
+    refused("", "", "", &format!("{inner}except RuntimeError:\n    out = x\nreturn out"));
+    refused(
+        "",
+        "",
+        "",
+        &format!("{attempt}except Exception as e:\n    raise RuntimeError(torch.relu(x)) from e\nreturn torch.relu(x)"),
+    );
+}
