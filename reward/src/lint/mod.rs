@@ -6,8 +6,10 @@
 
 mod aliases;
 mod bindings;
+mod contexts;
 pub mod engine;
 mod flows;
+mod guard;
 mod made;
 mod members;
 mod needs;
@@ -91,7 +93,9 @@ pub fn lint_prepared(source: &str, task: Option<&PreparedTask>) -> LintReport {
         }
     };
     let lines = syntax::Lines::new(source);
-    let body = &parsed.syntax().body;
+    let mut body = parsed.into_syntax().body;
+    guard::empty_guards(&mut body);
+    let body = &body;
     let inputs = Inputs { tensors: task.and_then(|t| t.inputs.clone()) };
     let reference = task.and_then(|t| t.reference.as_ref());
     let mut known = Known { ran: engine::run(body, &lines, &inputs), whole: walk::walk(body, &lines), reference };

@@ -103,6 +103,8 @@ const VIEWS: &[&str] = &[
 const SCALARS: &[&str] = &[
     "_assert",
     "_check",
+    "autocast",
+    "amp.autocast",
     "broadcast_shapes",
     "can_cast",
     "device",
@@ -119,6 +121,7 @@ const SCALARS: &[&str] = &[
     "promote_types",
     "result_type",
     "Size",
+    "cuda.amp.autocast",
     "cuda.current_device",
     "cuda.device",
     "cuda.device_count",

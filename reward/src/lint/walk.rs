@@ -12,8 +12,10 @@ use ruff_python_ast::{Expr, Number, Stmt};
 use super::aliases::Aliases;
 pub use super::aliases::constant_text;
 use super::bindings::Bindings;
+use super::contexts::left_on;
 use super::engine::canonical;
 use super::flows::{Flows, flows};
+use super::guard::is_main_guard;
 use super::protocols::{Protocols, protocols};
 use super::syntax::Lines;
 use super::texts::Texts;
@@ -60,6 +62,8 @@ pub struct WholeFile {
     pub iterators: Vec<u32>,
     /// Statements that switch something of torch and leave it so.
     pub switches: Vec<Mention>,
+    /// Contexts of torch that may stay open.
+    pub left_on: Vec<Mention>,
     /// Text of inline assembly; `None` when it is not a constant.
     pub assembly: Vec<(Option<String>, u32)>,
     /// Questions about a kernel or a part of `triton` as a Python object.
@@ -130,15 +134,6 @@ pub(super) const WATCHED: &[&str] = &[
     "__name__",
 ];
 
-/// `__name__ == "__main__"`
-pub(super) fn is_main_guard(test: &Expr) -> bool {
-    let Expr::Compare(c) = test else {
-        return false;
-    };
-    let name = matches!(&*c.left, Expr::Name(n) if n.id.as_str() == "__name__");
-    name && matches!(&*c.comparators, [Expr::StringLiteral(s)] if s.value.to_str() == "__main__")
-}
-
 /// `logging.getLogger(__name__)`
 fn is_logger(call: &ruff_python_ast::ExprCall) -> bool {
     let get = matches!(&*call.func, Expr::Attribute(a) if a.attr.id.as_str() == "getLogger" && a.value.is_name_expr());
@@ -153,7 +148,8 @@ pub fn walk<'a>(body: &'a [Stmt], lines: &'a Lines) -> WholeFile {
     let Flows { mut passed, foreign } = flows(body, lines, &aliases, &file);
     passed.extend(aliases.tangled.iter().map(|name| Mention { path: name.clone(), line: 0 }));
     let protocols = protocols(body, lines, &aliases, &file, &texts);
-    let found = WholeFile { passed, foreign, protocols, ..WholeFile::default() };
+    let left_on = left_on(body, lines, &aliases);
+    let found = WholeFile { passed, foreign, protocols, left_on, ..WholeFile::default() };
     let mut walker = Walker { lines, aliases: &aliases, texts: &texts, found, local: Vec::new(), in_kernel: false };
     walker.visit_body(body);
     walker.found

@@ -9,7 +9,9 @@ use super::launch::GridSize;
 use super::machine::asks_device;
 use super::trace::{Fact, How, Stage};
 use super::value::Value;
+use crate::lint::members::kept;
 use crate::lint::tables::{ATTR_SCALARS, ATTR_VIEWS, GRADIENTS};
+use crate::lint::walk::constant_text;
 
 impl<'a> Engine<'a> {
     pub(super) fn attribute(&mut self, base: &Value<'a>, name: &str) -> Value<'a> {
@@ -85,6 +87,22 @@ impl<'a> Engine<'a> {
             Value::StateScalar => Value::StateScalar,
             _ => Value::Attr(Rc::new(base.clone()), Rc::from(name)),
         }
+    }
+
+    /// The first value of `m.a if hasattr(m, "a") else ..`: where nothing gives an own object an `a`, there is no method by
+    /// that name. What it would be, should it be there after all, nobody knows.
+    pub(super) fn if_it_has(&mut self, test: &'a Expr, value: Value<'a>) -> Value<'a> {
+        let (Expr::Call(asked), Value::Attr(base, name)) = (test, &value) else {
+            return value;
+        };
+        let text = asked.arguments.args.get(1).and_then(constant_text);
+        let Value::Instance(_, class) = **base else {
+            return value;
+        };
+        let set = name.starts_with("__") || kept(name) || self.mutable.attributes.contains(&**name);
+        let answers = ["__getattr__", "__getattribute__"].iter().any(|m| self.member(class, m).is_some());
+        let asks = text.as_deref() == Some(&**name) && self.is_builtin(&asked.func, "hasattr");
+        if asks && !set && !answers { Value::unknown() } else { value }
     }
 
     fn super_attribute(&mut self, object: u32, class: usize, name: &str) -> Value<'a> {

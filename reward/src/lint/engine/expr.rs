@@ -88,6 +88,7 @@ impl<'a> Engine<'a> {
                         let before = self.fork();
                         self.narrow(&i.test, true);
                         let yes = self.eval(&i.body);
+                        let yes = self.if_it_has(&i.test, yes);
                         let after = std::mem::replace(&mut self.state, before);
                         self.narrow(&i.test, false);
                         let no = self.eval(&i.orelse);

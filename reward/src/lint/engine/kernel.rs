@@ -368,10 +368,7 @@ impl<'a> Walk<'a, '_> {
     /// The full name of a library function.
     fn path(&self, expr: &Expr) -> Option<String> {
         match expr {
-            Expr::Name(n) if !self.names.contains_key(n.id.as_str()) => match self.lookup(n.id.as_str())? {
-                Value::Path(path) => Some(path.to_string()),
-                _ => None,
-            },
+            Expr::Name(n) if !self.names.contains_key(n.id.as_str()) => library(self.lookup(n.id.as_str())?),
             Expr::Attribute(a) => Some(format!("{}.{}", self.path(&a.value)?, a.attr.id)),
             _ => None,
         }
@@ -406,6 +403,16 @@ impl<'a> Walk<'a, '_> {
 
     fn lookup(&self, name: &str) -> Option<&Value<'a>> {
         self.frames.iter().rev().find_map(|f| f.get(name))
+    }
+}
+
+/// The one name of a library that a value stands for. Beside it None may stand, where an import failed: nothing can be called
+/// of that, so no other program runs.
+fn library(value: &Value<'_>) -> Option<String> {
+    let mut known = value.each().iter().filter(|v| !matches!(v, Value::Nothing));
+    match (known.next(), known.next()) {
+        (Some(Value::Path(path)), None) => Some(path.to_string()),
+        _ => None,
     }
 }
 

@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
             let args = Args { positional: args.positional[1..].to_vec(), ..args };
             return self.tensor_method(tensor, name, args);
         }
-        if let Some(value) = library_operator(rest, &args) {
+        if let Some(value) = library_operator(rest, &args).or_else(|| self.repeated(rest, &args)) {
             return value;
         }
         match torch_call(rest) {

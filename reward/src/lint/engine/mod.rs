@@ -9,6 +9,7 @@ mod acts;
 mod aliases;
 mod alloc;
 mod assign;
+mod attempts;
 mod attribute;
 mod builtins;
 mod call;

@@ -30,7 +30,16 @@ impl<'a> Engine<'a> {
                 }
             }
             if params.vararg.is_some() {
-                args.rest = Some(self.fresh(Origin::Input));
+                match &inputs.tensors {
+                    // The harness hands over the task's inputs one by one, and nothing else.
+                    Some(tensors) => {
+                        for tensor in tensors.iter().skip(args.positional.len()) {
+                            let value = if *tensor { self.input() } else { Value::Scalar };
+                            args.positional.push(value);
+                        }
+                    }
+                    None => args.rest = Some(self.fresh(Origin::Input)),
+                }
             }
         }
         self.line = info.line;

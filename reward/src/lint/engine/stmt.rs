@@ -279,7 +279,7 @@ impl<'a> Engine<'a> {
     }
 
     fn attempt(&mut self, stmt: &'a StmtTry) {
-        if self.stage == Stage::Forward {
+        if self.stage == Stage::Forward && self.may_swallow(stmt) {
             self.note(Fact::Try);
         }
         let before = self.fork();

@@ -10,7 +10,6 @@ use super::call::Args;
 use super::trace::{Fact, Seen};
 use super::value::{ClassId, FuncId, Value};
 use super::{Binding, Engine, Origin};
-use crate::lint::walk::is_main_guard;
 
 /// Rounds of looking: what is run may speak of others.
 const ROUNDS: usize = 3;
@@ -137,7 +136,6 @@ impl<'a> Visitor<'a> for Search<'_, 'a> {
                     .for_each(|d| self.visit_expr(d));
                 f.decorator_list.iter().for_each(|d| self.visit_decorator(d));
             }
-            Stmt::If(i) if is_main_guard(&i.test) => {}
             _ => walk_stmt(self, stmt),
         }
     }

@@ -48,6 +48,27 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// `torch.nn.modules.utils._pair(v)` and its kin: a tuple of what can be gone through, of a number so many of it.
+    pub(super) fn repeated(&mut self, rest: &str, args: &Args<'a>) -> Option<Value<'a>> {
+        let count = match rest.strip_prefix("nn.modules.utils.")? {
+            "_single" => 1,
+            "_pair" => 2,
+            "_triple" => 3,
+            "_quadruple" => 4,
+            _ => return None,
+        };
+        let value = args.get(0, "x").or(args.rest.as_ref())?.clone();
+        Some(match value {
+            Value::Int(_) | Value::Bool(_) | Value::Size(_) | Value::Numel(_) => {
+                self.made_tuple(Value::List(Rc::new(vec![value; count])))
+            }
+            // Which of the two it is, and so how many, is not known.
+            _ if value.is_scalar() => Value::Bag(Rc::new(value)),
+            Value::Unknown(_) => Value::Bag(Rc::new(value)),
+            _ => self.call_builtin("tuple", Args::of(vec![value])),
+        })
+    }
+
     /// `triton.set_allocator(f)`: triton asks it for memory at each launch, with two numbers and a stream.
     pub(super) fn set_allocator(&mut self, args: Args<'a>) {
         let Some(allocator) = args.get(0, "allocator").cloned().or(args.rest) else {

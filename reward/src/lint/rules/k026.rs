@@ -40,6 +40,9 @@ const LIST: &[&str] = &[
     "torch.set_default_dtype",
     "torch.set_default_device",
     "torch.set_default_tensor_type",
+    "torch.autocast_increment_nesting",
+    "torch.autocast_decrement_nesting",
+    "torch.clear_autocast_cache",
     "torch.use_deterministic_algorithms",
     "random.seed",
     "numpy.random.seed",
@@ -57,6 +60,7 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
         let path = mention.path.as_str();
         if LIST.iter().any(|l| path.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with('.')))
             || is_backend_switch(path)
+            || path.starts_with("torch.set_autocast_")
             || path.ends_with(".manual_seed")
             || path.ends_with(".manual_seed_all")
         {
@@ -68,6 +72,10 @@ fn check(known: &mut Known<'_>, findings: &mut Vec<Finding>) {
     }
     for filter in &known.whole.protocols.filters {
         reject(findings, RULE.code, filter.line, format!("{} does more than silence a warning", filter.path));
+    }
+    for context in &known.whole.left_on {
+        let message = format!("{} outside a with statement or a decorator may stay on", context.path);
+        reject(findings, RULE.code, context.line, message);
     }
     for switch in &known.whole.switches {
         reject(findings, RULE.code, switch.line, format!("{} is switched for good", switch.path));
