@@ -217,7 +217,7 @@ fn a_large_tensor_is_looked_after_where_it_is_used() {
     let sum = |own: &str| {
         sums(own).replace("torch.zeros(1, device=x.device)", "torch.zeros(5000000, device=x.device)[4999000:4999001]")
     };
-    assert!(raced(&lab, SUM_TASK, &sum("tl.store(out, tl.load(out) + s)"))[0] > 0);
+    assert!(raced(lab, SUM_TASK, &sum("tl.store(out, tl.load(out) + s)"))[0] > 0);
     assert_eq!(lab.outcome(SUM_TASK, &sum("tl.atomic_add(out, s)")), PASSED);
 }
 
@@ -226,7 +226,7 @@ fn a_large_tensor_is_looked_after_where_it_is_used() {
 fn a_kernel_that_the_first_draw_did_not_launch_is_looked_at() {
     let lab = lab_or_skip!();
     let larger = "if n <= 256:\n    tl.atomic_add(out, s)\nelse:\n    tl.store(out, tl.load(out) + s)";
-    let seen = raced(&lab, SUM_TASK, &sums(larger));
+    let seen = raced(lab, SUM_TASK, &sums(larger));
     assert_eq!(seen[0], 0);
     assert!(seen.iter().any(|&n| n > 0), "{seen:?}");
 }
@@ -237,7 +237,7 @@ fn a_relaxed_operation_orders_nothing() {
     let lab = lab_or_skip!();
     for how in ["sem='relaxed'", "scope='cta'", "sem='release'"] {
         let body = BY_COUNTER.replace("atomic_add(flag, 1)", &format!("atomic_add(flag, 1, {how})"));
-        assert!(raced(&lab, SUM_TASK, &sums(&body))[0] > 0, "{how}");
+        assert!(raced(lab, SUM_TASK, &sums(&body))[0] > 0, "{how}");
     }
     let sum = "tl.atomic_add(out, s, sem='relaxed')";
     let by_release = LOOK_BACK
@@ -263,8 +263,8 @@ fn lanes_of_one_program_are_not_in_step() {
         SOFTMAX.replace("e = tl.exp", &store).replace("n = x.shape", "x = x.clone()\n        n = x.shape")
     };
     let turned = "n - 1 - at";
-    assert!(raced(&lab, SOFTMAX_TASK, &back("pass", turned))[0] > 0);
+    assert!(raced(lab, SOFTMAX_TASK, &back("pass", turned))[0] > 0);
     for (between, place) in [("tl.debug_barrier()", turned), ("pass", "at")] {
-        assert!(raced(&lab, SOFTMAX_TASK, &back(between, place)).iter().all(|&n| n == 0), "{between} {place}");
+        assert!(raced(lab, SOFTMAX_TASK, &back(between, place)).iter().all(|&n| n == 0), "{between} {place}");
     }
 }
