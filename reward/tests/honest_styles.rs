@@ -291,7 +291,6 @@ fn what_fails_may_fail_with_another_word() {
         "except RuntimeError as e:\n    text = f'no launch: {n}'\n    raise RuntimeError(text) from e",
         "except RuntimeError as e:\n    print('no launch')\n    raise e",
         "except (RuntimeError, ValueError):\n    raise NotImplementedError",
-        "finally:\n    n = 0",
     ] {
         passes(
             "",
@@ -314,6 +313,7 @@ fn a_handler_that_does_not_raise_hides_a_fallback() {
         "except Exception:\n    raise\nexcept:\n    out = out",
         "except RuntimeError:\n    raise\nfinally:\n    return out",
         "finally:\n    return out",
+        "finally:\n    n = 0",
         "except Exception:\n    raise StopIteration",
         "except Exception:\n    raise AttributeError('no') from None",
         "except Exception as e:\n    e = StopIteration()\n    raise KeyError from e",
