@@ -77,10 +77,7 @@ impl<'a> Engine<'a> {
             self.callbacks(&args);
         }
         let first = args.positional.first().cloned();
-        if name
-            .split_once('.')
-            .is_some_and(|(_, method)| TEXTS.contains(&method) || matches!(method, "format" | "join"))
-        {
+        if name.split_once('.').is_some_and(|(_, method)| TEXTS.contains(&method) || matches!(method, "format" | "join")) {
             return self.text_of(&format!("{name}()"), &args.all());
         }
         // `list.append(flag, 1)`
@@ -123,9 +120,7 @@ impl<'a> Engine<'a> {
                 self.text_of(&format!("{name}()"), &args.all())
             }
             ("object", None) => object(),
-            ("slice", Some(_)) if args.has_tensor() => {
-                Value::Unknown(self.element(&Value::List(Rc::new(args.all()))).all_tensors())
-            }
+            ("slice", Some(_)) if args.has_tensor() => Value::Unknown(self.element(&Value::List(Rc::new(args.all()))).all_tensors()),
             ("hasattr", Some(value)) if asks_device(value) => {
                 self.note(Fact::Machine { what: "which properties the device has".to_owned() });
                 Value::Scalar
@@ -199,10 +194,7 @@ impl<'a> Engine<'a> {
                 }
             }
             // Whoever writes it, has the text.
-            ("print", _)
-                if args.rest.is_some()
-                    || args.get(usize::MAX, "file").is_some_and(|v| !matches!(v, Value::Nothing)) =>
-            {
+            ("print", _) if args.rest.is_some() || args.get(usize::MAX, "file").is_some_and(|v| !matches!(v, Value::Nothing)) => {
                 self.text_of("print()", &args.all());
                 self.note(Fact::Host { what: "print() into something of the candidate's".to_owned(), reject: true });
                 Value::Nothing
