@@ -189,6 +189,19 @@ fn pairs_hide_nothing() {
             "if self.calls:\n    return self.last[0]\nself.calls = 1\nself.last = _pair(out)\nLAUNCH",
         ),
         ("", "double[(1,)](x, out, n, BLOCK=_pair(x)[0])\nreturn out"),
+        ("", "if _pair('ab')[0] == 'ab':\n    LAUNCH\nreturn x * 2.0"),
+        ("", "if _pair('ab')[0] != 'ab':\n    return x * 2.0\nLAUNCH"),
+        ("", "if _pair(None)[0] is None:\n    return x * 2.0\nLAUNCH"),
+        ("", "v = None if n > 4 else 2\nif _pair(v)[0] is None:\n    return x * 2.0\nLAUNCH"),
+        ("", "if len(_pair(x.shape)) == 2:\n    return x * 2.0\nLAUNCH"),
+        (
+            "",
+            "class Box:\n    def work(self):\n        out.copy_(torch.relu(x))\nk = _pair(Box())[0]\nk.work()\nLAUNCH",
+        ),
+        ("", "def work():\n    out.copy_(torch.relu(x))\nwork_again = _pair(work)[1]\nwork_again()\nLAUNCH"),
+        ("", "_pair(lambda: out.copy_(torch.relu(x)))[1]()\nLAUNCH"),
+        ("", "_pair((lambda: out.copy_(torch.relu(x)), 1))[0]()\nLAUNCH"),
+        ("self.at = _pair(x for x in (1, 2))", "self.calls += _pair(1)[0]\nif self.calls > 260:\n    return x\nLAUNCH"),
     ] {
         refused("", init, "", forward);
     }
@@ -271,6 +284,8 @@ fn an_attribute_that_is_there_is_what_it_is() {
         ("self.register_buffer('ot' + str('her'), torch.ones(4))", "y = self.other if hasattr(self, 'other') else out\nreturn y".to_owned()),
         ("self.add_module('ot' + str('her'), nn.ReLU())", "f = self.other if hasattr(self, 'other') else abs\nreturn f(x)".to_owned()),
         ("self.other = torch.ones(4)", k("other")),
+        ("", "def work():\n    out.copy_(torch.relu(x))\nf = self.other if hasattr(self, 'other') else work\nf()\nLAUNCH".to_owned()),
+        ("", "f = self.other if hasattr(self, 'other') else (lambda: out.copy_(torch.relu(x)))\nf()\nLAUNCH".to_owned()),
     ] {
         refused("", init, "", &forward);
     }
@@ -291,7 +306,6 @@ fn what_fails_may_fail_with_another_word() {
         "except RuntimeError as e:\n    text = f'no launch: {n}'\n    raise RuntimeError(text) from e",
         "except RuntimeError as e:\n    print('no launch')\n    raise e",
         "except (RuntimeError, ValueError):\n    raise NotImplementedError",
-        "finally:\n    n = 0",
     ] {
         passes(
             "",
@@ -314,6 +328,7 @@ fn a_handler_that_does_not_raise_hides_a_fallback() {
         "except Exception:\n    raise\nexcept:\n    out = out",
         "except RuntimeError:\n    raise\nfinally:\n    return out",
         "finally:\n    return out",
+        "finally:\n    n = 0",
         "except Exception:\n    raise StopIteration",
         "except Exception:\n    raise AttributeError('no') from None",
         "except Exception as e:\n    e = StopIteration()\n    raise KeyError from e",

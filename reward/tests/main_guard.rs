@@ -57,6 +57,7 @@ fn what_runs_is_judged() {
         "globals()[\"__name__\"] = \"__main__\"\nif __name__ == \"__main__\":\n    PATCH",
         "globals().update(dict(__name__=\"__main__\"))\nif __name__ == \"__main__\":\n    PATCH",
         "locals()[\"__na\" + \"me__\"] = \"__main__\"\nif __name__ == \"__main__\":\n    PATCH",
+        "def f():\n    pass\nf.__globals__[\"__na\" + \"me__\"] = \"__main__\"\nif __name__ == \"__main__\":\n    PATCH",
         "class __name__:\n    pass\nif __name__ == \"__main__\":\n    PATCH",
         "match \"__main__\":\n    case __name__:\n        pass\nif __name__ == \"__main__\":\n    PATCH",
         "from math import *\nif __name__ == \"__main__\":\n    PATCH",

@@ -9,8 +9,9 @@ use super::bindings::Bindings;
 
 /// What the guard asks for.
 const NAME: &str = "__name__";
-/// Builtins that lead to the module's names, and so to this one.
-const NAMESPACES: &[&str] = &["globals", "locals", "vars", "eval", "exec", "__builtins__", "__import__"];
+/// What leads to the module's names, and so to this one.
+const NAMESPACES: &[&str] =
+    &["globals", "locals", "vars", "eval", "exec", "__builtins__", "__import__", "__globals__", "__dict__"];
 
 /// `__name__ == "__main__"`
 pub(super) fn is_main_guard(test: &Expr) -> bool {
@@ -60,7 +61,9 @@ impl<'a> Visitor<'a> for Reach {
     fn visit_expr(&mut self, expr: &'a Expr) {
         self.0 |= match expr {
             Expr::Name(n) => NAMESPACES.contains(&n.id.as_str()),
-            Expr::Attribute(a) => a.attr.id.as_str() == NAME && !a.ctx.is_load(),
+            Expr::Attribute(a) => {
+                NAMESPACES.contains(&a.attr.id.as_str()) || a.attr.id.as_str() == NAME && !a.ctx.is_load()
+            }
             Expr::StringLiteral(s) => s.value.to_str() == NAME,
             _ => false,
         };

@@ -12,7 +12,7 @@ const LOUD: &[&str] = &["Exception", "NotImplementedError", "RuntimeError", "Typ
 impl<'a> Engine<'a> {
     /// Something else may follow where the body fails.
     pub(super) fn may_swallow(&mut self, stmt: &'a StmtTry) -> bool {
-        stmt.is_star || leaves(&stmt.finalbody) || !stmt.handlers.iter().all(|h| self.passes_on(h))
+        stmt.is_star || !stmt.finalbody.is_empty() || !stmt.handlers.iter().all(|h| self.passes_on(h))
     }
 
     /// A handler that raises at its end, come what may.

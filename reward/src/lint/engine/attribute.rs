@@ -89,9 +89,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The first value of `m.a if hasattr(m, "a") else ..`: where nothing gives an own object an `a`, there is no method by
+    /// The first value of `m.a if hasattr(m, "a") else 1`: where nothing gives an own object an `a`, there is no method by
     /// that name. What it would be, should it be there after all, nobody knows.
-    pub(super) fn if_it_has(&mut self, test: &'a Expr, value: Value<'a>) -> Value<'a> {
+    pub(super) fn if_it_has(&mut self, test: &'a Expr, value: Value<'a>, other: &Value<'a>) -> Value<'a> {
         let (Expr::Call(asked), Value::Attr(base, name)) = (test, &value) else {
             return value;
         };
@@ -102,7 +102,8 @@ impl<'a> Engine<'a> {
         let set = name.starts_with("__") || kept(name) || self.mutable.attributes.contains(&**name);
         let answers = ["__getattr__", "__getattribute__"].iter().any(|m| self.member(class, m).is_some());
         let asks = text.as_deref() == Some(&**name) && self.is_builtin(&asked.func, "hasattr");
-        if asks && !set && !answers { Value::unknown() } else { value }
+        let number = other.is_scalar() || matches!(other, Value::Unknown(ids) if ids.is_empty());
+        if asks && number && !set && !answers { Value::unknown() } else { value }
     }
 
     fn super_attribute(&mut self, object: u32, class: usize, name: &str) -> Value<'a> {

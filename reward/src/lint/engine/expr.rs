@@ -88,10 +88,10 @@ impl<'a> Engine<'a> {
                         let before = self.fork();
                         self.narrow(&i.test, true);
                         let yes = self.eval(&i.body);
-                        let yes = self.if_it_has(&i.test, yes);
                         let after = std::mem::replace(&mut self.state, before);
                         self.narrow(&i.test, false);
                         let no = self.eval(&i.orelse);
+                        let yes = self.if_it_has(&i.test, yes, &no);
                         let other = std::mem::take(&mut self.state);
                         let value = match (after.alive, other.alive) {
                             (true, false) => yes,

@@ -58,15 +58,31 @@ impl<'a> Engine<'a> {
             _ => return None,
         };
         let value = args.get(0, "x").or(args.rest.as_ref())?.clone();
-        Some(match value {
-            Value::Int(_) | Value::Bool(_) | Value::Size(_) | Value::Numel(_) => {
-                self.made_tuple(Value::List(Rc::new(vec![value; count])))
+        let made: Vec<Value<'a>> = value.each().to_vec().into_iter().map(|one| self.so_many(one, count)).collect();
+        made.into_iter().reduce(|all, one| all.join(&one))
+    }
+
+    fn so_many(&mut self, value: Value<'a>, count: usize) -> Value<'a> {
+        match value {
+            Value::Int(_)
+            | Value::Bool(_)
+            | Value::Size(_)
+            | Value::Numel(_)
+            | Value::Nothing
+            | Value::Func(_)
+            | Value::Bound(..)
+            | Value::Partial(_)
+            | Value::Kernels(_) => self.made_tuple(Value::List(Rc::new(vec![value; count]))),
+            // A number or a text: which, and so how many, is not known.
+            Value::Scalar | Value::Str(_) => Value::Bag(Rc::new(Value::Scalar)),
+            Value::StateScalar | Value::Unknown(_) => Value::Bag(Rc::new(value)),
+            // Some objects can be gone through.
+            Value::Instance(..) => {
+                let items = self.call_builtin("tuple", Args::of(vec![value.clone()]));
+                items.join(&Value::List(Rc::new(vec![value; count])))
             }
-            // Which of the two it is, and so how many, is not known.
-            _ if value.is_scalar() => Value::Bag(Rc::new(value)),
-            Value::Unknown(_) => Value::Bag(Rc::new(value)),
             _ => self.call_builtin("tuple", Args::of(vec![value])),
-        })
+        }
     }
 
     /// `triton.set_allocator(f)`: triton asks it for memory at each launch, with two numbers and a stream.
