@@ -127,8 +127,10 @@ fn idle(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(seen) = evidence.forwards.iter().find(|s| s.raced > 0) {
         let raced = seen.raced;
-        let message =
-            format!("programs read or overwrote {raced} elements that others of the same launch, or other lanes, wrote ({})", seen.draw);
+        let message = format!(
+            "programs read or overwrote {raced} elements that others of the same launch, or other lanes, wrote ({})",
+            seen.draw
+        );
         found.push(finding(RACES, Severity::Reject, message));
     }
     if evidence.ablation == Ablation::Unchanged {

@@ -19,8 +19,18 @@ pub fn interpreter(config: &Config) -> Result<PathBuf, Failure> {
 pub fn failure(error: PyEnvError) -> Failure {
     let text = error.to_string();
     let (what, rest) = text.split_once("\n  hint: ").unwrap_or((text.as_str(), ""));
-    let found = UserError::new(what.trim_end_matches('.')).at("the Python environment");
-    let hinted = if rest.is_empty() { found } else { found.hint(rest) };
+    let (place, found) = match &error {
+        PyEnvError::Interpreter { interpreter, reason } => {
+            ("python.interpreter", format!("{}: {reason}", interpreter.display()))
+        }
+        PyEnvError::NoPython { tried } => ("the Python environment", tried.clone()),
+        PyEnvError::NoVenv { python, detail } => ("the Python environment", format!("{}: {detail}", python.display())),
+        PyEnvError::NoCacheDir => ("the Python environment", "none of these variables".to_string()),
+        _ => ("the Python environment", String::new()),
+    };
+    let placed = UserError::new(what.trim_end_matches('.')).at(place);
+    let placed = if found.is_empty() { placed } else { placed.found(found) };
+    let hinted = if rest.is_empty() { placed } else { placed.hint(rest) };
     match error {
         PyEnvError::NoPython { .. }
         | PyEnvError::Interpreter { .. }

@@ -1,5 +1,6 @@
 //! `troupe verify`: one candidate through every layer of the verifier.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use reward::judge::judge_candidate;
@@ -160,6 +161,8 @@ fn execute(
     args: &VerifyArgs,
     llm_judge: Option<Arc<Setup>>,
 ) -> Result<Result<Seen, Unseen>, Failure> {
+    // A mistake there is told before minutes go into an environment.
+    Gpus::find(config, Path::new(""), Path::new(""), [0; 32])?;
     let python = pyenv::interpreter(config)?;
     let temp = std::env::temp_dir();
     let scratch = tempfile::Builder::new().prefix("troupe-verify-").tempdir();

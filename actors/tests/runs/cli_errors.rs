@@ -109,10 +109,10 @@ fn a_run_that_was_killed_before_it_began() {
     place.put("r/run.sqlite", "");
     let got = place.troupe(&["resume", "r"]);
     got.fails(2, PARTS).fails(2, &["killed before it began", "troupe run --run-dir r"]);
-    // Taken over: it comes as far as the Python that is not there.
-    place.troupe(&["run", "--run-dir", "r"]).fails(2, &["error: no Python"]);
-    let got = place.troupe(&["run", "--run-dir", "r"]);
-    got.fails(2, PARTS).fails(2, &["already holds a run"]);
+    // Taken over: it comes as far as the Python that is not there, and so it does again, since nothing was begun.
+    for _ in 0..2 {
+        place.troupe(&["run", "--run-dir", "r"]).fails(2, PARTS).fails(2, &["error: no Python"]);
+    }
 }
 
 #[test]
