@@ -51,10 +51,13 @@ pub fn doctor(args: DoctorArgs) -> Done {
             });
             all.extend(proof?);
         }
-        _ => all.push(Check {
+        (python, _) => all.push(Check {
             name: PROOF.to_string(),
             status: Status::Warn,
-            found: "not run, nor the isolation looked at: there is no Python environment to run it in".to_string(),
+            found: format!(
+                "not run, nor the isolation looked at: there is no {} to run it in",
+                if python.is_none() { "Python environment" } else { "folder" }
+            ),
             hint: Some("ask again after the first `troupe run` or `troupe verify`, which makes one".to_string()),
         }),
     }
