@@ -1,8 +1,9 @@
 """In which order programs of one launch are taken to run: a device promises none, the interpreter has one.
 
 Two looks. While the first draw is answered, and in each launch of a later one that is unlike any before it: which program wrote what, and
-whether atomic operations on one address stand between that and another program's use of it. And one draw once more with the programs of each launch from the last to the first, for what such
-operations seem to order and do not, and for what a program writes over that another one has read.
+whether atomic operations on one address stand between that and another program's use of it. And one draw once more with the programs of
+each launch from the last to the first, for what such operations seem to order and do not, and for what a program writes over that another
+one has read.
 """
 import numpy as np
 from triton._C.libtriton import ir
